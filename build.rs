@@ -1,0 +1,64 @@
+//! Compiles the contract without a system `protoc`, and makes an enum of its rpcs, so that code
+//! that must decide about each of them (`auth::role`) is an exhaustive `match`.
+
+use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
+
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+
+const PROTOS: [&str; 5] = [
+    "zoneward/v1/vm.proto",
+    "zoneward/v1/vm_service.proto",
+    "zoneward/v1/event_service.proto",
+    "zoneward/v1/console_service.proto",
+    "zoneward/v1/host_service.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
+
+    // What reflection serves; comments would only make it heavy.
+    let mut served = descriptors.clone();
+    for file in &mut served.file {
+        file.source_code_info = None;
+    }
+    fs::write(out.join("zoneward_descriptors.bin"), served.encode_to_vec())?;
+    fs::write(out.join("rpcs.rs"), rpcs(&descriptors)?)?;
+
+    tonic_prost_build::configure().bytes(".zoneward.v1").compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// `enum Rpc` with one variant for each rpc of the contract, and its path on the wire.
+fn rpcs(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error> {
+    let mut variants = Vec::new();
+    for file in descriptors.file.iter().filter(|f| f.package() == "zoneward.v1") {
+        for service in &file.service {
+            for method in &service.method {
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                variants.push((method.name().to_owned(), path));
+            }
+        }
+    }
+    let mut code = String::from(
+        "/// Every rpc of the contract; made from the descriptors at build time.\n\
+         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]\n#[allow(missing_docs)]\npub enum Rpc {\n",
+    );
+    for (name, _) in &variants {
+        writeln!(code, "    {name},")?;
+    }
+    code.push_str(
+        "}\nimpl Rpc {\n    /// All of them, in the order of the contract.\n    pub const ALL: &[Rpc] = &[",
+    );
+    for (name, _) in &variants {
+        write!(code, "Rpc::{name}, ")?;
+    }
+    code.push_str("];\n    /// The path that the rpc has on the wire.\n    #[must_use]\n    pub const fn path(self) -> &'static str {\n        match self {\n");
+    for (name, path) in &variants {
+        writeln!(code, "            Rpc::{name} => {path:?},")?;
+    }
+    code.push_str("        }\n    }\n}\n");
+    Ok(code)
+}

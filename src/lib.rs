@@ -1,0 +1,23 @@
+//! Zoneward: the agent that runs on every VM host of a datacenter.
+//!
+//! The rooms of the house; each depends only on those below it.
+//!
+//! ```text
+//! bin/zoneward   bin/vmadm
+//!    |              |
+//!   api            cli            gRPC edge                    |  the operator's command
+//!    |  auth        |             who may call what; TLS
+//!   agent           |             registry of VMs, one actor per VM, adoption
+//!    |              |
+//!   boot            |             the boot plan: steps with undo, phases
+//!    |              |
+//!   zone  hypervisor  storage  network  console     mechanisms; none knows another
+//!    |
+//!   events                        cursors, watch, fan-out
+//!    |
+//!   store                         one SQLite file: VM records, request ids, the journal
+//!    |
+//!   spec                          pure: the machine model
+//! ```
+
+pub mod spec;

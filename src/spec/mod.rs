@@ -1,0 +1,26 @@
+//! The machine model: what a VM is asked to be. Pure: no I/O, no clock, no randomness of its own.
+//!
+//! A machine JSON (or its protobuf form) becomes a [`VmSpec`] through [`machine_json::parse`];
+//! [`validate::check`] finds everything that is wrong with it at once; [`defaults::complete`] fills
+//! in what was left open. Names, units and limits are vmadm's.
+
+pub mod boot_options;
+pub mod defaults;
+pub mod disk;
+pub mod machine_json;
+pub mod nic;
+mod reader;
+pub mod state;
+pub mod validate;
+pub mod violation;
+pub mod vm;
+
+pub use boot_options::{BootDevice, BootOptions, BootOrder};
+pub use disk::{DiskModel, DiskSpec, Media};
+pub use nic::{Mac, NicAddress, NicModel, NicSpec};
+pub use state::VmState;
+pub use violation::{Kind, Violation};
+pub use vm::{Bootrom, Brand, FlatObject, Scalar, VmSpec};
+
+/// Largest machine JSON that is looked at, in bytes.
+pub const MAX_PAYLOAD: usize = 1 << 20;

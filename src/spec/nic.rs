@@ -1,0 +1,187 @@
+//! Network interfaces.
+
+use std::{fmt, net::Ipv4Addr, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// One entry of `nics`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NicSpec {
+    /// The network that it is on; required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nic_tag: Option<String>,
+    /// How the guest sees it; required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<NicModel>,
+    /// Made up when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// Static or by DHCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<NicAddress>,
+    /// Required with a static address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netmask: Option<Ipv4Addr>,
+    /// Default router.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
+    /// Carries the default route.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub primary: bool,
+}
+
+/// What the guest sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NicModel {
+    /// Virtio network device.
+    Virtio,
+    /// Intel 82540EM.
+    E1000,
+    /// Realtek 8139.
+    Rtl8139,
+}
+
+impl NicModel {
+    /// All models of the kvm brand, by name.
+    pub const NAMES: &[(&str, Self)] =
+        &[("virtio", Self::Virtio), ("e1000", Self::E1000), ("rtl8139", Self::Rtl8139)];
+
+    /// Its name in a machine JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio",
+            Self::E1000 => "e1000",
+            Self::Rtl8139 => "rtl8139",
+        }
+    }
+}
+
+/// Where an interface's IPv4 address comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum NicAddress {
+    /// From a DHCP server of the network.
+    Dhcp,
+    /// This one.
+    Static(Ipv4Addr),
+}
+
+impl FromStr for NicAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "dhcp" {
+            return Ok(Self::Dhcp);
+        }
+        text.parse()
+            .map(Self::Static)
+            .map_err(|_| format!("\"{text}\" is neither an IPv4 address (like 10.88.88.51) nor \"dhcp\""))
+    }
+}
+
+impl TryFrom<String> for NicAddress {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<NicAddress> for String {
+    fn from(address: NicAddress) -> Self {
+        address.to_string()
+    }
+}
+
+impl fmt::Display for NicAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dhcp => f.write_str("dhcp"),
+            Self::Static(ip) => ip.fmt(f),
+        }
+    }
+}
+
+/// A unicast Ethernet address, written with two lower-case digits an octet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Mac([u8; 6]);
+
+impl Mac {
+    /// A locally administered unicast address from random bytes: the second digit is 2.
+    #[must_use]
+    pub fn local(mut octets: [u8; 6]) -> Self {
+        octets[0] = (octets[0] & 0xf0) | 0x02;
+        Self(octets)
+    }
+}
+
+impl FromStr for Mac {
+    type Err = String;
+
+    /// Leading zeros may be left out, as vmadm allows.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("\"{text}\" is not a MAC address: six octets like 90:b8:d0:01:02:03 are needed");
+        let mut octets = [0; 6];
+        let mut parts = text.split(':');
+        for octet in &mut octets {
+            let part = parts.next().ok_or_else(bad)?;
+            if part.is_empty() || part.len() > 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(bad());
+            }
+            *octet = u8::from_str_radix(part, 16).map_err(|_| bad())?;
+        }
+        if parts.next().is_some() {
+            return Err(bad());
+        }
+        if octets[0] & 1 == 1 {
+            return Err(format!("\"{text}\" is a group address; an interface needs an even first octet"));
+        }
+        if octets == [0; 6] {
+            return Err(format!("\"{text}\" can't be an interface's address"));
+        }
+        Ok(Self(octets))
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mac_forms() {
+        assert_eq!("2:8:20:1:2:a".parse::<Mac>().unwrap().to_string(), "02:08:20:01:02:0a");
+        for bad in ["", "aa:bb:cc:dd:ee:ff:12", "aa:bb", "01:00:5e:00:00:01", "0:0:0:0:0:0", "+1:2:3:4:5:6"] {
+            assert!(bad.parse::<Mac>().is_err(), "{bad}");
+        }
+        assert_eq!(&Mac::local([0xff; 6]).to_string()[..2], "f2");
+    }
+
+    #[test]
+    fn address_forms() {
+        assert_eq!("dhcp".parse(), Ok(NicAddress::Dhcp));
+        assert!("1.2.3.4,5.6.7.8".parse::<NicAddress>().is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! The states of a VM, in vmadm's words where it has them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a VM is in its life.
+///
+/// ```text
+///            create            start                 cont
+///   (none) ────────▶ provisioning ─▶ stopped ─▶ starting ─▶ running
+///                                      ▲ ▲          │        │   │ hypervisor stopped by itself
+///                                      │ └──────────┘        │   └──────────▶ failed
+///                                      │   a step failed     │ stop           │ stop
+///                                      │                     ▼                │
+///                                      └──────────────── stopping ◀───────────┘
+///                                       hypervisor gone
+///   stopped ─▶ deleting ─▶ (none)             lost: can't be told, after a restart of the agent
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmState {
+    /// Being created.
+    Provisioning,
+    /// No hypervisor.
+    Stopped,
+    /// The boot plan is under way.
+    Starting,
+    /// The hypervisor runs.
+    Running,
+    /// Asked to stop; a deadline runs.
+    Stopping,
+    /// Being removed.
+    Deleting,
+    /// The hypervisor is there but stopped the guest by itself.
+    Failed,
+    /// Nobody can tell whether the hypervisor lives.
+    Lost,
+}
+
+impl VmState {
+    /// vmadm's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Provisioning => "provisioning",
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Deleting => "deleting",
+            Self::Failed => "failed",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// The state of the zone below, as vmadm's `zone_state`.
+    #[must_use]
+    pub fn zone_state(self) -> &'static str {
+        match self {
+            Self::Provisioning => "configured",
+            Self::Stopped => "installed",
+            Self::Starting => "ready",
+            Self::Running | Self::Failed => "running",
+            Self::Stopping => "shutting_down",
+            Self::Deleting => "incomplete",
+            Self::Lost => "down",
+        }
+    }
+
+    /// Whether a hypervisor process belongs to the state.
+    #[must_use]
+    pub fn has_hypervisor(self) -> bool {
+        matches!(self, Self::Running | Self::Stopping | Self::Failed)
+    }
+}
+
+impl fmt::Display for VmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

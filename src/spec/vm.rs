@@ -1,0 +1,164 @@
+//! The machine description.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{DiskSpec, NicSpec};
+
+/// What was asked for. `None` means "take the default"; after [`super::defaults::complete`]
+/// everything that has a default is filled in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmSpec {
+    /// Names the VM for life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<Uuid>,
+    /// Which hypervisor; required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brand: Option<Brand>,
+    /// A name for people; not unique.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    /// What the guest should call itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ram: Option<i32>,
+    /// Virtual CPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<i32>,
+    /// Started at creation and with the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoboot: Option<bool>,
+    /// BIOS or UEFI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootrom: Option<Bootrom>,
+    /// −1 none, 0 picked, else the TCP port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vnc_port: Option<i32>,
+    /// Name servers.
+    #[serde(default)]
+    pub resolvers: Vec<String>,
+    /// In the guest's order.
+    #[serde(default)]
+    pub disks: Vec<DiskSpec>,
+    /// In the guest's order.
+    #[serde(default)]
+    pub nics: Vec<NicSpec>,
+    /// The guest's own.
+    #[serde(default)]
+    pub customer_metadata: FlatObject,
+    /// The operators'.
+    #[serde(default)]
+    pub internal_metadata: FlatObject,
+    /// Free labels.
+    #[serde(default)]
+    pub tags: FlatObject,
+}
+
+/// Which hypervisor the zone holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Brand {
+    /// QEMU.
+    Kvm,
+    /// bhyve, on illumos hosts.
+    Bhyve,
+}
+
+impl Brand {
+    /// All brands, by name.
+    pub const NAMES: &[(&str, Self)] = &[("kvm", Self::Kvm), ("bhyve", Self::Bhyve)];
+
+    /// Its name in a machine JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Bhyve => "bhyve",
+        }
+    }
+
+    /// vmadm's four letters for the `TYPE` column.
+    #[must_use]
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Self::Kvm => "KVM",
+            Self::Bhyve => "BHYV",
+        }
+    }
+}
+
+/// The firmware.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bootrom {
+    /// SeaBIOS.
+    #[default]
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+impl Bootrom {
+    /// All kinds, by name.
+    pub const NAMES: &[(&str, Self)] = &[("bios", Self::Bios), ("uefi", Self::Uefi)];
+
+    /// Its name in a machine JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bios => "bios",
+            Self::Uefi => "uefi",
+        }
+    }
+}
+
+/// vmadm's flat object: keys to strings, numbers and booleans.
+pub type FlatObject = BTreeMap<String, Scalar>;
+
+/// A value of a [`FlatObject`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// `true`, `false`.
+    Bool(bool),
+    /// Any JSON number.
+    Number(serde_json::Number),
+    /// Text.
+    Text(String),
+}
+
+impl VmSpec {
+    /// Default of `ram`, in MiB.
+    pub const DEFAULT_RAM: i32 = 256;
+    /// Default of `vcpus`.
+    pub const DEFAULT_VCPUS: i32 = 1;
+
+    /// Memory in MiB, by default [`Self::DEFAULT_RAM`].
+    #[must_use]
+    pub fn ram(&self) -> i32 {
+        self.ram.unwrap_or(Self::DEFAULT_RAM)
+    }
+
+    /// Virtual CPUs, by default [`Self::DEFAULT_VCPUS`].
+    #[must_use]
+    pub fn vcpus(&self) -> i32 {
+        self.vcpus.unwrap_or(Self::DEFAULT_VCPUS)
+    }
+
+    /// Whether creation and a host start boot the VM; by default yes.
+    #[must_use]
+    pub fn autoboot(&self) -> bool {
+        self.autoboot.unwrap_or(true)
+    }
+
+    /// The firmware, by default BIOS.
+    #[must_use]
+    pub fn bootrom(&self) -> Bootrom {
+        self.bootrom.unwrap_or_default()
+    }
+}
