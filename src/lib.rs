@@ -20,4 +20,13 @@
 //!   spec                          pure: the machine model
 //! ```
 
+pub mod config;
+pub mod console;
+pub mod events;
+pub mod layout;
+pub mod network;
 pub mod spec;
+pub mod storage;
+pub mod store;
+mod sys;
+pub mod zone;

@@ -1,0 +1,311 @@
+//! The configuration: one TOML file, each key with a unit and a default.
+//!
+//! Later sources win: defaults, the file, `ZONEWARD_*` variables (`ZONEWARD_QEMU__ACCEL` is
+//! `qemu.accel`), `--set key=value`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where zones are: `<zones_dir>/<uuid>/root` is what a hypervisor sees as `/`.
+    pub zones_dir: PathBuf,
+    /// The agent's state file.
+    pub state_dir: PathBuf,
+    /// Sockets and what does not survive a boot of the host.
+    pub run_dir: PathBuf,
+    /// TCP address of the gRPC endpoint (TLS 1.3, client certificates required). Empty: none.
+    pub listen: String,
+    /// UNIX socket for the local operator. Default: `<run_dir>/zoneward.sock`.
+    pub socket: Option<PathBuf>,
+    /// Seconds that streams may go on after a request to stop.
+    pub drain_seconds: u64,
+    /// Certificates.
+    pub tls: Tls,
+    /// The kvm brand.
+    pub qemu: Qemu,
+    /// VNC endpoints.
+    pub vnc: Vnc,
+    /// Serial consoles.
+    pub console: Console,
+}
+
+/// Certificates of the TCP endpoint. Relative paths are below the working directory.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Folder that the files below are in.
+    pub dir: PathBuf,
+    /// The agent's chain, leaf first.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Roots of client certificates.
+    pub client_ca: PathBuf,
+    /// Revocation lists; the file may be absent.
+    pub crl: PathBuf,
+    /// Clients are `spiffe://<trust_domain>/<role>/<name>`.
+    pub trust_domain: String,
+    /// Seconds between looks at the files; what changed is loaded. 0: only on SIGHUP.
+    pub reload_seconds: u64,
+}
+
+/// QEMU.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Qemu {
+    /// The program.
+    pub binary: PathBuf,
+    /// What runs guest code: `auto` tries whether KVM can run a guest, `kvm` and `tcg` insist.
+    pub accel: Accel,
+    /// CPU model under KVM.
+    pub kvm_cpu: String,
+    /// CPU model under TCG.
+    pub tcg_cpu: String,
+    /// UEFI code.
+    pub ovmf_code: PathBuf,
+    /// UEFI variables, copied for each VM.
+    pub ovmf_vars: PathBuf,
+    /// Seconds that QEMU may take until it answers.
+    pub start_seconds: u64,
+}
+
+/// What runs guest code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// KVM when it can run a guest, else TCG.
+    Auto,
+    /// KVM.
+    Kvm,
+    /// QEMU's own emulation.
+    Tcg,
+}
+
+/// VNC endpoints.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vnc {
+    /// Address that the agent listens on for VMs whose `vnc_port` is not -1.
+    pub address: IpAddr,
+}
+
+/// Serial consoles.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Console {
+    /// KiB of output kept for each VM.
+    pub keep_kib: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            zones_dir: "/zones".into(),
+            state_dir: "/var/lib/zoneward".into(),
+            run_dir: "/run/zoneward".into(),
+            listen: String::new(),
+            socket: None,
+            drain_seconds: 5,
+            tls: Tls::default(),
+            qemu: Qemu::default(),
+            vnc: Vnc::default(),
+            console: Console::default(),
+        }
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            dir: "/etc/zoneward/certs".into(),
+            cert: "server.pem".into(),
+            key: "server.key".into(),
+            client_ca: "ca.pem".into(),
+            crl: "crl.pem".into(),
+            trust_domain: "zoneward".into(),
+            reload_seconds: 10,
+        }
+    }
+}
+
+impl Default for Qemu {
+    fn default() -> Self {
+        Self {
+            binary: "/usr/bin/qemu-system-x86_64".into(),
+            accel: Accel::Auto,
+            kvm_cpu: "host".into(),
+            tcg_cpu: "max".into(),
+            ovmf_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
+            ovmf_vars: "/usr/share/OVMF/OVMF_VARS_4M.fd".into(),
+            start_seconds: 60,
+        }
+    }
+}
+
+impl Default for Vnc {
+    fn default() -> Self {
+        Self { address: IpAddr::V4(Ipv4Addr::LOCALHOST) }
+    }
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self { keep_kib: 4096 }
+    }
+}
+
+/// Why there is no usable configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{path} is not TOML: {message}")]
+    Syntax {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        message: String,
+    },
+    /// `--set` without `=`.
+    #[error("--set {0}: give key=value, like qemu.accel=tcg")]
+    Set(String),
+    /// A key or value is wrong.
+    #[error("configuration: {0}")]
+    Value(String),
+}
+
+impl Config {
+    /// Reads `file` (if any), then the environment, then `sets`.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        sets: &[String],
+    ) -> Result<Self, ConfigError> {
+        let mut table = Table::new();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+            table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
+                path: path.to_owned(),
+                message: error.to_string(),
+            })?;
+        }
+        for (name, value) in environment {
+            let Some(key) = name.strip_prefix("ZONEWARD_") else { continue };
+            let key = key.to_lowercase().replace("__", ".");
+            // These are the client's.
+            if !["endpoint", "cert", "key", "ca", "certs"].contains(&key.as_str()) {
+                set(&mut table, &key, &value)?;
+            }
+        }
+        for word in sets {
+            let (key, value) = word.split_once('=').ok_or_else(|| ConfigError::Set(word.clone()))?;
+            set(&mut table, key, value)?;
+        }
+        let config: Self = table
+            .try_into()
+            .map_err(|error: toml::de::Error| ConfigError::Value(error.message().to_owned()))?;
+        config.check()
+    }
+
+    fn check(self) -> Result<Self, ConfigError> {
+        if !self.listen.is_empty() {
+            self.listen.parse::<SocketAddr>().map_err(|_| {
+                ConfigError::Value(format!("listen: {:?} is not an address like 0.0.0.0:9443", self.listen))
+            })?;
+        }
+        if self.console.keep_kib < 64 {
+            return Err(ConfigError::Value("console.keep_kib: at least 64".to_owned()));
+        }
+        Ok(self)
+    }
+
+    /// Where the local operator's socket is.
+    #[must_use]
+    pub fn socket_path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.run_dir.join("zoneward.sock"))
+    }
+}
+
+/// Sets a dotted key. Text that is TOML (a number, `true`) is taken as that, else as a string.
+fn set(table: &mut Table, key: &str, text: &str) -> Result<(), ConfigError> {
+    let value = format!("v = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("v"))
+        .filter(|value| !matches!(value, Value::Datetime(_)))
+        .unwrap_or_else(|| Value::String(text.to_owned()));
+    let mut at = table;
+    let mut parts = key.split('.').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            at.insert(part.to_owned(), value);
+            return Ok(());
+        }
+        at = at
+            .entry(part)
+            .or_insert_with(|| Value::Table(Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| ConfigError::Value(format!("{key}: {part} is not a section")))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, env: &[(&str, &str)], sets: &[&str]) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, file).unwrap();
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Config::load(Some(&path), env, &sets.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let config = load(
+            "zones_dir = \"/a\"\nstate_dir = \"/s\"\nlisten = \"127.0.0.1:1\"\n[qemu]\naccel = \"kvm\"",
+            &[
+                ("ZONEWARD_ZONES_DIR", "/b"),
+                ("ZONEWARD_QEMU__ACCEL", "tcg"),
+                ("ZONEWARD_ENDPOINT", "x"),
+                ("HOME", "/"),
+            ],
+            &["zones_dir=/c", "console.keep_kib=128"],
+        )
+        .unwrap();
+        assert_eq!(config.zones_dir, Path::new("/c"));
+        assert_eq!(config.state_dir, Path::new("/s"));
+        assert_eq!(config.qemu.accel, Accel::Tcg);
+        assert_eq!(config.console.keep_kib, 128);
+        assert_eq!(config.socket_path(), Path::new("/run/zoneward/zoneward.sock"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let text = |result: Result<Config, ConfigError>| result.unwrap_err().to_string();
+        assert!(text(load("zone_dir = \"/a\"", &[], &[])).contains("zone_dir"));
+        assert!(text(load("[qemu]\naccel = \"fast\"", &[], &[])).contains("fast"));
+        assert!(text(load("listen = \"here\"", &[], &[])).contains("listen"));
+        assert!(text(load("", &[], &["listen"])).contains("--set listen"));
+        assert!(text(load("a = ", &[], &[])).contains("is not TOML"));
+        assert!(text(load("console.keep_kib = 1", &[], &[])).contains("at least 64"));
+    }
+}

@@ -1,0 +1,84 @@
+//! One inotify instance for all consoles.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use futures_util::StreamExt as _;
+use inotify::{Inotify, WatchDescriptor, WatchMask, Watches};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Log;
+
+/// Notices the growth of console logs.
+#[derive(Clone, Debug)]
+pub struct ConsoleHub {
+    shared: Arc<Shared>,
+    _reader: Arc<AbortOnDropHandle<()>>,
+}
+
+struct Shared {
+    watches: Mutex<Watches>,
+    logs: Mutex<HashMap<WatchDescriptor, Weak<Log>>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConsoleHub").finish_non_exhaustive()
+    }
+}
+
+impl ConsoleHub {
+    /// Starts the hub. Needs a runtime.
+    pub fn new() -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        let shared = Arc::new(Shared { watches: Mutex::new(inotify.watches()), logs: Mutex::default() });
+        let mut events = inotify.into_event_stream(vec![0; 4096])?;
+        let reader = {
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                while let Some(event) = events.next().await {
+                    match event {
+                        Ok(event) => shared.notice(&event.wd),
+                        Err(error) => tracing::error!(%error, "reading inotify events"),
+                    }
+                }
+            })
+        };
+        Ok(Self { shared, _reader: Arc::new(AbortOnDropHandle::new(reader)) })
+    }
+
+    pub(super) fn add(&self, log: &Arc<Log>) -> io::Result<()> {
+        let descriptor = lock(&self.shared.watches).add(&log.path, WatchMask::MODIFY)?;
+        lock(&self.shared.logs).insert(descriptor, Arc::downgrade(log));
+        // What was printed before the watch.
+        log.on_growth();
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, log: &Arc<Log>) {
+        let mut logs = lock(&self.shared.logs);
+        let is_it = |watched: &Weak<Log>| std::ptr::eq(watched.as_ptr(), Arc::as_ptr(log));
+        let found = logs.iter().find(|(_, watched)| is_it(watched)).map(|(descriptor, _)| descriptor.clone());
+        if let Some(descriptor) = found {
+            logs.remove(&descriptor);
+            // The log may be gone already, and its watch with it.
+            let _ = lock(&self.shared.watches).remove(descriptor);
+        }
+    }
+}
+
+impl Shared {
+    fn notice(&self, descriptor: &WatchDescriptor) {
+        let log = lock(&self.logs).get(descriptor).and_then(Weak::upgrade);
+        if let Some(log) = log {
+            log.on_growth();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,325 @@
+//! The serial console: output numbered by byte for the life of the VM, input that never waits.
+//!
+//! ```text
+//!   hypervisor ── standard output ──▶ console.log (append) ──▶ readers, by offset
+//!              ◀── standard input ─── console.in (a FIFO)  ◀── one writer at a time
+//! ```
+//!
+//! The hypervisor writes the log itself, so the guest never waits for the agent or a reader, and no
+//! byte is missing when the agent was away. The offset of a byte is its offset in the file. What is
+//! over the bound is punched out of the file's beginning: offsets stay, the room is given back.
+//! The hypervisor holds both ends of the FIFO, so an agent that dies does not end the input.
+
+mod hub;
+mod reader;
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::fs::{CWD, FallocateFlags, Mode, SeekFrom};
+use tokio::{io::AsyncWriteExt as _, net::unix::pipe, sync::watch};
+
+pub use hub::ConsoleHub;
+pub use reader::{ConsoleItem, ConsoleReader};
+
+use crate::layout::VmLayout;
+
+/// Output over the bound before it is cut.
+const SLACK: u64 = 256 << 10;
+/// Punching is done in multiples of this.
+const BLOCK: u64 = 64 << 10;
+
+/// Why a console can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// An offset of the future.
+    #[error("offset {offset} is beyond the end of the console's output ({end})")]
+    Beyond {
+        /// What was asked for.
+        offset: u64,
+        /// The first byte that is kept.
+        oldest: u64,
+        /// One more than the last byte.
+        end: u64,
+    },
+    /// No hypervisor to write to.
+    #[error("the VM does not run")]
+    NotRunning,
+    /// The hypervisor cut its own log.
+    #[error("the console's output was cut from below; what came before is lost")]
+    Shrunk,
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl ConsoleError {
+    fn at<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::System { what, source: error.into() }
+    }
+}
+
+/// The hypervisor's ends.
+#[derive(Debug)]
+pub struct ConsoleEnds {
+    /// What it reads: the FIFO, open for both directions.
+    pub input: File,
+    /// What it appends to.
+    pub output: File,
+    /// Where this boot's output begins.
+    pub start: u64,
+}
+
+/// The console of one VM.
+#[derive(Clone, Debug)]
+pub struct Console {
+    log: Arc<Log>,
+    input: PathBuf,
+    hub: ConsoleHub,
+}
+
+/// The output, as the hub knows it.
+#[derive(Debug)]
+struct Log {
+    path: PathBuf,
+    keep: u64,
+    /// Ticks when the log grew; closed when the VM is deleted.
+    grown: watch::Sender<u64>,
+}
+
+impl Console {
+    /// The console of the VM with that layout, which keeps at least `keep` bytes.
+    #[must_use]
+    pub fn new(layout: &VmLayout, keep: u64, hub: &ConsoleHub) -> Self {
+        let log = Log { path: layout.console_log(), keep, grown: watch::channel(0).0 };
+        Self { log: Arc::new(log), input: layout.console_input(), hub: hub.clone() }
+    }
+
+    /// Makes what a hypervisor needs.
+    pub fn open_for_boot(&self) -> Result<ConsoleEnds, ConsoleError> {
+        let output = open_log(&self.log.path).map_err(ConsoleError::at("opening the console's log"))?;
+        let start = output.metadata().map_err(ConsoleError::at("reading the console's log"))?.len();
+        match std::fs::remove_file(&self.input) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(ConsoleError::at("removing the old console input")(error));
+            }
+            _ => {}
+        }
+        rustix::fs::mkfifoat(CWD, &self.input, Mode::RUSR | Mode::WUSR)
+            .map_err(ConsoleError::at("making the console's input"))?;
+        let input = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.input)
+            .map_err(ConsoleError::at("opening the console's input"))?;
+        Ok(ConsoleEnds { input, output, start })
+    }
+
+    /// Starts to notice growth, and to keep to the bound. Again is fine.
+    pub fn watch(&self) {
+        if let Err(error) = self.hub.add(&self.log) {
+            tracing::error!(%error, log = %self.log.path.display(), "cannot watch the console's log; followers will not see it grow");
+        }
+    }
+
+    /// Stops to.
+    pub fn unwatch(&self) {
+        self.log.grew();
+        self.hub.remove(&self.log);
+    }
+
+    /// The oldest byte that is kept, and one more than the newest.
+    pub fn range(&self) -> Result<(u64, u64), ConsoleError> {
+        match File::open(&self.log.path) {
+            Ok(file) => range(&file).map_err(ConsoleError::at("reading the console's log")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((0, 0)),
+            Err(error) => Err(ConsoleError::at("opening the console's log")(error)),
+        }
+    }
+
+    /// Reads from `offset` on; from the end when there is none.
+    pub fn reader(&self, offset: Option<u64>) -> Result<ConsoleReader, ConsoleError> {
+        let (oldest, end) = self.range()?;
+        let position = offset.unwrap_or(end);
+        if position > end {
+            return Err(ConsoleError::Beyond { offset: position, oldest, end });
+        }
+        // So that a VM that never ran can be followed.
+        let file = open_log(&self.log.path)
+            .and_then(|_| File::open(&self.log.path))
+            .map_err(ConsoleError::at("opening the console's log"))?;
+        Ok(ConsoleReader::new(file, position, self.log.grown.subscribe()))
+    }
+
+    /// Opens the input for one writer.
+    pub fn writer(&self) -> Result<ConsoleWriter, ConsoleError> {
+        match pipe::OpenOptions::new().open_sender(&self.input) {
+            Ok(pipe) => Ok(ConsoleWriter { pipe }),
+            // Nobody reads, or there never was anybody.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENOENT)) => {
+                Err(ConsoleError::NotRunning)
+            }
+            Err(error) => Err(ConsoleError::at("opening the console's input")(error)),
+        }
+    }
+}
+
+impl Log {
+    fn grew(&self) {
+        self.grown.send_modify(|tick| *tick += 1);
+    }
+
+    /// Called for each growth: wakes the readers and keeps to the bound.
+    fn on_growth(&self) {
+        if let Err(error) = trim(&self.path, self.keep) {
+            tracing::warn!(%error, log = %self.path.display(), "the console's log can't be cut; it grows");
+        }
+        self.grew();
+    }
+}
+
+/// Types into a guest.
+#[derive(Debug)]
+pub struct ConsoleWriter {
+    pipe: pipe::Sender,
+}
+
+impl ConsoleWriter {
+    /// Types `bytes`; waits while the guest does not read.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), ConsoleError> {
+        self.pipe.write_all(bytes).await.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => ConsoleError::NotRunning,
+            _ => ConsoleError::at("writing to the console")(error),
+        })
+    }
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// The log's first byte that is not punched out, and its end.
+fn range(file: &File) -> io::Result<(u64, u64)> {
+    let end = file.metadata()?.len();
+    let oldest = match rustix::fs::seek(file, SeekFrom::Data(0)) {
+        Ok(oldest) => oldest,
+        Err(rustix::io::Errno::NXIO) => end,
+        // A file system without holes keeps everything.
+        Err(rustix::io::Errno::INVAL) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    Ok((oldest.min(end), end))
+}
+
+/// Gives back the room of what is over the bound.
+fn trim(path: &Path, keep: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).read(true).open(path)?;
+    let (oldest, end) = range(&file)?;
+    if end - oldest <= keep + SLACK {
+        return Ok(());
+    }
+    let cut = (end - keep) / BLOCK * BLOCK;
+    rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, cut)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, os::unix::fs::MetadataExt as _};
+
+    use super::*;
+    use crate::{config::Config, layout::Layout, storage};
+
+    fn console(keep: u64) -> (tempfile::TempDir, Console) {
+        let dir = tempfile::tempdir().unwrap();
+        let config =
+            Config { zones_dir: dir.path().join("z"), run_dir: dir.path().join("r"), ..Config::default() };
+        let layout = Layout::new(&config).vm(uuid::Uuid::from_u128(1));
+        std::fs::create_dir(dir.path().join("z")).unwrap();
+        std::fs::create_dir_all(layout.run()).unwrap();
+        storage::make_zone(&layout).unwrap();
+        let console = Console::new(&layout, keep, &ConsoleHub::new().unwrap());
+        (dir, console)
+    }
+
+    async fn collect(console: &Console, offset: u64) -> (Vec<(u64, u64)>, Vec<u8>) {
+        let mut reader = console.reader(Some(offset)).unwrap();
+        let (mut gaps, mut data) = (Vec::new(), Vec::new());
+        while let Some(item) = reader.next().await.unwrap() {
+            match item {
+                ConsoleItem::Gap { from, to } => gaps.push((from, to)),
+                ConsoleItem::Data { bytes, .. } => data.extend(bytes),
+            }
+        }
+        (gaps, data)
+    }
+
+    #[tokio::test]
+    async fn offsets_go_on_over_boots() {
+        let (_dir, console) = console(1 << 20);
+        console.open_for_boot().unwrap().output.write_all(b"first").unwrap();
+        let mut second = console.open_for_boot().unwrap();
+        assert_eq!(second.start, 5);
+        second.output.write_all(b"second").unwrap();
+        assert_eq!(collect(&console, 0).await, (vec![], b"firstsecond".to_vec()));
+        assert_eq!(collect(&console, 5).await.1, b"second");
+        assert!(matches!(console.reader(Some(12)), Err(ConsoleError::Beyond { offset: 12, end: 11, .. })));
+    }
+
+    #[tokio::test]
+    async fn a_flood_costs_bounded_room_and_leaves_a_gap_that_is_told() {
+        let (_dir, console) = console(128 << 10);
+        let mut ends = console.open_for_boot().unwrap();
+        console.watch();
+        let total: u64 = 8 << 20;
+        for _ in 0..total / (64 << 10) {
+            ends.output.write_all(&vec![b'x'; 64 << 10]).unwrap();
+            console.log.on_growth();
+        }
+        let meta = console.log.path.metadata().unwrap();
+        assert!(meta.blocks() * 512 <= (128 << 10) + SLACK + 2 * BLOCK, "{} blocks", meta.blocks());
+        let (gaps, data) = collect(&console, 0).await;
+        assert_eq!(gaps.len(), 1);
+        assert_eq!(gaps[0].0, 0);
+        assert_eq!(gaps[0].1 + data.len() as u64, total);
+        assert!(data.iter().all(|byte| *byte == b'x'), "no byte of a hole");
+    }
+
+    #[tokio::test]
+    async fn a_follower_wakes_when_the_guest_prints() {
+        let (_dir, console) = console(1 << 20);
+        let mut ends = console.open_for_boot().unwrap();
+        console.watch();
+        let mut reader = console.reader(None).unwrap().follow();
+        let next = tokio::spawn(async move { reader.next().await });
+        ends.output.write_all(b"hello").unwrap();
+        let item = next.await.unwrap().unwrap();
+        assert_eq!(item, Some(ConsoleItem::Data { offset: 0, bytes: b"hello"[..].into() }));
+    }
+
+    #[tokio::test]
+    async fn input_reaches_the_hypervisor_and_outlives_the_writer() {
+        use std::io::Read as _;
+        let (_dir, console) = console(1 << 20);
+        assert!(matches!(console.writer(), Err(ConsoleError::NotRunning)));
+        let mut ends = console.open_for_boot().unwrap();
+        for word in [b"one", b"two"] {
+            console.writer().unwrap().write(word).await.unwrap();
+        }
+        let mut buffer = [0; 6];
+        ends.input.read_exact(&mut buffer).unwrap();
+        assert_eq!(&buffer, b"onetwo");
+        drop(ends);
+        assert!(matches!(console.writer(), Err(ConsoleError::NotRunning)));
+    }
+}

@@ -1,0 +1,237 @@
+//! Following the journal.
+
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use tokio::sync::watch;
+
+use super::cursor::Cursor;
+use crate::store::{Event, JournalRange, Reader, Store, StoreError};
+
+/// Newest events kept in memory for watchers that keep up.
+const TAIL: usize = 1024;
+/// Rows that a watcher reads at once when it is behind.
+const BATCH: u32 = 256;
+
+/// Why a watch can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The cursor is of another agent's journal, or of the future.
+    #[error("the cursor is not of this agent's journal; start anew")]
+    Foreign,
+    /// The journal was trimmed past the cursor.
+    #[error("the journal does not reach back to the cursor any more; start anew")]
+    Expired {
+        /// The first place to start from.
+        oldest: Cursor,
+        /// The last.
+        newest: Cursor,
+    },
+    /// The journal can't be read.
+    #[error("the journal can't be read")]
+    Store(#[source] StoreError),
+}
+
+impl From<StoreError> for WatchError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// The events of this host.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    epoch: u64,
+    reader: Reader,
+    tail: Arc<RwLock<VecDeque<Arc<Event>>>>,
+    newest: watch::Receiver<i64>,
+}
+
+impl Journal {
+    /// Opens the state file; gives the store to write it and the journal to read it.
+    pub fn open(path: &Path) -> Result<(Store, Reader, Self), StoreError> {
+        let tail = Arc::new(RwLock::new(VecDeque::with_capacity(TAIL)));
+        let (sender, newest) = watch::channel(0);
+        let grown = tail.clone();
+        let sequence = sender.clone();
+        let store = Store::open(path, move |events: Vec<Arc<Event>>| {
+            let Some(last) = events.last().map(|event| event.sequence) else { return };
+            let mut tail = grown.write().unwrap_or_else(PoisonError::into_inner);
+            for event in events {
+                if tail.len() == TAIL {
+                    tail.pop_front();
+                }
+                tail.push_back(event);
+            }
+            drop(tail);
+            sequence.send_replace(last);
+        })?;
+        let reader = Reader::open(path)?;
+        sender.send_replace(reader.journal_range()?.newest);
+        let journal = Self { epoch: reader.epoch()?, reader: reader.clone(), tail, newest };
+        Ok((store, reader, journal))
+    }
+
+    /// The cursor after the event with that number.
+    #[must_use]
+    pub fn cursor(&self, sequence: i64) -> Cursor {
+        Cursor { epoch: self.epoch, sequence }
+    }
+
+    /// Watches from now on.
+    #[must_use]
+    pub fn watch_now(&self) -> Watcher {
+        self.watcher(*self.newest.borrow())
+    }
+
+    /// Watches from the oldest event.
+    pub fn watch_all(&self) -> Result<Watcher, WatchError> {
+        Ok(self.watcher(self.reader.journal_range()?.oldest - 1))
+    }
+
+    /// Watches from the place that `cursor` names.
+    pub fn watch_from(&self, cursor: Cursor) -> Result<Watcher, WatchError> {
+        let range = self.reader.journal_range()?;
+        if cursor.epoch != self.epoch || cursor.sequence > range.newest {
+            return Err(WatchError::Foreign);
+        }
+        self.reaches(cursor.sequence, range)?;
+        Ok(self.watcher(cursor.sequence))
+    }
+
+    fn reaches(&self, sequence: i64, range: JournalRange) -> Result<(), WatchError> {
+        if sequence + 1 < range.oldest {
+            return Err(WatchError::Expired {
+                oldest: self.cursor(range.oldest - 1),
+                newest: self.cursor(range.newest),
+            });
+        }
+        Ok(())
+    }
+
+    fn watcher(&self, after: i64) -> Watcher {
+        Watcher { journal: self.clone(), after, ready: VecDeque::new(), newest: self.newest.clone() }
+    }
+
+    /// Events after `sequence`, from memory when it holds them all.
+    async fn read_after(&self, sequence: i64) -> Result<Vec<Arc<Event>>, WatchError> {
+        if let Some(events) = self.tail_after(sequence) {
+            return Ok(events);
+        }
+        let journal = self.clone();
+        let read = move || {
+            journal.reaches(sequence, journal.reader.journal_range()?)?;
+            Ok(journal.reader.events_after(sequence, BATCH)?)
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|_| WatchError::Store(StoreError::Closed))?
+    }
+
+    fn tail_after(&self, sequence: i64) -> Option<Vec<Arc<Event>>> {
+        let tail = self.tail.read().unwrap_or_else(PoisonError::into_inner);
+        let first = tail.front()?.sequence;
+        if first > sequence + 1 {
+            return None;
+        }
+        let from = tail.partition_point(|event| event.sequence <= sequence);
+        Some(tail.range(from..).take(BATCH as usize).cloned().collect())
+    }
+}
+
+/// One reader's place in the journal.
+#[derive(Debug)]
+pub struct Watcher {
+    journal: Journal,
+    after: i64,
+    ready: VecDeque<Arc<Event>>,
+    newest: watch::Receiver<i64>,
+}
+
+impl Watcher {
+    /// The next event; waits for it when there is none yet. Nothing is lost when the returned
+    /// future is dropped.
+    pub async fn next(&mut self) -> Result<Arc<Event>, WatchError> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                self.after = event.sequence;
+                return Ok(event);
+            }
+            let after = self.after;
+            self.newest
+                .wait_for(|newest| *newest > after)
+                .await
+                .map_err(|_| WatchError::Store(StoreError::Closed))?;
+            self.ready = self.journal.read_after(after).await?.into();
+        }
+    }
+
+    /// Whether everything that was journaled so far was given out.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        self.ready.is_empty() && self.after >= *self.newest.borrow()
+    }
+
+    /// Where the next watch would continue.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.journal.cursor(self.after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::{Commit, EventKind, NewEvent};
+
+    fn fact(n: u128) -> Commit {
+        let kind = EventKind::Deleted { alias: n.to_string() };
+        let event = NewEvent { uuid: Uuid::from_u128(n), actor: String::new(), request_id: None, kind };
+        Commit { events: vec![event], ..Commit::default() }
+    }
+
+    #[tokio::test]
+    async fn every_start_sees_every_event_once_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _, journal) = Journal::open(&dir.path().join("s.db")).unwrap();
+        let total = TAIL as u128 + 300;
+        let mut now = journal.watch_now();
+        for n in 0..total {
+            store.commit_soon(fact(n)).await;
+        }
+        store.commit(fact(total)).await.unwrap();
+
+        let mut old = journal.watch_all().unwrap();
+        for n in 0..=total {
+            assert_eq!(old.next().await.unwrap().fact.uuid, Uuid::from_u128(n));
+            assert_eq!(now.next().await.unwrap().fact.uuid, Uuid::from_u128(n));
+        }
+        assert!(old.is_at_end());
+
+        let mut resumed = journal.watch_from(journal.cursor(500)).unwrap();
+        assert_eq!(resumed.next().await.unwrap().sequence, 501);
+    }
+
+    #[tokio::test]
+    async fn a_cursor_survives_a_restart_and_a_foreign_one_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.db");
+        let (store, _, journal) = Journal::open(&path).unwrap();
+        store.commit(fact(1)).await.unwrap();
+        let cursor = journal.watch_now().cursor();
+        drop((store, journal));
+
+        let (store, _, journal) = Journal::open(&path).unwrap();
+        store.commit(fact(2)).await.unwrap();
+        let mut watcher = journal.watch_from(cursor).unwrap();
+        assert_eq!(watcher.next().await.unwrap().fact.uuid, Uuid::from_u128(2));
+
+        let foreign = Cursor { epoch: cursor.epoch ^ 1, ..cursor };
+        assert!(matches!(journal.watch_from(foreign), Err(WatchError::Foreign)));
+        let future = Cursor { sequence: 99, ..cursor };
+        assert!(matches!(journal.watch_from(future), Err(WatchError::Foreign)));
+    }
+}

@@ -1,0 +1,157 @@
+//! Where things are on the host. Every name derives from a VM's UUID, so that what a crash leaves
+//! behind can be found again.
+
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::config::Config;
+
+/// The agent's folders.
+///
+/// ```text
+/// <zones_dir>/<uuid>/            zonepath
+///     root/                      what the hypervisor sees as /; untrusted
+///     disk0.raw                  reachable by the hypervisor only as a descriptor
+///     console.log                the serial console's output, offsets for the life of the VM
+///     efi-vars.fd                UEFI variables
+///     uploads/                   uploads that are not whole yet
+///     vm.json                    the record, for people
+/// <run_dir>/<uuid>/
+///     process.json               which process the hypervisor is
+///     qmp.sock  console.in  hypervisor.log
+/// <state_dir>/
+///     state.db  lock
+/// ```
+#[derive(Clone, Debug)]
+pub struct Layout {
+    zones: PathBuf,
+    state: PathBuf,
+    run: PathBuf,
+}
+
+impl Layout {
+    /// The folders that are configured.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self { zones: config.zones_dir.clone(), state: config.state_dir.clone(), run: config.run_dir.clone() }
+    }
+
+    /// Folder of all zones.
+    #[must_use]
+    pub fn zones(&self) -> &Path {
+        &self.zones
+    }
+
+    /// Folder of the agent's state.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Folder of what does not survive a boot of the host.
+    #[must_use]
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// The state file.
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.state.join("state.db")
+    }
+
+    /// Locked by the agent that owns the folders.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.state.join("lock")
+    }
+
+    /// What is kept of one VM.
+    #[must_use]
+    pub fn vm(&self, uuid: Uuid) -> VmLayout {
+        let name = uuid.to_string();
+        VmLayout { zonepath: self.zones.join(&name), run: self.run.join(&name) }
+    }
+}
+
+/// The folders of one VM.
+#[derive(Clone, Debug)]
+pub struct VmLayout {
+    zonepath: PathBuf,
+    run: PathBuf,
+}
+
+impl VmLayout {
+    /// vmadm's `zonepath`.
+    #[must_use]
+    pub fn zonepath(&self) -> &Path {
+        &self.zonepath
+    }
+
+    /// What the hypervisor sees as `/`.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.zonepath.join("root")
+    }
+
+    /// The file of a disk that the agent made.
+    #[must_use]
+    pub fn disk(&self, index: usize) -> PathBuf {
+        self.zonepath.join(format!("disk{index}.raw"))
+    }
+
+    /// Output of the serial console.
+    #[must_use]
+    pub fn console_log(&self) -> PathBuf {
+        self.zonepath.join("console.log")
+    }
+
+    /// UEFI variables.
+    #[must_use]
+    pub fn efi_vars(&self) -> PathBuf {
+        self.zonepath.join("efi-vars.fd")
+    }
+
+    /// Uploads that are not whole yet.
+    #[must_use]
+    pub fn uploads(&self) -> PathBuf {
+        self.zonepath.join("uploads")
+    }
+
+    /// The record, for people.
+    #[must_use]
+    pub fn vm_json(&self) -> PathBuf {
+        self.zonepath.join("vm.json")
+    }
+
+    /// Folder of what does not survive a boot of the host.
+    #[must_use]
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// Which process the hypervisor is.
+    #[must_use]
+    pub fn process(&self) -> PathBuf {
+        self.run.join("process.json")
+    }
+
+    /// The hypervisor's control socket.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.run.join("qmp.sock")
+    }
+
+    /// Input of the serial console.
+    #[must_use]
+    pub fn console_input(&self) -> PathBuf {
+        self.run.join("console.in")
+    }
+
+    /// The hypervisor's own words.
+    #[must_use]
+    pub fn hypervisor_log(&self) -> PathBuf {
+        self.run.join("hypervisor.log")
+    }
+}

@@ -1,0 +1,96 @@
+//! What can go wrong with disks and files.
+
+use std::io;
+
+/// A failed action on a disk or file.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// No room.
+    #[error("no room on the disk for {what}")]
+    Full {
+        /// What did not fit.
+        what: String,
+    },
+    /// Nothing of that name.
+    #[error("Cannot find {what}")]
+    Missing {
+        /// The name.
+        what: String,
+    },
+    /// The path leads through a symbolic link, or to something that is not a plain file.
+    #[error("{path}: {why}")]
+    Unsafe {
+        /// Inside the zone's root.
+        path: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The name is taken.
+    #[error("{path} is there already; give overwrite to replace it")]
+    Exists {
+        /// Inside the zone's root.
+        path: String,
+    },
+    /// Another upload of the same file is under way.
+    #[error("an upload of {path} with this digest is under way")]
+    Busy {
+        /// Inside the zone's root.
+        path: String,
+    },
+    /// The upload does not go on where it should.
+    #[error("the upload of {path} has {committed} bytes here; go on from there")]
+    Offset {
+        /// Inside the zone's root.
+        path: String,
+        /// What is here.
+        committed: u64,
+    },
+    /// More or less came than was announced.
+    #[error("{path}: {got} bytes came, {announced} were announced")]
+    Length {
+        /// Inside the zone's root.
+        path: String,
+        /// What came.
+        got: u64,
+        /// What was announced.
+        announced: u64,
+    },
+    /// The content is not what was announced.
+    #[error("{path}: the SHA-256 of what came is {got}, {announced} was announced; nothing was kept")]
+    Digest {
+        /// Inside the zone's root.
+        path: String,
+        /// What came.
+        got: String,
+        /// What was announced.
+        announced: String,
+    },
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl StorageError {
+    /// Sorts a system's error by what a caller can do about it.
+    pub(crate) fn at<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        move |error| {
+            let source = error.into();
+            let what = what.into();
+            match source.raw_os_error() {
+                Some(libc::ENOSPC | libc::EDQUOT) => Self::Full { what },
+                Some(libc::ENOENT) => Self::Missing { what },
+                Some(libc::ELOOP) => Self::Unsafe {
+                    path: what,
+                    why: "a symbolic link is on the way; links in a zone are not followed",
+                },
+                Some(libc::EXDEV) => Self::Unsafe { path: what, why: "it leads out of the zone's root" },
+                _ => Self::System { what, source },
+            }
+        }
+    }
+}

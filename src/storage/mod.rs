@@ -1,0 +1,17 @@
+//! Disks, and the files in a zone's root.
+//!
+//! [`Volumes`] is the seam for disks: raw sparse files on Linux; ZFS volumes will be another
+//! implementation. [`ZoneRoot`] is the only way in which the agent touches anything below a zone's
+//! root: what lies there may have been made by a guest that owns its hypervisor.
+
+mod error;
+mod tree;
+mod upload;
+mod volumes;
+mod zone_root;
+
+pub use error::StorageError;
+pub use tree::{make_zone, remove_zone, write_vm_json};
+pub use upload::{Partial, Upload, UploadPlan};
+pub use volumes::{FileVolumes, Volumes};
+pub use zone_root::{Entry, EntryKind, ZoneRoot};

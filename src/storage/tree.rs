@@ -1,0 +1,54 @@
+//! The folders of a zone.
+
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+};
+
+use super::error::StorageError;
+use crate::layout::VmLayout;
+
+/// Makes the zonepath and the zone's root. It is an error when it is there already: a new UUID has
+/// nothing.
+pub fn make_zone(layout: &VmLayout) -> Result<(), StorageError> {
+    let path = layout.zonepath();
+    DirBuilder::new().mode(0o755).create(path).map_err(StorageError::at(path.display().to_string()))?;
+    for (folder, mode) in [(layout.root(), 0o755), (layout.uploads(), 0o700)] {
+        DirBuilder::new()
+            .mode(mode)
+            .create(&folder)
+            .map_err(StorageError::at(folder.display().to_string()))?;
+        // Whatever the umask is.
+        fs::set_permissions(&folder, Permissions::from_mode(mode))
+            .map_err(StorageError::at(folder.display().to_string()))?;
+    }
+    Ok(())
+}
+
+/// Removes everything of a VM. What is gone already is fine.
+pub fn remove_zone(layout: &VmLayout) -> Result<(), StorageError> {
+    // Both walk by descriptor and do not follow links.
+    for folder in [layout.run(), layout.zonepath()] {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StorageError::at(folder.display().to_string())(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Writes the record for people to read. It is never read back as truth.
+pub fn write_vm_json(layout: &VmLayout, text: &str) -> Result<(), StorageError> {
+    let path = layout.vm_json();
+    let draft = path.with_extension("json.draft");
+    let write = || -> io::Result<()> {
+        let mut file = fs::File::create(&draft)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(text.as_bytes())?;
+        fs::rename(&draft, &path)
+    };
+    write().map_err(StorageError::at(path.display().to_string()))
+}

@@ -1,0 +1,307 @@
+//! Uploads into a zone's root that can be cut and resumed.
+//!
+//! ```text
+//!   begin ──▶ uploads/<key>.part grows ──▶ finish: length and SHA-256 right ──▶ renamed into the root
+//!                 │ cut: the part stays          │ wrong: the part is removed
+//!                 ▼                              ▼
+//!            begin at its length              nothing was there
+//! ```
+//!
+//! The part lies outside the root, where no guest can reach it. Its name derives from path, size and
+//! digest, so a retry finds it. A lock on it keeps two uploads of the same file apart.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::PathBuf,
+};
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    error::StorageError,
+    zone_root::{Entry, ZoneRoot},
+};
+use crate::layout::VmLayout;
+
+/// What an upload is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadPlan {
+    /// Inside the zone's root.
+    pub path: String,
+    /// Bytes of the whole file.
+    pub size: u64,
+    /// Of the whole file, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// An upload that was cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partial {
+    /// What it is about.
+    pub plan: UploadPlan,
+    /// How much of it is here.
+    pub committed: u64,
+}
+
+/// An upload under way.
+#[derive(Debug)]
+pub struct Upload {
+    plan: UploadPlan,
+    overwrite: bool,
+    root: ZoneRoot,
+    part: PathBuf,
+    note: PathBuf,
+    file: File,
+    written: u64,
+    hash: Sha256,
+}
+
+impl UploadPlan {
+    /// Name of the part; the same for each try.
+    fn key(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.path.as_bytes());
+        hash.update([0]);
+        hash.update(self.size.to_be_bytes());
+        hash.update(self.sha256.as_bytes());
+        hex(&hash.finalize())[..32].to_owned()
+    }
+}
+
+impl Upload {
+    /// Begins, or goes on with, an upload whose first chunk belongs at `offset`.
+    pub fn begin(
+        layout: &VmLayout,
+        plan: UploadPlan,
+        offset: u64,
+        overwrite: bool,
+    ) -> Result<Self, StorageError> {
+        let root = ZoneRoot::open(&layout.root())?;
+        if !overwrite && root.stat(&plan.path)?.is_some() {
+            return Err(StorageError::Exists { path: plan.path });
+        }
+        let part = layout.uploads().join(format!("{}.part", plan.key()));
+        let note = part.with_extension("json");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&part)
+            .map_err(StorageError::at(plan.path.as_str()))?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(StorageError::Busy { path: plan.path });
+        }
+        let mut upload = Self { plan, overwrite, root, part, note, file, written: 0, hash: Sha256::new() };
+        match upload.resume(offset) {
+            Ok(()) => Ok(upload),
+            Err(error @ StorageError::Offset { committed: 1.., .. }) => Err(error),
+            Err(error) => {
+                upload.discard();
+                Err(error)
+            }
+        }
+    }
+
+    fn at(&self) -> impl FnOnce(io::Error) -> StorageError + use<> {
+        StorageError::at(self.plan.path.clone())
+    }
+
+    /// Takes up the part at `offset`, which may lie within what is here.
+    fn resume(&mut self, offset: u64) -> Result<(), StorageError> {
+        let here = self.file.metadata().map_err(self.at())?.len();
+        if offset > here {
+            return Err(StorageError::Offset { path: self.plan.path.clone(), committed: here });
+        }
+        self.file.set_len(offset).map_err(self.at())?;
+        // The room is taken at once: a disk that is too full is told before anything is sent.
+        if self.plan.size > offset {
+            match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, self.plan.size) {
+                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+                Err(error) => {
+                    return Err(match error {
+                        rustix::io::Errno::FBIG => StorageError::Full { what: self.plan.path.clone() },
+                        error => StorageError::at(self.plan.path.clone())(error),
+                    });
+                }
+            }
+        }
+        let note = serde_json::to_vec(&self.plan).map_err(io::Error::from).map_err(self.at())?;
+        fs::write(&self.note, note).map_err(self.at())?;
+        self.rehash(offset)?;
+        self.written = offset;
+        Ok(())
+    }
+
+    fn rehash(&mut self, until: u64) -> Result<(), StorageError> {
+        self.file.rewind().map_err(self.at())?;
+        let mut buffer = vec![0; 1 << 16];
+        let mut left = until;
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let got = self.file.read(&mut buffer[..want]).map_err(self.at())?;
+            if got == 0 {
+                return Err(StorageError::System {
+                    what: self.plan.path.clone(),
+                    source: io::ErrorKind::UnexpectedEof.into(),
+                });
+            }
+            self.hash.update(&buffer[..got]);
+            left -= got as u64;
+        }
+        self.file.seek(SeekFrom::Start(until)).map_err(self.at())?;
+        Ok(())
+    }
+
+    /// Takes the next bytes.
+    pub fn write(&mut self, chunk: &[u8]) -> Result<(), StorageError> {
+        let after = self.written + chunk.len() as u64;
+        if after > self.plan.size {
+            let error =
+                StorageError::Length { path: self.plan.path.clone(), got: after, announced: self.plan.size };
+            self.discard();
+            return Err(error);
+        }
+        self.file.write_all(chunk).map_err(self.at())?;
+        self.hash.update(chunk);
+        self.written = after;
+        Ok(())
+    }
+
+    /// The client says that this was all: checks it, and puts the file under its name.
+    pub fn finish(self) -> Result<Entry, StorageError> {
+        if self.written < self.plan.size {
+            // As good as a cut: what came is kept.
+            return Err(StorageError::Length {
+                path: self.plan.path,
+                got: self.written,
+                announced: self.plan.size,
+            });
+        }
+        let got = hex(&self.hash.clone().finalize());
+        if got != self.plan.sha256 {
+            self.discard();
+            return Err(StorageError::Digest { path: self.plan.path, got, announced: self.plan.sha256 });
+        }
+        self.file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(self.at())?;
+        self.file.sync_all().map_err(self.at())?;
+        let part = self.part.to_string_lossy().into_owned();
+        let entry = self.root.place((rustix::fs::CWD, &part), &self.plan.path, self.overwrite)?;
+        let _ = fs::remove_file(&self.note);
+        Ok(entry)
+    }
+
+    fn discard(&self) {
+        for path in [&self.part, &self.note] {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// The uploads of a VM that were cut.
+    pub fn unfinished(layout: &VmLayout) -> Result<Vec<Partial>, StorageError> {
+        let folder = layout.uploads();
+        let at = || StorageError::at(folder.display().to_string());
+        let mut found = Vec::new();
+        for file in fs::read_dir(&folder).map_err(at())? {
+            let path = file.map_err(at())?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let plan = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            let part = path.with_extension("part").metadata();
+            if let (Some(plan), Ok(part)) = (plan, part) {
+                found.push(Partial { plan, committed: part.len() });
+            }
+        }
+        found.sort_by(|a, b| a.plan.path.cmp(&b.plan.path));
+        Ok(found)
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, layout::Layout, storage::make_zone};
+
+    fn zone() -> (tempfile::TempDir, VmLayout) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { zones_dir: dir.path().into(), ..Config::default() };
+        let layout = Layout::new(&config).vm(uuid::Uuid::from_u128(1));
+        make_zone(&layout).unwrap();
+        (dir, layout)
+    }
+
+    fn plan(content: &[u8]) -> UploadPlan {
+        UploadPlan {
+            path: "/a.iso".into(),
+            size: content.len() as u64,
+            sha256: hex(&Sha256::digest(content)),
+        }
+    }
+
+    #[test]
+    fn a_cut_upload_is_resumed_and_appears_only_whole() {
+        let (_dir, layout) = zone();
+        let content = vec![7; 300_000];
+        let mut first = Upload::begin(&layout, plan(&content), 0, false).unwrap();
+        first.write(&content[..100_000]).unwrap();
+        assert!(matches!(Upload::begin(&layout, plan(&content), 0, false), Err(StorageError::Busy { .. })));
+        drop(first);
+        assert!(!layout.root().join("a.iso").exists());
+        let cut = Upload::unfinished(&layout).unwrap();
+        assert_eq!((cut[0].committed, &cut[0].plan), (100_000, &plan(&content)));
+
+        let beyond = Upload::begin(&layout, plan(&content), 100_001, false).unwrap_err();
+        assert!(matches!(beyond, StorageError::Offset { committed: 100_000, .. }));
+        let mut second = Upload::begin(&layout, plan(&content), 100_000, false).unwrap();
+        second.write(&content[100_000..]).unwrap();
+        assert_eq!(second.finish().unwrap().size, 300_000);
+        assert_eq!(fs::read(layout.root().join("a.iso")).unwrap(), content);
+        assert_eq!(Upload::unfinished(&layout).unwrap(), []);
+        assert_eq!(fs::read_dir(layout.uploads()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn wrong_content_leaves_nothing() {
+        let (_dir, layout) = zone();
+        let mut wrong = Upload::begin(&layout, plan(b"right"), 0, false).unwrap();
+        wrong.write(b"wrong").unwrap();
+        assert!(matches!(wrong.finish(), Err(StorageError::Digest { .. })));
+        let mut long = Upload::begin(&layout, plan(b"right"), 0, false).unwrap();
+        assert!(matches!(long.write(b"right+"), Err(StorageError::Length { .. })));
+        drop(long);
+        let short = Upload::begin(&layout, plan(b"right"), 0, false).unwrap();
+        assert!(matches!(short.finish(), Err(StorageError::Length { .. })));
+        assert_eq!(fs::read_dir(layout.root()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_existing_file_is_replaced_only_when_asked() {
+        let (_dir, layout) = zone();
+        fs::write(layout.root().join("a.iso"), "old").unwrap();
+        assert!(matches!(Upload::begin(&layout, plan(b"new"), 0, false), Err(StorageError::Exists { .. })));
+        let mut upload = Upload::begin(&layout, plan(b"new"), 0, true).unwrap();
+        upload.write(b"new").unwrap();
+        upload.finish().unwrap();
+        assert_eq!(fs::read(layout.root().join("a.iso")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_disk_that_is_too_full_is_told_at_once() {
+        let (_dir, layout) = zone();
+        let huge = UploadPlan { size: 1 << 50, ..plan(b"x") };
+        assert!(matches!(Upload::begin(&layout, huge, 0, false), Err(StorageError::Full { .. })));
+        assert_eq!(fs::read_dir(layout.uploads()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,58 @@
+//! What can go wrong with the store.
+
+use std::path::PathBuf;
+
+/// A failed read or write of the state file.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file could not be opened.
+    #[error("cannot open the state file {path}: {reason}")]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// SQLite's words.
+        reason: String,
+    },
+    /// A newer agent wrote the file.
+    #[error("the state file {path} has schema {found}, this agent knows up to {known}; run the newer agent")]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// No room; nothing was changed.
+    #[error("the disk that holds the agent's state is full; nothing was changed")]
+    Full,
+    /// SQLite refused.
+    #[error("the state file can't be used: {0}")]
+    Sqlite(String),
+    /// A row does not hold what it should.
+    #[error("the state file holds a {what} that can't be read: {reason}")]
+    Corrupt {
+        /// Of what.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The writer is gone: the agent stops.
+    #[error("the agent is stopping")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            // A full disk may also show as a failed write of the log.
+            Some(rusqlite::ErrorCode::SystemIoFailure) if last_write_found_no_room() => Self::Full,
+            _ => Self::Sqlite(error.to_string()),
+        }
+    }
+}
+
+fn last_write_found_no_room() -> bool {
+    std::io::Error::last_os_error().kind() == std::io::ErrorKind::StorageFull
+}

@@ -1,0 +1,19 @@
+//! The one truth: a single SQLite file with the records of VMs, the answers to requests and the
+//! journal of events.
+//!
+//! A change of state, its event and the answer to the request that caused it are one [`Commit`], so
+//! there is never one without the others. One thread owns the connection and writes; it takes what
+//! is waiting as one transaction. `synchronous=FULL`: what was acknowledged survives a power cut.
+
+mod error;
+mod event;
+mod reader;
+mod record;
+mod schema;
+mod writer;
+
+pub use error::StoreError;
+pub use event::{BootPhase, Change, Event, EventKind, FileAction, NewEvent, Phase};
+pub use reader::{JournalRange, Reader};
+pub use record::{Exit, ExitReason, Machine, Timestamp, VmRecord};
+pub use writer::{Answer, Commit, Store, VmChange};

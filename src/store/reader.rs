@@ -1,0 +1,109 @@
+//! Reading beside the writer.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
+
+use super::{
+    error::StoreError,
+    event::Event,
+    record::{Timestamp, VmRecord},
+    schema,
+    writer::Answer,
+};
+
+/// A second connection. Its calls block for as long as the disk does; call them off the runtime's
+/// threads when the answer may be large.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    connection: Arc<Mutex<Connection>>,
+}
+
+/// What is in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalRange {
+    /// Sequence of the oldest event; one more than `newest` when the journal is empty.
+    pub oldest: i64,
+    /// Sequence of the newest event ever written; 0 when there was none.
+    pub newest: i64,
+}
+
+impl Reader {
+    /// Opens an existing state file.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { connection: Arc::new(Mutex::new(schema::open_reader(path)?)) })
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        read(&self.connection.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells this journal from any other.
+    pub fn epoch(&self) -> Result<u64, StoreError> {
+        let text: String = self.with(|connection| {
+            Ok(connection.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0))?)
+        })?;
+        u64::from_str_radix(&text, 16)
+            .map_err(|error| StoreError::Corrupt { what: "journal epoch", reason: error.to_string() })
+    }
+
+    /// All VMs.
+    pub fn vms(&self) -> Result<Vec<VmRecord>, StoreError> {
+        let rows: Vec<String> = self.with(|connection| {
+            let mut query = connection.prepare("SELECT record FROM vm ORDER BY uuid")?;
+            let rows = query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            Ok(rows)
+        })?;
+        rows.iter().map(|text| parse("VM record", text)).collect()
+    }
+
+    /// The answer that was given to a request.
+    pub fn answer(&self, request_id: Uuid) -> Result<Option<Answer>, StoreError> {
+        self.with(|connection| {
+            Ok(connection
+                .prepare_cached("SELECT digest, answer FROM request WHERE id = ?1")?
+                .query_row([request_id.to_string()], |row| {
+                    Ok(Answer { request_id, digest: row.get(0)?, body: row.get(1)? })
+                })
+                .optional()?)
+        })
+    }
+
+    /// Where the journal begins and ends.
+    pub fn journal_range(&self) -> Result<JournalRange, StoreError> {
+        self.with(|connection| {
+            let oldest: Option<i64> =
+                connection.query_row("SELECT min(sequence) FROM event", [], |row| row.get(0))?;
+            let newest: Option<i64> = connection
+                .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'event'", [], |row| row.get(0))
+                .optional()?;
+            let newest = newest.unwrap_or(0);
+            Ok(JournalRange { oldest: oldest.unwrap_or(newest + 1), newest })
+        })
+    }
+
+    /// At most `limit` events after `sequence`, in order.
+    pub fn events_after(&self, sequence: i64, limit: u32) -> Result<Vec<Arc<Event>>, StoreError> {
+        let rows: Vec<(i64, i64, String)> = self.with(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT sequence, time, fact FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+            )?;
+            let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            let rows = query.query_map(params![sequence, limit], columns)?.collect::<Result<_, _>>()?;
+            Ok(rows)
+        })?;
+        rows.into_iter()
+            .map(|(sequence, time, text)| {
+                Ok(Arc::new(Event { sequence, time: Timestamp(time), fact: parse("event", &text)? }))
+            })
+            .collect()
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Corrupt { what, reason: error.to_string() })
+}

@@ -1,0 +1,96 @@
+//! What is kept of a VM.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::spec::{VmSpec, VmState};
+
+/// Wall-clock time in milliseconds since 1970; only ever shown, never used to order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(jiff::Timestamp::now().as_millisecond())
+    }
+}
+
+/// The record of a VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// Its name for life.
+    pub uuid: Uuid,
+    /// Grows with each change; the etag.
+    pub generation: u64,
+    /// Complete.
+    pub spec: VmSpec,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it last changed.
+    pub modified: Timestamp,
+    /// The hypervisor; there while the state has one, or may have one.
+    pub machine: Option<Machine>,
+    /// How the last run ended.
+    pub exit: Option<Exit>,
+    /// The TCP port of the VNC endpoint in the last run, so that it stays the same over a restart of
+    /// the agent.
+    pub vnc_port: Option<u16>,
+}
+
+/// A running hypervisor. Which process it is stands in the run directory, not here: that is written
+/// before the process runs its first instruction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// On the host.
+    pub pid: i32,
+    /// When it was started.
+    pub booted: Timestamp,
+    /// What runs guest code: `kvm` or `tcg`.
+    pub accelerator: String,
+    /// Where the console's output of this boot begins.
+    pub console_start: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Why.
+    pub reason: ExitReason,
+    /// Exit code, or 128 + signal.
+    pub status: i32,
+    /// When it was noticed.
+    pub time: Timestamp,
+    /// The hypervisor's last words, when it failed.
+    pub detail: String,
+}
+
+/// Why a hypervisor is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitReason {
+    /// Nobody saw how.
+    Unknown,
+    /// The guest powered itself off.
+    GuestShutdown,
+    /// The guest panicked.
+    GuestPanic,
+    /// Stopped through the agent.
+    Operator,
+    /// The hypervisor failed by itself.
+    HypervisorError,
+    /// A signal that the agent did not send.
+    Signal,
+}
+
+impl VmRecord {
+    /// The tag that makes a change conditional.
+    #[must_use]
+    pub fn etag(&self) -> String {
+        format!("g{}", self.generation)
+    }
+}

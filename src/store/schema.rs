@@ -1,0 +1,102 @@
+//! The tables, and how an older file becomes a newer one.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::StoreError;
+
+/// Each entry brings a file from the version of its index to the next.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    -- Made once: a cursor of another journal is told apart by it.
+    INSERT INTO meta VALUES ('epoch', lower(hex(randomblob(8))));
+    CREATE TABLE vm (
+        uuid TEXT PRIMARY KEY,
+        record TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE request (
+        id TEXT PRIMARY KEY,
+        digest BLOB NOT NULL,
+        answer TEXT NOT NULL,
+        time INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX request_time ON request (time);
+    CREATE TABLE event (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        time INTEGER NOT NULL,
+        fact TEXT NOT NULL
+    ) STRICT;
+"];
+
+/// The version that this agent writes.
+pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Opens the file for the writer, and brings it to [`VERSION`].
+pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    let failed =
+        |error: rusqlite::Error| StoreError::Open { path: path.to_owned(), reason: error.to_string() };
+    let mut connection = Connection::open(path).map_err(failed)?;
+    configure(&connection).map_err(failed)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    if found > VERSION {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known: VERSION });
+    }
+    let transaction = connection.transaction().map_err(failed)?;
+    for step in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default()) {
+        transaction.execute_batch(step).map_err(failed)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    Ok(connection)
+}
+
+/// Opens the file a second time, to read.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            .map_err(|error| StoreError::Open { path: path.to_owned(), reason: error.to_string() })?;
+    configure(&connection)?;
+    Ok(connection)
+}
+
+fn configure(connection: &Connection) -> Result<(), rusqlite::Error> {
+    // Small: the agent's memory is promised, and the rows are few.
+    connection.pragma_update(None, "cache_size", -512)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_promised_pragmas_are_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = open_writer(&dir.path().join("s.db")).unwrap();
+        let text = |pragma: &str| -> String {
+            connection
+                .query_row(&format!("PRAGMA {pragma}"), [], |r| r.get::<_, rusqlite::types::Value>(0))
+                .map(|v| match v {
+                    rusqlite::types::Value::Integer(n) => n.to_string(),
+                    rusqlite::types::Value::Text(t) => t,
+                    other => format!("{other:?}"),
+                })
+                .unwrap()
+        };
+        assert_eq!(text("journal_mode"), "wal");
+        assert_eq!(text("synchronous"), "2", "FULL");
+        assert_eq!(text("user_version"), VERSION.to_string());
+    }
+
+    #[test]
+    fn a_newer_file_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.db");
+        open_writer(&path).unwrap().pragma_update(None, "user_version", VERSION + 1).unwrap();
+        assert!(matches!(open_writer(&path), Err(StoreError::Newer { found, .. }) if found == VERSION + 1));
+    }
+}

@@ -1,0 +1,197 @@
+//! The one thread that writes.
+
+use std::{fmt, path::Path, sync::Arc, thread};
+
+use rusqlite::{Connection, Transaction, params};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::{
+    error::StoreError,
+    event::{Event, NewEvent},
+    record::{Timestamp, VmRecord},
+    schema,
+};
+
+/// Commits waiting for the writer; more than that wait with their callers.
+const QUEUE: usize = 256;
+/// Commits taken as one transaction.
+const BATCH: usize = 64;
+
+/// What becomes durable together, or not at all.
+#[derive(Debug, Default)]
+pub struct Commit {
+    /// The record of the VM.
+    pub vm: Option<VmChange>,
+    /// What is to be known of it.
+    pub events: Vec<NewEvent>,
+    /// What the caller was told.
+    pub answer: Option<Answer>,
+}
+
+/// A change of a VM's record.
+#[derive(Debug)]
+pub enum VmChange {
+    /// Insert or replace.
+    Put(Box<VmRecord>),
+    /// Remove.
+    Delete(Uuid),
+}
+
+/// The answer to a request, kept so that a repeat gets it again.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The caller's id of the request.
+    pub request_id: Uuid,
+    /// Of the request's content: the same id with other content is a mistake.
+    pub digest: [u8; 32],
+    /// JSON; the agent's own business.
+    pub body: String,
+}
+
+struct Work {
+    commit: Commit,
+    done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// Called by the writer with each transaction's events, in order, after they are durable.
+type Listener = Box<dyn Fn(Vec<Arc<Event>>) + Send>;
+
+/// The handle on the writer. Dropping the last one ends it.
+#[derive(Clone)]
+pub struct Store {
+    queue: mpsc::Sender<Work>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens (or makes) the state file. `listener` hears of every committed event.
+    pub fn open(
+        path: &Path,
+        listener: impl Fn(Vec<Arc<Event>>) + Send + 'static,
+    ) -> Result<Self, StoreError> {
+        let connection = schema::open_writer(path)?;
+        let (queue, work) = mpsc::channel(QUEUE);
+        let listener: Listener = Box::new(listener);
+        thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || write_all(connection, work, &listener))
+            .map_err(|error| StoreError::Sqlite(format!("cannot start the writer: {error}")))?;
+        Ok(Self { queue })
+    }
+
+    /// Makes `commit` durable. When this returns an error nothing of it was written.
+    pub async fn commit(&self, commit: Commit) -> Result<(), StoreError> {
+        let (done, result) = oneshot::channel();
+        self.queue.send(Work { commit, done }).await.map_err(|_| StoreError::Closed)?;
+        result.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Queues `commit` behind earlier ones without waiting until it is durable, for facts that
+    /// nothing depends on (boot phases). A failure is logged.
+    pub async fn commit_soon(&self, commit: Commit) {
+        let (done, _) = oneshot::channel();
+        if self.queue.send(Work { commit, done }).await.is_err() {
+            tracing::warn!("event lost: the store is closed");
+        }
+    }
+}
+
+fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Work>, listener: &Listener) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && let Ok(next) = queue.try_recv()
+        {
+            batch.push(next);
+        }
+        write_batch(&mut connection, batch, listener);
+    }
+}
+
+/// Writes a batch as one transaction. When that fails, each commit is tried by itself, so that one
+/// bad commit (or a disk with little room) does not take the others with it.
+fn write_batch(connection: &mut Connection, batch: Vec<Work>, listener: &Listener) {
+    let time = Timestamp::now();
+    let commits: Vec<&Commit> = batch.iter().map(|work| &work.commit).collect();
+    match write(connection, &commits, time) {
+        Ok(events) => {
+            listener(events);
+            for work in batch {
+                let _ = work.done.send(Ok(()));
+            }
+        }
+        Err(_) if batch.len() > 1 => {
+            for work in batch {
+                write_batch(connection, vec![work], listener);
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, "a change could not be written");
+            for work in batch {
+                let _ = work.done.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+fn write(
+    connection: &mut Connection,
+    commits: &[&Commit],
+    time: Timestamp,
+) -> Result<Vec<Arc<Event>>, StoreError> {
+    let transaction = connection.transaction()?;
+    let mut events = Vec::new();
+    for commit in commits {
+        write_one(&transaction, commit, time, &mut events)?;
+    }
+    transaction.commit()?;
+    Ok(events)
+}
+
+fn write_one(
+    transaction: &Transaction<'_>,
+    commit: &Commit,
+    time: Timestamp,
+    events: &mut Vec<Arc<Event>>,
+) -> Result<(), StoreError> {
+    match &commit.vm {
+        Some(VmChange::Put(record)) => {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO vm VALUES (?1, ?2) ON CONFLICT (uuid) DO UPDATE SET record = ?2",
+                )?
+                .execute(params![record.uuid.to_string(), json("VM record", record)?])?;
+        }
+        Some(VmChange::Delete(uuid)) => {
+            transaction.prepare_cached("DELETE FROM vm WHERE uuid = ?1")?.execute([uuid.to_string()])?;
+        }
+        None => {}
+    }
+    for fact in &commit.events {
+        transaction
+            .prepare_cached("INSERT INTO event (time, fact) VALUES (?1, ?2)")?
+            .execute(params![time.0, json("event", fact)?])?;
+        let sequence = transaction.last_insert_rowid();
+        events.push(Arc::new(Event { sequence, time, fact: fact.clone() }));
+    }
+    if let Some(answer) = &commit.answer {
+        transaction
+            .prepare_cached("INSERT OR IGNORE INTO request VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![answer.request_id.to_string(), answer.digest, answer.body, time.0])?;
+        // Kept for a day at least; a controller does not retry for longer.
+        transaction
+            .prepare_cached("DELETE FROM request WHERE time < ?1")?
+            .execute([time.0 - 48 * 3600 * 1000])?;
+    }
+    Ok(())
+}
+
+fn json(what: &'static str, value: &impl serde::Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::Corrupt { what, reason: error.to_string() })
+}

@@ -1,0 +1,70 @@
+//! Making the hypervisor's process.
+
+use std::{
+    convert::Infallible,
+    ffi::{CStr, CString},
+    io,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+    ptr,
+};
+
+/// Which of the two processes this is.
+#[derive(Debug)]
+pub(crate) enum Side {
+    /// The caller; the other process and a descriptor of it.
+    Caller {
+        /// Process id in the caller's pid namespace.
+        pid: i32,
+        /// Refers to the process, whatever becomes of its id.
+        pidfd: OwnedFd,
+    },
+    /// The new process.
+    New,
+}
+
+/// Makes a process that is the caller's sibling: a child of the caller's parent.
+///
+/// Only for a single-threaded caller: the new process goes on with a copy of its memory, in which
+/// a lock that another thread held would stay locked.
+pub(crate) fn clone_beside(flags: u64) -> io::Result<Side> {
+    let mut pidfd: RawFd = -1;
+    // CLONE_PARENT takes the exit signal from the caller, so it must be 0 here.
+    let mut arguments = libc::clone_args {
+        flags: flags | (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64,
+        pidfd: &raw mut pidfd as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: 0,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    // SAFETY: without CLONE_VM the new process has its own copy of memory and stack, as after fork;
+    // `arguments` and `pidfd` outlive the call. The caller is single threaded (documented above).
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Side::New),
+        pid => {
+            let pid = i32::try_from(pid).map_err(io::Error::other)?;
+            // SAFETY: the kernel has just put a new descriptor there (CLONE_PIDFD), owned by nobody.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Side::Caller { pid, pidfd })
+        }
+    }
+}
+
+/// Replaces this program. Returns only if that failed.
+pub(crate) fn exec(program: &CStr, arguments: &[CString], environment: &[CString]) -> io::Result<Infallible> {
+    let list = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (argv, envp) = (list(arguments), list(environment));
+    // SAFETY: both lists end with a null pointer and point to strings that live until the call
+    // returns, which it does only on failure.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    Err(io::Error::last_os_error())
+}

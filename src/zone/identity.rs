@@ -1,0 +1,70 @@
+//! Which process a hypervisor is: written before it runs, checked before it is believed.
+
+use std::{fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+/// A process, beyond doubt: ids are reused, but not within the same clock tick of the same boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// On the host.
+    pub pid: i32,
+    /// Clock ticks from boot to its start.
+    pub start_time: u64,
+    /// The host's boot.
+    pub boot_id: String,
+}
+
+impl Identity {
+    /// Of a process that lives now.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        Ok(Self { pid, start_time: start_time(pid)?, boot_id: boot_id()? })
+    }
+
+    /// Writes it so that it is there as a whole or not at all.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let draft = path.with_extension("draft");
+        fs::write(&draft, serde_json::to_vec(self)?)?;
+        fs::rename(&draft, path)
+    }
+
+    /// What was written; `None` when nothing was.
+    pub fn read(path: &Path) -> io::Result<Option<Self>> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// This boot of the host.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Field 22 of `/proc/<pid>/stat`; the name before it may hold anything, so count from its end.
+fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    stat.rsplit_once(')')
+        .and_then(|(_, fields)| fields.split_whitespace().nth(19))
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has no start time")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("process.json");
+        assert_eq!(Identity::read(&path).unwrap(), None);
+        let own = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        own.write(&path).unwrap();
+        assert_eq!(Identity::read(&path).unwrap(), Some(own));
+        fs::write(&path, "{").unwrap();
+        Identity::read(&path).unwrap_err();
+    }
+}

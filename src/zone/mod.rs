@@ -1,0 +1,126 @@
+//! The zone: the sandbox around one hypervisor process.
+//!
+//! The seam is [`Zone`]: it takes a [`Launch`] (a program, its arguments and every descriptor that
+//! it may have) and makes a [`Process`] of it that outlives the agent. [`linux`] builds it with a
+//! short-lived launcher; [`simulated`] has no process at all.
+//!
+//! ```text
+//!  agent ──spawn──▶ launcher (this program again, single threaded)
+//!    │                 │ clone3(CLONE_PARENT)
+//!    │                 ├──────────────▶ hypervisor, waits at the gate
+//!    │                 │ writes process.json, sends pidfd
+//!    │◀── pidfd ───────┤ opens the gate ──▶ exec
+//!    │                 ▼ exit
+//!    └─ the hypervisor is the agent's own child; nothing stays between them
+//! ```
+//!
+//! Killed at any instruction: before `process.json` the gate never opens and the process ends by
+//! itself; after it the next agent finds the process by that file.
+
+pub mod identity;
+pub mod launcher;
+pub mod linux;
+pub mod simulated;
+
+use std::{fmt, fs::File, os::fd::OwnedFd, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::layout::VmLayout;
+
+/// A program with everything that it may touch.
+#[derive(Debug)]
+pub struct Launch {
+    /// Whose.
+    pub uuid: Uuid,
+    /// Path of the program.
+    pub program: PathBuf,
+    /// Without the program's name.
+    pub arguments: Vec<String>,
+    /// Descriptors by the number that the arguments use.
+    pub descriptors: Vec<(OwnedFd, i32)>,
+    /// Standard input: the console's input.
+    pub input: File,
+    /// Standard output: the console's output.
+    pub output: File,
+    /// Standard error: its last words.
+    pub errors: File,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With this exit code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It is gone; its status went to another process.
+    Unseen,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unseen => f.write_str("gone, nobody saw how"),
+        }
+    }
+}
+
+/// A hypervisor process.
+#[async_trait]
+pub trait Process: Send + Sync + fmt::Debug {
+    /// On the host.
+    fn pid(&self) -> i32;
+    /// Waits until it is gone.
+    async fn ended(&self) -> Ended;
+    /// Ends it at once. Nothing happens when it is gone already.
+    fn kill(&self) -> Result<(), ZoneError>;
+}
+
+/// What the host says about a process that an earlier agent started.
+#[derive(Debug)]
+pub enum Found {
+    /// It lives.
+    Alive(Arc<dyn Process>),
+    /// It is gone, or there never was one in this boot of the host.
+    Gone,
+    /// It can't be told; the text says why.
+    Unknown(String),
+}
+
+/// Makes and finds zones.
+#[async_trait]
+pub trait Zone: Send + Sync + fmt::Debug {
+    /// Runs the program in the VM's zone.
+    async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError>;
+    /// Finds the hypervisor that an earlier agent left running.
+    fn find(&self, uuid: Uuid, layout: &VmLayout) -> Found;
+    /// Forgets the process, once it is gone.
+    fn forget(&self, uuid: Uuid, layout: &VmLayout);
+}
+
+/// Why a zone could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ZoneError {
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The launcher gave up.
+    #[error("the launcher failed: {0}")]
+    Launcher(String),
+}
+
+impl ZoneError {
+    /// Puts `what` before a system's error.
+    pub(crate) fn at<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::System { what, source: error.into() }
+    }
+}

@@ -1,0 +1,118 @@
+//! Zones without processes, for tests of everything above and for load.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::Write as _,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicI32, atomic::Ordering},
+};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::{Ended, Found, Launch, Process, Zone, ZoneError};
+use crate::layout::VmLayout;
+
+/// A host that only pretends. It outlives the agents that use it, as a real one does.
+#[derive(Clone, Debug, Default)]
+pub struct SimulatedHost {
+    guests: Arc<Mutex<HashMap<Uuid, Arc<SimulatedProcess>>>>,
+    next_pid: Arc<AtomicI32>,
+}
+
+/// A pretended hypervisor process.
+#[derive(Debug)]
+pub struct SimulatedProcess {
+    pid: i32,
+    console: Mutex<File>,
+    ended: watch::Sender<Option<Ended>>,
+    /// What the program was started with.
+    pub arguments: Vec<String>,
+}
+
+impl SimulatedHost {
+    /// The process of a VM, alive or not.
+    #[must_use]
+    pub fn process(&self, uuid: Uuid) -> Option<Arc<SimulatedProcess>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner).get(&uuid).cloned()
+    }
+}
+
+impl SimulatedProcess {
+    /// The guest prints something.
+    pub fn print(&self, text: &str) {
+        let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = console.write_all(text.as_bytes()) {
+            tracing::warn!(%error, "simulated console");
+        }
+    }
+
+    /// The process ends.
+    pub fn end(&self, how: Ended) {
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            ended.get_or_insert(how);
+            first
+        });
+    }
+
+    /// Whether it lives.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.ended.borrow().is_none()
+    }
+
+    /// Waits until it is gone.
+    pub async fn until_ended(&self) -> Ended {
+        let mut ended = self.ended.subscribe();
+        ended.wait_for(Option::is_some).await.ok().and_then(|how| *how).unwrap_or(Ended::Unseen)
+    }
+}
+
+#[async_trait]
+impl Zone for SimulatedHost {
+    async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError> {
+        std::fs::write(layout.process(), "{}").map_err(ZoneError::at("writing process.json"))?;
+        let process = Arc::new(SimulatedProcess {
+            pid: 100_000 + self.next_pid.fetch_add(1, Ordering::Relaxed),
+            console: Mutex::new(launch.output),
+            ended: watch::channel(None).0,
+            arguments: launch.arguments,
+        });
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner).insert(launch.uuid, process.clone());
+        Ok(Arc::new(SimulatedHandle(process)))
+    }
+
+    fn find(&self, uuid: Uuid, layout: &VmLayout) -> Found {
+        match self.process(uuid) {
+            Some(process) if process.is_alive() && layout.process().exists() => {
+                Found::Alive(Arc::new(SimulatedHandle(process)))
+            }
+            _ => Found::Gone,
+        }
+    }
+
+    fn forget(&self, _uuid: Uuid, layout: &VmLayout) {
+        let _ = std::fs::remove_file(layout.process());
+    }
+}
+
+#[derive(Debug)]
+struct SimulatedHandle(Arc<SimulatedProcess>);
+
+#[async_trait]
+impl Process for SimulatedHandle {
+    fn pid(&self) -> i32 {
+        self.0.pid
+    }
+
+    async fn ended(&self) -> Ended {
+        self.0.until_ended().await
+    }
+
+    fn kill(&self) -> Result<(), ZoneError> {
+        self.0.end(Ended::Signal(9));
+        Ok(())
+    }
+}
