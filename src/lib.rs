@@ -23,6 +23,7 @@
 pub mod config;
 pub mod console;
 pub mod events;
+pub mod hypervisor;
 pub mod layout;
 pub mod network;
 pub mod spec;

@@ -4,8 +4,10 @@
 
 mod clone;
 mod descriptor;
+mod kvm_probe;
 mod pidfd;
 
 pub(crate) use clone::{Side, clone_beside, exec};
 pub(crate) use descriptor::{close_on_exec_except, inherited};
+pub(crate) use kvm_probe::KVM_PROBE;
 pub(crate) use pidfd::PidFd;

@@ -1,0 +1,115 @@
+//! KVM or TCG.
+//!
+//! That `/dev/kvm` opens proves nothing: inside some virtual machines every privileged instruction
+//! of a guest is emulated, a stock kernel takes minutes and then dies. So the agent runs a guest of
+//! one sector under KVM that does what such hosts can't (see [`crate::sys::KVM_PROBE`]) and says so
+//! through an exit code. No answer in time means no KVM.
+
+use std::{fs::OpenOptions, io::Write as _, path::Path, process::Stdio, time::Duration};
+
+use tokio::{process::Command, time::timeout};
+
+use crate::{config, config::Accel, sys};
+
+/// How long the guest of one sector may take. On hardware it takes well under a second.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// What `isa-debug-exit` makes of the value that the guest writes: `value << 1 | 1`.
+const SUCCESS: i32 = (0x10 << 1) | 1;
+
+/// What runs guest code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accelerator {
+    /// `kvm` or `tcg`.
+    pub name: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// Decides as configured.
+pub(super) async fn choose(config: &config::Qemu) -> Accelerator {
+    match config.accel {
+        Accel::Kvm => Accelerator { name: "kvm", reason: "qemu.accel = \"kvm\"".to_owned() },
+        Accel::Tcg => Accelerator { name: "tcg", reason: "qemu.accel = \"tcg\"".to_owned() },
+        Accel::Auto => match probe_kvm(&config.binary, &config.kvm_cpu).await {
+            Ok(()) => Accelerator { name: "kvm", reason: "a probe guest ran under KVM".to_owned() },
+            Err(why) => {
+                tracing::info!(reason = %why, "KVM is not usable, guests run under TCG");
+                Accelerator { name: "tcg", reason: why }
+            }
+        },
+    }
+}
+
+/// Runs the probe guest under KVM; the error says why KVM can't be used.
+pub async fn probe_kvm(binary: &Path, cpu: &str) -> Result<(), String> {
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        return Err(format!("/dev/kvm can't be opened: {error}"));
+    }
+    let mut sector =
+        tempfile::NamedTempFile::new().map_err(|error| format!("no file for the probe guest: {error}"))?;
+    sector.write_all(sys::KVM_PROBE).map_err(|error| format!("no file for the probe guest: {error}"))?;
+    let mut child = Command::new(binary)
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc,accel=kvm", "-m", "16"])
+        .args(["-cpu", cpu, "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-no-reboot"])
+        .arg("-drive")
+        .arg(format!("if=ide,format=raw,read-only=off,snapshot=on,file={}", sector.path().display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("{} can't be run: {error}", binary.display()))?;
+    let stderr = child.stderr.take();
+    let Ok(status) = timeout(PATIENCE, child.wait()).await else {
+        let _ = child.kill().await;
+        return Err(format!(
+            "/dev/kvm is there, but a probe guest did not finish in {} s: guests would not run",
+            PATIENCE.as_secs()
+        ));
+    };
+    match status.map(|status| status.code()) {
+        Ok(Some(SUCCESS)) => Ok(()),
+        _ => Err(format!("/dev/kvm is there, but a probe guest failed: {}", last_line(stderr).await)),
+    }
+}
+
+async fn last_line(stderr: Option<tokio::process::ChildStderr>) -> String {
+    use tokio::io::AsyncReadExt as _;
+    let mut text = String::new();
+    if let Some(stderr) = stderr {
+        let _ = stderr.take(1 << 16).read_to_string(&mut text).await;
+    }
+    text.lines().last().unwrap_or("QEMU said nothing").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// TCG can do all that the probe asks for, so the probe itself is right.
+    #[tokio::test]
+    async fn the_probe_guest_succeeds_where_guests_run() {
+        let binary = config::Qemu::default().binary;
+        if !binary.exists() {
+            eprintln!("IGNORED: {} is missing, the probe guest was not run", binary.display());
+            return;
+        }
+        let mut sector = tempfile::NamedTempFile::new().unwrap();
+        sector.write_all(sys::KVM_PROBE).unwrap();
+        let status = Command::new(binary)
+            .args(["-nodefaults", "-display", "none", "-machine", "pc,accel=tcg", "-cpu", "max", "-m", "16"])
+            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-no-reboot", "-drive"])
+            .arg(format!("if=ide,format=raw,snapshot=on,file={}", sector.path().display()))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .status();
+        let status = timeout(Duration::from_secs(60), status).await.expect("the guest ends").unwrap();
+        assert_eq!(status.code(), Some(SUCCESS));
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_told() {
+        let why = probe_kvm(Path::new("/nonexistent/qemu"), "host").await.unwrap_err();
+        assert!(why.contains("/nonexistent/qemu") || why.contains("/dev/kvm"), "{why}");
+    }
+}

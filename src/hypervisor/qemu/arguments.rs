@@ -1,0 +1,303 @@
+//! The command line of QEMU (7.2 and later).
+
+use std::os::fd::OwnedFd;
+
+use super::{
+    super::{Drive, Firmware, HypervisorError, MachinePlan, Nic, NicBackend, Program, Setup},
+    accel::Accelerator,
+    boot_order::{Bootable, positions},
+};
+use crate::{
+    config,
+    spec::{DiskModel, Media, NicModel},
+};
+
+/// The first number that a descriptor of ours has; lower ones are standard streams and the
+/// launcher's.
+const FIRST_DESCRIPTOR: i32 = 10;
+/// PCI slots of the pc machine for VM devices: 0 is the bridge, 1 the PIIX3 with IDE and USB, 2 the
+/// screen, 3 SCSI, 4 the random numbers.
+const FIRST_SLOT: usize = 5;
+const SLOTS: usize = 32;
+
+/// QEMU with one machine, stopped before its first instruction.
+pub(super) fn program(
+    config: &config::Qemu,
+    accelerator: &Accelerator,
+    plan: MachinePlan,
+) -> Result<Program, HypervisorError> {
+    let mut builder =
+        Builder { arguments: Vec::new(), descriptors: Vec::new(), slot: FIRST_SLOT, bootables: Vec::new() };
+    let b = &mut builder;
+    identity(b, &plan);
+    b.option("-machine", format!("pc,accel={}", accelerator.name));
+    b.option("-cpu", if accelerator.name == "kvm" { &config.kvm_cpu } else { &config.tcg_cpu });
+    b.option("-m", format!("{}M", plan.ram));
+    b.option("-smp", plan.vcpus.to_string());
+    b.flag("-S");
+    // Screen, keyboard and mouse; VNC clients are handed over one by one.
+    b.option("-display", "none");
+    b.option("-vga", "std");
+    b.option("-vnc", "none");
+    b.option("-device", "piix3-usb-uhci,addr=1.2");
+    b.option("-device", "usb-tablet");
+    // The console: standard input and output.
+    b.option("-chardev", "stdio,id=console,signal=off");
+    b.option("-serial", "chardev:console");
+    let control = b.descriptor(plan.control);
+    b.option("-chardev", format!("socket,id=control,fd={control},server=on,wait=off"));
+    b.option("-mon", "chardev=control,mode=control");
+    b.option("-object", "rng-builtin,id=random");
+    b.option("-device", "virtio-rng-pci,rng=random,addr=4");
+    b.option("-device", "pvpanic");
+    firmware(b, plan.firmware);
+    drives(b, plan.drives)?;
+    nics(b, &plan.nics)?;
+    // The second line behind the zone.
+    b.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+
+    let setup = boot_positions(b, &plan.order, plan.once.as_ref());
+    Ok(Program {
+        path: config.binary.clone(),
+        arguments: builder.arguments,
+        descriptors: builder.descriptors,
+        setup,
+    })
+}
+
+struct Builder {
+    arguments: Vec<String>,
+    descriptors: Vec<(OwnedFd, i32)>,
+    slot: usize,
+    /// Device, what it is to the firmware, and where its argument stands.
+    bootables: Vec<(String, Bootable, usize)>,
+}
+
+impl Builder {
+    fn flag(&mut self, name: &str) {
+        self.arguments.push(name.to_owned());
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<String>) {
+        self.arguments.push(name.to_owned());
+        self.arguments.push(value.into());
+    }
+
+    /// A device that the firmware can boot from.
+    fn bootable(&mut self, id: &str, kind: Bootable, value: String) {
+        self.option("-device", value);
+        self.bootables.push((id.to_owned(), kind, self.arguments.len() - 1));
+    }
+
+    fn descriptor(&mut self, descriptor: impl Into<OwnedFd>) -> i32 {
+        // A plan has a few dozen descriptors at most.
+        let number = FIRST_DESCRIPTOR + i32::try_from(self.descriptors.len()).unwrap_or(i32::MAX);
+        self.descriptors.push((descriptor.into(), number));
+        number
+    }
+
+    /// A block node behind which is a descriptor, not a path. Its format is told, never guessed.
+    fn node(&mut self, name: &str, descriptor: impl Into<OwnedFd>, read_only: bool) {
+        let number = self.descriptor(descriptor);
+        let mode = if read_only { "rdonly" } else { "rdwr" };
+        let read_only = if read_only { "on" } else { "off" };
+        self.option("-add-fd", format!("fd={number},set={number},opaque={mode}:{name}"));
+        self.option(
+            "-blockdev",
+            format!("driver=file,node-name={name}-file,filename=/dev/fdset/{number},read-only={read_only},discard=unmap"),
+        );
+        self.option(
+            "-blockdev",
+            format!("driver=raw,node-name={name},file={name}-file,read-only={read_only},discard=unmap"),
+        );
+    }
+
+    fn slot(&mut self) -> Result<usize, HypervisorError> {
+        if self.slot == SLOTS {
+            return Err(HypervisorError::Plan(
+                "the machine has no PCI slot left for another virtio disk or interface".to_owned(),
+            ));
+        }
+        self.slot += 1;
+        Ok(self.slot - 1)
+    }
+}
+
+/// Names and the SMBIOS identity by which guests of SmartOS know their host.
+fn identity(b: &mut Builder, plan: &MachinePlan) {
+    let uuid = plan.uuid;
+    b.option("-name", format!("{uuid},debug-threads=on"));
+    b.option("-uuid", uuid.to_string());
+    b.flag("-nodefaults");
+    b.flag("-no-user-config");
+    b.option("-msg", "timestamp=on");
+    b.option(
+        "-smbios",
+        format!(
+            "type=1,manufacturer=Joyent,product=SmartDC HVM,version=7.{},serial={uuid},uuid={uuid},sku=001,family=Virtual Machine",
+            env!("CARGO_PKG_VERSION")
+        ),
+    );
+}
+
+fn firmware(b: &mut Builder, firmware: Firmware) {
+    let Firmware::Uefi { code, vars } = firmware else { return };
+    b.node("uefi-code", code, true);
+    b.node("uefi-vars", vars, false);
+    b.option("-machine", "pflash0=uefi-code,pflash1=uefi-vars");
+}
+
+fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
+    if drives.iter().any(|drive| drive.model == DiskModel::Scsi) {
+        b.option("-device", "virtio-scsi-pci,id=scsi,addr=3");
+    }
+    let mut ide = 0;
+    for (index, drive) in drives.into_iter().enumerate() {
+        let cd = drive.media == Media::Cdrom;
+        let id = format!("drive{index}");
+        let node = format!("disk{index}");
+        b.node(&node, drive.file, cd);
+        let kind = if cd { Bootable::Cd } else { Bootable::Disk { first: drive.boot } };
+        let device = match drive.model {
+            DiskModel::Virtio => {
+                let slot = b.slot()?;
+                format!("virtio-blk-pci,addr={slot:x}")
+            }
+            DiskModel::Scsi => format!("scsi-{},bus=scsi.0", if cd { "cd" } else { "hd" }),
+            DiskModel::Ide if ide == 4 => {
+                return Err(HypervisorError::Plan(
+                    "the machine takes at most four ide disks and CDs".to_owned(),
+                ));
+            }
+            DiskModel::Ide => {
+                ide += 1;
+                let (bus, unit) = ((ide - 1) / 2, (ide - 1) % 2);
+                format!("ide-{},bus=ide.{bus},unit={unit}", if cd { "cd" } else { "hd" })
+            }
+        };
+        let serial = if cd { String::new() } else { format!(",serial=disk{index}") };
+        b.bootable(&id, kind, format!("{device},drive={node},id={id}{serial}"));
+    }
+    Ok(())
+}
+
+fn nics(b: &mut Builder, nics: &[Nic]) -> Result<(), HypervisorError> {
+    for (index, nic) in nics.iter().enumerate() {
+        match nic.backend {
+            NicBackend::Hub => b.option("-netdev", format!("hubport,id=net{index},hubid={index}")),
+        }
+        let model = match nic.model {
+            NicModel::Virtio => "virtio-net-pci",
+            NicModel::E1000 => "e1000",
+            NicModel::Rtl8139 => "rtl8139",
+        };
+        let slot = b.slot()?;
+        let id = format!("nic{index}");
+        b.bootable(
+            &id,
+            Bootable::Nic,
+            format!("{model},addr={slot:x},netdev=net{index},mac={},id={id}", nic.mac),
+        );
+    }
+    Ok(())
+}
+
+/// Puts the first boot's positions on the command line, and says what later ones are.
+fn boot_positions(
+    b: &mut Builder,
+    order: &crate::spec::BootOrder,
+    once: Option<&crate::spec::BootOrder>,
+) -> Setup {
+    let kinds: Vec<Bootable> = b.bootables.iter().map(|(_, kind, _)| *kind).collect();
+    let first = positions(&kinds, once.unwrap_or(order));
+    for ((_, _, argument), position) in b.bootables.iter().zip(&first) {
+        if *position >= 0 {
+            b.arguments[*argument].push_str(&format!(",bootindex={position}"));
+        }
+    }
+    let later = positions(&kinds, order);
+    if later == first {
+        return Setup::default();
+    }
+    let names = b.bootables.iter().map(|(id, _, _)| id.clone());
+    Setup { boot_positions: names.zip(later).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, fs::File};
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{hypervisor::NicBackend, spec::NicModel};
+
+    fn drive(model: DiskModel, media: Media) -> Drive {
+        Drive { file: null(), model, media, boot: false, path: "/x".into() }
+    }
+
+    fn null() -> File {
+        File::open("/dev/null").unwrap()
+    }
+
+    fn plan(drives: Vec<Drive>, nics: usize) -> MachinePlan {
+        let mac = "2:0:0:0:0:1".parse().unwrap();
+        MachinePlan {
+            uuid: Uuid::from_u128(1),
+            ram: 1024,
+            vcpus: 2,
+            firmware: Firmware::Bios,
+            drives,
+            nics: (0..nics).map(|_| Nic { mac, model: NicModel::Virtio, backend: NicBackend::Hub }).collect(),
+            order: "cd".parse().unwrap(),
+            once: Some("d".parse().unwrap()),
+            control: null().into(),
+        }
+    }
+
+    fn build(plan: MachinePlan) -> Result<Program, HypervisorError> {
+        let accelerator = Accelerator { name: "tcg", reason: String::new() };
+        program(&config::Qemu::default(), &accelerator, plan)
+    }
+
+    #[test]
+    fn every_descriptor_has_its_number_and_no_path_is_named() {
+        let drives = vec![drive(DiskModel::Virtio, Media::Disk), drive(DiskModel::Ide, Media::Cdrom)];
+        let mut plan = plan(drives, 1);
+        plan.firmware = Firmware::Uefi { code: null(), vars: null() };
+        let program = build(plan).unwrap();
+        let numbers: HashSet<i32> = program.descriptors.iter().map(|(_, n)| *n).collect();
+        assert_eq!(numbers, (10..15).collect());
+        let line = program.arguments.join(" ");
+        for word in line.split(['=', ',', ' ']).filter(|word| word.starts_with('/')) {
+            assert!(word.starts_with("/dev/fdset/"), "{word}");
+        }
+        assert!(line.contains("-m 1024M -smp 2"), "{line}");
+        assert!(line.contains("mac=02:00:00:00:00:01"), "{line}");
+    }
+
+    #[test]
+    fn once_is_on_the_command_line_and_order_is_set_later() {
+        let program =
+            build(plan(vec![drive(DiskModel::Virtio, Media::Disk), drive(DiskModel::Ide, Media::Cdrom)], 1))
+                .unwrap();
+        let device = |id: &str| program.arguments.iter().find(|a| a.contains(&format!("id={id}"))).unwrap();
+        assert!(!device("drive0").contains("bootindex"));
+        assert!(device("drive1").ends_with("bootindex=0"));
+        let later = [("drive0", 0), ("drive1", 1), ("nic0", -1)].map(|(id, p)| (id.to_owned(), p));
+        assert_eq!(program.setup.boot_positions, later);
+
+        let same = MachinePlan { once: None, ..plan(vec![drive(DiskModel::Virtio, Media::Disk)], 0) };
+        assert_eq!(build(same).unwrap().setup, Setup::default());
+    }
+
+    #[test]
+    fn slots_run_out_with_an_error() {
+        let most = SLOTS - FIRST_SLOT;
+        build(plan(vec![], most)).unwrap();
+        assert!(matches!(build(plan(vec![], most + 1)), Err(HypervisorError::Plan(_))));
+        let ide = |n| (0..n).map(|_| drive(DiskModel::Ide, Media::Cdrom)).collect();
+        build(plan(ide(4), 0)).unwrap();
+        assert!(matches!(build(plan(ide(5), 0)), Err(HypervisorError::Plan(_))));
+    }
+}

@@ -1,0 +1,152 @@
+//! A running QEMU.
+
+use std::{
+    io::{Read as _, Seek as _},
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    super::{HypervisorError, InfoType, Machine, MachineEvent, RunStatus, Setup},
+    info,
+    qmp::Qmp,
+};
+
+/// Largest picture that is taken from QEMU.
+const MAX_PICTURE: u64 = 64 << 20;
+
+/// A QEMU by its control connection.
+#[derive(Debug)]
+pub(super) struct QemuMachine {
+    uuid: Uuid,
+    qmp: Qmp,
+    /// Names for descriptors that are handed over.
+    next_name: AtomicU64,
+}
+
+impl QemuMachine {
+    pub(super) async fn connect(
+        uuid: Uuid,
+        control: &Path,
+        patience: Duration,
+    ) -> Result<Self, HypervisorError> {
+        Ok(Self { uuid, qmp: Qmp::connect(control, patience).await?, next_name: AtomicU64::new(0) })
+    }
+
+    async fn query(&self, command: &str) -> Result<Value, HypervisorError> {
+        self.qmp.execute(command, json!({})).await
+    }
+}
+
+#[async_trait]
+impl Machine for QemuMachine {
+    async fn set_up(&self, setup: &Setup) -> Result<(), HypervisorError> {
+        // A position may be taken once, so all are given up first.
+        let cleared = setup.boot_positions.iter().map(|(id, _)| (id, -1));
+        let wanted = setup.boot_positions.iter().map(|(id, position)| (id, *position));
+        for (id, position) in cleared.chain(wanted.filter(|(_, position)| *position >= 0)) {
+            let arguments = json!({"path": format!("/machine/peripheral/{id}"), "property": "bootindex", "value": position});
+            self.qmp.execute("qom-set", arguments).await?;
+        }
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<(), HypervisorError> {
+        self.query("cont").await.map(drop)
+    }
+
+    async fn press_power_button(&self) -> Result<(), HypervisorError> {
+        self.query("system_powerdown").await.map(drop)
+    }
+
+    async fn reset(&self) -> Result<(), HypervisorError> {
+        self.query("system_reset").await.map(drop)
+    }
+
+    async fn status(&self) -> Result<RunStatus, HypervisorError> {
+        let answer = self.query("query-status").await?;
+        Ok(RunStatus {
+            running: answer["running"].as_bool().unwrap_or_default(),
+            status: answer["status"].as_str().unwrap_or("unknown").to_owned(),
+        })
+    }
+
+    async fn info(&self, kind: InfoType) -> Result<Value, HypervisorError> {
+        let Some(command) = info::command(kind) else { return Ok(json!({})) };
+        Ok(info::shape(kind, self.query(command).await?))
+    }
+
+    async fn screenshot(&self) -> Result<Vec<u8>, HypervisorError> {
+        let file = tempfile::tempfile().map_err(HypervisorError::at("making a file for the picture"))?;
+        // QEMU takes only a set whose descriptor was opened for writing alone.
+        let for_writing = rustix::fs::openat(
+            rustix::fs::CWD,
+            format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)),
+            rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .map_err(HypervisorError::at("opening the file for the picture"))?;
+        let set = self.qmp.execute_with("add-fd", json!({}), for_writing.as_fd()).await?;
+        let set = set["fdset-id"].as_u64().ok_or_else(|| HypervisorError::Garbled {
+            command: "add-fd".to_owned(),
+            detail: set.to_string(),
+        })?;
+        let dumped = self
+            .qmp
+            .execute("screendump", json!({"filename": format!("/dev/fdset/{set}"), "format": "png"}))
+            .await;
+        self.qmp.execute("remove-fd", json!({"fdset-id": set})).await?;
+        dumped?;
+        read_picture(file).map_err(HypervisorError::at("reading the picture"))
+    }
+
+    async fn add_vnc_client(&self, socket: OwnedFd) -> Result<(), HypervisorError> {
+        let name = format!("vnc-{}", self.next_name.fetch_add(1, Ordering::Relaxed));
+        self.qmp.execute_with("getfd", json!({"fdname": name}), socket.as_fd()).await?;
+        let added = self.qmp.execute("add_client", json!({"protocol": "vnc", "fdname": name})).await;
+        if added.is_err() {
+            let _ = self.qmp.execute("closefd", json!({"fdname": name})).await;
+        }
+        added.map(drop)
+    }
+
+    async fn next_event(&self) -> Option<MachineEvent> {
+        loop {
+            let event = self.qmp.next_event().await?;
+            let guest = event.data["guest"].as_bool().unwrap_or_default();
+            let reason = || event.data["reason"].as_str().unwrap_or("unknown").to_owned();
+            return Some(match event.name.as_str() {
+                "SHUTDOWN" => MachineEvent::Shutdown { guest, reason: reason() },
+                "RESET" => MachineEvent::Reset { guest },
+                "RESUME" => MachineEvent::Resumed,
+                "GUEST_PANICKED" => MachineEvent::Panicked,
+                // The event gives no reason; the status does.
+                "STOP" => MachineEvent::Stopped(match self.status().await {
+                    Ok(status) => status.status,
+                    Err(_) => "unknown".to_owned(),
+                }),
+                other => {
+                    tracing::debug!(vm = %self.uuid, event = other, "hypervisor event");
+                    continue;
+                }
+            });
+        }
+    }
+}
+
+fn read_picture(mut file: std::fs::File) -> std::io::Result<Vec<u8>> {
+    let size = file.metadata()?.len();
+    if size > MAX_PICTURE {
+        return Err(std::io::Error::other(format!("{size} bytes is over the limit of {MAX_PICTURE}")));
+    }
+    file.rewind()?;
+    let mut picture = Vec::new();
+    file.take(MAX_PICTURE).read_to_end(&mut picture)?;
+    Ok(picture)
+}

@@ -1,0 +1,112 @@
+//! QEMU, the kvm brand.
+//!
+//! Everything that QEMU touches was opened by the agent: disks, CDs, firmware, the control socket,
+//! console and log reach it as descriptors. It opens only its own BIOS files.
+
+mod accel;
+mod arguments;
+mod boot_order;
+mod info;
+mod machine;
+mod qmp;
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+pub use accel::{Accelerator, probe_kvm};
+use machine::QemuMachine;
+
+use super::{Description, Firmware, Hypervisor, HypervisorError, Machine, MachinePlan, Program};
+use crate::config;
+
+/// Runs QEMU.
+#[derive(Debug)]
+pub struct Qemu {
+    config: config::Qemu,
+    accelerator: OnceCell<Accelerator>,
+}
+
+impl Qemu {
+    /// QEMU as configured.
+    #[must_use]
+    pub fn new(config: config::Qemu) -> Self {
+        Self { config, accelerator: OnceCell::new() }
+    }
+
+    /// Decided once for the life of the agent; the decision may take seconds.
+    async fn accelerator(&self) -> &Accelerator {
+        self.accelerator.get_or_init(|| accel::choose(&self.config)).await
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Qemu {
+    async fn describe(&self) -> Description {
+        let version = version(&self.config.binary).await.unwrap_or_default();
+        let accelerator = self.accelerator().await;
+        Description { version, accelerator: accelerator.name.to_owned(), reason: accelerator.reason.clone() }
+    }
+
+    fn open_uefi(&self, vars: &Path) -> Result<Firmware, HypervisorError> {
+        let open = |path: &Path, writable: bool| {
+            OpenOptions::new()
+                .read(true)
+                .write(writable)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(path)
+                .map_err(HypervisorError::at(format!("UEFI firmware {} (package ovmf)", path.display())))
+        };
+        // Debian's files may be links; the VM's own may not.
+        let code = File::open(&self.config.ovmf_code).map_err(HypervisorError::at(format!(
+            "UEFI firmware {} (package ovmf)",
+            self.config.ovmf_code.display()
+        )))?;
+        if !vars.exists() {
+            copy_new(&self.config.ovmf_vars, vars)
+                .map_err(HypervisorError::at(format!("UEFI variables {}", vars.display())))?;
+        }
+        Ok(Firmware::Uefi { code, vars: open(vars, true)? })
+    }
+
+    async fn program(&self, plan: MachinePlan) -> Result<Program, HypervisorError> {
+        if !self.config.binary.exists() {
+            return Err(HypervisorError::Plan(format!(
+                "{} is not there; install the package qemu-system-x86, or set qemu.binary",
+                self.config.binary.display()
+            )));
+        }
+        arguments::program(&self.config, self.accelerator().await, plan)
+    }
+
+    async fn attach(&self, uuid: Uuid, control: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
+        let patience = Duration::from_secs(self.config.start_seconds);
+        Ok(Arc::new(QemuMachine::connect(uuid, control, patience).await?))
+    }
+}
+
+/// A copy that is there as a whole or not at all.
+fn copy_new(from: &Path, to: &Path) -> io::Result<()> {
+    let draft = to.with_extension("draft");
+    let _ = std::fs::remove_file(&draft);
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    io::copy(&mut File::open(from)?, &mut copy)?;
+    copy.sync_all()?;
+    std::fs::rename(&draft, to)
+}
+
+/// What `--version` says, without the words around it.
+async fn version(binary: &Path) -> Option<String> {
+    let output = tokio::process::Command::new(binary).arg("--version").output().await.ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().next()?.strip_prefix("QEMU emulator version ").map(str::to_owned)
+}

@@ -1,0 +1,185 @@
+//! A hypervisor without a guest, for tests of everything above and for load.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use uuid::Uuid;
+
+use super::{
+    Description, Firmware, Hypervisor, HypervisorError, InfoType, Machine, MachineEvent, MachinePlan,
+    Program, RunStatus, Setup,
+};
+
+/// Ends a simulated process: how, and with which reason.
+type End = Arc<dyn Fn(Uuid) + Send + Sync>;
+
+/// Machines that only pretend.
+#[derive(Clone)]
+pub struct SimulatedHypervisor {
+    machines: Arc<Mutex<HashMap<Uuid, Arc<Knobs>>>>,
+    faults: Arc<Mutex<Faults>>,
+    end: End,
+}
+
+impl std::fmt::Debug for SimulatedHypervisor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimulatedHypervisor").finish_non_exhaustive()
+    }
+}
+
+/// What goes wrong on purpose.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// No control connection.
+    pub attach: bool,
+    /// The guest can't be let run.
+    pub resume: bool,
+    /// Guests ignore the power button.
+    pub deaf: bool,
+}
+
+#[derive(Debug)]
+struct Knobs {
+    events: mpsc::Sender<MachineEvent>,
+    received: AsyncMutex<mpsc::Receiver<MachineEvent>>,
+}
+
+impl SimulatedHypervisor {
+    /// Machines whose processes end through `end`.
+    pub fn new(end: impl Fn(Uuid) + Send + Sync + 'static) -> Self {
+        Self { machines: Arc::default(), faults: Arc::default(), end: Arc::new(end) }
+    }
+
+    /// Changes what goes wrong.
+    pub fn set_faults(&self, faults: Faults) {
+        *lock(&self.faults) = faults;
+    }
+
+    /// The machine tells something by itself.
+    pub async fn tell(&self, uuid: Uuid, event: MachineEvent) {
+        let knobs = self.knobs(uuid);
+        let _ = knobs.events.send(event).await;
+    }
+
+    fn knobs(&self, uuid: Uuid) -> Arc<Knobs> {
+        lock(&self.machines)
+            .entry(uuid)
+            .or_insert_with(|| {
+                let (events, received) = mpsc::channel(16);
+                Arc::new(Knobs { events, received: AsyncMutex::new(received) })
+            })
+            .clone()
+    }
+}
+
+#[async_trait]
+impl Hypervisor for SimulatedHypervisor {
+    async fn describe(&self) -> Description {
+        Description { version: "simulated".into(), accelerator: "tcg".into(), reason: "simulated".into() }
+    }
+
+    fn open_uefi(&self, _vars: &Path) -> Result<Firmware, HypervisorError> {
+        let null = || File::open("/dev/null").map_err(HypervisorError::at("opening /dev/null"));
+        Ok(Firmware::Uefi { code: null()?, vars: null()? })
+    }
+
+    async fn program(&self, plan: MachinePlan) -> Result<Program, HypervisorError> {
+        // What tests look at: the plan in words.
+        let mut arguments = vec![
+            format!("ram={}", plan.ram),
+            format!("vcpus={}", plan.vcpus),
+            format!("firmware={}", plan.firmware.kind().as_str()),
+            format!("order={}", plan.order),
+            format!("once={}", plan.once.map(|once| once.to_string()).unwrap_or_default()),
+        ];
+        arguments.extend(plan.drives.iter().map(|drive| {
+            format!(
+                "drive={},{},{},boot={}",
+                drive.path,
+                drive.model.as_str(),
+                drive.media.as_str(),
+                drive.boot
+            )
+        }));
+        arguments.extend(plan.nics.iter().map(|nic| format!("nic={},{}", nic.mac, nic.model.as_str())));
+        Ok(Program { path: "/simulated".into(), arguments, descriptors: Vec::new(), setup: Setup::default() })
+    }
+
+    async fn attach(&self, uuid: Uuid, _control: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
+        if lock(&self.faults).attach {
+            return Err(HypervisorError::Gone);
+        }
+        Ok(Arc::new(SimulatedMachine { uuid, knobs: self.knobs(uuid), host: self.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct SimulatedMachine {
+    uuid: Uuid,
+    knobs: Arc<Knobs>,
+    host: SimulatedHypervisor,
+}
+
+#[async_trait]
+impl Machine for SimulatedMachine {
+    async fn set_up(&self, _setup: &Setup) -> Result<(), HypervisorError> {
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<(), HypervisorError> {
+        if lock(&self.host.faults).resume {
+            return Err(HypervisorError::Refused { command: "cont".into(), message: "simulated".into() });
+        }
+        Ok(())
+    }
+
+    async fn press_power_button(&self) -> Result<(), HypervisorError> {
+        if !lock(&self.host.faults).deaf {
+            let event = MachineEvent::Shutdown { guest: true, reason: "guest-shutdown".into() };
+            let _ = self.knobs.events.send(event).await;
+            (self.host.end)(self.uuid);
+        }
+        Ok(())
+    }
+
+    async fn reset(&self) -> Result<(), HypervisorError> {
+        let _ = self.knobs.events.send(MachineEvent::Reset { guest: false }).await;
+        Ok(())
+    }
+
+    async fn status(&self) -> Result<RunStatus, HypervisorError> {
+        Ok(RunStatus { running: true, status: "running".into() })
+    }
+
+    async fn info(&self, kind: InfoType) -> Result<Value, HypervisorError> {
+        Ok(match kind {
+            InfoType::Status => json!({"running": true, "singlestep": false, "hwsetup": true}),
+            _ => json!({}),
+        })
+    }
+
+    async fn screenshot(&self) -> Result<Vec<u8>, HypervisorError> {
+        Ok(b"\x89PNG simulated".to_vec())
+    }
+
+    async fn add_vnc_client(&self, socket: OwnedFd) -> Result<(), HypervisorError> {
+        rustix::io::write(&socket, b"RFB 003.008\n").map_err(HypervisorError::at("greeting"))?;
+        Ok(())
+    }
+
+    async fn next_event(&self) -> Option<MachineEvent> {
+        self.knobs.received.lock().await.recv().await
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
