@@ -20,12 +20,16 @@
 //!   spec                          pure: the machine model
 //! ```
 
+pub mod agent;
+pub mod auth;
+pub mod boot;
 pub mod config;
 pub mod console;
 pub mod events;
 pub mod hypervisor;
 pub mod layout;
 pub mod network;
+pub mod proto;
 pub mod spec;
 pub mod storage;
 pub mod store;

@@ -12,10 +12,11 @@
 
 mod hub;
 mod reader;
+mod vnc;
 
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, Read as _, Seek as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -26,11 +27,16 @@ use tokio::{io::AsyncWriteExt as _, net::unix::pipe, sync::watch};
 
 pub use hub::ConsoleHub;
 pub use reader::{ConsoleItem, ConsoleReader};
+pub use vnc::VncEndpoint;
 
 use crate::layout::VmLayout;
 
 /// Output over the bound before it is cut.
 const SLACK: u64 = 256 << 10;
+/// Bytes of the hypervisor's own messages that are kept.
+const ERRORS: u64 = 256 << 10;
+/// Bytes of its last words.
+const LAST_WORDS: u64 = 2048;
 /// Punching is done in multiples of this.
 const BLOCK: u64 = 64 << 10;
 
@@ -76,6 +82,8 @@ pub struct ConsoleEnds {
     pub input: File,
     /// What it appends to.
     pub output: File,
+    /// Where its own messages go.
+    pub errors: File,
     /// Where this boot's output begins.
     pub start: u64,
 }
@@ -84,11 +92,12 @@ pub struct ConsoleEnds {
 #[derive(Clone, Debug)]
 pub struct Console {
     log: Arc<Log>,
+    errors: Arc<Log>,
     input: PathBuf,
     hub: ConsoleHub,
 }
 
-/// The output, as the hub knows it.
+/// A file that the hypervisor appends to, as the hub knows it.
 #[derive(Debug)]
 struct Log {
     path: PathBuf,
@@ -101,20 +110,28 @@ impl Console {
     /// The console of the VM with that layout, which keeps at least `keep` bytes.
     #[must_use]
     pub fn new(layout: &VmLayout, keep: u64, hub: &ConsoleHub) -> Self {
-        let log = Log { path: layout.console_log(), keep, grown: watch::channel(0).0 };
-        Self { log: Arc::new(log), input: layout.console_input(), hub: hub.clone() }
+        let log = |path, keep| Arc::new(Log { path, keep, grown: watch::channel(0).0 });
+        Self {
+            log: log(layout.console_log(), keep),
+            errors: log(layout.hypervisor_log(), ERRORS),
+            input: layout.console_input(),
+            hub: hub.clone(),
+        }
     }
 
     /// Makes what a hypervisor needs.
     pub fn open_for_boot(&self) -> Result<ConsoleEnds, ConsoleError> {
         let output = open_log(&self.log.path).map_err(ConsoleError::at("opening the console's log"))?;
         let start = output.metadata().map_err(ConsoleError::at("reading the console's log"))?.len();
-        match std::fs::remove_file(&self.input) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(ConsoleError::at("removing the old console input")(error));
+        for old in [&self.input, &self.errors.path] {
+            match std::fs::remove_file(old) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ConsoleError::at("removing what the last boot left")(error));
+                }
+                _ => {}
             }
-            _ => {}
         }
+        let errors = open_log(&self.errors.path).map_err(ConsoleError::at("opening the hypervisor's log"))?;
         rustix::fs::mkfifoat(CWD, &self.input, Mode::RUSR | Mode::WUSR)
             .map_err(ConsoleError::at("making the console's input"))?;
         let input = OpenOptions::new()
@@ -122,13 +139,15 @@ impl Console {
             .write(true)
             .open(&self.input)
             .map_err(ConsoleError::at("opening the console's input"))?;
-        Ok(ConsoleEnds { input, output, start })
+        Ok(ConsoleEnds { input, output, errors, start })
     }
 
     /// Starts to notice growth, and to keep to the bound. Again is fine.
     pub fn watch(&self) {
-        if let Err(error) = self.hub.add(&self.log) {
-            tracing::error!(%error, log = %self.log.path.display(), "cannot watch the console's log; followers will not see it grow");
+        for log in [&self.log, &self.errors] {
+            if let Err(error) = self.hub.add(log) {
+                tracing::error!(%error, log = %log.path.display(), "cannot watch; followers will not see it grow");
+            }
         }
     }
 
@@ -136,6 +155,7 @@ impl Console {
     pub fn unwatch(&self) {
         self.log.grew();
         self.hub.remove(&self.log);
+        self.hub.remove(&self.errors);
     }
 
     /// The oldest byte that is kept, and one more than the newest.
@@ -159,6 +179,20 @@ impl Console {
             .and_then(|_| File::open(&self.log.path))
             .map_err(ConsoleError::at("opening the console's log"))?;
         Ok(ConsoleReader::new(file, position, self.log.grown.subscribe()))
+    }
+
+    /// The end of what the hypervisor said about itself in its last boot.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = File::open(&self.errors.path)?;
+            let end = file.metadata()?.len();
+            file.seek(io::SeekFrom::Start(end.saturating_sub(LAST_WORDS)))?;
+            let mut text = Vec::new();
+            file.take(LAST_WORDS).read_to_end(&mut text)?;
+            Ok(text)
+        };
+        String::from_utf8_lossy(&read().unwrap_or_default()).trim_matches(['\0', '\n', ' ']).to_owned()
     }
 
     /// Opens the input for one writer.

@@ -114,6 +114,8 @@ pub struct Program {
     pub descriptors: Vec<(OwnedFd, i32)>,
     /// What the control connection does before the guest runs.
     pub setup: Setup,
+    /// What runs guest code: `kvm` or `tcg`.
+    pub accelerator: String,
 }
 
 /// What is left to do once the program answers.

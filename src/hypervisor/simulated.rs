@@ -110,7 +110,13 @@ impl Hypervisor for SimulatedHypervisor {
             )
         }));
         arguments.extend(plan.nics.iter().map(|nic| format!("nic={},{}", nic.mac, nic.model.as_str())));
-        Ok(Program { path: "/simulated".into(), arguments, descriptors: Vec::new(), setup: Setup::default() })
+        Ok(Program {
+            path: "/simulated".into(),
+            arguments,
+            descriptors: Vec::new(),
+            setup: Setup::default(),
+            accelerator: "tcg".into(),
+        })
     }
 
     async fn attach(&self, uuid: Uuid, _control: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {

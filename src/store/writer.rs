@@ -25,8 +25,8 @@ pub struct Commit {
     pub vm: Option<VmChange>,
     /// What is to be known of it.
     pub events: Vec<NewEvent>,
-    /// What the caller was told.
-    pub answer: Option<Answer>,
+    /// What the callers were told.
+    pub answers: Vec<Answer>,
 }
 
 /// A change of a VM's record.
@@ -180,7 +180,7 @@ fn write_one(
         let sequence = transaction.last_insert_rowid();
         events.push(Arc::new(Event { sequence, time, fact: fact.clone() }));
     }
-    if let Some(answer) = &commit.answer {
+    for answer in &commit.answers {
         transaction
             .prepare_cached("INSERT OR IGNORE INTO request VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![answer.request_id.to_string(), answer.digest, answer.body, time.0])?;

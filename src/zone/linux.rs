@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use async_trait::async_trait;
@@ -54,8 +54,8 @@ impl Zone for LinuxZone {
         let (pid, pidfd) = tokio::task::spawn_blocking(move || spawn(&launcher, process, launch))
             .await
             .map_err(|error| ZoneError::Launcher(error.to_string()))??;
-        let pidfd = PidFd::new(pidfd).map_err(ZoneError::at("watching the process"))?;
-        Ok(Arc::new(LinuxProcess { pid, pidfd }))
+        let process = LinuxProcess::new(pid, pidfd).map_err(ZoneError::at("watching the process"))?;
+        Ok(Arc::new(process))
     }
 
     fn find(&self, _uuid: Uuid, layout: &VmLayout) -> Found {
@@ -172,13 +172,21 @@ fn find(layout: &VmLayout) -> io::Result<Option<LinuxProcess>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
-    Ok(Some(LinuxProcess { pid: written.pid, pidfd: PidFd::new(pidfd)? }))
+    LinuxProcess::new(written.pid, pidfd).map(Some)
 }
 
 #[derive(Debug)]
 struct LinuxProcess {
     pid: i32,
     pidfd: PidFd,
+    /// Reaping gives the status once; whoever asks later gets it from here.
+    ended: OnceLock<Ended>,
+}
+
+impl LinuxProcess {
+    fn new(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { pid, pidfd: PidFd::new(pidfd)?, ended: OnceLock::new() })
+    }
 }
 
 #[async_trait]
@@ -188,7 +196,7 @@ impl Process for LinuxProcess {
     }
 
     async fn ended(&self) -> Ended {
-        match self.pidfd.exited().await {
+        let ended = match self.pidfd.exited().await {
             Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Ended::Code(code),
                 (_, Some(signal)) => Ended::Signal(signal),
@@ -199,7 +207,8 @@ impl Process for LinuxProcess {
                 tracing::error!(%error, pid = self.pid, "cannot wait for the hypervisor");
                 Ended::Unseen
             }
-        }
+        };
+        *self.ended.get_or_init(|| ended)
     }
 
     fn kill(&self) -> Result<(), ZoneError> {

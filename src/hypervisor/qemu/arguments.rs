@@ -62,6 +62,7 @@ pub(super) fn program(
         arguments: builder.arguments,
         descriptors: builder.descriptors,
         setup,
+        accelerator: accelerator.name.to_owned(),
     })
 }
 

@@ -1,0 +1,165 @@
+//! Taking over what an earlier agent left: every hypervisor that outlived it, and everything that it
+//! did not finish.
+//!
+//! | record says | host says | becomes |
+//! |---|---|---|
+//! | provisioning | anything | removed, as if it had never been |
+//! | deleting | anything | deleted |
+//! | starting | a process that does not run guest code yet | killed, stopped |
+//! | any with a hypervisor | no process | stopped |
+//! | any with a hypervisor | the process, and it answers | as it was |
+//! | any with a hypervisor | the process, silent; or nobody can tell | lost, and left alone |
+
+use std::sync::Arc;
+
+use super::{
+    Agent,
+    actor::{Actor, Live},
+    call::Call,
+    change, create,
+    error::Error,
+};
+use crate::{
+    boot,
+    hypervisor::Machine,
+    spec::VmState,
+    store::{Commit, EventKind, Exit, ExitReason, Timestamp, VmChange, VmRecord},
+    zone::{Found, Process},
+};
+
+/// Adopts every VM; returns when all are known.
+pub(super) async fn adopt_all(agent: &Agent, records: Vec<VmRecord>) {
+    let mut adoptions = tokio::task::JoinSet::new();
+    for record in records {
+        let agent = agent.clone();
+        adoptions.spawn(async move {
+            let uuid = record.uuid;
+            if let Err(error) = adopt(&agent, record).await {
+                tracing::error!(vm = %uuid, %error, "adoption");
+            }
+        });
+    }
+    while adoptions.join_next().await.is_some() {}
+}
+
+async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
+    let call = Call::own();
+    match record.state {
+        VmState::Provisioning | VmState::Deleting => {
+            tracing::info!(vm = %record.uuid, state = %record.state, "finishing what was interrupted");
+            create::discard(agent, &call, &record).await;
+            return Ok(());
+        }
+        VmState::Stopped => {
+            enter(agent, record, None);
+            return Ok(());
+        }
+        VmState::Starting | VmState::Running | VmState::Stopping | VmState::Failed | VmState::Lost => {}
+    }
+    let layout = agent.inner.layout.vm(record.uuid);
+    match agent.inner.platform.zone.find(record.uuid, &layout) {
+        Found::Gone => stopped(agent, record).await,
+        Found::Alive(process) => {
+            match agent.hypervisor(&record).attach(record.uuid, &layout.control()).await {
+                Ok(machine) => take_over(agent, record, process, machine).await,
+                Err(error) => lost(agent, record, Some(process), &error.to_string()).await,
+            }
+        }
+        Found::Unknown(why) => lost(agent, record, None, &why).await,
+    }
+}
+
+/// Registers the VM under its actor.
+fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
+    agent.inner.registry.insert(Actor::spawn(agent, record, live));
+}
+
+async fn take_over(
+    agent: &Agent,
+    record: VmRecord,
+    process: Arc<dyn Process>,
+    machine: Arc<dyn Machine>,
+) -> Result<(), Error> {
+    let status = machine.status().await;
+    let half_made = record.state == VmState::Starting;
+    if half_made && !status.as_ref().is_ok_and(|status| status.running) {
+        // It never ran guest code; nothing is lost.
+        process.kill().map_err(Error::internal)?;
+        process.ended().await;
+        return stopped(agent, record).await;
+    }
+    let vnc = boot::listen_vnc(&record, agent.inner.config.vnc.address, machine.clone()).await;
+    let vnc = vnc.unwrap_or_else(|error| {
+        tracing::error!(vm = %record.uuid, %error, "the VM goes on without a VNC endpoint");
+        None
+    });
+    let state = match (record.state, status) {
+        (VmState::Stopping, _) => VmState::Stopping,
+        (_, Ok(status)) if !status.running => VmState::Failed,
+        _ => VmState::Running,
+    };
+    let pid = process.pid();
+    let port = vnc.as_ref().map(|vnc| vnc.address().port());
+    let record = change(agent, record, |vm| {
+        vm.state = state;
+        vm.vnc_port = port;
+        vm.machine.get_or_insert_with(|| crate::store::Machine {
+            pid,
+            booted: Timestamp::now(),
+            accelerator: String::new(),
+            console_start: 0,
+        });
+    })
+    .await?;
+    tracing::info!(vm = %record.uuid, pid, %state, "adopted");
+    enter(agent, record, Some(Live::adopted(process, Some(machine), vnc)));
+    Ok(())
+}
+
+async fn stopped(agent: &Agent, record: VmRecord) -> Result<(), Error> {
+    agent.inner.platform.zone.forget(record.uuid, &agent.inner.layout.vm(record.uuid));
+    let never_ran = record.state == VmState::Starting;
+    let record = change(agent, record, |vm| {
+        vm.state = VmState::Stopped;
+        vm.machine = None;
+        if !never_ran {
+            let detail = "the hypervisor ended while no agent was there to see it".to_owned();
+            vm.exit = Some(Exit { reason: ExitReason::Unknown, status: 0, time: Timestamp::now(), detail });
+        }
+    })
+    .await?;
+    enter(agent, record, None);
+    Ok(())
+}
+
+async fn lost(
+    agent: &Agent,
+    record: VmRecord,
+    process: Option<Arc<dyn Process>>,
+    why: &str,
+) -> Result<(), Error> {
+    tracing::error!(vm = %record.uuid, why, "lost: the hypervisor is left alone");
+    let record = change(agent, record, |vm| vm.state = VmState::Lost).await?;
+    let live = process.map(|process| Live::adopted(process, None, None));
+    enter(agent, record, live);
+    Ok(())
+}
+
+/// Commits a change of a VM that has no actor yet; without an event when nothing changed.
+async fn change(agent: &Agent, old: VmRecord, edit: impl FnOnce(&mut VmRecord)) -> Result<VmRecord, Error> {
+    let mut vm = old.clone();
+    edit(&mut vm);
+    if vm == old {
+        return Ok(vm);
+    }
+    vm.generation += 1;
+    vm.modified = Timestamp::now();
+    let kind = EventKind::Modified { vm: Box::new(vm.clone()), changes: change::changes(&old, &vm) };
+    let commit = Commit {
+        vm: Some(VmChange::Put(Box::new(vm.clone()))),
+        events: vec![Call::own().event(vm.uuid, kind)],
+        answers: Vec::new(),
+    };
+    agent.inner.store.commit(commit).await?;
+    Ok(vm)
+}

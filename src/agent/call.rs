@@ -1,0 +1,84 @@
+//! A caller's request, and what comes of it.
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::error::Error;
+use crate::{
+    storage::Entry,
+    store::{Answer, BootPhase, EventKind, NewEvent, VmRecord},
+};
+
+/// Who asks for a change.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The caller's verified identity.
+    pub actor: String,
+    /// The caller's id of the request.
+    pub request_id: Option<Uuid>,
+    /// Of the request's content.
+    pub digest: [u8; 32],
+}
+
+/// What came of a change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The VM is as it should be.
+    Vm {
+        /// As it is now.
+        vm: Box<VmRecord>,
+        /// It was so before.
+        already: bool,
+        /// With a start: what was reached.
+        phases: Vec<BootPhase>,
+    },
+    /// The VM is gone.
+    Deleted,
+    /// A file is there, or gone.
+    File(FileOutcome),
+}
+
+/// A file after a change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FileOutcome {
+    /// Inside the zone's root.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub modified: i64,
+}
+
+impl From<&Entry> for FileOutcome {
+    fn from(entry: &Entry) -> Self {
+        Self { path: entry.path.clone(), size: entry.size, modified: entry.modified }
+    }
+}
+
+/// Where boot phases go while the caller listens; `None` when nobody does.
+pub type BootProgress = Option<mpsc::Sender<BootPhase>>;
+
+impl Call {
+    /// The agent's own doing.
+    pub(super) fn own() -> Self {
+        Self { actor: String::new(), request_id: None, digest: [0; 32] }
+    }
+
+    /// A fact that this call caused.
+    pub(super) fn event(&self, uuid: Uuid, kind: EventKind) -> NewEvent {
+        NewEvent { uuid, actor: self.actor.clone(), request_id: self.request_id, kind }
+    }
+
+    /// What to keep for a repeat of the call; nothing when it has no id.
+    pub(super) fn answer(&self, result: &Result<Outcome, Error>) -> Option<Answer> {
+        let request_id = self.request_id?;
+        match serde_json::to_string(result) {
+            Ok(body) => Some(Answer { request_id, digest: self.digest, body }),
+            Err(error) => {
+                tracing::error!(%error, "an answer can't be kept; a repeat would act again");
+                None
+            }
+        }
+    }
+}

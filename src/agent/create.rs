@@ -1,0 +1,150 @@
+//! How a VM comes to be.
+//!
+//! ```text
+//!   check ─▶ reserve the UUID ─▶ commit "provisioning" ─▶ folders, disks ─▶ commit "stopped" ─▶ boot?
+//!                                     │ the next start finds it here      │ a failure removes all
+//!                                     ▼ and removes all                   ▼ and the record
+//! ```
+
+use uuid::Uuid;
+
+use super::{
+    Agent,
+    actor::{Actor, Command},
+    call::{Call, Outcome},
+    change,
+    error::Error,
+};
+use crate::{
+    layout::VmLayout,
+    spec::{BootOptions, Brand, VmSpec, VmState, defaults, validate},
+    storage::{self, StorageError},
+    store::{Commit, EventKind, Timestamp, VmChange, VmRecord},
+};
+
+/// Makes a VM; starts it too when it says so.
+pub(super) async fn create(
+    agent: &Agent,
+    call: Call,
+    spec: VmSpec,
+    validate_only: bool,
+) -> Result<VmRecord, Error> {
+    let invalid = validate::check(&spec);
+    if !invalid.is_empty() {
+        return Err(Error::Invalid(invalid));
+    }
+    let brand = spec.brand.unwrap_or(Brand::Kvm);
+    if agent.inner.platform.hypervisor(brand).is_none() {
+        return Err(Error::Unsupported {
+            capability: format!("brand:{}", brand.as_str()),
+            message: format!("this host can't run brand {}; it needs an illumos host", brand.as_str()),
+        });
+    }
+    let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
+    if validate_only {
+        drop(agent.inner.registry.reserve(uuid)?);
+        return Ok(record(agent, uuid, spec, VmState::Stopped));
+    }
+    let work = {
+        let agent = agent.clone();
+        move |call| async move { provision(&agent, call, uuid, spec).await }
+    };
+    match agent.once(call, work).await? {
+        Outcome::Vm { vm, .. } => Ok(*vm),
+        Outcome::Deleted | Outcome::File(_) => Err(Error::internal("a creation ended as something else")),
+    }
+}
+
+fn record(agent: &Agent, uuid: Uuid, mut spec: VmSpec, state: VmState) -> VmRecord {
+    let layout = agent.inner.layout.vm(uuid);
+    let random = || {
+        let mut octets = [0; 6];
+        octets.copy_from_slice(&Uuid::new_v4().as_bytes()[..6]);
+        octets
+    };
+    defaults::complete(&mut spec, uuid, random, |index| layout.disk(index).display().to_string());
+    let now = Timestamp::now();
+    VmRecord {
+        uuid,
+        generation: 1,
+        spec,
+        state,
+        created: now,
+        modified: now,
+        machine: None,
+        exit: None,
+        vnc_port: None,
+    }
+}
+
+async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Result<Outcome, Error> {
+    let reservation = agent.inner.registry.reserve(uuid)?;
+    let zonepath = agent.inner.layout.vm(uuid).zonepath().display().to_string();
+    if std::fs::symlink_metadata(&zonepath).is_ok() {
+        let message = format!("{zonepath} is there already and belongs to no VM of this agent; move it away");
+        return Err(Error::FileExists { path: zonepath, message });
+    }
+    let draft = record(agent, uuid, spec, VmState::Provisioning);
+    let created = call.event(uuid, EventKind::Created { vm: Box::new(draft.clone()) });
+    commit(agent, VmChange::Put(Box::new(draft.clone())), vec![created]).await?;
+
+    let layout = agent.inner.layout.vm(uuid);
+    if let Err(error) = make(agent, &layout, &draft.spec).await {
+        discard(agent, &call, &draft).await;
+        return Err(error);
+    }
+
+    let vm = VmRecord { state: VmState::Stopped, generation: 2, modified: Timestamp::now(), ..draft.clone() };
+    let outcome = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() };
+    let autoboot = vm.spec.autoboot();
+    let modified = EventKind::Modified { vm: Box::new(vm.clone()), changes: change::changes(&draft, &vm) };
+    let commit = Commit {
+        vm: Some(VmChange::Put(Box::new(vm.clone()))),
+        events: vec![call.event(uuid, modified)],
+        // With autoboot the answer is how the boot went.
+        answers: if autoboot { Vec::new() } else { call.answer(&Ok(outcome.clone())).into_iter().collect() },
+    };
+    agent.inner.store.commit(commit).await?;
+    let handle = Actor::spawn(agent, vm, None);
+    agent.inner.registry.insert(handle.clone());
+    drop(reservation);
+    if !autoboot {
+        return Ok(outcome);
+    }
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let (etag, options) = (String::new(), BootOptions::default());
+    handle.send(Command::Start { call, etag, options, progress: None, reply })?;
+    answer.await.map_err(|_| Error::Stopping)?
+}
+
+/// Makes folders and disks.
+async fn make(agent: &Agent, layout: &VmLayout, spec: &VmSpec) -> Result<(), Error> {
+    let (layout, disks) = (layout.clone(), spec.disks.clone());
+    let volumes = agent.inner.platform.volumes.clone();
+    let make = move || -> Result<(), StorageError> {
+        storage::make_zone(&layout)?;
+        for (index, disk) in disks.iter().enumerate().filter(|(_, disk)| disk.is_made_here()) {
+            let size = u64::try_from(disk.size.unwrap_or_default()).unwrap_or_default();
+            volumes.create(&layout.disk(index), size)?;
+        }
+        Ok(())
+    };
+    Ok(tokio::task::spawn_blocking(make).await.map_err(Error::internal)??)
+}
+
+/// Removes what a creation that did not end well has made, and its record last.
+pub(super) async fn discard(agent: &Agent, call: &Call, vm: &VmRecord) {
+    let layout = agent.inner.layout.vm(vm.uuid);
+    let removed = tokio::task::spawn_blocking(move || storage::remove_zone(&layout)).await;
+    if let Ok(Err(error)) = removed {
+        tracing::error!(vm = %vm.uuid, %error, "what a failed creation left can't be removed");
+    }
+    let deleted = EventKind::Deleted { alias: vm.spec.alias.clone().unwrap_or_default() };
+    if let Err(error) = commit(agent, VmChange::Delete(vm.uuid), vec![call.event(vm.uuid, deleted)]).await {
+        tracing::error!(vm = %vm.uuid, %error, "the record of a failed creation stays until the next start");
+    }
+}
+
+async fn commit(agent: &Agent, change: VmChange, events: Vec<crate::store::NewEvent>) -> Result<(), Error> {
+    Ok(agent.inner.store.commit(Commit { vm: Some(change), events, answers: Vec::new() }).await?)
+}

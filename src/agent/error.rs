@@ -1,0 +1,221 @@
+//! Why a request was not done. Each variant is one thing that a caller can act on.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    console::ConsoleError,
+    hypervisor::HypervisorError,
+    spec::{Violation, VmState, violation},
+    storage::StorageError,
+    store::StoreError,
+};
+
+/// A refused or failed request.
+#[derive(Clone, Debug, PartialEq, thiserror::Error, Serialize, Deserialize)]
+pub enum Error {
+    /// The request breaks rules; nothing was changed.
+    #[error("{}", violation::summary(.0))]
+    Invalid(Vec<Violation>),
+    /// No such VM.
+    #[error("VM {uuid} not found")]
+    VmNotFound {
+        /// Which.
+        uuid: Uuid,
+    },
+    /// The UUID is taken.
+    #[error("VM with UUID {uuid} already exists")]
+    VmExists {
+        /// Which.
+        uuid: Uuid,
+    },
+    /// The VM is not in a state for it.
+    #[error("{message}")]
+    WrongState {
+        /// Which.
+        uuid: Uuid,
+        /// What it is in.
+        state: VmState,
+        /// What was wanted of it.
+        message: String,
+    },
+    /// The VM changed since the caller looked.
+    #[error("VM {uuid} changed meanwhile: its etag is {current}")]
+    EtagMismatch {
+        /// Which.
+        uuid: Uuid,
+        /// As it is now.
+        current: String,
+    },
+    /// The same request id came with another content.
+    #[error("request_id {request_id} was used for another request")]
+    RequestIdReused {
+        /// Which.
+        request_id: Uuid,
+    },
+    /// The VM has too much to do already.
+    #[error("VM {uuid} has too many requests waiting; try again later")]
+    QueueFull {
+        /// Which.
+        uuid: Uuid,
+    },
+    /// No room on a disk.
+    #[error("{what}")]
+    NoRoom {
+        /// Where and for what.
+        what: String,
+    },
+    /// The VM did not start; everything was undone.
+    #[error("VM {uuid} did not start: step {step}: {reason}")]
+    BootFailed {
+        /// Which.
+        uuid: Uuid,
+        /// Which step.
+        step: String,
+        /// Why, with the hypervisor's last words.
+        reason: String,
+    },
+    /// The host can't do it.
+    #[error("{message}")]
+    Unsupported {
+        /// What is missing.
+        capability: String,
+        /// In words.
+        message: String,
+    },
+    /// The hypervisor did not do it.
+    #[error("{message}")]
+    Hypervisor {
+        /// In words.
+        message: String,
+    },
+    /// No such file.
+    #[error("{message}")]
+    FileNotFound {
+        /// Inside the zone's root.
+        path: String,
+        /// In words.
+        message: String,
+    },
+    /// A file is in the way.
+    #[error("{message}")]
+    FileExists {
+        /// Inside the zone's root.
+        path: String,
+        /// In words.
+        message: String,
+    },
+    /// The file is not what it should be.
+    #[error("{message}")]
+    FileRefused {
+        /// Inside the zone's root.
+        path: String,
+        /// In words.
+        message: String,
+    },
+    /// The same upload is under way.
+    #[error("{message}")]
+    UploadBusy {
+        /// Inside the zone's root.
+        path: String,
+        /// In words.
+        message: String,
+    },
+    /// The upload must go on elsewhere.
+    #[error("{message}")]
+    UploadOffset {
+        /// Inside the zone's root.
+        path: String,
+        /// Where.
+        committed: u64,
+        /// In words.
+        message: String,
+    },
+    /// Not all of the file came, or too much, or something else.
+    #[error("{message}")]
+    UploadBroken {
+        /// Inside the zone's root.
+        path: String,
+        /// In words.
+        message: String,
+    },
+    /// The console does not reach there.
+    #[error("offset {offset} is beyond the end of the console's output ({end})")]
+    ConsoleOffset {
+        /// What was asked for.
+        offset: u64,
+        /// The first byte that is kept.
+        oldest: u64,
+        /// One more than the last byte.
+        end: u64,
+    },
+    /// The agent takes no more work.
+    #[error("the agent is stopping; try again later")]
+    Stopping,
+    /// Something of the agent's own is broken.
+    #[error("{message}")]
+    Internal {
+        /// In words.
+        message: String,
+    },
+}
+
+impl Error {
+    /// One field is wrong.
+    pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Self::Invalid(vec![Violation::value(field, message)])
+    }
+
+    pub(super) fn internal(error: impl std::fmt::Display) -> Self {
+        Self::Internal { message: error.to_string() }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full => Self::NoRoom { what: error.to_string() },
+            StoreError::Closed => Self::Stopping,
+            StoreError::Open { .. }
+            | StoreError::Newer { .. }
+            | StoreError::Sqlite(_)
+            | StoreError::Corrupt { .. } => Self::internal(error),
+        }
+    }
+}
+
+impl From<StorageError> for Error {
+    fn from(error: StorageError) -> Self {
+        let message = error.to_string();
+        match error {
+            StorageError::Full { .. } => Self::NoRoom { what: message },
+            StorageError::Missing { what } => Self::FileNotFound { path: what, message },
+            StorageError::Unsafe { path, .. } => Self::FileRefused { path, message },
+            StorageError::Exists { path } => Self::FileExists { path, message },
+            StorageError::Busy { path } => Self::UploadBusy { path, message },
+            StorageError::Offset { path, committed } => Self::UploadOffset { path, committed, message },
+            StorageError::Length { path, .. } | StorageError::Digest { path, .. } => {
+                Self::UploadBroken { path, message }
+            }
+            StorageError::System { .. } => Self::internal(message),
+        }
+    }
+}
+
+impl From<HypervisorError> for Error {
+    fn from(error: HypervisorError) -> Self {
+        Self::Hypervisor { message: error.to_string() }
+    }
+}
+
+impl From<ConsoleError> for Error {
+    fn from(error: ConsoleError) -> Self {
+        match error {
+            ConsoleError::Beyond { offset, oldest, end } => Self::ConsoleOffset { offset, oldest, end },
+            ConsoleError::NotRunning | ConsoleError::Shrunk => {
+                Self::Hypervisor { message: error.to_string() }
+            }
+            ConsoleError::System { .. } => Self::internal(error),
+        }
+    }
+}

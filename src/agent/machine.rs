@@ -1,0 +1,44 @@
+//! Looking at a running machine.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Agent, actor::look, error::Error};
+use crate::hypervisor::{Info, InfoType};
+
+impl Agent {
+    /// vmadm's `info`: a key for each type that is named; all when none is.
+    pub async fn vm_info<S: AsRef<str>>(&self, uuid: Uuid, types: &[S]) -> Result<Info, Error> {
+        let types = InfoType::parse_list(types).map_err(|why| Error::invalid("types", why))?;
+        let look = look(self, uuid).await?;
+        let mut info = Info::new();
+        for (name, kind) in types {
+            let value = match kind {
+                InfoType::Vnc => vnc(look.vnc),
+                kind => look.machine.info(kind).await?,
+            };
+            info.insert(name.to_owned(), value);
+        }
+        Ok(info)
+    }
+
+    /// The guest's screen as a PNG.
+    pub async fn screenshot(&self, uuid: Uuid) -> Result<Vec<u8>, Error> {
+        Ok(look(self, uuid).await?.machine.screenshot().await?)
+    }
+}
+
+/// `{host, port, display?}`, or `{}` when there is no endpoint. The display is the port less 5900.
+fn vnc(endpoint: Option<std::net::SocketAddr>) -> Value {
+    let Some(endpoint) = endpoint else { return json!({}) };
+    let mut vnc = Info::new();
+    if let Some(display) = endpoint.port().checked_sub(5900) {
+        vnc.insert("display".to_owned(), json!(display));
+    }
+    vnc.insert("port".to_owned(), json!(endpoint.port()));
+    let host: IpAddr = endpoint.ip();
+    vnc.insert("host".to_owned(), json!(host.to_string()));
+    Value::Object(vnc)
+}

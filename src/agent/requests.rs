@@ -1,0 +1,115 @@
+//! Each request once: a repeat with the same id joins the work, or gets the answer that was kept.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::{
+    call::{Call, Outcome},
+    error::Error,
+};
+use crate::store::Reader;
+
+type Answered = Option<Result<Outcome, Error>>;
+
+#[derive(Clone, Debug)]
+struct UnderWay {
+    digest: [u8; 32],
+    answer: watch::Receiver<Answered>,
+}
+
+/// The requests that are under way.
+#[derive(Clone, Debug)]
+pub(super) struct Requests {
+    reader: Reader,
+    under_way: Arc<Mutex<HashMap<Uuid, UnderWay>>>,
+}
+
+impl Requests {
+    pub(super) fn new(reader: Reader) -> Self {
+        Self { reader, under_way: Arc::default() }
+    }
+
+    /// Runs `work` on `tasks` and waits for it; the work goes on when the caller does not.
+    pub(super) async fn once<F>(
+        &self,
+        tasks: &TaskTracker,
+        call: Call,
+        work: impl FnOnce(Call) -> F + Send + 'static,
+    ) -> Result<Outcome, Error>
+    where
+        F: Future<Output = Result<Outcome, Error>> + Send + 'static,
+    {
+        let Some(request_id) = call.request_id else {
+            return tasks.spawn(work(call)).await.map_err(Error::internal)?;
+        };
+        let (sender, receiver) = watch::channel(None);
+        let earlier = {
+            let mut under_way = lock(&self.under_way);
+            let earlier = under_way.get(&request_id).cloned();
+            if earlier.is_none() {
+                under_way.insert(request_id, UnderWay { digest: call.digest, answer: receiver.clone() });
+            }
+            earlier
+        };
+        if let Some(earlier) = earlier {
+            return match earlier.digest == call.digest {
+                true => wait(earlier.answer).await,
+                false => Err(Error::RequestIdReused { request_id }),
+            };
+        }
+        let this = self.clone();
+        tasks.spawn(async move {
+            let _leave = Leave { requests: this.clone(), request_id };
+            let result = match this.kept(&call).await {
+                Ok(None) => work(call).await,
+                Ok(Some(kept)) => kept,
+                Err(error) => Err(error),
+            };
+            sender.send_replace(Some(result));
+        });
+        wait(receiver).await
+    }
+
+    /// The answer to an earlier run of the same request.
+    async fn kept(&self, call: &Call) -> Result<Answered, Error> {
+        let Some(request_id) = call.request_id else { return Ok(None) };
+        let reader = self.reader.clone();
+        let kept = tokio::task::spawn_blocking(move || reader.answer(request_id))
+            .await
+            .map_err(Error::internal)??;
+        let Some(kept) = kept else { return Ok(None) };
+        if kept.digest != call.digest {
+            return Err(Error::RequestIdReused { request_id });
+        }
+        serde_json::from_str(&kept.body).map(Some).map_err(Error::internal)
+    }
+}
+
+/// Takes the request off the list, also when its work panicked.
+struct Leave {
+    requests: Requests,
+    request_id: Uuid,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        lock(&self.requests.under_way).remove(&self.request_id);
+    }
+}
+
+async fn wait(mut answer: watch::Receiver<Answered>) -> Result<Outcome, Error> {
+    let answered = answer.wait_for(Option::is_some).await;
+    answered.ok().and_then(|answer| answer.clone()).unwrap_or_else(|| {
+        Err(Error::Internal { message: "the work ended without an answer; see the agent's log".to_owned() })
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,22 @@
+//! One door: who is at the other end of a connection, and which rpcs that one may call.
+//!
+//! ```text
+//!   TCP ──▶ TLS 1.3, client certificate ──▶ spiffe://<domain>/<role>/<name> ─┐
+//!   UNIX ──▶ peer uid ─────────────────────▶ admin ──────────────────────────┴─▶ Peer ──▶ gate ──▶ rpc
+//! ```
+//!
+//! There is no listener without authentication and no rpc without a role: [`role::needed`] is an
+//! exhaustive match over the contract, so a new rpc does not compile before it has one.
+
+mod connection;
+mod gate;
+mod incoming;
+pub mod pki;
+mod role;
+mod tls;
+
+pub use connection::{Connection, Peer};
+pub use gate::GateLayer;
+pub use incoming::{Listeners, incoming};
+pub use role::{Role, needed};
+pub use tls::{Files, ReloadError, Tls};

@@ -1,0 +1,96 @@
+//! Roles, and which rpc needs which.
+
+use std::{fmt, str::FromStr};
+
+use crate::proto::Rpc;
+
+/// What a caller may do; each role may do what the ones before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Look at VMs, events and the host.
+    Viewer,
+    /// Run VMs: boot, stop, console, screen, files.
+    Operator,
+    /// Make and remove VMs.
+    Admin,
+}
+
+impl Role {
+    /// All roles, by name.
+    pub const NAMES: &[(&str, Self)] =
+        &[("viewer", Self::Viewer), ("operator", Self::Operator), ("admin", Self::Admin)];
+
+    /// Its name in a certificate.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::NAMES
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, role)| *role)
+            .ok_or_else(|| format!("{text:?} is not a role: viewer, operator or admin"))
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The least role that may call an rpc. No wildcard: a new rpc has to be decided about here.
+#[must_use]
+pub const fn needed(rpc: Rpc) -> Role {
+    match rpc {
+        Rpc::ValidateVm
+        | Rpc::GetVm
+        | Rpc::ListVms
+        | Rpc::GetVmInfo
+        | Rpc::ListFiles
+        | Rpc::WatchEvents
+        | Rpc::GetHost => Role::Viewer,
+        // What a guest prints and shows is the guest's own.
+        Rpc::StartVm
+        | Rpc::StopVm
+        | Rpc::RebootVm
+        | Rpc::TakeScreenshot
+        | Rpc::PutFile
+        | Rpc::DeleteFile
+        | Rpc::Attach
+        | Rpc::ReadLog => Role::Operator,
+        Rpc::CreateVm | Rpc::DeleteVm => Role::Admin,
+    }
+}
+
+/// The least role for a path on the wire; `None` when there is no such rpc.
+pub(super) fn needed_for_path(path: &str) -> Option<Role> {
+    if path.starts_with("/grpc.health.v1.") || path.starts_with("/grpc.reflection.v1") {
+        return Some(Role::Viewer);
+    }
+    Rpc::ALL.iter().find(|rpc| rpc.path() == path).map(|rpc| needed(*rpc))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_the_contracts() {
+        assert_eq!(needed_for_path("/zoneward.v1.VmService/CreateVm"), Some(Role::Admin));
+        assert_eq!(needed_for_path("/zoneward.v1.ConsoleService/Attach"), Some(Role::Operator));
+        assert_eq!(needed_for_path("/grpc.health.v1.Health/Check"), Some(Role::Viewer));
+        assert_eq!(needed_for_path("/zoneward.v1.VmService/createVm"), None);
+        assert_eq!(Rpc::ALL.len(), 17);
+    }
+}

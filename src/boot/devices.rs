@@ -1,0 +1,77 @@
+//! A spec's disks and interfaces as open ones.
+
+use std::path::Path;
+
+use super::Platform;
+use crate::{
+    hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, Nic, NicBackend},
+    layout::VmLayout,
+    network::Plug,
+    spec::{BootOptions, Bootrom, DiskModel, DiskSpec, Media, NicModel, VmSpec},
+    storage::{StorageError, ZoneRoot},
+};
+
+/// Opens the VM's disks and CDs, then those of this boot only.
+pub(super) fn open_drives(
+    platform: &Platform,
+    spec: &VmSpec,
+    layout: &VmLayout,
+    options: &BootOptions,
+) -> Result<Vec<Drive>, StorageError> {
+    let root = ZoneRoot::open(&layout.root())?;
+    let mut drives = Vec::new();
+    for disk in &spec.disks {
+        drives.push(open_disk(platform, &root, disk, disk.model(), disk.media, disk.boot)?);
+    }
+    for device in &options.devices {
+        let own = spec.disks.iter().find(|disk| disk.path.as_deref() == Some(device.path.as_str()));
+        let asked = DiskSpec { path: Some(device.path.clone()), nocreate: true, ..DiskSpec::default() };
+        let disk = own.filter(|disk| disk.is_made_here()).unwrap_or(&asked);
+        drives.push(open_disk(platform, &root, disk, device.model, device.media, false)?);
+    }
+    Ok(drives)
+}
+
+/// A disk that the agent made lies outside the zone's root; any other one is looked up inside it.
+fn open_disk(
+    platform: &Platform,
+    root: &ZoneRoot,
+    disk: &DiskSpec,
+    model: DiskModel,
+    media: Media,
+    boot: bool,
+) -> Result<Drive, StorageError> {
+    let path = disk.path.clone().unwrap_or_default();
+    let writable = media == Media::Disk;
+    let file = if disk.is_made_here() {
+        platform.volumes.open(Path::new(&path), writable)
+    } else {
+        root.open_file(&path, writable)
+    };
+    let file = file.map_err(|error| match error {
+        StorageError::Missing { .. } => StorageError::Missing { what: format!("disk: {path}") },
+        other => other,
+    })?;
+    Ok(Drive { file, model, media, boot, path })
+}
+
+pub(super) fn open_firmware(
+    hypervisor: &dyn Hypervisor,
+    spec: &VmSpec,
+    layout: &VmLayout,
+) -> Result<Firmware, HypervisorError> {
+    match spec.bootrom() {
+        Bootrom::Bios => Ok(Firmware::Bios),
+        Bootrom::Uefi => hypervisor.open_uefi(&layout.efi_vars()),
+    }
+}
+
+pub(super) fn plug_nics(platform: &Platform, spec: &VmSpec) -> Vec<Nic> {
+    let plug = |nic: &crate::spec::NicSpec| {
+        let backend = match platform.links.plug(nic) {
+            Plug::Isolated => NicBackend::Hub,
+        };
+        Some(Nic { mac: nic.mac?, model: nic.model.unwrap_or(NicModel::Virtio), backend })
+    };
+    spec.nics.iter().filter_map(plug).collect()
+}

@@ -1,0 +1,129 @@
+//! The boot plan: the way from "stopped" to "running", the only place where the mechanisms meet.
+//!
+//! ```text
+//!   step        makes                                    its undo
+//!   zone        run folder, console, control socket      removes them
+//!   disks       open disks, CDs, firmware                closes them
+//!   nics        plugged interfaces                       unplugs them
+//!   hypervisor  the process, stopped                     kills it and waits
+//!   control     the control connection                   drops it
+//!   display     the VNC endpoint                         closes it
+//!   run         the guest's first instruction            (the process's undo)
+//! ```
+//!
+//! A step is noted before it acts, so when one fails its own undo runs too: undos cope with what was
+//! only half made. The error carries the step and the hypervisor's last words.
+
+mod devices;
+mod plan;
+
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use tokio::sync::mpsc;
+
+use crate::{
+    console::{Console, VncEndpoint},
+    hypervisor::{Hypervisor, Machine},
+    layout::VmLayout,
+    network::Links,
+    spec::{BootOptions, Brand},
+    storage::Volumes,
+    store::{BootPhase, Phase, VmRecord},
+    zone::{Process, Zone},
+};
+
+pub use plan::{boot, listen_vnc};
+
+/// The mechanisms of this host.
+#[derive(Clone, Debug)]
+pub struct Platform {
+    /// Makes sandboxes.
+    pub zone: Arc<dyn Zone>,
+    /// Runs machines of the kvm brand.
+    pub kvm: Arc<dyn Hypervisor>,
+    /// Makes disks.
+    pub volumes: Arc<dyn Volumes>,
+    /// Plugs interfaces.
+    pub links: Arc<dyn Links>,
+}
+
+impl Platform {
+    /// What runs machines of a brand, if this host has it.
+    #[must_use]
+    pub fn hypervisor(&self, brand: Brand) -> Option<&Arc<dyn Hypervisor>> {
+        match brand {
+            Brand::Kvm => Some(&self.kvm),
+            Brand::Bhyve => None,
+        }
+    }
+}
+
+/// A boot to be done.
+#[derive(Debug)]
+pub struct BootRequest<'a> {
+    /// The mechanisms.
+    pub platform: &'a Platform,
+    /// The VM.
+    pub vm: &'a VmRecord,
+    /// Where its things are.
+    pub layout: &'a VmLayout,
+    /// Its console.
+    pub console: &'a Console,
+    /// What this boot does differently.
+    pub options: &'a BootOptions,
+    /// Where its VNC endpoint listens.
+    pub vnc_address: IpAddr,
+}
+
+/// A VM that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// The hypervisor's process.
+    pub process: Arc<dyn Process>,
+    /// The hypervisor's control connection.
+    pub machine: Arc<dyn Machine>,
+    /// The VNC endpoint, unless the VM has none.
+    pub vnc: Option<VncEndpoint>,
+    /// What runs guest code.
+    pub accelerator: String,
+    /// Where the console's output of this boot begins.
+    pub console_start: u64,
+}
+
+/// A boot that failed; everything was undone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootFailure {
+    /// In which step.
+    pub step: &'static str,
+    /// Why, with the hypervisor's last words.
+    pub reason: String,
+}
+
+/// Tells the phases of a boot as they are reached.
+#[derive(Debug)]
+pub struct Clock {
+    since: Instant,
+    phases: mpsc::Sender<BootPhase>,
+}
+
+impl Clock {
+    /// Room that the channel of phases needs, so that telling never waits.
+    pub const PHASES: usize = 16;
+
+    /// Counts from `since`, which is when the call came.
+    #[must_use]
+    pub fn new(since: Instant, phases: mpsc::Sender<BootPhase>) -> Self {
+        Self { since, phases }
+    }
+
+    fn reached(&self, phase: Phase) {
+        // Fails only when nobody listens.
+        let _ = self.phases.try_send(phase_at(self.since, phase));
+    }
+}
+
+/// A phase that is reached now.
+#[must_use]
+pub fn phase_at(since: Instant, phase: Phase) -> BootPhase {
+    BootPhase { phase, elapsed_us: u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX) }
+}

@@ -1,0 +1,292 @@
+//! The steps.
+
+use std::{
+    fs::{DirBuilder, File},
+    io,
+    net::IpAddr,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{fs::DirBuilderExt as _, net::UnixListener},
+    },
+    path::Path,
+    sync::Arc,
+};
+
+use super::{BootFailure, BootRequest, Clock, Running, devices};
+use crate::{
+    console::{ConsoleEnds, VncEndpoint},
+    hypervisor::{Drive, Firmware, Hypervisor, Machine, MachinePlan, Nic, Setup},
+    spec::Brand,
+    store::Phase,
+    zone::{Launch, Process},
+};
+
+/// What can go wrong in a step; only its text is of interest.
+type StepError = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Zone,
+    Disks,
+    Nics,
+    Hypervisor,
+    Control,
+    Display,
+    Run,
+}
+
+const PLAN: [Step; 7] =
+    [Step::Zone, Step::Disks, Step::Nics, Step::Hypervisor, Step::Control, Step::Display, Step::Run];
+
+impl Step {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Zone => "zone",
+            Self::Disks => "disks",
+            Self::Nics => "nics",
+            Self::Hypervisor => "hypervisor",
+            Self::Control => "control",
+            Self::Display => "display",
+            Self::Run => "run",
+        }
+    }
+
+    /// What is reached when the step is done.
+    fn phase(self) -> Option<Phase> {
+        Some(match self {
+            Self::Zone => Phase::ZoneReady,
+            Self::Disks => Phase::DisksReady,
+            Self::Nics => Phase::NicsReady,
+            Self::Hypervisor => Phase::HypervisorSpawned,
+            Self::Control => Phase::ControlReady,
+            Self::Display => return None,
+            Self::Run => Phase::Running,
+        })
+    }
+}
+
+/// Boots a VM, or leaves nothing behind.
+pub async fn boot(request: BootRequest<'_>, clock: Clock) -> Result<Running, BootFailure> {
+    let mut boot = Boot { request, made: Made::default() };
+    for (index, step) in PLAN.iter().enumerate() {
+        if let Err(error) = boot.act(*step).await {
+            let reason = boot.explain(error.to_string()).await;
+            for step in PLAN[..=index].iter().rev() {
+                boot.undo(*step).await;
+            }
+            let failure = BootFailure { step: step.name(), reason };
+            clock.reached(Phase::Failed { step: failure.step.to_owned(), reason: failure.reason.clone() });
+            return Err(failure);
+        }
+        if let Some(phase) = step.phase() {
+            clock.reached(phase);
+        }
+    }
+    boot.finish()
+}
+
+struct Boot<'a> {
+    request: BootRequest<'a>,
+    made: Made,
+}
+
+/// What the steps have made so far.
+#[derive(Default)]
+struct Made {
+    ends: Option<ConsoleEnds>,
+    console_start: u64,
+    control: Option<OwnedFd>,
+    firmware: Option<Firmware>,
+    drives: Vec<Drive>,
+    nics: Vec<Nic>,
+    setup: Setup,
+    process: Option<Arc<dyn Process>>,
+    machine: Option<Arc<dyn Machine>>,
+    vnc: Option<VncEndpoint>,
+    accelerator: String,
+}
+
+impl Boot<'_> {
+    async fn act(&mut self, step: Step) -> Result<(), StepError> {
+        match step {
+            Step::Zone => self.make_zone(),
+            Step::Disks => self.open_disks(),
+            Step::Nics => {
+                self.made.nics = devices::plug_nics(self.request.platform, &self.request.vm.spec);
+                Ok(())
+            }
+            Step::Hypervisor => self.spawn().await,
+            Step::Control => self.connect().await,
+            Step::Display => self.open_display().await,
+            Step::Run => self.run().await,
+        }
+    }
+
+    async fn undo(&mut self, step: Step) {
+        match step {
+            Step::Run => {}
+            Step::Display => self.made.vnc = None,
+            Step::Control => self.made.machine = None,
+            Step::Hypervisor => self.kill().await,
+            Step::Nics => self.made.nics.clear(),
+            Step::Disks => {
+                self.made.drives.clear();
+                self.made.firmware = None;
+            }
+            Step::Zone => {
+                self.request.console.unwatch();
+                (self.made.ends, self.made.control) = (None, None);
+                if let Err(error) = std::fs::remove_dir_all(self.request.layout.run()) {
+                    tracing::debug!(%error, "run folder");
+                }
+            }
+        }
+    }
+
+    fn make_zone(&mut self) -> Result<(), StepError> {
+        let run = self.request.layout.run();
+        DirBuilder::new().mode(0o700).recursive(true).create(run)?;
+        let ends = self.request.console.open_for_boot()?;
+        self.made.console_start = ends.start;
+        self.made.ends = Some(ends);
+        self.request.console.watch();
+        self.made.control = Some(listen(&self.request.layout.control())?);
+        Ok(())
+    }
+
+    fn open_disks(&mut self) -> Result<(), StepError> {
+        let BootRequest { platform, vm, layout, options, .. } = &self.request;
+        self.made.drives = devices::open_drives(platform, &vm.spec, layout, options)?;
+        self.made.firmware = Some(devices::open_firmware(&**self.hypervisor()?, &vm.spec, layout)?);
+        Ok(())
+    }
+
+    fn hypervisor(&self) -> Result<&Arc<dyn Hypervisor>, StepError> {
+        let brand = self.request.vm.spec.brand.unwrap_or(Brand::Kvm);
+        self.request
+            .platform
+            .hypervisor(brand)
+            .ok_or_else(|| format!("this host can't run brand {}", brand.as_str()).into())
+    }
+
+    async fn spawn(&mut self) -> Result<(), StepError> {
+        let hypervisor = self.hypervisor()?.clone();
+        let (vm, options) = (self.request.vm, self.request.options);
+        let missing = || io::Error::other("an earlier step made nothing");
+        let plan = MachinePlan {
+            uuid: vm.uuid,
+            ram: vm.spec.ram(),
+            vcpus: vm.spec.vcpus(),
+            firmware: self.made.firmware.take().ok_or_else(missing)?,
+            drives: std::mem::take(&mut self.made.drives),
+            nics: std::mem::take(&mut self.made.nics),
+            order: options.order.clone().unwrap_or_default(),
+            once: options.once.clone(),
+            control: self.made.control.take().ok_or_else(missing)?,
+        };
+        let program = hypervisor.program(plan).await?;
+        (self.made.setup, self.made.accelerator) = (program.setup, program.accelerator);
+        let ends = self.made.ends.take().ok_or_else(missing)?;
+        let launch = Launch {
+            uuid: vm.uuid,
+            program: program.path,
+            arguments: program.arguments,
+            descriptors: program.descriptors,
+            input: ends.input,
+            output: ends.output,
+            errors: ends.errors,
+        };
+        self.made.process = Some(self.request.platform.zone.spawn(self.request.layout, launch).await?);
+        Ok(())
+    }
+
+    /// A hypervisor that can't start ends at once; then there is nothing to wait for.
+    async fn connect(&mut self) -> Result<(), StepError> {
+        let hypervisor = self.hypervisor()?.clone();
+        let process = self.made.process.clone().ok_or("there is no process")?;
+        let control = self.request.layout.control();
+        let machine = tokio::select! {
+            biased;
+            ended = process.ended() => return Err(format!("the hypervisor ended at once ({ended})").into()),
+            machine = hypervisor.attach(self.request.vm.uuid, &control) => machine?,
+        };
+        machine.set_up(&self.made.setup).await?;
+        self.made.machine = Some(machine);
+        Ok(())
+    }
+
+    async fn open_display(&mut self) -> Result<(), StepError> {
+        let machine = self.made.machine.clone().ok_or("there is no machine")?;
+        self.made.vnc = listen_vnc(self.request.vm, self.request.vnc_address, machine).await?;
+        Ok(())
+    }
+
+    async fn run(&mut self) -> Result<(), StepError> {
+        self.made.machine.as_ref().ok_or("there is no machine")?.resume().await?;
+        Ok(())
+    }
+
+    async fn kill(&mut self) {
+        if let Some(process) = self.made.process.take() {
+            if let Err(error) = process.kill() {
+                tracing::error!(%error, "the hypervisor of a failed boot can't be killed");
+                return;
+            }
+            process.ended().await;
+        }
+        self.request.platform.zone.forget(self.request.vm.uuid, self.request.layout);
+    }
+
+    /// Adds the hypervisor's last words.
+    async fn explain(&self, mut reason: String) -> String {
+        if let Some(process) = &self.made.process {
+            // A connection that breaks is most often a process that ends: let it say its last words.
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(1), process.ended()).await;
+            let words = self.request.console.last_words();
+            if !words.is_empty() {
+                reason = format!("{reason}; its last words: {words}");
+            }
+        }
+        reason
+    }
+
+    fn finish(self) -> Result<Running, BootFailure> {
+        let Made { process: Some(process), machine: Some(machine), vnc, accelerator, console_start, .. } =
+            self.made
+        else {
+            return Err(BootFailure { step: "run", reason: "a step made nothing".to_owned() });
+        };
+        Ok(Running { process, machine, vnc, accelerator, console_start })
+    }
+}
+
+/// Opens a VM's VNC endpoint, unless it has none. Also how a running machine gets it back.
+pub async fn listen_vnc(
+    vm: &crate::store::VmRecord,
+    address: IpAddr,
+    machine: Arc<dyn Machine>,
+) -> io::Result<Option<VncEndpoint>> {
+    let Ok(port) = u16::try_from(vm.spec.vnc_port.unwrap_or(0)) else { return Ok(None) };
+    let hand_over = move |socket| {
+        let machine = machine.clone();
+        async move { machine.add_vnc_client(socket).await.map_err(|error| error.to_string()) }
+    };
+    VncEndpoint::listen(address, port, vm.vnc_port, hand_over).await.map(Some).map_err(|error| {
+        io::Error::new(error.kind(), format!("the VNC endpoint {address}:{port} can't be opened: {error}"))
+    })
+}
+
+/// A listening UNIX socket. Bound through a descriptor of its folder, because a socket's whole path
+/// may have 107 bytes at most.
+fn listen(path: &Path) -> io::Result<OwnedFd> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let folder = File::open(folder)?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    Ok(UnixListener::bind(short)?.into())
+}
