@@ -21,10 +21,13 @@
 //! ```
 
 pub mod agent;
+pub mod api;
 pub mod auth;
 pub mod boot;
+pub mod cli;
 pub mod config;
 pub mod console;
+pub mod doctor;
 pub mod events;
 pub mod hypervisor;
 pub mod layout;

@@ -66,7 +66,7 @@ pub enum Error {
         what: String,
     },
     /// The VM did not start; everything was undone.
-    #[error("VM {uuid} did not start: step {step}: {reason}")]
+    #[error("boot failed in step {step}: {reason}")]
     BootFailed {
         /// Which.
         uuid: Uuid,

@@ -16,6 +16,7 @@ mod role;
 mod tls;
 
 pub use connection::{Connection, Peer};
+pub(crate) use gate::ERROR_DOMAIN;
 pub use gate::GateLayer;
 pub use incoming::{Listeners, incoming};
 pub use role::{Role, needed};

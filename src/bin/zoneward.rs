@@ -1,1 +1,250 @@
-fn main() {}
+//! The agent.
+
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::{Parser, Subcommand};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use zoneward::{
+    agent::Agent,
+    api,
+    auth::{Files, Listeners, Role, Tls, pki::Pki},
+    boot::Platform,
+    config::Config,
+    doctor::{self, Verdict},
+    hypervisor::qemu::Qemu,
+    network::NoUplink,
+    storage::FileVolumes,
+    zone::{launcher, linux::LinuxZone},
+};
+
+/// The agent of a VM host.
+#[derive(Debug, Parser)]
+#[command(name = "zoneward", version)]
+struct Arguments {
+    /// The configuration file (TOML) [default: /etc/zoneward/zoneward.toml if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set a key of the configuration, like qemu.accel=tcg
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent
+    Serve,
+    /// Make certificates for development and small sites
+    Pki {
+        #[command(subcommand)]
+        action: PkiAction,
+    },
+    /// Say what this host can do, and what to do about what it can't
+    Doctor,
+}
+
+#[derive(Debug, Subcommand)]
+enum PkiAction {
+    /// Make a CA, the agent's certificate, and one for an admin
+    Init {
+        /// Folder of the certificates
+        #[arg(long, default_value = "certs")]
+        dir: PathBuf,
+        /// Names and addresses of the agent, besides localhost
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<String>,
+        /// Days that certificates are valid
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+    },
+    /// Make a client's certificate
+    Issue {
+        /// Folder of the certificates
+        #[arg(long, default_value = "certs")]
+        dir: PathBuf,
+        /// viewer, operator or admin
+        #[arg(long)]
+        role: Role,
+        /// The client's name, also of the files
+        #[arg(long)]
+        name: String,
+        /// Days that the certificate is valid
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+    },
+    /// Put a client's certificate on the revocation list
+    Revoke {
+        /// Folder of the certificates
+        #[arg(long, default_value = "certs")]
+        dir: PathBuf,
+        /// The client's name
+        #[arg(long)]
+        name: String,
+    },
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    // Before anything else: the launcher must have one thread.
+    if std::env::args_os().nth(1).is_some_and(|word| word == launcher::SUBCOMMAND) {
+        return ExitCode::from(launcher::run());
+    }
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            anstream::eprintln!("zoneward: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode, AnyError> {
+    let default = Path::new("/etc/zoneward/zoneward.toml");
+    let file = arguments.config.clone().or_else(|| default.exists().then(|| default.to_owned()));
+    let config = Config::load(file.as_deref(), std::env::vars(), &arguments.set)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    match arguments.command {
+        Command::Serve => runtime.block_on(serve(config)).map(|()| ExitCode::SUCCESS),
+        Command::Doctor => runtime.block_on(examine(&config)),
+        Command::Pki { action } => manage(&config, action).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+async fn serve(config: Config) -> Result<(), AnyError> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+
+    let platform = Platform {
+        zone: Arc::new(LinuxZone::new()),
+        kvm: Arc::new(Qemu::new(config.qemu.clone())),
+        volumes: Arc::new(FileVolumes),
+        links: Arc::new(NoUplink),
+    };
+    // Adopts what an earlier agent left, before anybody can ask.
+    let agent = Agent::start(config.clone(), platform).await?;
+    let tls = load_tls(&config)?;
+    let tcp = match tls {
+        None => None,
+        Some((address, tls)) => {
+            let listener =
+                TcpListener::bind(address).await.map_err(|error| format!("listen {address}: {error}"))?;
+            tracing::info!(address = %listener.local_addr()?, "serving TLS");
+            Some((listener, tls))
+        }
+    };
+    let socket = config.socket_path();
+    let unix = Some(bind_socket(&socket)?);
+    tracing::info!(socket = %socket.display(), "serving");
+
+    let stop = CancellationToken::new();
+    tokio::spawn(handle_signals(stop.clone(), tcp.as_ref().map(|(_, tls)| tls.clone())));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    api::serve(agent, Listeners { unix, tcp }, stop).await?;
+    let _ = std::fs::remove_file(&socket);
+    tracing::info!("stopped; guests go on");
+    Ok(())
+}
+
+fn load_tls(config: &Config) -> Result<Option<(SocketAddr, Arc<Tls>)>, AnyError> {
+    if config.listen.is_empty() {
+        return Ok(None);
+    }
+    let address = config.listen.parse()?;
+    Ok(Some((address, Tls::load(Files::new(&config.tls), config.tls.trust_domain.clone())?)))
+}
+
+/// The local operator's socket, which only its owner can use. What lies there is an earlier agent's:
+/// a live one would hold the lock of the state folder.
+fn bind_socket(path: &Path) -> Result<UnixListener, AnyError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("{}: {error}", path.display()).into());
+        }
+        _ => {}
+    }
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = listener.map_err(|error| format!("{}: {error}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// SIGTERM and SIGINT stop the agent, not its guests. SIGHUP reads the certificates again.
+async fn handle_signals(stop: CancellationToken, tls: Option<Arc<Tls>>) {
+    let signals =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
+        tracing::error!("signals can't be handled");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => match tls.as_ref().map(|tls| tls.reload()) {
+                Some(Ok(cut)) => tracing::info!(cut, "certificates reloaded"),
+                Some(Err(error)) => tracing::error!(%error, "certificates not reloaded, the old ones stay in use"),
+                None => {}
+            },
+        }
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    stop.cancel();
+}
+
+async fn examine(config: &Config) -> Result<ExitCode, AnyError> {
+    let findings = doctor::examine(config).await;
+    let mut out = anstream::stdout().lock();
+    for finding in &findings {
+        let (word, style) = match finding.verdict {
+            Verdict::Good => ("ok  ", anstyle::AnsiColor::Green),
+            Verdict::Weak => ("weak", anstyle::AnsiColor::Yellow),
+            Verdict::Bad => ("BAD ", anstyle::AnsiColor::Red),
+        };
+        let style = style.on_default();
+        writeln!(out, "{style}{word}{style:#}  {:<16} {}", finding.what, finding.found)?;
+        if !finding.advice.is_empty() {
+            writeln!(out, "{:22} {}", "", finding.advice)?;
+        }
+    }
+    let bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn manage(config: &Config, action: PkiAction) -> Result<(), AnyError> {
+    let pki = |dir| Pki::new(dir, config.tls.trust_domain.clone());
+    match action {
+        PkiAction::Init { dir, names, days } => {
+            let mut all = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            all.extend([host].into_iter().filter(|host| !host.is_empty() && !host.contains('(')));
+            all.extend(names);
+            all.dedup();
+            pki(dir.clone()).init(&all, days)?;
+            anstream::eprintln!("Made a CA, server.pem and admin.pem in {}", dir.display());
+        }
+        PkiAction::Issue { dir, role, name, days } => {
+            let identity = pki(dir.clone()).issue(role, &name, days)?;
+            anstream::eprintln!("Made {}/{name}.pem and {name}.key for {identity}", dir.display());
+        }
+        PkiAction::Revoke { dir, name } => {
+            pki(dir.clone()).revoke(&name)?;
+            anstream::eprintln!("Put {name}.pem on {}/crl.pem", dir.display());
+        }
+    }
+    Ok(())
+}

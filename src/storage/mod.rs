@@ -12,6 +12,7 @@ mod zone_root;
 
 pub use error::StorageError;
 pub use tree::{make_zone, remove_zone, write_vm_json};
+pub(crate) use upload::hex;
 pub use upload::{Partial, Upload, UploadPlan};
 pub use volumes::{FileVolumes, Volumes};
 pub use zone_root::{Entry, EntryKind, ZoneRoot};

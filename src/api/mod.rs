@@ -1,0 +1,13 @@
+//! The gRPC edge: conversion, and the map from errors to status codes. No logic.
+
+mod console_service;
+mod convert;
+mod event_service;
+mod host_service;
+mod request;
+mod server;
+mod status;
+mod vm_service;
+
+pub use convert::{spec_from_proto, spec_to_proto};
+pub use server::{ServeError, serve};

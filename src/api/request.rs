@@ -1,0 +1,69 @@
+//! What every request carries.
+
+use prost::Message;
+use sha2::{Digest as _, Sha256};
+use tonic::{Request, Status};
+use uuid::Uuid;
+
+use super::status::status;
+use crate::{
+    agent::{Call, Error},
+    auth::Peer,
+    spec::machine_json::parse_uuid,
+};
+
+/// The caller, the request id and the content of a request.
+pub(super) fn call<M: Message>(request: &Request<M>, method: &str, request_id: &str) -> Result<Call, Status> {
+    call_of(actor(request)?, method, request_id, &request.get_ref().encode_to_vec())
+}
+
+/// As [`call`], for a request whose content is known otherwise.
+pub(super) fn call_of(actor: String, method: &str, request_id: &str, content: &[u8]) -> Result<Call, Status> {
+    let request_id = match request_id {
+        "" => None,
+        text => Some(Uuid::try_parse(text).ok().filter(|id| !id.is_nil()).ok_or_else(|| {
+            status(Error::Invalid(vec![crate::spec::Violation::value(
+                "request_id",
+                format!("{text:?} is not a UUID"),
+            )]))
+        })?),
+    };
+    let digest = Sha256::new().chain_update(method).chain_update([0]).chain_update(content).finalize().into();
+    Ok(Call { actor, request_id, digest })
+}
+
+/// The caller's verified name. The gate lets nobody without one through.
+pub(super) fn actor<T>(request: &Request<T>) -> Result<String, Status> {
+    match request.extensions().get::<Peer>() {
+        Some(peer) => Ok(peer.name.to_string()),
+        None => Err(Status::unauthenticated("the connection has no verified identity")),
+    }
+}
+
+/// The VM that a request names.
+pub(super) fn uuid(text: &str) -> Result<Uuid, Status> {
+    uuid_at("uuid", text)
+}
+
+pub(super) fn uuid_at(field: &str, text: &str) -> Result<Uuid, Status> {
+    parse_uuid(text).map_err(|why| invalid(field, why))
+}
+
+/// One field is wrong.
+pub(super) fn invalid(field: &str, why: impl Into<String>) -> Status {
+    status(Error::invalid(field, why))
+}
+
+/// Rows of a page: at most 1000, which is also what 0 means.
+pub(super) fn page_size(size: i32) -> Result<usize, Status> {
+    match usize::try_from(size) {
+        Ok(0) => Ok(1000),
+        Ok(size) => Ok(size.min(1000)),
+        Err(_) => Err(invalid("page_size", format!("{size} is negative"))),
+    }
+}
+
+/// A byte offset or size.
+pub(super) fn bytes(field: &str, value: i64) -> Result<u64, Status> {
+    u64::try_from(value).map_err(|_| invalid(field, format!("{value} is negative")))
+}

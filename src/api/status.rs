@@ -1,0 +1,135 @@
+//! Errors to status codes: one exhaustive match, so that no new error is left to chance.
+//!
+//! | condition | code | reason |
+//! |---|---|---|
+//! | a field breaks a rule | INVALID_ARGUMENT | `INVALID_MACHINE`, with BadRequest |
+//! | no such VM or file | NOT_FOUND | `VM_NOT_FOUND`, `FILE_NOT_FOUND` |
+//! | a name is taken | ALREADY_EXISTS | `VM_EXISTS`, `FILE_EXISTS` |
+//! | the VM's state does not allow it | FAILED_PRECONDITION | `VM_STATE`, with PreconditionFailure |
+//! | etag, or the same work under way | ABORTED | `ETAG_MISMATCH`, `UPLOAD_BUSY` |
+//! | a request id used twice | INVALID_ARGUMENT | `REQUEST_ID_REUSED` |
+//! | no room, too many requests | RESOURCE_EXHAUSTED | `NO_ROOM`, `QUEUE_FULL` |
+//! | an offset or cursor that does not reach | OUT_OF_RANGE | `UPLOAD_OFFSET`, `CONSOLE_OFFSET`, `CURSOR_EXPIRED` |
+//! | what came is not what was announced | DATA_LOSS | `UPLOAD_BROKEN` |
+//! | the host can't do it | UNIMPLEMENTED | `CAPABILITY_MISSING` |
+//! | the boot plan failed | FAILED_PRECONDITION | `BOOT_FAILED`, with step |
+//! | the agent stops | UNAVAILABLE | `STOPPING`, with RetryInfo |
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{agent::Error, auth::ERROR_DOMAIN, console::ConsoleError, events::WatchError, spec::Violation};
+
+/// The status of an error.
+pub(super) fn status(error: Error) -> Status {
+    let message = error.to_string();
+    let mut details = ErrorDetails::new();
+    let (code, reason, metadata): (Code, &str, Vec<(&str, String)>) = match error {
+        Error::Invalid(violations) => {
+            for Violation { field, message, .. } in violations {
+                details.add_bad_request_violation(field, message);
+            }
+            (Code::InvalidArgument, "INVALID_MACHINE", vec![])
+        }
+        Error::VmNotFound { uuid } => {
+            details.set_resource_info("zoneward.v1.Vm", uuid.to_string(), "", "");
+            (Code::NotFound, "VM_NOT_FOUND", vec![("uuid", uuid.to_string())])
+        }
+        Error::VmExists { uuid } => {
+            details.set_resource_info("zoneward.v1.Vm", uuid.to_string(), "", "");
+            (Code::AlreadyExists, "VM_EXISTS", vec![("uuid", uuid.to_string())])
+        }
+        Error::WrongState { uuid, state, message } => {
+            details.add_precondition_failure_violation("VM_STATE", uuid.to_string(), message);
+            (
+                Code::FailedPrecondition,
+                "VM_STATE",
+                vec![("uuid", uuid.to_string()), ("state", state.to_string())],
+            )
+        }
+        Error::EtagMismatch { uuid, current } => {
+            (Code::Aborted, "ETAG_MISMATCH", vec![("uuid", uuid.to_string()), ("etag", current)])
+        }
+        Error::RequestIdReused { request_id } => {
+            (Code::InvalidArgument, "REQUEST_ID_REUSED", vec![("request_id", request_id.to_string())])
+        }
+        Error::QueueFull { uuid } => {
+            details.set_retry_info(Some(Duration::from_secs(1)));
+            (Code::ResourceExhausted, "QUEUE_FULL", vec![("uuid", uuid.to_string())])
+        }
+        Error::NoRoom { .. } => (Code::ResourceExhausted, "NO_ROOM", vec![]),
+        Error::BootFailed { uuid, step, reason } => (
+            Code::FailedPrecondition,
+            "BOOT_FAILED",
+            vec![("uuid", uuid.to_string()), ("step", step), ("reason", reason)],
+        ),
+        Error::Unsupported { capability, .. } => {
+            (Code::Unimplemented, "CAPABILITY_MISSING", vec![("capability", capability)])
+        }
+        Error::Hypervisor { .. } => (Code::FailedPrecondition, "HYPERVISOR", vec![]),
+        Error::FileNotFound { path, .. } => (Code::NotFound, "FILE_NOT_FOUND", vec![("path", path)]),
+        Error::FileExists { path, .. } => (Code::AlreadyExists, "FILE_EXISTS", vec![("path", path)]),
+        Error::FileRefused { path, .. } => (Code::FailedPrecondition, "FILE_REFUSED", vec![("path", path)]),
+        Error::UploadBusy { path, .. } => (Code::Aborted, "UPLOAD_BUSY", vec![("path", path)]),
+        Error::UploadOffset { path, committed, .. } => {
+            (Code::OutOfRange, "UPLOAD_OFFSET", vec![("path", path), ("committed", committed.to_string())])
+        }
+        Error::UploadBroken { path, .. } => (Code::DataLoss, "UPLOAD_BROKEN", vec![("path", path)]),
+        Error::ConsoleOffset { oldest, end, .. } => (
+            Code::OutOfRange,
+            "CONSOLE_OFFSET",
+            vec![("oldest", oldest.to_string()), ("end", end.to_string())],
+        ),
+        Error::Stopping => {
+            details.set_retry_info(Some(Duration::from_secs(1)));
+            (Code::Unavailable, "STOPPING", vec![])
+        }
+        Error::Internal { .. } => (Code::Internal, "INTERNAL", vec![]),
+    };
+    let metadata: HashMap<String, String> =
+        metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    details.set_error_info(reason, ERROR_DOMAIN, metadata);
+    Status::with_error_details(code, message, details)
+}
+
+/// The status of a watch that can't start or go on.
+pub(super) fn watch_status(error: WatchError) -> Status {
+    let message = error.to_string();
+    let (code, reason, metadata) = match error {
+        WatchError::Foreign => (Code::InvalidArgument, "CURSOR_FOREIGN", HashMap::new()),
+        WatchError::Expired { oldest, newest } => (
+            Code::OutOfRange,
+            "CURSOR_EXPIRED",
+            HashMap::from([
+                ("oldest".to_owned(), oldest.to_string()),
+                ("newest".to_owned(), newest.to_string()),
+            ]),
+        ),
+        WatchError::Store(source) => return status(source.into()),
+    };
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata))
+}
+
+/// The status of a console that can't be read or written.
+pub(super) fn console_status(error: ConsoleError) -> Status {
+    status(error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn violations_keep_their_paths() {
+        let error = Error::Invalid(vec![Violation::value("disks.0.size", "0 is out of range")]);
+        let status = status(error);
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "Invalid value(s) for: disks.0.size");
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "disks.0.size");
+        assert_eq!(details.error_info().unwrap().reason, "INVALID_MACHINE");
+        assert_eq!(details.error_info().unwrap().domain, "zoneward");
+    }
+}

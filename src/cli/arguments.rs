@@ -1,0 +1,206 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Manage the VMs of a host.
+///
+/// Without --endpoint the local agent's UNIX socket is used.
+#[derive(Debug, Parser)]
+#[command(name = "vmadm", version, disable_help_subcommand = false, after_help = EXAMPLES, allow_external_subcommands = true)]
+pub struct Arguments {
+    /// The agent: unix:/path/to/socket, or https://host:port with --ca, --cert and --key
+    #[arg(long, global = true, env = "ZONEWARD_ENDPOINT", value_name = "URL")]
+    pub(super) endpoint: Option<String>,
+    /// Folder with ca.pem, admin.pem and admin.key, for https
+    #[arg(long, global = true, env = "ZONEWARD_CERTS", value_name = "DIR")]
+    pub(super) certs: Option<PathBuf>,
+    /// CA of the agent's certificate [default: <certs>/ca.pem]
+    #[arg(long, global = true, env = "ZONEWARD_CA", value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
+    /// Your certificate [default: <certs>/admin.pem]
+    #[arg(long, global = true, env = "ZONEWARD_CERT", value_name = "FILE")]
+    pub(super) cert: Option<PathBuf>,
+    /// Your key [default: <certs>/admin.key]
+    #[arg(long, global = true, env = "ZONEWARD_KEY", value_name = "FILE")]
+    pub(super) key: Option<PathBuf>,
+    /// Say more on standard error
+    #[arg(short, long, global = true)]
+    pub(super) verbose: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  vmadm create < machine.json
+  vmadm put-file <uuid> tiny.iso /tiny.iso
+  vmadm boot <uuid> order=cd,once=d cdrom=/tiny.iso,ide
+  vmadm console <uuid>                  Ctrl-] leaves
+  vmadm events --full
+  vmadm stop <uuid> -t 60
+  eval \"$(vmadm completions bash)\"
+
+Data goes to standard output, everything else to standard error.
+Exit codes: 0 done, 1 refused or failed, 2 not understood.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a VM from a machine JSON on standard input or in a file
+    Create {
+        /// The machine JSON; - is standard input
+        #[arg(short)]
+        file: Option<PathBuf>,
+    },
+    /// Check a machine JSON without making anything
+    Validate {
+        /// create
+        action: String,
+        /// The machine JSON; - is standard input
+        #[arg(short)]
+        file: Option<PathBuf>,
+    },
+    /// Print a VM as JSON
+    #[command(alias = "json")]
+    Get {
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+    },
+    /// Print a table of VMs
+    List(ListOptions),
+    /// Start a VM
+    ///
+    /// Options hold for this boot only:
+    ///   order=LETTERS[,once=LETTERS]   c disk, d CD, n network; once= until the guest resets
+    ///   cdrom=PATH,MODEL               add a CD; MODEL is ide, scsi or virtio
+    ///   disk=PATH,MODEL                add a disk
+    /// PATH is inside the zone's root, or one of the VM's own disks.
+    #[command(alias = "boot", verbatim_doc_comment)]
+    Start {
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+        /// order=cd,once=d cdrom=/tiny.iso,ide disk=/data.raw,virtio
+        options: Vec<String>,
+    },
+    /// Stop a VM: power button, then a deadline, then force
+    #[command(alias = "halt")]
+    Stop {
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+        /// Cut the power at once
+        #[arg(short = 'F', long)]
+        force: bool,
+        /// Seconds until the power is cut [default: 180]
+        #[arg(short, long, value_name = "SECONDS")]
+        timeout: Option<u32>,
+    },
+    /// Stop a VM and start it again
+    Reboot {
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+        /// Press reset instead
+        #[arg(short = 'F', long)]
+        force: bool,
+    },
+    /// Remove a VM with its disks
+    #[command(alias = "destroy")]
+    Delete {
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+    },
+    /// Print what the hypervisor says about itself
+    ///
+    /// Types: all, block, blockstats, chardev, cpus, kvm, pci, status, version, vnc
+    Info {
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+        /// Separated by commas or spaces [default: all]
+        types: Vec<String>,
+    },
+    /// Save a picture of the guest's screen (PNG)
+    Screenshot {
+        uuid: String,
+        file: PathBuf,
+    },
+    /// Attach to the serial console; Ctrl-] leaves
+    Console {
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+        /// Print the history and leave
+        #[arg(long)]
+        log: bool,
+    },
+    /// Print events as they happen
+    Events(EventOptions),
+    /// Put a file into the zone's root; goes on where a broken try ended
+    PutFile {
+        uuid: String,
+        /// The local file
+        file: PathBuf,
+        /// Its path inside the zone [default: / and the file's name]
+        path: Option<String>,
+        /// Replace a file that is there
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// List files in the zone's root
+    ListFiles {
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+        #[arg(default_value = "/")]
+        path: String,
+    },
+    /// Remove a file from the zone's root
+    DeleteFile {
+        uuid: String,
+        path: String,
+    },
+    /// Print what the host is and can do
+    Host,
+    /// Print shell completions
+    Completions { shell: clap_complete::Shell },
+    #[command(external_subcommand)]
+    Other(Vec<String>),
+}
+
+/// Options of `list`.
+#[derive(Debug, Args)]
+pub(super) struct ListOptions {
+    /// Colons between fields, no header
+    #[arg(short)]
+    pub(super) parsable: bool,
+    /// No header
+    #[arg(short = 'H')]
+    pub(super) no_header: bool,
+    /// Columns, separated by commas
+    #[arg(short = 'o', value_name = "FIELDS", default_value = "uuid,type,ram,state,alias")]
+    pub(super) order: String,
+    /// Sort by fields; - before a field reverses it
+    #[arg(short, value_name = "FIELDS", default_value = "ram,uuid")]
+    pub(super) sort: String,
+    /// Only VMs whose fields have these values, as field=value
+    pub(super) filters: Vec<String>,
+}
+
+/// Options of `events`.
+#[derive(Debug, Args)]
+pub(super) struct EventOptions {
+    /// Whole time stamps and UUIDs
+    #[arg(short, long)]
+    pub(super) full: bool,
+    /// One JSON object a line
+    #[arg(short, long)]
+    pub(super) json: bool,
+    /// Say when the stream has caught up with the journal
+    #[arg(short, long)]
+    pub(super) ready: bool,
+    /// Begin with the oldest event in the journal
+    #[arg(long, conflicts_with = "cursor")]
+    pub(super) from_start: bool,
+    /// Go on after the event that had this cursor
+    #[arg(long)]
+    pub(super) cursor: Option<String>,
+    /// Only this VM
+    pub(super) uuid: Option<String>,
+}

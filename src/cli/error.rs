@@ -1,0 +1,101 @@
+//! How a command ends badly.
+
+use std::{fmt, process::ExitCode};
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::spec::Violation;
+
+/// What to print on standard error, and the exit code.
+#[derive(Debug)]
+pub(super) struct CliError {
+    code: u8,
+    message: String,
+    details: Vec<String>,
+}
+
+impl CliError {
+    /// The command line was not understood.
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self { code: 2, message: message.into(), details: Vec::new() }
+    }
+
+    /// The work was refused or failed.
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self { code: 1, message: message.into(), details: Vec::new() }
+    }
+
+    /// Everything was said already.
+    pub(super) fn quiet() -> Self {
+        Self { code: 1, message: String::new(), details: Vec::new() }
+    }
+
+    /// An end that is no failure.
+    pub(super) fn quiet_success() -> Self {
+        Self { code: 0, message: String::new(), details: Vec::new() }
+    }
+
+    /// A machine that breaks rules.
+    pub(super) fn violations(violations: &[Violation]) -> Self {
+        let details = violations.iter().map(ToString::to_string).collect();
+        Self { code: 1, message: crate::spec::violation::summary(violations), details }
+    }
+
+    /// Puts vmadm's words before the agent's.
+    pub(super) fn with_prefix(mut self, prefix: &str) -> Self {
+        if !self.message.is_empty() {
+            self.message = format!("{prefix}: {}", self.message);
+        }
+        self
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(super) fn code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<Status> for CliError {
+    fn from(status: Status) -> Self {
+        let given = status.get_error_details();
+        let details = given
+            .bad_request()
+            .map(|bad| {
+                bad.field_violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect()
+            })
+            .unwrap_or_default();
+        let message = match status.code() {
+            // What the transport says is for programmers; what to do is for people.
+            Code::Unavailable if given.error_info().is_none() => {
+                format!("the agent can't be reached: {}", cause(&status))
+            }
+            _ => status.message().to_owned(),
+        };
+        Self { code: 1, message, details }
+    }
+}
+
+/// The innermost reason of a transport error.
+fn cause(status: &Status) -> String {
+    let mut source: Option<&dyn std::error::Error> = std::error::Error::source(status);
+    let mut text = status.message().to_owned();
+    while let Some(error) = source {
+        text = error.to_string();
+        source = error.source();
+    }
+    text
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        for detail in &self.details {
+            write!(f, "\n  {detail}")?;
+        }
+        Ok(())
+    }
+}

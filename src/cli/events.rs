@@ -1,0 +1,209 @@
+//! `events`.
+
+use serde_json::{Value, json};
+
+use super::{Clients, arguments::EventOptions, error::CliError, lifecycle::phase_line, machine, print};
+use crate::proto::v1::{self, event::Kind, watch_events_request::Start, watch_events_response::Item};
+
+pub(super) async fn events(
+    clients: &mut Clients,
+    uuid: Option<&str>,
+    options: &EventOptions,
+) -> Result<(), CliError> {
+    if let Some(uuid) = uuid {
+        clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?;
+    }
+    let start = match &options.cursor {
+        Some(cursor) => Start::Cursor(cursor.clone()),
+        None if options.from_start => Start::Beginning(true),
+        None => Start::Now(true),
+    };
+    let uuids = uuid.map(str::to_owned).into_iter().collect();
+    let request = v1::WatchEventsRequest { start: Some(start), uuids };
+    let mut stream = clients.events.watch_events(request).await?.into_inner();
+    let mut ready = !options.ready;
+    while let Some(message) = stream.message().await? {
+        let text = match &message.item {
+            Some(Item::Event(event)) if options.json => json_line(event, &message.cursor)?,
+            Some(Item::Event(event)) => lines(event, options.full),
+            Some(Item::Bookmark(_)) if !ready => {
+                ready = true;
+                ready_line(options, &message.cursor)
+            }
+            Some(Item::Bookmark(_)) | None => continue,
+        };
+        print(&text)?;
+    }
+    Err(CliError::failed("the agent ended the stream"))
+}
+
+fn ready_line(options: &EventOptions, cursor: &str) -> String {
+    let now = format!("{:.3}", jiff::Timestamp::now());
+    if options.json {
+        return json!({"type": "ready", "date": now, "cursor": cursor}).to_string();
+    }
+    format!("[{}] ready", stamp(&now, options.full))
+}
+
+/// The time of day, or all of it.
+fn stamp(iso: &str, full: bool) -> &str {
+    match iso.split_once('T') {
+        Some((_, time)) if !full => time,
+        _ => iso,
+    }
+}
+
+/// vmadm's line, and one more for each change.
+fn lines(event: &v1::Event, full: bool) -> String {
+    let time = event.time.as_ref().map(machine::iso).unwrap_or_default();
+    let uuid = if full { event.uuid.as_str() } else { event.uuid.get(..8).unwrap_or_default() };
+    let alias: String = alias(event).chars().take(30).collect();
+    let alias = if alias.is_empty() { "-" } else { &alias };
+    let mut text = format!("[{}] {uuid} {alias} {}", stamp(&time, full), kind(event));
+    match &event.kind {
+        Some(Kind::Boot(phase)) => text.push_str(&format!(" {}", phase_line(phase))),
+        Some(Kind::File(file)) => {
+            let action = file.action().as_str_name().trim_start_matches("ACTION_").to_lowercase();
+            text.push_str(&format!(" {action} {} ({} bytes)", file.path, file.size));
+        }
+        Some(Kind::Modified(modified)) => {
+            for change in &modified.changes {
+                text.push_str(&format!("\n    {}", change_line(change)));
+            }
+        }
+        _ => {}
+    }
+    text
+}
+
+fn alias(event: &v1::Event) -> String {
+    let of =
+        |vm: &Option<v1::Vm>| vm.as_ref().and_then(|vm| vm.spec.as_ref()?.alias.clone()).unwrap_or_default();
+    match &event.kind {
+        Some(Kind::Created(created)) => of(&created.vm),
+        Some(Kind::Modified(modified)) => of(&modified.vm),
+        Some(Kind::Deleted(deleted)) => deleted.alias.clone(),
+        _ => String::new(),
+    }
+}
+
+fn kind(event: &v1::Event) -> &'static str {
+    match &event.kind {
+        Some(Kind::Created(_)) => "create",
+        Some(Kind::Modified(_)) => "modify",
+        Some(Kind::Deleted(_)) => "delete",
+        Some(Kind::Boot(_)) => "boot",
+        Some(Kind::File(_)) => "file",
+        None => "unknown",
+    }
+}
+
+/// `disks.*.size changed :: 1 -> 2`
+fn change_line(change: &v1::Change) -> String {
+    let (path, action) = (pretty_path(&change.path), action(change));
+    match action {
+        "added" => format!("{path} {action} :: {}", change.new_value),
+        "removed" => format!("{path} {action} :: {}", change.old_value),
+        _ => format!("{path} {action} :: {} -> {}", change.old_value, change.new_value),
+    }
+}
+
+fn action(change: &v1::Change) -> &'static str {
+    match (change.old_value.is_empty(), change.new_value.is_empty()) {
+        (true, _) => "added",
+        (_, true) => "removed",
+        _ => "changed",
+    }
+}
+
+/// vmadm's path: an element of a list is `*`.
+fn pretty_path(path: &str) -> String {
+    path.split('.')
+        .map(|name| if name.bytes().all(|b| b.is_ascii_digit()) { "*" } else { name })
+        .collect::<Vec<_>>()
+        .join(".")
+}
+
+/// vmadm's object, with the cursor to go on from.
+fn json_line(event: &v1::Event, cursor: &str) -> Result<String, CliError> {
+    let mut object = json!({
+        "type": kind(event),
+        "date": event.time.as_ref().map(machine::iso),
+        "zonename": event.uuid,
+        "uuid": event.uuid,
+        "sequence": event.sequence,
+        "cursor": cursor,
+    });
+    if !event.actor.is_empty() {
+        object["actor"] = json!(event.actor);
+    }
+    if !event.request_id.is_empty() {
+        object["request_id"] = json!(event.request_id);
+    }
+    match &event.kind {
+        Some(Kind::Created(v1::VmCreated { vm: Some(vm) })) => object["vm"] = machine::machine(vm)?.into(),
+        Some(Kind::Modified(modified)) => {
+            if let Some(vm) = &modified.vm {
+                object["vm"] = machine::machine(vm)?.into();
+            }
+            object["changes"] = modified.changes.iter().map(change_json).collect();
+        }
+        Some(Kind::Boot(phase)) => {
+            object["phase"] = json!(phase.phase().as_str_name().trim_start_matches("PHASE_"));
+            object["elapsed_us"] = json!(phase.elapsed_us);
+            if !phase.reason.is_empty() {
+                object["step"] = json!(phase.step);
+                object["reason"] = json!(phase.reason);
+            }
+        }
+        Some(Kind::File(file)) => {
+            object["path"] = json!(file.path);
+            object["action"] =
+                json!(file.action().as_str_name().trim_start_matches("ACTION_").to_lowercase());
+            object["size"] = json!(file.size);
+        }
+        _ => {}
+    }
+    Ok(object.to_string())
+}
+
+fn change_json(change: &v1::Change) -> Value {
+    let path: Vec<Value> = change
+        .path
+        .split('.')
+        .map(|name| if name.bytes().all(|b| b.is_ascii_digit()) { Value::Null } else { json!(name) })
+        .collect();
+    let mut object = json!({"path": path, "prettyPath": pretty_path(&change.path), "action": action(change)});
+    for (key, text) in [("oldValue", &change.old_value), ("newValue", &change.new_value)] {
+        if !text.is_empty() {
+            object[key] = serde_json::from_str(text).unwrap_or(Value::Null);
+        }
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_read_as_vmadms() {
+        let change = |old: &str, new: &str| v1::Change {
+            path: "disks.0.size".into(),
+            old_value: old.into(),
+            new_value: new.into(),
+        };
+        assert_eq!(change_line(&change("1", "2")), "disks.*.size changed :: 1 -> 2");
+        assert_eq!(change_line(&change("", "2")), "disks.*.size added :: 2");
+        assert_eq!(
+            change_json(&change("1", "")),
+            json!({"path": ["disks", null, "size"], "prettyPath": "disks.*.size", "action": "removed", "oldValue": 1})
+        );
+    }
+
+    #[test]
+    fn time_stamps_are_short_unless_full() {
+        assert_eq!(stamp("2026-01-02T03:04:05.678Z", false), "03:04:05.678Z");
+        assert_eq!(stamp("2026-01-02T03:04:05.678Z", true), "2026-01-02T03:04:05.678Z");
+    }
+}

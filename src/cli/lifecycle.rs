@@ -1,0 +1,122 @@
+//! `start`, `stop`, `reboot`, `delete`.
+
+use uuid::Uuid;
+
+use super::{Clients, error::CliError};
+use crate::{
+    proto::v1::{self, boot_device, start_vm_response::Item},
+    spec::{BootOptions, Media},
+};
+
+fn request_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// The words behind `start`.
+pub(super) fn boot_options(words: &[String]) -> Result<v1::BootOptions, CliError> {
+    let options = BootOptions::from_words(words).map_err(CliError::usage)?;
+    Ok(v1::BootOptions {
+        order: options.order.map(|order| order.to_string()).unwrap_or_default(),
+        once: options.once.map(|once| once.to_string()).unwrap_or_default(),
+        devices: options
+            .devices
+            .into_iter()
+            .map(|device| v1::BootDevice {
+                path: device.path,
+                model: device.model.as_str().to_owned(),
+                media: match device.media {
+                    Media::Cdrom => boot_device::Media::Cdrom,
+                    Media::Disk => boot_device::Media::Disk,
+                }
+                .into(),
+            })
+            .collect(),
+    })
+}
+
+pub(super) async fn start(
+    clients: &mut Clients,
+    uuid: &str,
+    options: v1::BootOptions,
+    verbose: bool,
+) -> Result<(), CliError> {
+    let prefix = format!("Unable to start VM {uuid}");
+    let request = v1::StartVmRequest {
+        uuid: uuid.to_owned(),
+        etag: String::new(),
+        request_id: request_id(),
+        options: Some(options),
+    };
+    let failed = |status: tonic::Status| CliError::from(status).with_prefix(&prefix);
+    let mut stream = clients.vms.start_vm(request).await.map_err(failed)?.into_inner();
+    let mut phases = 0;
+    while let Some(item) = stream.message().await.map_err(failed)? {
+        if let Some(Item::Phase(phase)) = item.item {
+            phases += 1;
+            if verbose {
+                anstream::eprintln!("{}", phase_line(&phase));
+            }
+        }
+    }
+    if phases == 0 {
+        anstream::eprintln!("VM {uuid} is already 'running'");
+    } else {
+        anstream::eprintln!("Successfully started VM {uuid}");
+    }
+    Ok(())
+}
+
+/// `RUNNING +812.4 ms`
+pub(super) fn phase_line(phase: &v1::BootPhase) -> String {
+    let name = phase.phase().as_str_name().trim_start_matches("PHASE_");
+    let whole = phase.elapsed_us / 1000;
+    let tenth = phase.elapsed_us % 1000 / 100;
+    let mut line = format!("{name} +{whole}.{tenth} ms");
+    if !phase.reason.is_empty() {
+        line.push_str(&format!(" step {}: {}", phase.step, phase.reason));
+    }
+    line
+}
+
+pub(super) async fn stop(
+    clients: &mut Clients,
+    uuid: &str,
+    force: bool,
+    timeout: Option<u32>,
+) -> Result<(), CliError> {
+    let timeout_seconds = timeout.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX));
+    let request = v1::StopVmRequest {
+        uuid: uuid.to_owned(),
+        etag: String::new(),
+        request_id: request_id(),
+        force,
+        timeout_seconds,
+    };
+    let stopped = clients.vms.stop_vm(request).await;
+    let stopped =
+        stopped.map_err(|status| CliError::from(status).with_prefix(&format!("Unable to stop VM {uuid}")))?;
+    if stopped.into_inner().already_stopped {
+        anstream::eprintln!("VM {uuid} is already not 'running' (currently: stopped)");
+    } else {
+        anstream::eprintln!("Successfully completed stop for VM {uuid}");
+    }
+    Ok(())
+}
+
+pub(super) async fn reboot(clients: &mut Clients, uuid: &str, force: bool) -> Result<(), CliError> {
+    let request =
+        v1::RebootVmRequest { uuid: uuid.to_owned(), etag: String::new(), request_id: request_id(), force };
+    let rebooted = clients.vms.reboot_vm(request).await;
+    rebooted.map_err(|status| CliError::from(status).with_prefix(&format!("Unable to reboot VM {uuid}")))?;
+    anstream::eprintln!("Successfully completed reboot for VM {uuid}");
+    Ok(())
+}
+
+pub(super) async fn delete(clients: &mut Clients, uuid: &str) -> Result<(), CliError> {
+    let request =
+        v1::DeleteVmRequest { uuid: uuid.to_owned(), etag: String::new(), request_id: request_id() };
+    let deleted = clients.vms.delete_vm(request).await;
+    deleted.map_err(|status| CliError::from(status).with_prefix(&format!("Failed to delete VM {uuid}")))?;
+    anstream::eprintln!("Successfully deleted VM {uuid}");
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! A VM as vmadm prints it: one flat object.
+
+use serde_json::{Map, Value, json};
+
+use super::error::CliError;
+use crate::{
+    api::spec_from_proto,
+    proto::v1::{self, ExitReason, VmState as Wire},
+    spec::VmState,
+};
+
+/// The machine JSON of a VM, with what is known of its state.
+pub(super) fn machine(vm: &v1::Vm) -> Result<Map<String, Value>, CliError> {
+    let spec = spec_from_proto(vm.spec.clone().unwrap_or_default()).map_err(|violations| {
+        CliError::violations(&violations).with_prefix("the agent's answer makes no sense")
+    })?;
+    let Ok(Value::Object(mut object)) = serde_json::to_value(&spec) else {
+        return Err(CliError::failed("the agent's answer makes no sense"));
+    };
+    let status = vm.status.clone().unwrap_or_default();
+    let state = state(status.state());
+    let mut put = |key: &str, value: Value| {
+        object.insert(key.to_owned(), value);
+    };
+    put("zonename", json!(vm.uuid));
+    put("zonepath", json!(status.zonepath));
+    if let Some(brand) = spec.brand {
+        put("type", json!(brand.type_name()));
+    }
+    put("state", json!(state.as_str()));
+    put("zone_state", json!(state.zone_state()));
+    if let Some(pid) = status.pid {
+        put("pid", json!(pid));
+    }
+    for (key, time) in [
+        ("create_timestamp", &status.create_time),
+        ("last_modified", &status.last_modified),
+        ("boot_timestamp", &status.boot_time),
+    ] {
+        if let Some(time) = time {
+            put(key, json!(iso(time)));
+        }
+    }
+    if let Some(accelerator) = &status.accelerator {
+        put("accelerator", json!(accelerator));
+    }
+    if let Some(exit) = status.exit.as_ref().filter(|_| status.pid.is_none() || state == VmState::Failed) {
+        put("exit_status", json!(exit.status));
+        if let Some(time) = &exit.time {
+            put("exit_timestamp", json!(iso(time)));
+        }
+        put("exit_reason", json!(exit_reason(exit.reason())));
+        if !exit.detail.is_empty() {
+            put("exit_detail", json!(exit.detail));
+        }
+    }
+    put("etag", json!(vm.etag));
+    Ok(object)
+}
+
+/// vmadm's word for a state; one that is newer than this program counts as unknown, so as lost.
+pub(super) fn state(state: Wire) -> VmState {
+    match state {
+        Wire::Provisioning => VmState::Provisioning,
+        Wire::Stopped => VmState::Stopped,
+        Wire::Starting => VmState::Starting,
+        Wire::Running => VmState::Running,
+        Wire::Stopping => VmState::Stopping,
+        Wire::Deleting => VmState::Deleting,
+        Wire::Failed => VmState::Failed,
+        Wire::Lost | Wire::Unspecified => VmState::Lost,
+    }
+}
+
+fn exit_reason(reason: ExitReason) -> String {
+    reason.as_str_name().trim_start_matches("EXIT_REASON_").to_lowercase()
+}
+
+/// vmadm's time stamps: milliseconds, UTC.
+pub(super) fn iso(time: &prost_types::Timestamp) -> String {
+    jiff::Timestamp::new(time.seconds, time.nanos).map(|time| format!("{time:.3}")).unwrap_or_default()
+}

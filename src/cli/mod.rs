@@ -1,0 +1,197 @@
+//! The operator's command. Everything goes through gRPC; nothing here touches a VM by itself.
+//!
+//! Names, texts, streams and exit codes are vmadm's: data on standard output, what was done and what
+//! went wrong on standard error; 0 done, 1 refused or failed, 2 not understood.
+
+mod arguments;
+mod connect;
+mod console;
+mod create;
+mod error;
+mod events;
+mod files;
+mod lifecycle;
+mod list;
+mod look;
+mod machine;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+use tonic::transport::Channel;
+
+use arguments::{Arguments, Command};
+use error::CliError;
+
+pub use arguments::Arguments as Cli;
+
+use crate::{
+    proto::v1::{
+        console_service_client::ConsoleServiceClient, event_service_client::EventServiceClient,
+        host_service_client::HostServiceClient, vm_service_client::VmServiceClient,
+    },
+    spec::machine_json::parse_uuid,
+};
+
+/// Largest answer: a page of a thousand VMs, or a picture.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// Runs the command line; gives the exit code.
+pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    match obey(arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if error.message().is_empty() {
+                return error.code();
+            }
+            anstream::eprintln!("{error}");
+            error.code()
+        }
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    // A closed pipe is the reader's choice.
+    let _ = error.print();
+    if help { ExitCode::SUCCESS } else { ExitCode::from(2) }
+}
+
+async fn obey(arguments: Arguments) -> Result<(), CliError> {
+    let clients = |arguments: &Arguments| {
+        let target = connect::Target::from(arguments);
+        async move { Ok::<_, CliError>(Clients::new(connect::connect(target?).await?)) }
+    };
+    match &arguments.command {
+        Command::Other(words) => Err(unknown(words)),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "vmadm", &mut io::stdout());
+            Ok(())
+        }
+        Command::Create { file } => {
+            let spec = create::read(file.as_deref(), "create")?;
+            create::create(&mut clients(&arguments).await?, spec).await
+        }
+        Command::Validate { action, file } => {
+            let payload = create::read_for_validation(action, file.as_deref())?;
+            create::validate(&mut clients(&arguments).await?, payload).await
+        }
+        Command::Get { uuid } => {
+            let uuid = checked(uuid, "get")?;
+            look::get(&mut clients(&arguments).await?, uuid).await
+        }
+        Command::List(options) => {
+            let query = list::Query::new(options)?;
+            list::list(&mut clients(&arguments).await?, &query).await
+        }
+        Command::Start { uuid, options } => {
+            let uuid = checked(uuid, "start")?;
+            let options = lifecycle::boot_options(options)?;
+            lifecycle::start(&mut clients(&arguments).await?, uuid, options, arguments.verbose).await
+        }
+        Command::Stop { uuid, force, timeout } => {
+            let uuid = checked(uuid, "stop")?;
+            lifecycle::stop(&mut clients(&arguments).await?, uuid, *force, *timeout).await
+        }
+        Command::Reboot { uuid, force } => {
+            let uuid = checked(uuid, "reboot")?;
+            lifecycle::reboot(&mut clients(&arguments).await?, uuid, *force).await
+        }
+        Command::Delete { uuid } => {
+            let uuid = checked(uuid, "delete")?;
+            lifecycle::delete(&mut clients(&arguments).await?, uuid).await
+        }
+        Command::Info { uuid, types } => {
+            let uuid = checked(uuid, "info")?;
+            look::info(&mut clients(&arguments).await?, uuid, types).await
+        }
+        Command::Screenshot { uuid, file } => {
+            let uuid = checked(uuid, "screenshot")?;
+            look::screenshot(&mut clients(&arguments).await?, uuid, file).await
+        }
+        Command::Host => look::host(&mut clients(&arguments).await?).await,
+        Command::Events(options) => {
+            let uuid = options.uuid.as_deref().map(|uuid| checked(uuid, "events")).transpose()?;
+            events::events(&mut clients(&arguments).await?, uuid, options).await
+        }
+        Command::Console { uuid, log } => {
+            let uuid = checked(uuid, "console")?;
+            let mut clients = clients(&arguments).await?;
+            if *log {
+                console::log(&mut clients, uuid).await
+            } else {
+                console::attach(&mut clients, uuid).await
+            }
+        }
+        Command::PutFile { uuid, file, path, overwrite } => {
+            let uuid = checked(uuid, "put-file")?;
+            files::put(&mut clients(&arguments).await?, uuid, file, path.as_deref(), *overwrite).await
+        }
+        Command::ListFiles { uuid, path } => {
+            let uuid = checked(uuid, "list-files")?;
+            files::list(&mut clients(&arguments).await?, uuid, path).await
+        }
+        Command::DeleteFile { uuid, path } => {
+            let uuid = checked(uuid, "delete-file")?;
+            files::delete(&mut clients(&arguments).await?, uuid, path).await
+        }
+    }
+}
+
+/// The services of one agent.
+struct Clients {
+    vms: VmServiceClient<Channel>,
+    events: EventServiceClient<Channel>,
+    consoles: ConsoleServiceClient<Channel>,
+    host: HostServiceClient<Channel>,
+}
+
+impl Clients {
+    fn new(channel: Channel) -> Self {
+        Self {
+            vms: VmServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
+            events: EventServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
+            consoles: ConsoleServiceClient::new(channel.clone()),
+            host: HostServiceClient::new(channel),
+        }
+    }
+}
+
+/// vmadm looks at the shape only, and says so in these words.
+fn checked<'u>(uuid: &'u str, command: &str) -> Result<&'u str, CliError> {
+    parse_uuid(uuid).map(|_| uuid).map_err(|_| {
+        CliError::usage(format!("Invalid or missing UUID for {command}\n\nUsage: vmadm {command} <uuid> ..."))
+    })
+}
+
+fn unknown(words: &[String]) -> CliError {
+    let given = words.first().map(String::as_str).unwrap_or_default();
+    let command = Arguments::command();
+    let near = command
+        .get_subcommands()
+        .flat_map(|c| std::iter::once(c.get_name()).chain(c.get_all_aliases()))
+        .map(|name| (strsim::damerau_levenshtein(given, name), name))
+        .min()
+        .filter(|(distance, _)| *distance <= 2)
+        .map(|(_, name)| format!(" Did you mean \"{name}\"?"))
+        .unwrap_or_default();
+    CliError::usage(format!("Invalid command: \"{given}\".{near}\n\nFor the commands: vmadm help"))
+}
+
+/// Prints data. A reader that closed the pipe has had enough: that is fine.
+fn print(text: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(CliError::quiet_success()),
+        Err(error) => Err(CliError::failed(format!("writing to standard output: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}

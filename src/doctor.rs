@@ -1,0 +1,199 @@
+//! What this host can and can't do, what a missing thing means, and how to get it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{config::Config, hypervisor::qemu::probe_kvm};
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// VMs run, but slower or less apart.
+    Weak,
+    /// VMs don't run.
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What.
+    pub what: &'static str,
+    /// How bad.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do about it; empty when nothing.
+    pub advice: String,
+}
+
+fn good(what: &'static str, found: impl Into<String>) -> Finding {
+    Finding { what, verdict: Verdict::Good, found: found.into(), advice: String::new() }
+}
+
+fn weak(what: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding { what, verdict: Verdict::Weak, found: found.into(), advice: advice.into() }
+}
+
+fn bad(what: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding { what, verdict: Verdict::Bad, found: found.into(), advice: advice.into() }
+}
+
+/// Looks at everything.
+pub async fn examine(config: &Config) -> Vec<Finding> {
+    vec![
+        qemu(&config.qemu.binary),
+        kvm(config).await,
+        uefi(config),
+        user(),
+        namespaces(),
+        cgroups(),
+        folders(config),
+        certificates(config),
+    ]
+}
+
+fn qemu(binary: &Path) -> Finding {
+    match Command::new(binary).arg("--version").output() {
+        Ok(output) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+            let version = text.split_whitespace().nth(3).unwrap_or_default().to_owned();
+            let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or_default());
+            let version = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            if version >= (7, 2) {
+                good("QEMU", text)
+            } else {
+                bad("QEMU", text, "version 7.2 or later is needed (Debian 12 has it)")
+            }
+        }
+        Ok(output) => {
+            bad("QEMU", format!("{} fails: {}", binary.display(), output.status), "reinstall qemu-system-x86")
+        }
+        Err(error) => bad(
+            "QEMU",
+            format!("{}: {error}", binary.display()),
+            "no VM of brand kvm can run; apt-get install qemu-system-x86, or set qemu.binary",
+        ),
+    }
+}
+
+async fn kvm(config: &Config) -> Finding {
+    match probe_kvm(&config.qemu.binary, &config.qemu.kvm_cpu).await {
+        Ok(()) => good("KVM", "a probe guest ran"),
+        Err(why) => weak(
+            "KVM",
+            why,
+            "guests run under TCG, several times slower; enable virtualization in the firmware, load kvm_intel or kvm_amd, and give the agent access to /dev/kvm",
+        ),
+    }
+}
+
+fn uefi(config: &Config) -> Finding {
+    let missing: Vec<String> = [&config.qemu.ovmf_code, &config.qemu.ovmf_vars]
+        .into_iter()
+        .filter(|path| !path.exists())
+        .map(|path| path.display().to_string())
+        .collect();
+    if missing.is_empty() {
+        good("UEFI firmware", config.qemu.ovmf_code.display().to_string())
+    } else {
+        weak(
+            "UEFI firmware",
+            format!("missing: {}", missing.join(", ")),
+            "VMs with bootrom=uefi don't start; apt-get install ovmf",
+        )
+    }
+}
+
+fn user() -> Finding {
+    match rustix::process::geteuid().as_raw() {
+        0 => good("User", "root"),
+        uid => weak(
+            "User",
+            format!("uid {uid}"),
+            "all VMs run as this user and are not kept apart by uid; folders must be this user's (zones_dir, state_dir, run_dir)",
+        ),
+    }
+}
+
+fn namespaces() -> Finding {
+    let kinds = ["mnt", "pid", "net", "ipc", "uts", "cgroup", "user"];
+    let missing: Vec<&str> =
+        kinds.into_iter().filter(|kind| !Path::new("/proc/self/ns").join(kind).exists()).collect();
+    let limit = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    if !missing.is_empty() {
+        weak(
+            "Namespaces",
+            format!("the kernel lacks: {}", missing.join(", ")),
+            "a zone can't hide the host from a hypervisor",
+        )
+    } else if limit.trim() == "0" {
+        weak("Namespaces", "user namespaces are switched off", "sysctl user.max_user_namespaces=15000")
+    } else {
+        good("Namespaces", kinds.join(", "))
+    }
+}
+
+fn cgroups() -> Finding {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let of = |kind: &str| -> Vec<PathBuf> {
+        let mounted = |line: &str| {
+            let mut fields = line.split_whitespace();
+            let (point, found) = (fields.nth(1)?, fields.next()?);
+            (found == kind).then(|| PathBuf::from(point))
+        };
+        mounts.lines().filter_map(mounted).collect()
+    };
+    let (v2, v1) = (of("cgroup2"), of("cgroup"));
+    match (v2.first(), v1.is_empty()) {
+        (Some(path), true) => good("Control groups", format!("v2 at {}", path.display())),
+        (Some(path), false) => {
+            good("Control groups", format!("v2 at {}, with {} v1 controllers", path.display(), v1.len()))
+        }
+        (None, false) => good("Control groups", format!("v1, {} controllers", v1.len())),
+        (None, true) => weak(
+            "Control groups",
+            "none mounted",
+            "limits of VMs can't be enforced; mount -t cgroup2 none /sys/fs/cgroup",
+        ),
+    }
+}
+
+fn folders(config: &Config) -> Finding {
+    let unusable = |path: &&PathBuf| {
+        // The folder, or the nearest one above it that is there.
+        let there = path.ancestors().find(|folder| folder.exists());
+        there.is_none_or(|folder| rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_err())
+    };
+    let all = [&config.zones_dir, &config.state_dir, &config.run_dir];
+    let shown =
+        |paths: &[&PathBuf]| paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+    let refused: Vec<&PathBuf> = all.iter().copied().filter(unusable).collect();
+    if refused.is_empty() {
+        good("Folders", shown(&all))
+    } else {
+        bad(
+            "Folders",
+            format!("can't be written: {}", shown(&refused)),
+            "run as root, or set zones_dir, state_dir and run_dir",
+        )
+    }
+}
+
+fn certificates(config: &Config) -> Finding {
+    let files = crate::auth::Files::new(&config.tls);
+    match crate::auth::Tls::load(files, config.tls.trust_domain.clone()) {
+        Ok(_) => good("Certificates", config.tls.dir.display().to_string()),
+        Err(error) if config.listen.is_empty() => weak(
+            "Certificates",
+            error.to_string(),
+            "only the local UNIX socket is served, which is all that is configured (listen is empty)",
+        ),
+        Err(error) => bad("Certificates", error.to_string(), "the TCP endpoint can't be served"),
+    }
+}
