@@ -35,7 +35,7 @@ use crate::{
     hypervisor::{Machine, MachineEvent},
     layout::VmLayout,
     spec::{BootOptions, VmState},
-    storage,
+    storage::remove_zone,
     store::{
         BootPhase, Commit, EventKind, Exit, ExitReason, Machine as MachineRecord, NewEvent, Phase, Timestamp,
         VmChange, VmRecord,
@@ -171,7 +171,6 @@ impl Actor {
     }
 
     async fn run(mut self) {
-        self.write_vm_json().await;
         let stopping = self.agent.stopping();
         loop {
             let deadline = self.stop.as_ref().map(|stop| stop.deadline);
@@ -649,9 +648,7 @@ impl Actor {
         let deleting = self.changed(|vm| vm.state = VmState::Deleting);
         self.commit(call, deleting, Vec::new(), None).await?;
         let layout = self.layout.clone();
-        tokio::task::spawn_blocking(move || storage::remove_zone(&layout))
-            .await
-            .map_err(Error::internal)??;
+        tokio::task::spawn_blocking(move || remove_zone(&layout)).await.map_err(Error::internal)??;
 
         let alias = self.record.spec.alias.clone().unwrap_or_default();
         let commit = Commit {
@@ -705,7 +702,7 @@ impl Actor {
         self.agent.inner.store.commit(commit).await?;
         self.record = vm;
         self.published.send_replace(Arc::new(self.record.clone()));
-        self.write_vm_json().await;
+        self.agent.write_vm_json(&self.record).await;
         Ok(())
     }
 
@@ -723,16 +720,6 @@ impl Actor {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 () = self.agent.inner.stopping.cancelled() => return,
             }
-        }
-    }
-
-    /// For people; the truth is in the store, so a failure is only logged.
-    async fn write_vm_json(&self) {
-        let layout = self.layout.clone();
-        let text = serde_json::to_string_pretty(&change::public(&self.record)).unwrap_or_default();
-        let written = tokio::task::spawn_blocking(move || storage::write_vm_json(&layout, &text)).await;
-        if let Ok(Err(error)) = written {
-            tracing::debug!(vm = %self.record.uuid, %error, "vm.json");
         }
     }
 }

@@ -51,7 +51,7 @@ async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
             return Ok(());
         }
         VmState::Stopped => {
-            enter(agent, record, None);
+            enter(agent, record, None).await;
             return Ok(());
         }
         VmState::Starting | VmState::Running | VmState::Stopping | VmState::Failed | VmState::Lost => {}
@@ -70,7 +70,8 @@ async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
 }
 
 /// Registers the VM under its actor.
-fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
+async fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
+    agent.write_vm_json(&record).await;
     agent.inner.registry.insert(Actor::spawn(agent, record, live));
 }
 
@@ -112,7 +113,7 @@ async fn take_over(
     })
     .await?;
     tracing::info!(vm = %record.uuid, pid, %state, "adopted");
-    enter(agent, record, Some(Live::adopted(process, Some(machine), vnc)));
+    enter(agent, record, Some(Live::adopted(process, Some(machine), vnc))).await;
     Ok(())
 }
 
@@ -128,7 +129,7 @@ async fn stopped(agent: &Agent, record: VmRecord) -> Result<(), Error> {
         }
     })
     .await?;
-    enter(agent, record, None);
+    enter(agent, record, None).await;
     Ok(())
 }
 
@@ -141,7 +142,7 @@ async fn lost(
     tracing::error!(vm = %record.uuid, why, "lost: the hypervisor is left alone");
     let record = change(agent, record, |vm| vm.state = VmState::Lost).await?;
     let live = process.map(|process| Live::adopted(process, None, None));
-    enter(agent, record, live);
+    enter(agent, record, live).await;
     Ok(())
 }
 

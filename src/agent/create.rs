@@ -105,6 +105,7 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
         answers: if autoboot { Vec::new() } else { call.answer(&Ok(outcome.clone())).into_iter().collect() },
     };
     agent.inner.store.commit(commit).await?;
+    agent.write_vm_json(&vm).await;
     let handle = Actor::spawn(agent, vm, None);
     agent.inner.registry.insert(handle.clone());
     drop(reservation);

@@ -48,6 +48,7 @@ use crate::{
     hypervisor::{Description, Hypervisor},
     layout::Layout,
     spec::{BootOptions, Violation, VmSpec, validate},
+    storage,
     store::{Store, VmRecord},
 };
 use actor::Command;
@@ -250,6 +251,17 @@ impl Agent {
     /// Removes a VM and its disks.
     pub async fn delete_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
         self.command(call, uuid, move |call, reply| Command::Delete { call, etag, reply }).await
+    }
+
+    /// Writes a record beside its VM, for people. The truth is in the store, so a failure is only
+    /// logged.
+    async fn write_vm_json(&self, record: &VmRecord) {
+        let layout = self.inner.layout.vm(record.uuid);
+        let text = serde_json::to_string_pretty(&change::public(record)).unwrap_or_default();
+        let written = tokio::task::spawn_blocking(move || storage::write_vm_json(&layout, &text)).await;
+        if let Ok(Err(error)) = written {
+            tracing::debug!(vm = %record.uuid, %error, "vm.json");
+        }
     }
 
     /// Queues a command with the VM's actor, as a task that outlives the caller.

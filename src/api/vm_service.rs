@@ -225,7 +225,7 @@ impl VmService for Vms {
         let page = list.entries[from..].iter().take(limit);
         let more = list.entries.len() > from + limit;
         let next_page_token =
-            page.clone().last().filter(|_| more).map(|e| e.path.clone()).unwrap_or_default();
+            page.clone().next_back().filter(|_| more).map(|e| e.path.clone()).unwrap_or_default();
         let uploads = match request.page_token.as_str() {
             "" => list.uploads.into_iter().map(convert::upload).collect(),
             _ => Vec::new(),

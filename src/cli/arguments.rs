@@ -119,10 +119,7 @@ pub(super) enum Command {
         types: Vec<String>,
     },
     /// Save a picture of the guest's screen (PNG)
-    Screenshot {
-        uuid: String,
-        file: PathBuf,
-    },
+    Screenshot { uuid: String, file: PathBuf },
     /// Attach to the serial console; Ctrl-] leaves
     Console {
         #[arg(default_value = "", hide_default_value = true)]
@@ -152,10 +149,7 @@ pub(super) enum Command {
         path: String,
     },
     /// Remove a file from the zone's root
-    DeleteFile {
-        uuid: String,
-        path: String,
-    },
+    DeleteFile { uuid: String, path: String },
     /// Print what the host is and can do
     Host,
     /// Print shell completions
@@ -177,7 +171,7 @@ pub(super) struct ListOptions {
     #[arg(short = 'o', value_name = "FIELDS", default_value = "uuid,type,ram,state,alias")]
     pub(super) order: String,
     /// Sort by fields; - before a field reverses it
-    #[arg(short, value_name = "FIELDS", default_value = "ram,uuid")]
+    #[arg(short, value_name = "FIELDS", default_value = "ram,uuid", allow_hyphen_values = true)]
     pub(super) sort: String,
     /// Only VMs whose fields have these values, as field=value
     pub(super) filters: Vec<String>,

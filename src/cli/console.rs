@@ -32,7 +32,11 @@ fn tell_gap(gap: &v1::ConsoleGap) {
 
 /// Prints the history.
 pub(super) async fn log(clients: &mut Clients, uuid: &str) -> Result<(), CliError> {
-    let request = v1::ReadLogRequest { uuid: uuid.to_owned(), offset: 0, follow: false };
+    log_from(clients, uuid, 0).await
+}
+
+async fn log_from(clients: &mut Clients, uuid: &str, offset: i64) -> Result<(), CliError> {
+    let request = v1::ReadLogRequest { uuid: uuid.to_owned(), offset, follow: false };
     let mut stream = clients.consoles.read_log(request).await?.into_inner();
     while let Some(message) = stream.message().await? {
         match message.item {
@@ -44,8 +48,8 @@ pub(super) async fn log(clients: &mut Clients, uuid: &str) -> Result<(), CliErro
     Ok(())
 }
 
-/// History first, then what happens; what is typed goes to the guest, until Ctrl-] or the end of
-/// the input.
+/// History first, then what happens; what is typed goes to the guest, until Ctrl-]. The end of the
+/// input leaves too, once everything that was printed so far is shown.
 pub(super) async fn attach(clients: &mut Clients, uuid: &str) -> Result<(), CliError> {
     let vm = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?.into_inner().vm;
     let state = machine::state(vm.unwrap_or_default().status.unwrap_or_default().state());
@@ -65,12 +69,16 @@ pub(super) async fn attach(clients: &mut Clients, uuid: &str) -> Result<(), CliE
         anstream::eprint!("[Connected to the console of VM {uuid}; Ctrl-] leaves]\r\n");
     }
     let mut typing = tokio::spawn(type_in(sender));
-    let result = loop {
+    let mut shown = 0;
+    let left = loop {
         tokio::select! {
-            _ = &mut typing => break Ok(()),
+            left = &mut typing => break Ok(left.unwrap_or(Left::Escaped)),
             message = stream.message() => match message {
                 Ok(Some(message)) => match message.item {
-                    Some(attach_response::Item::Data(data)) => show(&data.data)?,
+                    Some(attach_response::Item::Data(data)) => {
+                        show(&data.data)?;
+                        shown = data.offset.saturating_add(i64::try_from(data.data.len()).unwrap_or(i64::MAX));
+                    }
                     Some(attach_response::Item::Gap(gap)) => tell_gap(&gap),
                     None => {}
                 },
@@ -84,11 +92,20 @@ pub(super) async fn attach(clients: &mut Clients, uuid: &str) -> Result<(), CliE
         anstream::eprint!("\r\n[Left the console]\r\n");
     }
     drop(terminal);
-    result
+    match left? {
+        Left::Escaped => Ok(()),
+        Left::AtEnd => log_from(clients, uuid, shown).await,
+    }
+}
+
+/// Why typing ended.
+enum Left {
+    Escaped,
+    AtEnd,
 }
 
 /// Sends what is typed until the escape.
-async fn type_in(sender: mpsc::Sender<v1::AttachRequest>) {
+async fn type_in(sender: mpsc::Sender<v1::AttachRequest>) -> Left {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 4096];
     while let Ok(count @ 1..) = stdin.read(&mut buffer).await {
@@ -98,13 +115,14 @@ async fn type_in(sender: mpsc::Sender<v1::AttachRequest>) {
         if !typed.is_empty() {
             let item = Some(attach_request::Item::Input(typed.to_vec().into()));
             if sender.send(v1::AttachRequest { item }).await.is_err() {
-                return;
+                return Left::Escaped;
             }
         }
         if leave.is_some() {
-            return;
+            return Left::Escaped;
         }
     }
+    Left::AtEnd
 }
 
 /// The terminal in raw mode; as it was again when this is dropped.

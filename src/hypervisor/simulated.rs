@@ -18,15 +18,22 @@ use super::{
     Program, RunStatus, Setup,
 };
 
-/// Ends a simulated process: how, and with which reason.
-type End = Arc<dyn Fn(Uuid) + Send + Sync>;
+/// The process of a VM, as far as its machine is concerned. Wired to the simulated zone by whoever
+/// makes both.
+#[async_trait]
+pub trait SimulatedProcess: Send + Sync {
+    /// Ends the process of a VM, as a guest does that powers itself off.
+    fn end(&self, uuid: Uuid);
+    /// Waits until the process of a VM is gone.
+    async fn gone(&self, uuid: Uuid);
+}
 
 /// Machines that only pretend.
 #[derive(Clone)]
 pub struct SimulatedHypervisor {
     machines: Arc<Mutex<HashMap<Uuid, Arc<Knobs>>>>,
     faults: Arc<Mutex<Faults>>,
-    end: End,
+    processes: Arc<dyn SimulatedProcess>,
 }
 
 impl std::fmt::Debug for SimulatedHypervisor {
@@ -53,9 +60,9 @@ struct Knobs {
 }
 
 impl SimulatedHypervisor {
-    /// Machines whose processes end through `end`.
-    pub fn new(end: impl Fn(Uuid) + Send + Sync + 'static) -> Self {
-        Self { machines: Arc::default(), faults: Arc::default(), end: Arc::new(end) }
+    /// Machines of these processes.
+    pub fn new(processes: impl SimulatedProcess + 'static) -> Self {
+        Self { machines: Arc::default(), faults: Arc::default(), processes: Arc::new(processes) }
     }
 
     /// Changes what goes wrong.
@@ -151,7 +158,7 @@ impl Machine for SimulatedMachine {
         if !lock(&self.host.faults).deaf {
             let event = MachineEvent::Shutdown { guest: true, reason: "guest-shutdown".into() };
             let _ = self.knobs.events.send(event).await;
-            (self.host.end)(self.uuid);
+            self.host.processes.end(self.uuid);
         }
         Ok(())
     }
@@ -182,7 +189,12 @@ impl Machine for SimulatedMachine {
     }
 
     async fn next_event(&self) -> Option<MachineEvent> {
-        self.knobs.received.lock().await.recv().await
+        let mut received = self.knobs.received.lock().await;
+        tokio::select! {
+            biased;
+            event = received.recv() => event,
+            () = self.host.processes.gone(self.uuid) => None,
+        }
     }
 }
 

@@ -372,7 +372,7 @@ mod tests {
     fn too_many_devices() {
         let disks = vec![r#"{"size":1}"#; MAX_DEVICES + 1].join(",");
         assert_eq!(fields(&format!(r#"{{"brand":"kvm","disks":[{disks}]}}"#)), ["disks"]);
-        let ide = vec![r#"{"size":1,"model":"ide"}"#; MAX_IDE + 1].join(",");
+        let ide = [r#"{"size":1,"model":"ide"}"#; MAX_IDE + 1].join(",");
         assert_eq!(fields(&format!(r#"{{"brand":"kvm","disks":[{ide}]}}"#)), ["disks"]);
     }
 }

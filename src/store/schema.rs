@@ -30,7 +30,8 @@ const MIGRATIONS: &[&str] = &["
 "];
 
 /// The version that this agent writes.
-pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
+pub(super) const VERSION: i64 = 1;
+const _: () = assert!(VERSION.unsigned_abs() == MIGRATIONS.len() as u64);
 
 /// Opens the file for the writer, and brings it to [`VERSION`].
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {

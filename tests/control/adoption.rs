@@ -1,0 +1,139 @@
+//! A new agent on an old host.
+
+use tonic::Code;
+use zoneward::{
+    hypervisor::simulated::Faults,
+    proto::v1,
+    spec::VmState,
+    store::{Commit, Store, VmChange, VmRecord},
+    zone::Ended,
+};
+
+use super::support::{machine, reason, simulated::Simulated};
+
+async fn restarted(between: impl AsyncFnOnce(&Simulated, &str)) -> (Simulated, String) {
+    let mut agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(machine()).await;
+    clients.start(&uuid).await.unwrap();
+    agent.stop().await;
+    between(&agent, &uuid).await;
+    agent.resume().await;
+    (agent, uuid)
+}
+
+/// Rewrites a record as an agent that was killed would have left it.
+async fn left_as(agent: &Simulated, uuid: &str, state: VmState) {
+    let path = agent.config.state_dir.join("state.db");
+    let reader = zoneward::store::Reader::open(&path).unwrap();
+    let record = reader.vms().unwrap().into_iter().find(|vm| vm.uuid.to_string() == uuid).unwrap();
+    let store = Store::open(&path, |_| ()).unwrap();
+    let vm = Some(VmChange::Put(Box::new(VmRecord { state, ..record })));
+    store.commit(Commit { vm, ..Commit::default() }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_running_vm_stays_running() {
+    let (agent, uuid) = restarted(async |_, _| ()).await;
+    let mut clients = agent.clients().await;
+    let vm = clients.get(&uuid).await.unwrap().status.unwrap();
+    assert_eq!(vm.state(), v1::VmState::Running);
+    assert!(agent.process(&uuid).is_alive());
+    clients.stop(&uuid, false).await.unwrap();
+    assert!(!agent.process(&uuid).is_alive());
+}
+
+#[tokio::test]
+async fn one_that_ended_meanwhile_is_stopped_and_nobody_knows_why() {
+    let (agent, uuid) = restarted(async |agent, uuid| agent.process(uuid).end(Ended::Code(0))).await;
+    let mut clients = agent.clients().await;
+    let status = clients.get(&uuid).await.unwrap().status.unwrap();
+    assert_eq!(
+        (status.state(), status.exit.unwrap().reason()),
+        (v1::VmState::Stopped, v1::ExitReason::Unknown)
+    );
+    clients.start(&uuid).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_that_does_not_answer_is_lost_and_left_alone() {
+    let (agent, uuid) = restarted(async |agent, _| {
+        agent.hypervisor.set_faults(Faults { attach: true, ..Faults::default() });
+    })
+    .await;
+    let mut clients = agent.clients().await;
+    assert_eq!(clients.state(&uuid).await, v1::VmState::Lost);
+    assert!(agent.process(&uuid).is_alive());
+    for refused in [clients.delete(&uuid).await, clients.stop(&uuid, false).await.map(drop)] {
+        let status = refused.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "VM_STATE"));
+    }
+    assert!(agent.process(&uuid).is_alive(), "unknown is not dead");
+    clients.stop(&uuid, true).await.unwrap();
+    assert!(!agent.process(&uuid).is_alive());
+    clients.delete(&uuid).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_half_created_or_half_deleted_is_removed() {
+    for state in [VmState::Provisioning, VmState::Deleting] {
+        let mut agent = Simulated::start().await;
+        let mut clients = agent.clients().await;
+        let uuid = clients.create(machine()).await;
+        agent.stop().await;
+        left_as(&agent, &uuid, state).await;
+        agent.resume().await;
+        let mut clients = agent.clients().await;
+        assert_eq!(clients.get(&uuid).await.unwrap_err().code(), Code::NotFound);
+        assert!(!agent.zonepath(&uuid).exists());
+        let last = clients.journal().await.pop().unwrap();
+        assert!(matches!(last.kind, Some(v1::event::Kind::Deleted(_))), "{state}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_that_was_interrupted_is_finished() {
+    let (agent, uuid) = restarted(async |agent, uuid| left_as(agent, uuid, VmState::Stopping).await).await;
+    let process = agent.process(&uuid);
+    process.until_ended().await;
+    let mut clients = agent.clients().await;
+    assert!(clients.stop(&uuid, false).await.is_ok());
+    assert_eq!(clients.state(&uuid).await, v1::VmState::Stopped);
+}
+
+#[tokio::test]
+async fn a_boot_that_was_interrupted_before_the_process_is_stopped() {
+    let mut agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(machine()).await;
+    agent.stop().await;
+    left_as(&agent, &uuid, VmState::Starting).await;
+    agent.resume().await;
+    let mut clients = agent.clients().await;
+    let status = clients.get(&uuid).await.unwrap().status.unwrap();
+    assert_eq!((status.state(), status.exit), (v1::VmState::Stopped, None));
+    clients.start(&uuid).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_agents_do_not_share_folders() {
+    let agent = Simulated::start().await;
+    let second = zoneward::agent::Agent::start(agent.config.clone(), agent.platform()).await;
+    let error = second.map(drop).unwrap_err().to_string();
+    assert!(error.contains("another agent runs"), "{error}");
+}
+
+#[tokio::test]
+async fn vm_json_is_repaired() {
+    let (agent, uuid) = restarted(async |agent, uuid| {
+        std::fs::write(agent.zonepath(uuid).join("vm.json"), "rubbish").unwrap();
+    })
+    .await;
+    let path = agent.zonepath(&uuid).join("vm.json");
+    super::support::eventually("repaired", || {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let uuid = uuid.clone();
+        async move { text.contains(&uuid).then_some(()) }
+    })
+    .await;
+}

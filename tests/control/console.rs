@@ -1,0 +1,136 @@
+//! Consoles over gRPC.
+
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Code, Status, Streaming};
+use zoneward::proto::v1::{self, attach_request, attach_response, read_log_response::Item};
+
+use super::support::{Clients, fields, machine, metadata, reason, simulated::Simulated};
+
+async fn running() -> (Simulated, Clients, String) {
+    let agent = Simulated::start_with(|config| config.console.keep_kib = 64).await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(machine()).await;
+    clients.start(&uuid).await.unwrap();
+    (agent, clients, uuid)
+}
+
+fn from(uuid: &str, offset: i64, follow: bool) -> v1::ReadLogRequest {
+    v1::ReadLogRequest { uuid: uuid.to_owned(), offset, follow }
+}
+
+type Sender = mpsc::Sender<v1::AttachRequest>;
+
+async fn attach(
+    clients: &mut Clients,
+    first: attach_request::Item,
+) -> Result<(Sender, Streaming<v1::AttachResponse>), Status> {
+    let (sender, input) = mpsc::channel(4);
+    sender.send(v1::AttachRequest { item: Some(first) }).await.unwrap();
+    let stream = clients.consoles.attach(ReceiverStream::new(input)).await?.into_inner();
+    Ok((sender, stream))
+}
+
+fn start(uuid: &str, offset: Option<i64>) -> attach_request::Item {
+    attach_request::Item::Attach(v1::AttachStart { uuid: uuid.to_owned(), offset })
+}
+
+#[tokio::test]
+async fn history_then_what_follows_by_offset() {
+    let (agent, mut clients, uuid) = running().await;
+    agent.process(&uuid).print("hello ");
+    let (_sender, mut attached) = attach(&mut clients, start(&uuid, Some(2))).await.unwrap();
+    let data = |message: v1::AttachResponse| match message.item.unwrap() {
+        attach_response::Item::Data(data) => (data.offset, data.data),
+        attach_response::Item::Gap(gap) => panic!("{gap:?}"),
+    };
+    assert_eq!(data(attached.next().await.unwrap().unwrap()), (2, "llo ".into()));
+    agent.process(&uuid).print("world");
+    assert_eq!(data(attached.next().await.unwrap().unwrap()), (6, "world".into()));
+    let (_sender, mut at_end) = attach(&mut clients, start(&uuid, None)).await.unwrap();
+    agent.process(&uuid).print("!");
+    assert_eq!(data(at_end.next().await.unwrap().unwrap()), (11, "!".into()), "no offset: only what is new");
+    assert_eq!(clients.console_log(&uuid).await, "hello world!");
+}
+
+#[tokio::test]
+async fn the_log_outlives_stop_start_and_restart() {
+    let (mut agent, mut clients, uuid) = running().await;
+    agent.process(&uuid).print("one ");
+    clients.stop(&uuid, true).await.unwrap();
+    clients.start(&uuid).await.unwrap();
+    agent.process(&uuid).print("two ");
+    agent.stop().await;
+    agent.process(&uuid).print("away ");
+    agent.resume().await;
+    let mut clients = agent.clients().await;
+    agent.process(&uuid).print("back");
+    assert_eq!(clients.console_until(&uuid, 0, "back").await.0, "one two away back");
+}
+
+#[tokio::test]
+async fn what_is_not_kept_is_a_gap() {
+    let (agent, mut clients, uuid) = running().await;
+    let process = agent.process(&uuid);
+    let block = "x".repeat(64 << 10);
+    for _ in 0..32 {
+        process.print(&block);
+    }
+    process.print("end");
+    let end = 32 * (64 << 10) + 3;
+    // Cutting happens as the log grows, behind the writer's back.
+    let mut stream = super::support::eventually("a gap", || {
+        let (mut clients, uuid) = (clients.clone(), uuid.clone());
+        async move {
+            let mut stream = clients.consoles.read_log(from(&uuid, 0, false)).await.unwrap().into_inner();
+            let first = stream.next().await.unwrap().unwrap().item.unwrap();
+            matches!(first, Item::Gap(_)).then_some(stream)
+        }
+    })
+    .await;
+    let mut next = None;
+    while let Some(message) = stream.next().await {
+        match message.unwrap().item.unwrap() {
+            Item::Data(data) => {
+                assert_eq!(next.unwrap_or(data.offset), data.offset);
+                next = Some(data.offset + i64::try_from(data.data.len()).unwrap());
+            }
+            Item::Gap(gap) => next = Some(gap.to),
+        }
+    }
+    assert_eq!(next, Some(end));
+    let status = clients.consoles.read_log(from(&uuid, end + 1, false)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "CONSOLE_OFFSET"));
+    assert_eq!(metadata(&status, "end"), end.to_string());
+    assert_ne!(metadata(&status, "oldest"), "0");
+}
+
+#[tokio::test]
+async fn bad_requests() {
+    let (_agent, mut clients, uuid) = running().await;
+    let status = clients.consoles.read_log(from(&uuid, -1, false)).await.unwrap_err();
+    assert_eq!(fields(&status), ["offset"]);
+    let other = "00000000-0000-0000-0000-000000000001";
+    assert_eq!(clients.consoles.read_log(from(other, 0, false)).await.unwrap_err().code(), Code::NotFound);
+    let input = || attach_request::Item::Input(b"x".to_vec().into());
+    let status = attach(&mut clients, input()).await.map(drop).unwrap_err();
+    assert_eq!(fields(&status), ["attach"], "input before attach");
+    let status = attach(&mut clients, start("x", None)).await.map(drop).unwrap_err();
+    assert_eq!(fields(&status), ["attach.uuid"]);
+
+    let (sender, mut stream) = attach(&mut clients, start(&uuid, None)).await.unwrap();
+    sender.send(v1::AttachRequest { item: Some(start(&uuid, None)) }).await.unwrap();
+    assert_eq!(fields(&stream.next().await.unwrap().unwrap_err()), ["input"], "attach twice");
+    let (sender, mut stream) = attach(&mut clients, start(&uuid, None)).await.unwrap();
+    let huge = attach_request::Item::Input(vec![b'x'; (64 << 10) + 1].into());
+    sender.send(v1::AttachRequest { item: Some(huge) }).await.unwrap();
+    assert_eq!(fields(&stream.next().await.unwrap().unwrap_err()), ["input"], "too much at once");
+}
+
+#[tokio::test]
+async fn followers_end_when_the_vm_is_deleted() {
+    let (_agent, mut clients, uuid) = running().await;
+    let mut stream = clients.consoles.read_log(from(&uuid, 0, true)).await.unwrap().into_inner();
+    clients.delete(&uuid).await.unwrap();
+    assert!(stream.next().await.is_none());
+}

@@ -1,0 +1,161 @@
+//! Watching: every start sees every event once and in order.
+
+use tokio_stream::StreamExt as _;
+use tonic::{Code, Streaming};
+use zoneward::proto::v1::{self, watch_events_request::Start, watch_events_response::Item};
+
+use super::support::{Clients, fields, machine, reason, simulated::Simulated};
+
+async fn watch(
+    clients: &mut Clients,
+    start: Option<Start>,
+    uuids: &[&str],
+) -> Streaming<v1::WatchEventsResponse> {
+    let uuids = uuids.iter().map(|uuid| (*uuid).to_owned()).collect();
+    clients.events.watch_events(v1::WatchEventsRequest { start, uuids }).await.unwrap().into_inner()
+}
+
+/// Events up to the bookmark at the end of the journal, and its cursor.
+async fn drain(stream: &mut Streaming<v1::WatchEventsResponse>) -> (Vec<v1::Event>, String) {
+    let mut events = Vec::new();
+    loop {
+        let message = stream.next().await.unwrap().unwrap();
+        match message.item.unwrap() {
+            Item::Event(event) => events.push(event),
+            Item::Bookmark(_) => return (events, message.cursor),
+        }
+    }
+}
+
+async fn next_event(stream: &mut Streaming<v1::WatchEventsResponse>) -> v1::Event {
+    loop {
+        if let Item::Event(event) = stream.next().await.unwrap().unwrap().item.unwrap() {
+            return event;
+        }
+    }
+}
+
+#[tokio::test]
+async fn from_the_beginning_from_now_and_from_a_cursor() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let first = clients.create(machine()).await;
+    let (all, cursor) = drain(&mut watch(&mut clients, Some(Start::Beginning(true)), &[]).await).await;
+    assert_eq!(all.iter().map(|e| e.sequence).collect::<Vec<_>>(), [1, 2]);
+    assert!(all.iter().all(|event| event.uuid == first && event.time.is_some()));
+
+    let mut now = watch(&mut clients, None, &[]).await;
+    assert_eq!(drain(&mut now).await.0, []);
+    let mut explicit = watch(&mut clients, Some(Start::Now(true)), &[]).await;
+    assert_eq!(drain(&mut explicit).await.0, []);
+    let second = clients.create(machine()).await;
+    let mut resumed = watch(&mut clients, Some(Start::Cursor(cursor)), &[]).await;
+    let mut only = watch(&mut clients, Some(Start::Beginning(true)), &[&second]).await;
+    for stream in [&mut now, &mut explicit, &mut resumed, &mut only] {
+        let event = next_event(stream).await;
+        assert_eq!((event.sequence, event.uuid.as_str()), (3, second.as_str()));
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_lives_as_long_as_the_journal() {
+    let mut agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    clients.create(machine()).await;
+    let (_, cursor) = drain(&mut watch(&mut clients, Some(Start::Beginning(true)), &[]).await).await;
+    agent.stop().await;
+    agent.resume().await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(machine()).await;
+    let mut resumed = watch(&mut clients, Some(Start::Cursor(cursor.clone())), &[]).await;
+    assert_eq!(next_event(&mut resumed).await.uuid, uuid);
+
+    let other = Simulated::start().await;
+    let mut clients = other.clients().await;
+    let request = v1::WatchEventsRequest { start: Some(Start::Cursor(cursor)), uuids: vec![] };
+    let status = clients.events.watch_events(request).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "CURSOR_FOREIGN"));
+}
+
+#[tokio::test]
+async fn bad_starts_and_filters() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    for (start, field) in [
+        (Start::Cursor("garbage".into()), "cursor"),
+        (Start::Cursor(String::new()), "cursor"),
+        (Start::Now(false), "now"),
+        (Start::Beginning(false), "beginning"),
+    ] {
+        let request = v1::WatchEventsRequest { start: Some(start), uuids: vec![] };
+        let status = clients.events.watch_events(request).await.unwrap_err();
+        assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec![field.to_owned()]));
+    }
+    let request = v1::WatchEventsRequest { start: None, uuids: vec!["x".into()] };
+    assert_eq!(fields(&clients.events.watch_events(request).await.unwrap_err()), ["uuids.0"]);
+    let request = v1::WatchEventsRequest { start: None, uuids: vec![uuid::Uuid::new_v4().to_string(); 1001] };
+    assert_eq!(fields(&clients.events.watch_events(request).await.unwrap_err()), ["uuids"]);
+}
+
+#[tokio::test]
+async fn a_change_says_what_changed() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(machine()).await;
+    clients.start(&uuid).await.unwrap();
+    let modified = clients.journal().await.into_iter().find_map(|event| match event.kind {
+        Some(v1::event::Kind::Modified(m)) if m.changes.iter().any(|c| c.new_value == "\"starting\"") => {
+            Some(m)
+        }
+        _ => None,
+    });
+    let modified = modified.unwrap();
+    let changes: Vec<_> = modified
+        .changes
+        .iter()
+        .map(|c| (c.path.as_str(), c.old_value.as_str(), c.new_value.as_str()))
+        .collect();
+    assert_eq!(
+        changes,
+        [
+            ("autoboot", "false", "true"),
+            ("state", "\"stopped\"", "\"starting\""),
+            ("zone_state", "\"installed\"", "\"ready\"")
+        ]
+    );
+    assert_eq!(modified.vm.unwrap().status.unwrap().state(), v1::VmState::Starting);
+}
+
+#[tokio::test]
+async fn a_stopping_agent_says_so_on_every_stream() {
+    let mut agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let mut stream = watch(&mut clients, None, &[]).await;
+    drain(&mut stream).await;
+    agent.stop().await;
+    let status = stream.next().await.unwrap().unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "STOPPING"));
+}
+
+/// A watcher that does not read holds up neither the agent nor another watcher.
+#[tokio::test]
+async fn a_watcher_that_does_not_read_disturbs_nobody() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let mut other = agent.clients().await;
+    let mut stalled = watch(&mut other, Some(Start::Beginning(true)), &[]).await;
+    let mut quick = watch(&mut clients, Some(Start::Beginning(true)), &[]).await;
+    let uuid = clients.create(machine()).await;
+    for _ in 0..200 {
+        clients.start(&uuid).await.unwrap();
+        clients.stop(&uuid, true).await.unwrap();
+    }
+    let mut last = 0;
+    while last < 1600 {
+        last = next_event(&mut quick).await.sequence;
+    }
+    // And when it does read, it has missed nothing.
+    for expected in 1..=1600 {
+        assert_eq!(next_event(&mut stalled).await.sequence, expected);
+    }
+}

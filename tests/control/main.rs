@@ -1,0 +1,18 @@
+//! The control plane over gRPC, against a simulated host. One file for each behaviour.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod adoption;
+mod auth;
+mod boot;
+mod console;
+mod contract;
+mod create;
+mod events;
+mod files;
+mod lifecycle;
+mod list;
+mod requests;
+mod vmadm;

@@ -1,0 +1,193 @@
+//! The real agent, as a process of its own, with real QEMU and a real guest.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use super::{Clients, connect_unix, eventually};
+
+const ZONEWARD: &str = env!("CARGO_BIN_EXE_zoneward");
+const VMADM: &str = env!("CARGO_BIN_EXE_vmadm");
+
+/// The folder with the test guest, built when its inputs changed.
+pub(crate) fn guest() -> &'static Path {
+    static GUEST: OnceLock<PathBuf> = OnceLock::new();
+    GUEST.get_or_init(|| {
+        let out = target().join("guest");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/build.sh");
+        let status = Command::new(script).arg(&out).status().expect("tests/guest/build.sh");
+        assert!(status.success(), "the guest could not be built; `make test` installs what that needs");
+        out
+    })
+}
+
+/// Cargo's target folder.
+pub(crate) fn target() -> PathBuf {
+    Path::new(ZONEWARD).ancestors().nth(2).expect("target folder").to_owned()
+}
+
+/// An agent's folders, and the agent that has them now.
+pub(crate) struct Real {
+    pub(crate) dir: TempDir,
+    sets: Vec<String>,
+    agent: Option<Child>,
+}
+
+impl Real {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub(crate) async fn start_with(sets: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut all: Vec<String> = ["zones", "state", "run"]
+            .iter()
+            .map(|name| format!("{name}_dir={}", dir.path().join(name).display()))
+            .collect();
+        // What CI machines can run; the probe of KVM has tests of its own.
+        all.push("qemu.accel=tcg".to_owned());
+        all.extend(sets.iter().map(|set| (*set).to_owned()));
+        let mut real = Self { dir, sets: all, agent: None };
+        real.resume().await;
+        real
+    }
+
+    /// The program with these folders.
+    pub(crate) fn zoneward(&self) -> Command {
+        let mut command = Command::new(ZONEWARD);
+        for set in &self.sets {
+            command.args(["--set", set]);
+        }
+        command.env_remove("RUST_LOG");
+        command
+    }
+
+    /// Starts an agent on the folders that are there.
+    pub(crate) async fn resume(&mut self) {
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(self.log_path()).expect("log");
+        let _ = std::fs::remove_file(self.socket());
+        let child = self
+            .zoneward()
+            .arg("serve")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("agent");
+        self.agent = Some(child);
+        eventually("the agent serves", || {
+            let serves = std::os::unix::net::UnixStream::connect(self.socket()).is_ok();
+            async move { serves.then_some(()) }
+        })
+        .await;
+    }
+
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.dir.path().join("agent.log")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("run/zoneward.sock")
+    }
+
+    pub(crate) fn root(&self, uuid: &str) -> PathBuf {
+        self.dir.path().join("zones").join(uuid).join("root")
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let mut agent = self.agent.take().expect("running");
+        agent.kill().expect("killed");
+        agent.wait().expect("reaped");
+    }
+
+    /// SIGTERM, and the exit status.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        let mut agent = self.agent.take().expect("running");
+        let pid = rustix::process::Pid::from_child(&agent);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal");
+        agent.wait().expect("reaped")
+    }
+
+    pub(crate) async fn clients(&self) -> Clients {
+        Clients::new(connect_unix(self.socket()).await)
+    }
+
+    /// The operator's command, on the local socket.
+    pub(crate) fn vmadm_command(&self) -> Command {
+        let mut command = Command::new(VMADM);
+        command.env("ZONEWARD_ENDPOINT", format!("unix:{}", self.socket().display()));
+        command
+    }
+
+    pub(crate) fn vmadm(&self, words: &[&str]) -> Output {
+        self.vmadm_with(words, "")
+    }
+
+    pub(crate) fn vmadm_with(&self, words: &[&str], input: &str) -> Output {
+        run_with(self.vmadm_command().args(words), input)
+    }
+
+    /// As [`Self::vmadm`]; the command must succeed. Gives what it printed, data first.
+    pub(crate) fn vmadm_ok(&self, words: &[&str]) -> (String, String) {
+        ok(words, self.vmadm(words))
+    }
+}
+
+pub(crate) fn run_with(command: &mut Command, input: &str) -> Output {
+    use std::io::Write as _;
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawned");
+    // The command may not care for its input.
+    let _ = child.stdin.take().expect("stdin").write_all(input.as_bytes());
+    child.wait_with_output().expect("finished")
+}
+
+pub(crate) fn ok(words: &[&str], output: Output) -> (String, String) {
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "vmadm {words:?}: {}\n{stdout}{stderr}", output.status);
+    (stdout, stderr)
+}
+
+impl Drop for Real {
+    /// Leaves nothing running: the agent first, then each hypervisor by what the launcher wrote.
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the agent's log\n{}", self.log());
+        }
+        let Ok(folders) = std::fs::read_dir(self.dir.path().join("run")) else { return };
+        for folder in folders.flatten() {
+            let Ok(Some(identity)) =
+                zoneward::zone::identity::Identity::read(&folder.path().join("process.json"))
+            else {
+                continue;
+            };
+            let Some(pid) = rustix::process::Pid::from_raw(identity.pid) else { continue };
+            let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+                continue;
+            };
+            if zoneward::zone::identity::Identity::of(identity.pid).is_ok_and(|found| found == identity) {
+                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+/// Waits a moment; only for what must *not* happen.
+pub(crate) async fn moment() {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}

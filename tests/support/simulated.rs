@@ -1,0 +1,132 @@
+//! Agents in this process, with hypervisors that only pretend.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tempfile::TempDir;
+use tokio::{net::UnixListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use zoneward::{
+    agent::Agent,
+    api,
+    auth::Listeners,
+    boot::Platform,
+    config::Config,
+    hypervisor::simulated::SimulatedHypervisor,
+    network::NoUplink,
+    storage::FileVolumes,
+    zone::{
+        Ended,
+        simulated::{SimulatedHost, SimulatedProcess},
+    },
+};
+
+use super::{Clients, connect_unix};
+
+/// Wires pretended machines to pretended processes.
+struct Processes(SimulatedHost);
+
+#[tonic::async_trait]
+impl zoneward::hypervisor::simulated::SimulatedProcess for Processes {
+    fn end(&self, uuid: Uuid) {
+        if let Some(process) = self.0.process(uuid) {
+            process.end(Ended::Code(0));
+        }
+    }
+
+    async fn gone(&self, uuid: Uuid) {
+        match self.0.process(uuid) {
+            Some(process) => drop(process.until_ended().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// A pretended host, its folders, and the agent that runs on it now.
+pub(crate) struct Simulated {
+    pub(crate) dir: TempDir,
+    pub(crate) host: SimulatedHost,
+    pub(crate) hypervisor: SimulatedHypervisor,
+    pub(crate) config: Config,
+    running: Option<(CancellationToken, JoinHandle<()>, Agent)>,
+}
+
+impl Simulated {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    pub(crate) async fn start_with(edit: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut config = Config {
+            zones_dir: dir.path().join("zones"),
+            state_dir: dir.path().join("state"),
+            run_dir: dir.path().join("run"),
+            drain_seconds: 1,
+            ..Config::default()
+        };
+        edit(&mut config);
+        let host = SimulatedHost::default();
+        let hypervisor = SimulatedHypervisor::new(Processes(host.clone()));
+        let mut simulated = Self { dir, host, hypervisor, config, running: None };
+        simulated.resume().await;
+        simulated
+    }
+
+    pub(crate) fn platform(&self) -> Platform {
+        Platform {
+            zone: Arc::new(self.host.clone()),
+            kvm: Arc::new(self.hypervisor.clone()),
+            volumes: Arc::new(FileVolumes),
+            links: Arc::new(NoUplink),
+        }
+    }
+
+    /// Starts an agent on the folders that are there.
+    pub(crate) async fn resume(&mut self) {
+        let agent = Agent::start(self.config.clone(), self.platform()).await.expect("agent");
+        let _ = std::fs::remove_file(self.socket());
+        let unix = Some(UnixListener::bind(self.socket()).expect("socket"));
+        let stop = CancellationToken::new();
+        let serving = {
+            let (agent, stop) = (agent.clone(), stop.clone());
+            tokio::spawn(async move {
+                api::serve(agent, Listeners { unix, tcp: None }, stop).await.expect("served");
+            })
+        };
+        self.running = Some((stop, serving, agent));
+    }
+
+    /// Stops the agent; the pretended guests go on.
+    pub(crate) async fn stop(&mut self) {
+        let (stop, serving, agent) = self.running.take().expect("running");
+        stop.cancel();
+        serving.await.expect("served");
+        agent.stop().await;
+    }
+
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.running.as_ref().expect("running").2
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.config.socket_path()
+    }
+
+    pub(crate) async fn clients(&self) -> Clients {
+        Clients::new(connect_unix(self.socket()).await)
+    }
+
+    /// The pretended process of a VM.
+    pub(crate) fn process(&self, uuid: &str) -> Arc<SimulatedProcess> {
+        self.host.process(uuid.parse().expect("uuid")).expect("process")
+    }
+
+    pub(crate) fn zonepath(&self, uuid: &str) -> PathBuf {
+        self.config.zones_dir.join(uuid)
+    }
+
+    pub(crate) fn uuid(uuid: &str) -> Uuid {
+        uuid.parse().expect("uuid")
+    }
+}
