@@ -1,0 +1,27 @@
+//! The agent as a process of its own, with real QEMU under TCG and a real guest.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on panics")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod console;
+mod failure;
+mod foreign;
+mod install;
+mod journey;
+mod remote;
+mod serve;
+mod stop;
+mod survival;
+
+/// Waits until the VM is stopped; how it ended.
+async fn guest_exit(clients: &support::Clients, uuid: &str) -> zoneward::proto::v1::ExitInfo {
+    support::eventually("stopped", || {
+        let (mut clients, uuid) = (clients.clone(), uuid.to_owned());
+        async move {
+            let status = clients.get(&uuid).await.unwrap().status.unwrap();
+            (status.state() == zoneward::proto::v1::VmState::Stopped).then(|| status.exit.unwrap())
+        }
+    })
+    .await
+}

@@ -1,0 +1,71 @@
+//! The program itself.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::support::real::{Real, moment, run_with};
+
+#[tokio::test]
+async fn two_agents_live_side_by_side_and_none_shares_folders() {
+    let first = Real::start().await;
+    let _second = Real::start().await;
+    let output = run_with(first.zoneward().arg("serve"), "");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains("another agent runs"), "{text}");
+    moment().await;
+    first.vmadm_ok(&["list"]);
+}
+
+#[tokio::test]
+async fn the_socket_is_its_owners_alone() {
+    let agent = Real::start().await;
+    let mode = agent.socket().metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn what_can_not_be_served_is_said() {
+    let agent = Real::start().await;
+    for (set, text) in [
+        ("listen=nowhere", "listen: \"nowhere\" is not an address"),
+        ("colour=red", "colour"),
+        ("qemu.accel=warp", "warp"),
+    ] {
+        let output = run_with(agent.zoneward().args(["--set", set, "serve"]), "");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{set}");
+        assert!(stderr.contains(text), "{set}: {stderr}");
+    }
+    let other = tempfile::tempdir().unwrap();
+    let state = format!("state_dir={}", other.path().join("state").display());
+    let output = run_with(
+        agent.zoneward().args([
+            "--set",
+            &state,
+            "--set",
+            "listen=127.0.0.1:0",
+            "--set",
+            "tls.dir=/nonexistent",
+            "serve",
+        ]),
+        "",
+    );
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("zoneward pki init"), "what to do: {stderr}");
+}
+
+#[tokio::test]
+async fn the_doctor_names_each_thing() {
+    let agent = Real::start().await;
+    let output = run_with(agent.zoneward().arg("doctor"), "");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for what in
+        ["QEMU", "KVM", "UEFI firmware", "User", "Namespaces", "Control groups", "Folders", "Certificates"]
+    {
+        assert!(text.contains(what), "{what} in {text}");
+    }
+    assert!(output.status.success(), "{text}");
+    let output = run_with(agent.zoneward().args(["--set", "qemu.binary=/nonexistent", "doctor"]), "");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && text.contains("apt-get install qemu-system-x86"), "{text}");
+}
