@@ -83,8 +83,9 @@ stream events <"$dir/events" &
 vmadm events >"$dir/events" &
 watcher=$!
 echo "\$ vmadm create < vmspec.json"
-uuid=$(vmadm create -f "$dir/vmspec.json" 2>&1 | tee /dev/stderr | sed -n 's/^Successfully created VM //p')
-[ -n "$uuid" ]
+created=$(vmadm create <"$dir/vmspec.json" 2>&1) || { echo "$created" >&2; exit 1; }
+echo "$created"
+uuid=${created#Successfully created VM }
 run vmadm list
 
 title "An ISO into its zone, and boot from it"

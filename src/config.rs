@@ -298,6 +298,17 @@ mod tests {
         assert_eq!(config.socket_path(), Path::new("/run/zoneward/zoneward.sock"));
     }
 
+    /// The example says every key, and says its default.
+    #[test]
+    fn the_example_file_is_the_defaults() {
+        let example = include_str!("../dist/zoneward.toml");
+        let config = load(example, &[], &[]).unwrap();
+        let default = Config { socket: Some("/run/zoneward/zoneward.sock".into()), ..Config::default() };
+        assert_eq!(format!("{config:?}"), format!("{default:?}"));
+        let keys = example.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
+        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 4, "every key stands there");
+    }
+
     #[test]
     fn mistakes_are_named() {
         let text = |result: Result<Config, ConfigError>| result.unwrap_err().to_string();
