@@ -15,7 +15,7 @@ use super::{connection::Peer, role::needed_for_path};
 /// Domain of the agent's error reasons.
 pub(crate) const ERROR_DOMAIN: &str = "zoneward";
 
-/// Puts a [`Gate`] before a service.
+/// Puts the role check before a service.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GateLayer;
 

@@ -16,13 +16,13 @@ pub struct Arguments {
     /// Folder with ca.pem, admin.pem and admin.key, for https
     #[arg(long, global = true, env = "ZONEWARD_CERTS", value_name = "DIR")]
     pub(super) certs: Option<PathBuf>,
-    /// CA of the agent's certificate [default: <certs>/ca.pem]
+    /// CA of the agent's certificate [default: ca.pem in --certs]
     #[arg(long, global = true, env = "ZONEWARD_CA", value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
-    /// Your certificate [default: <certs>/admin.pem]
+    /// Your certificate [default: admin.pem in --certs]
     #[arg(long, global = true, env = "ZONEWARD_CERT", value_name = "FILE")]
     pub(super) cert: Option<PathBuf>,
-    /// Your key [default: <certs>/admin.key]
+    /// Your key [default: admin.key in --certs]
     #[arg(long, global = true, env = "ZONEWARD_KEY", value_name = "FILE")]
     pub(super) key: Option<PathBuf>,
     /// Say more on standard error
