@@ -17,6 +17,8 @@
 //!    |
 //!   store                         one SQLite file: VM records, request ids, the journal
 //!    |
+//!   proto                         the contract, and the model's two forms
+//!    |
 //!   spec                          pure: the machine model
 //! ```
 

@@ -9,5 +9,4 @@ mod server;
 mod status;
 mod vm_service;
 
-pub use convert::{spec_from_proto, spec_to_proto};
 pub use server::{ServeError, serve};

@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     agent::{Agent, Error, Outcome, Uploader},
-    proto::v1::{self, put_file_request, start_vm_response, vm_service_server::VmService},
+    proto::{
+        spec_from_proto,
+        v1::{self, put_file_request, start_vm_response, vm_service_server::VmService},
+    },
     spec::{Violation, VmSpec},
     storage::UploadPlan,
     store::{BootPhase, VmRecord},
@@ -58,7 +61,7 @@ impl Vms {
 fn spec(vm: Option<v1::VmSpec>) -> Result<VmSpec, Status> {
     let vm =
         vm.ok_or_else(|| status(Error::Invalid(vec![Violation::missing("vm", "required: the machine")])))?;
-    convert::spec_from_proto(vm).map_err(|violations| status(Error::Invalid(violations)))
+    spec_from_proto(vm).map_err(|violations| status(Error::Invalid(violations)))
 }
 
 type PhaseStream = Pin<Box<dyn Stream<Item = Result<v1::StartVmResponse, Status>> + Send>>;
@@ -82,7 +85,7 @@ impl VmService for Vms {
         let Some(vm) = request.into_inner().vm else {
             return Err(status(Error::Invalid(vec![Violation::missing("vm", "required: the machine")])));
         };
-        let violations = match convert::spec_from_proto(vm) {
+        let violations = match spec_from_proto(vm) {
             Ok(spec) => self.agent.validate(&spec),
             Err(violations) => violations,
         };

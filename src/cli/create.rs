@@ -11,8 +11,10 @@ use uuid::Uuid;
 
 use super::{Clients, error::CliError, print};
 use crate::{
-    api::spec_to_proto,
-    proto::v1::{self, violation},
+    proto::{
+        spec_to_proto,
+        v1::{self, violation},
+    },
     spec::{
         Kind, MAX_PAYLOAD, Violation, VmSpec,
         machine_json::{self, Parsed},

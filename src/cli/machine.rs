@@ -4,8 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::error::CliError;
 use crate::{
-    api::spec_from_proto,
-    proto::v1::{self, ExitReason, VmState as Wire},
+    proto::{
+        spec_from_proto,
+        v1::{self, ExitReason, VmState as Wire},
+    },
     spec::VmState,
 };
 

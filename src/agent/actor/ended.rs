@@ -1,0 +1,156 @@
+//! What a hypervisor does by itself: it ends, stops its guest, or falls silent.
+
+use std::time::Duration;
+
+use super::{Actor, Live};
+use crate::{
+    agent::call::{Call, Outcome},
+    hypervisor::MachineEvent,
+    spec::{BootOptions, VmState},
+    store::{Exit, ExitReason, Timestamp},
+    zone::Ended,
+};
+
+/// What a hypervisor said about its end.
+#[derive(Clone, Debug)]
+pub(super) enum LastWords {
+    Shutdown { guest: bool, reason: String },
+    Panicked,
+}
+
+impl Actor {
+    /// The process is gone, by whatever.
+    pub(super) async fn on_ended(&mut self, ended: Ended) {
+        self.hear_last_events().await;
+        let exit = self.exit(ended);
+        self.console.unwatch();
+        self.live = Live::default();
+        self.agent.inner.platform.zone.forget(self.record.uuid, &self.layout);
+        let stop = self.stop.take();
+        let then_start = stop.as_ref().is_some_and(|stop| stop.then_start);
+        let waiting = stop.map(|stop| stop.waiting).unwrap_or_default();
+
+        let vm = self.changed(|vm| {
+            vm.state = VmState::Stopped;
+            vm.machine = None;
+            vm.exit = Some(exit);
+        });
+        let cause = waiting.first().map_or_else(Call::own, |(call, _)| call.clone());
+        if then_start {
+            self.commit_surely(&cause, vm, None).await;
+            let result = self.start(&cause, &BootOptions::default(), None, |_| ()).await;
+            for (_, reply) in waiting {
+                let _ = reply.send(result.clone());
+            }
+            return;
+        }
+        let outcome = Ok(Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() });
+        let answers: Vec<_> = waiting.iter().filter_map(|(call, _)| call.answer(&outcome)).collect();
+        self.commit_surely(&cause, vm, answers).await;
+        for (_, reply) in waiting {
+            let _ = reply.send(outcome.clone());
+        }
+    }
+
+    /// What the hypervisor said just before it went may still be in the pipe.
+    async fn hear_last_events(&mut self) {
+        let Some(machine) = self.live.machine.clone() else { return };
+        let hear = async {
+            while let Some(event) = machine.next_event().await {
+                self.note_last_words(&event);
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), hear).await;
+    }
+
+    fn note_last_words(&mut self, event: &MachineEvent) {
+        match event {
+            MachineEvent::Shutdown { guest, reason }
+                if !matches!(self.last_words, Some(LastWords::Panicked)) =>
+            {
+                self.last_words = Some(LastWords::Shutdown { guest: *guest, reason: reason.clone() });
+            }
+            MachineEvent::Panicked => self.last_words = Some(LastWords::Panicked),
+            _ => {}
+        }
+    }
+
+    fn exit(&mut self, ended: Ended) -> Exit {
+        let status = match ended {
+            Ended::Code(code) => code,
+            Ended::Signal(signal) => 128 + signal,
+            Ended::Unseen => 0,
+        };
+        let reason = match (self.last_words.take(), ended) {
+            _ if self.stop.is_some() => ExitReason::Operator,
+            (Some(LastWords::Panicked), _) => ExitReason::GuestPanic,
+            (Some(LastWords::Shutdown { reason, .. }), _) if reason == "guest-panic" => {
+                ExitReason::GuestPanic
+            }
+            (Some(LastWords::Shutdown { guest: true, .. }), _) => ExitReason::GuestShutdown,
+            (Some(LastWords::Shutdown { reason, .. }), _) if reason == "host-signal" => ExitReason::Signal,
+            (_, Ended::Signal(_)) => ExitReason::Signal,
+            (_, Ended::Unseen) => ExitReason::Unknown,
+            (_, Ended::Code(_)) => ExitReason::HypervisorError,
+        };
+        let detail = match reason {
+            ExitReason::HypervisorError | ExitReason::Signal => self.console.last_words(),
+            _ => String::new(),
+        };
+        Exit { reason, status, time: Timestamp::now(), detail }
+    }
+    pub(super) async fn on_event(&mut self, event: Option<MachineEvent>) {
+        let Some(event) = event else { return self.on_silence().await };
+        self.note_last_words(&event);
+        match event {
+            MachineEvent::Stopped(status) if self.record.state == VmState::Running => {
+                self.on_stopped(&status).await
+            }
+            MachineEvent::Resumed if self.record.state == VmState::Failed => {
+                let vm = self.changed(|vm| {
+                    vm.state = VmState::Running;
+                    vm.exit = None;
+                });
+                self.commit_surely(&Call::own(), vm, None).await;
+            }
+            MachineEvent::Reset { guest } => tracing::info!(vm = %self.record.uuid, guest, "reset"),
+            _ => {}
+        }
+    }
+
+    /// Guest code does not run any more, though nobody asked for it.
+    async fn on_stopped(&mut self, status: &str) {
+        // On the way out, or on the way through a reset.
+        if matches!(status, "shutdown" | "running" | "unknown") {
+            return;
+        }
+        let detail = format!("the hypervisor stopped the guest: {status}");
+        tracing::error!(vm = %self.record.uuid, status, "guest failed");
+        let exit = Exit { reason: ExitReason::HypervisorError, status: 0, time: Timestamp::now(), detail };
+        let vm = self.changed(|vm| {
+            vm.state = VmState::Failed;
+            vm.exit = Some(exit);
+        });
+        self.commit_surely(&Call::own(), vm, None).await;
+    }
+
+    /// The control connection is gone. Mostly the process is too; if not, it is tried again.
+    async fn on_silence(&mut self) {
+        self.live.machine = None;
+        let Some(process) = self.live.process.clone() else { return };
+        let gone = tokio::time::timeout(Duration::from_secs(1), process.ended()).await;
+        if let Ok(ended) = gone {
+            return self.on_ended(ended).await;
+        }
+        let uuid = self.record.uuid;
+        match self.agent.hypervisor(&self.record).attach(uuid, &self.layout.control()).await {
+            Ok(machine) => self.live.machine = Some(machine),
+            Err(error) => {
+                tracing::error!(vm = %uuid, %error, "the hypervisor lives but can't be controlled");
+                self.live.vnc = None;
+                let vm = self.changed(|vm| vm.state = VmState::Lost);
+                self.commit_surely(&Call::own(), vm, None).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The one who owns a VM. Commands queue to it; it alone changes the record.
+//!
+//! ```text
+//!   commands ──┐
+//!   process ended ──┤
+//!   hypervisor events ──┼──▶ actor ──▶ commit ──▶ watchers, `record`
+//!   stop deadline ──┘
+//! ```
+//!
+//! The states are drawn in [`crate::spec::VmState`]. A stop is answered when the process is gone,
+//! so its callers wait in [`Stop`] meanwhile, and other commands are heard: a second, forced stop
+//! may overtake a patient one. A boot is done in one go; commands wait until it is over. What may
+//! fail is a commit (disk full): then a command changes nothing, but the end of a process is a fact
+//! and is committed again and again until it can be.
+
+mod ended;
+mod record;
+mod start;
+mod stop;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use super::{
+    Agent,
+    call::{BootProgress, Call, Outcome},
+    error::Error,
+    registry::VmHandle,
+};
+use crate::{
+    console::{Console, VncEndpoint},
+    hypervisor::{Machine, MachineEvent},
+    layout::VmLayout,
+    spec::{BootOptions, VmState},
+    storage::remove_zone,
+    store::{BootPhase, Commit, EventKind, VmChange, VmRecord},
+    zone::{Ended, Process},
+};
+use ended::LastWords;
+use stop::Stop;
+
+/// Commands that wait for one VM.
+pub(super) const QUEUE: usize = 32;
+
+/// Where the answer to a command goes.
+pub(super) type Reply = oneshot::Sender<Result<Outcome, Error>>;
+
+/// What a VM can be told.
+#[derive(Debug)]
+pub(super) enum Command {
+    Start {
+        call: Call,
+        etag: String,
+        options: BootOptions,
+        progress: BootProgress,
+        reply: Reply,
+    },
+    Stop {
+        call: Call,
+        etag: String,
+        force: bool,
+        timeout_seconds: u32,
+        reply: Reply,
+    },
+    Reboot {
+        call: Call,
+        etag: String,
+        force: bool,
+        reply: Reply,
+    },
+    Delete {
+        call: Call,
+        etag: String,
+        reply: Reply,
+    },
+    /// Gives the running machine, for looking at it.
+    Look {
+        reply: oneshot::Sender<Result<Look, Error>>,
+    },
+}
+
+/// A running machine and where its screen is.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) machine: Arc<dyn Machine>,
+    pub(super) vnc: Option<SocketAddr>,
+}
+
+/// A hypervisor that is there, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    pub(super) process: Option<Arc<dyn Process>>,
+    pub(super) machine: Option<Arc<dyn Machine>>,
+    pub(super) vnc: Option<VncEndpoint>,
+    /// Waits for the first byte of this boot.
+    _first_byte: Option<AbortOnDropHandle<()>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Actor {
+    agent: Agent,
+    layout: VmLayout,
+    console: Console,
+    record: VmRecord,
+    published: watch::Sender<Arc<VmRecord>>,
+    commands: mpsc::Receiver<Command>,
+    live: Live,
+    stop: Option<Stop>,
+    last_words: Option<LastWords>,
+}
+
+enum Then {
+    GoOn,
+    End,
+}
+
+impl Actor {
+    /// Starts the actor of a VM, which may have a hypervisor already.
+    pub(super) fn spawn(agent: &Agent, record: VmRecord, live: Option<Live>) -> VmHandle {
+        let layout = agent.inner.layout.vm(record.uuid);
+        let console = Console::new(&layout, agent.inner.config.console.keep_kib << 10, &agent.inner.consoles);
+        if live.is_some() {
+            console.watch();
+        }
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let (published, watched) = watch::channel(Arc::new(record.clone()));
+        let handle = VmHandle::new(record.uuid, sender, watched, console.clone());
+        let resume_stop = record.state == VmState::Stopping;
+        let mut actor = Self {
+            agent: agent.clone(),
+            layout,
+            console,
+            record,
+            published,
+            commands,
+            live: live.unwrap_or_default(),
+            stop: None,
+            last_words: None,
+        };
+        agent.inner.tasks.spawn(async move {
+            if resume_stop {
+                actor.resume_stop().await;
+            }
+            actor.run().await;
+        });
+        handle
+    }
+
+    async fn run(mut self) {
+        let stopping = self.agent.stopping();
+        loop {
+            let deadline = self.stop.as_ref().map(|stop| stop.deadline);
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => break,
+                ended = ended(self.live.process.clone()) => self.on_ended(ended).await,
+                event = next_event(self.live.machine.clone()) => self.on_event(event).await,
+                () = until(deadline) => self.on_deadline(),
+                command = self.commands.recv() => match command {
+                    Some(command) => if matches!(self.obey(command).await, Then::End) { break },
+                    None => break,
+                },
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) -> Then {
+        match command {
+            Command::Start { call, etag, options, progress, reply } => {
+                let result = match self.may_start(&etag) {
+                    Ok(None) => {
+                        self.start(&call, &options, progress, |vm| vm.spec.autoboot = Some(true)).await
+                    }
+                    Ok(Some(already)) => Ok(already),
+                    Err(error) => Err(error),
+                };
+                let _ = reply.send(result);
+            }
+            Command::Stop { call, etag, force, timeout_seconds, reply } => {
+                self.begin_stop(call, &etag, force, timeout_seconds, reply).await;
+            }
+            Command::Reboot { call, etag, force, reply } => self.reboot(call, &etag, force, reply).await,
+            Command::Delete { call, etag, reply } => {
+                let result = self.delete(&call, &etag).await;
+                let gone = result.is_ok();
+                let _ = reply.send(result);
+                if gone {
+                    return Then::End;
+                }
+            }
+            Command::Look { reply } => {
+                let _ = reply.send(self.look());
+            }
+        }
+        Then::GoOn
+    }
+
+    fn check_etag(&self, etag: &str) -> Result<(), Error> {
+        if etag.is_empty() || etag == self.record.etag() {
+            return Ok(());
+        }
+        Err(Error::EtagMismatch { uuid: self.record.uuid, current: self.record.etag() })
+    }
+
+    fn wrong_state(&self, message: impl Into<String>) -> Error {
+        Error::WrongState { uuid: self.record.uuid, state: self.record.state, message: message.into() }
+    }
+
+    fn outcome(&self, already: bool, phases: Vec<BootPhase>) -> Outcome {
+        Outcome::Vm { vm: Box::new(self.record.clone()), already, phases }
+    }
+
+    async fn delete(&mut self, call: &Call, etag: &str) -> Result<Outcome, Error> {
+        self.check_etag(etag)?;
+        if self.record.state == VmState::Lost {
+            return Err(self
+                .wrong_state("nobody can tell whether the VM's hypervisor lives; stop it with force first"));
+        }
+        if let Some(process) = self.live.process.clone() {
+            self.enter_stop(call, true, Duration::ZERO, |_| ()).await?.then_start = false;
+            let ended = process.ended().await;
+            self.on_ended(ended).await;
+        }
+        let deleting = self.changed(|vm| vm.state = VmState::Deleting);
+        self.commit(call, deleting, Vec::new(), None).await?;
+        let layout = self.layout.clone();
+        tokio::task::spawn_blocking(move || remove_zone(&layout)).await.map_err(Error::internal)??;
+
+        let alias = self.record.spec.alias.clone().unwrap_or_default();
+        let commit = Commit {
+            vm: Some(VmChange::Delete(self.record.uuid)),
+            events: vec![call.event(self.record.uuid, EventKind::Deleted { alias })],
+            answers: call.answer(&Ok(Outcome::Deleted)).into_iter().collect(),
+        };
+        self.agent.inner.store.commit(commit).await?;
+        self.agent.inner.registry.remove(self.record.uuid);
+        Ok(Outcome::Deleted)
+    }
+
+    fn look(&self) -> Result<Look, Error> {
+        match &self.live.machine {
+            Some(machine) => {
+                Ok(Look { machine: machine.clone(), vnc: self.live.vnc.as_ref().map(VncEndpoint::address) })
+            }
+            None => Err(self.wrong_state(format!(
+                "Unable to get info for vm from state \"{}\", must be \"running\" or \"stopping\".",
+                self.record.state
+            ))),
+        }
+    }
+}
+
+impl Live {
+    /// A hypervisor that an earlier agent left.
+    pub(super) fn adopted(
+        process: Arc<dyn Process>,
+        machine: Option<Arc<dyn Machine>>,
+        vnc: Option<VncEndpoint>,
+    ) -> Self {
+        Self { process: Some(process), machine, vnc, _first_byte: None }
+    }
+}
+
+/// Waits for the end of the process; forever when there is none.
+async fn ended(process: Option<Arc<dyn Process>>) -> Ended {
+    match process {
+        Some(process) => process.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_event(machine: Option<Arc<dyn Machine>>) -> Option<MachineEvent> {
+    match machine {
+        Some(machine) => machine.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Looks at a running machine from outside the actor.
+pub(super) async fn look(agent: &Agent, uuid: Uuid) -> Result<Look, Error> {
+    let (reply, answer) = oneshot::channel();
+    agent.inner.registry.get(uuid)?.send(Command::Look { reply })?;
+    answer.await.map_err(|_| Error::Stopping)?
+}

@@ -1,0 +1,59 @@
+//! The record of the actor's VM: changed and committed in one place.
+
+use std::{sync::Arc, time::Duration};
+
+use super::Actor;
+use crate::{
+    agent::{call::Call, change, error::Error},
+    store::{Answer, Commit, EventKind, NewEvent, Timestamp, VmChange, VmRecord},
+};
+
+impl Actor {
+    /// The record as it would be after `edit`.
+    pub(super) fn changed(&self, edit: impl FnOnce(&mut VmRecord)) -> VmRecord {
+        let mut vm = self.record.clone();
+        edit(&mut vm);
+        vm.generation += 1;
+        vm.modified = Timestamp::now();
+        vm
+    }
+
+    /// Makes `vm` the record, with the event that says so. On an error nothing changed.
+    pub(super) async fn commit(
+        &mut self,
+        call: &Call,
+        vm: VmRecord,
+        mut events: Vec<NewEvent>,
+        answers: impl IntoIterator<Item = Answer>,
+    ) -> Result<(), Error> {
+        let changes = change::changes(&self.record, &vm);
+        events.push(call.event(vm.uuid, EventKind::Modified { vm: Box::new(vm.clone()), changes }));
+        let commit = Commit {
+            vm: Some(VmChange::Put(Box::new(vm.clone()))),
+            events,
+            answers: answers.into_iter().collect(),
+        };
+        self.agent.inner.store.commit(commit).await?;
+        self.record = vm;
+        self.published.send_replace(Arc::new(self.record.clone()));
+        self.agent.write_vm_json(&self.record).await;
+        Ok(())
+    }
+
+    /// Commits what is a fact already; tries until it can.
+    pub(super) async fn commit_surely(
+        &mut self,
+        call: &Call,
+        vm: VmRecord,
+        answers: impl IntoIterator<Item = Answer>,
+    ) {
+        let answers: Vec<_> = answers.into_iter().collect();
+        while let Err(error) = self.commit(call, vm.clone(), Vec::new(), answers.clone()).await {
+            tracing::error!(vm = %vm.uuid, %error, state = %vm.state, "a fact can't be written down yet");
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = self.agent.inner.stopping.cancelled() => return,
+            }
+        }
+    }
+}

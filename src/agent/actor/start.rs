@@ -1,0 +1,143 @@
+//! Starting: the intention is committed, the boot plan runs, and what came of it is committed.
+
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Actor, Live};
+use crate::{
+    agent::{
+        call::{BootProgress, Call, Outcome},
+        error::Error,
+    },
+    boot::{self, BootFailure, BootRequest, Clock, Running},
+    spec::{BootOptions, VmState},
+    store::{BootPhase, Commit, EventKind, Machine as MachineRecord, Phase, Timestamp, VmRecord},
+};
+
+impl Actor {
+    pub(super) fn may_start(&self, etag: &str) -> Result<Option<Outcome>, Error> {
+        self.check_etag(etag)?;
+        match self.record.state {
+            VmState::Stopped => Ok(None),
+            VmState::Running => Ok(Some(self.outcome(true, Vec::new()))),
+            state => {
+                Err(self.wrong_state(format!("Cannot start vm from state \"{state}\", must be \"stopped\".")))
+            }
+        }
+    }
+
+    pub(super) async fn start(
+        &mut self,
+        call: &Call,
+        options: &BootOptions,
+        progress: BootProgress,
+        edit: impl FnOnce(&mut VmRecord),
+    ) -> Result<Outcome, Error> {
+        let since = std::time::Instant::now();
+        let starting = self.changed(|vm| {
+            vm.state = VmState::Starting;
+            edit(vm);
+        });
+        self.commit(call, starting, Vec::new(), None).await?;
+
+        let mut phases = Vec::new();
+        match self.boot(call, options, progress, since, &mut phases).await {
+            Ok(running) => self.started(call, running, phases, since).await,
+            Err(failure) => {
+                let error = Error::BootFailed {
+                    uuid: self.record.uuid,
+                    step: failure.step.to_owned(),
+                    reason: failure.reason,
+                };
+                let stopped = self.changed(|vm| vm.state = VmState::Stopped);
+                self.commit_surely(call, stopped, call.answer(&Err(error.clone()))).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn boot(
+        &self,
+        call: &Call,
+        options: &BootOptions,
+        progress: BootProgress,
+        since: std::time::Instant,
+        phases: &mut Vec<BootPhase>,
+    ) -> Result<Running, BootFailure> {
+        let request = BootRequest {
+            platform: &self.agent.inner.platform,
+            vm: &self.record,
+            layout: &self.layout,
+            console: &self.console,
+            options,
+            vnc_address: self.agent.inner.config.vnc.address,
+        };
+        let (sender, mut reached) = mpsc::channel(Clock::PHASES);
+        let boot = async {
+            // Dropped with the boot, so that the listener below ends too.
+            boot::boot(request, Clock::new(since, sender)).await
+        };
+        let listen = async {
+            while let Some(phase) = reached.recv().await {
+                if let Some(progress) = &progress {
+                    let _ = progress.try_send(phase.clone());
+                }
+                let event = call.event(self.record.uuid, EventKind::Boot(phase.clone()));
+                self.agent.inner.store.commit_soon(Commit { events: vec![event], ..Commit::default() }).await;
+                phases.push(phase);
+            }
+        };
+        tokio::join!(boot, listen).0
+    }
+
+    async fn started(
+        &mut self,
+        call: &Call,
+        running: Running,
+        phases: Vec<BootPhase>,
+        since: std::time::Instant,
+    ) -> Result<Outcome, Error> {
+        let machine = MachineRecord {
+            pid: running.process.pid(),
+            booted: Timestamp::now(),
+            accelerator: running.accelerator,
+            console_start: running.console_start,
+        };
+        let port = running.vnc.as_ref().map(|vnc| vnc.address().port());
+        let vm = self.changed(|vm| {
+            vm.state = VmState::Running;
+            vm.machine = Some(machine);
+            vm.exit = None;
+            vm.vnc_port = port;
+        });
+        let outcome = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases };
+        let answer = call.answer(&Ok(outcome.clone()));
+        self.last_words = None;
+        self.live = Live {
+            process: Some(running.process),
+            machine: Some(running.machine),
+            vnc: running.vnc,
+            _first_byte: Some(self.await_first_byte(call, running.console_start, since)),
+        };
+        if let Err(error) = self.commit(call, vm, Vec::new(), answer).await {
+            // What can't be written down does not run.
+            self.kill();
+            return Err(error);
+        }
+        Ok(outcome)
+    }
+
+    /// Journals the moment when the guest first prints something.
+    fn await_first_byte(&self, call: &Call, start: u64, since: std::time::Instant) -> AbortOnDropHandle<()> {
+        let (console, store, call) = (self.console.clone(), self.agent.inner.store.clone(), call.clone());
+        let uuid = self.record.uuid;
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let Ok(reader) = console.reader(Some(start)) else { return };
+            if let Ok(Some(_)) = reader.follow().next().await {
+                let phase = boot::phase_at(since, Phase::FirstConsoleByte);
+                let events = vec![call.event(uuid, EventKind::Boot(phase))];
+                store.commit_soon(Commit { events, ..Commit::default() }).await;
+            }
+        }))
+    }
+}

@@ -1,0 +1,167 @@
+//! Stopping and rebooting: by the power button with a deadline, or by force.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Actor, Reply};
+use crate::{
+    agent::{
+        call::{Call, Outcome},
+        error::Error,
+    },
+    spec::VmState,
+    store::{Commit, VmRecord},
+};
+
+/// Longest wait for a guest to obey the power button, in seconds: a day.
+const MAX_TIMEOUT: u32 = 86_400;
+/// vmadm's patience with a reboot.
+const REBOOT: Duration = Duration::from_secs(180);
+
+/// A stop that is under way.
+#[derive(Debug)]
+pub(super) struct Stop {
+    pub(super) deadline: Instant,
+    pub(super) waiting: Vec<(Call, Reply)>,
+    pub(super) then_start: bool,
+}
+
+impl Actor {
+    pub(super) async fn begin_stop(
+        &mut self,
+        call: Call,
+        etag: &str,
+        force: bool,
+        timeout_seconds: u32,
+        reply: Reply,
+    ) {
+        if self.record.state == VmState::Stopped {
+            let _ = reply.send(self.check_etag(etag).map(|()| self.outcome(true, Vec::new())));
+            return;
+        }
+        let timeout = Duration::from_secs(timeout_seconds.min(MAX_TIMEOUT).into());
+        let begun = match self.may_stop(etag, force) {
+            Ok(()) => self.enter_stop(&call, force, timeout, |vm| vm.spec.autoboot = Some(false)).await,
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(stop) => {
+                stop.then_start = false;
+                stop.waiting.push((call, reply));
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    fn may_stop(&self, etag: &str, force: bool) -> Result<(), Error> {
+        match self.record.state {
+            // Whoever wants it stopped too is not disturbed by that it is being stopped.
+            VmState::Stopping => Ok(()),
+            VmState::Running | VmState::Failed => self.check_etag(etag),
+            VmState::Lost if self.live.process.is_none() => {
+                Err(self
+                    .wrong_state("nobody can tell which process the VM's hypervisor is; look at the host"))
+            }
+            VmState::Lost if !force => {
+                Err(self.wrong_state("the VM's hypervisor does not answer; stop it with force"))
+            }
+            VmState::Lost => self.check_etag(etag),
+            state => Err(self.wrong_state(format!("Cannot stop vm from state \"{state}\"."))),
+        }
+    }
+
+    /// Commits the intention, then acts on it.
+    pub(super) async fn enter_stop(
+        &mut self,
+        call: &Call,
+        force: bool,
+        timeout: Duration,
+        edit: impl FnOnce(&mut VmRecord),
+    ) -> Result<&mut Stop, Error> {
+        let failed = self.record.state == VmState::Failed;
+        let stopping = self.changed(|vm| {
+            vm.state = VmState::Stopping;
+            edit(vm);
+        });
+        self.commit(call, stopping, Vec::new(), None).await?;
+        if force || failed {
+            self.kill();
+        } else {
+            self.press_power_button().await;
+        }
+        let deadline = Instant::now() + timeout;
+        let stop = self.stop.get_or_insert(Stop { deadline, waiting: Vec::new(), then_start: false });
+        stop.deadline = stop.deadline.min(deadline);
+        Ok(stop)
+    }
+
+    /// A stop that an earlier agent did not finish.
+    pub(super) async fn resume_stop(&mut self) {
+        self.press_power_button().await;
+        self.stop = Some(Stop { deadline: Instant::now() + REBOOT, waiting: Vec::new(), then_start: false });
+    }
+
+    async fn press_power_button(&self) {
+        if let Some(machine) = &self.live.machine
+            && let Err(error) = machine.press_power_button().await
+        {
+            // The deadline will deal with it.
+            tracing::warn!(vm = %self.record.uuid, %error, "power button");
+        }
+    }
+
+    pub(super) fn kill(&self) {
+        if let Some(process) = &self.live.process
+            && let Err(error) = process.kill()
+        {
+            tracing::error!(vm = %self.record.uuid, %error, "cannot kill the hypervisor");
+        }
+    }
+
+    pub(super) fn on_deadline(&mut self) {
+        tracing::info!(vm = %self.record.uuid, "the guest did not stop in time, its power is cut");
+        self.kill();
+        if let Some(stop) = &mut self.stop {
+            // Should even that fail, look again later.
+            stop.deadline = Instant::now() + REBOOT;
+        }
+    }
+
+    pub(super) async fn reboot(&mut self, call: Call, etag: &str, force: bool, reply: Reply) {
+        let state = self.record.state;
+        let allowed = match state {
+            VmState::Running => self.check_etag(etag),
+            _ => {
+                Err(self.wrong_state(format!("Cannot reboot vm from state \"{state}\", must be \"running\"")))
+            }
+        };
+        let begun = match allowed {
+            Err(error) => Err(error),
+            Ok(()) if force => {
+                let _ = reply.send(self.reset(&call).await);
+                return;
+            }
+            Ok(()) => self.enter_stop(&call, false, REBOOT, |_| ()).await,
+        };
+        match begun {
+            Ok(stop) => {
+                stop.then_start = true;
+                stop.waiting.push((call, reply));
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    async fn reset(&mut self, call: &Call) -> Result<Outcome, Error> {
+        self.look()?.machine.reset().await?;
+        let outcome = self.outcome(false, Vec::new());
+        let answers = call.answer(&Ok(outcome.clone())).into_iter().collect();
+        self.agent.inner.store.commit(Commit { answers, ..Commit::default() }).await?;
+        Ok(outcome)
+    }
+}

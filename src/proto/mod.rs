@@ -1,0 +1,28 @@
+//! The contract: generated messages and services, and the machine model's two forms.
+
+mod spec;
+
+pub use generated::{DESCRIPTORS, Rpc, v1};
+pub use spec::{spec_from_proto, spec_to_proto};
+
+/// Nothing in here is written by hand.
+mod generated {
+    #![allow(
+        missing_docs,
+        missing_debug_implementations,
+        unreachable_pub,
+        clippy::all,
+        clippy::pedantic,
+        reason = "generated"
+    )]
+
+    /// `zoneward.v1`.
+    pub mod v1 {
+        tonic::include_proto!("zoneward.v1");
+    }
+
+    include!(concat!(env!("OUT_DIR"), "/rpcs.rs"));
+
+    /// The contract with everything that it imports, for reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/zoneward_descriptors.bin"));
+}
