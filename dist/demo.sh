@@ -59,7 +59,7 @@ run zoneward --config target/demo/zoneward.toml doctor || true
 
 title "The agent, with an endpoint for TLS 1.3 and client certificates"
 echo "\$ zoneward serve --config target/demo/zoneward.toml &"
-NO_COLOR=1 zoneward serve --config "$dir/zoneward.toml" >"$dir/agent.log" 2>&1 &
+zoneward serve --config "$dir/zoneward.toml" >"$dir/agent.log" 2>&1 &
 agent=$!
 port=
 for _ in $(seq 100); do

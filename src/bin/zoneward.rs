@@ -1,7 +1,7 @@
 //! The agent.
 
 use std::{
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -125,7 +125,8 @@ fn run(arguments: Arguments) -> Result<ExitCode, AnyError> {
 
 async fn serve(config: Config) -> Result<(), AnyError> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 
     let platform = Platform {
         zone: Arc::new(LinuxZone::new()),

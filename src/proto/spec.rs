@@ -1,15 +1,20 @@
 //! The machine model and its protobuf form.
 
+use prost::Message as _;
 use prost_types::{Struct, Value, value::Kind as JsonKind};
 
 use super::v1;
 use crate::spec::{
-    Bootrom, Brand, DiskModel, DiskSpec, FlatObject, Media, NicModel, NicSpec, Scalar, Violation, VmSpec,
-    machine_json,
+    Bootrom, Brand, DiskModel, DiskSpec, FlatObject, MAX_PAYLOAD, Media, NicModel, NicSpec, Scalar,
+    Violation, VmSpec, machine_json,
 };
 
 /// Reads a spec; what can't be a spec at all is a violation, as in a machine JSON.
 pub fn spec_from_proto(vm: v1::VmSpec) -> Result<VmSpec, Vec<Violation>> {
+    let size = vm.encoded_len();
+    if size > MAX_PAYLOAD {
+        return Err(vec![Violation::value("vm", format!("{size} bytes is over the limit of 1 MiB"))]);
+    }
     let mut found = Vec::new();
     let out = &mut found;
     let spec = VmSpec {

@@ -7,6 +7,7 @@ mod support;
 mod console;
 mod failure;
 mod foreign;
+mod full_disk;
 mod install;
 mod journey;
 mod remote;
