@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     boot,
-    hypervisor::Machine,
+    hypervisor::{InfoType, Machine},
     spec::VmState,
     store::{Commit, EventKind, Exit, ExitReason, Timestamp, VmChange, VmRecord},
     zone::{Found, Process},
@@ -99,6 +99,10 @@ async fn take_over(
         (_, Ok(status)) if !status.running => VmState::Failed,
         _ => VmState::Running,
     };
+    let accelerator = match machine.info(InfoType::Kvm).await {
+        Ok(kvm) if kvm["enabled"] == true => "kvm",
+        _ => "tcg",
+    };
     let pid = process.pid();
     let port = vnc.as_ref().map(|vnc| vnc.address().port());
     let record = change(agent, record, |vm| {
@@ -107,7 +111,7 @@ async fn take_over(
         vm.machine.get_or_insert_with(|| crate::store::Machine {
             pid,
             booted: Timestamp::now(),
-            accelerator: String::new(),
+            accelerator: accelerator.to_owned(),
             console_start: 0,
         });
     })

@@ -11,6 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
+    sync::OwnedSemaphorePermit,
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -33,8 +34,8 @@ pub struct Connection {
     io: Io,
     peer: Peer,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Dropped with the connection: takes it off its listener's list.
-    _registration: Option<Box<dyn Send + Sync>>,
+    /// Dropped with the connection: gives its place back, and takes it off its listener's list.
+    _registration: Box<dyn Send + Sync>,
 }
 
 enum Io {
@@ -53,12 +54,17 @@ impl Connection {
             io: Io::Tls(Box::new(io)),
             peer,
             cut: Box::pin(cut.cancelled_owned()),
-            _registration: Some(registration),
+            _registration: registration,
         }
     }
 
-    pub(super) fn unix(io: UnixStream, peer: Peer, cut: CancellationToken) -> Self {
-        Self { io: Io::Unix(io), peer, cut: Box::pin(cut.cancelled_owned()), _registration: None }
+    pub(super) fn unix(
+        io: UnixStream,
+        peer: Peer,
+        cut: CancellationToken,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { io: Io::Unix(io), peer, cut: Box::pin(cut.cancelled_owned()), _registration: Box::new(place) }
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {

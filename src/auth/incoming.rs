@@ -16,6 +16,8 @@ use super::{
     tls::Tls,
 };
 
+/// Connections at once; more wait in the listeners' backlogs.
+const CONNECTIONS: usize = 1024;
 /// TLS handshakes under way at once.
 const HANDSHAKES: usize = 64;
 /// How long one may take.
@@ -38,11 +40,12 @@ pub fn incoming(
     cut: &CancellationToken,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(16);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
     if let Some(listener) = listeners.unix {
-        tokio::spawn(accept_unix(listener, sender.clone(), stop.clone(), cut.clone()));
+        tokio::spawn(accept_unix(listener, sender.clone(), places.clone(), stop.clone(), cut.clone()));
     }
     if let Some((listener, tls)) = listeners.tcp {
-        tokio::spawn(accept_tcp(listener, tls, sender, stop.clone()));
+        tokio::spawn(accept_tcp(listener, tls, sender, places, stop.clone()));
     }
     ReceiverStream::new(receiver)
 }
@@ -52,13 +55,16 @@ type Sender = mpsc::Sender<io::Result<Connection>>;
 async fn accept_unix(
     listener: UnixListener,
     sender: Sender,
+    places: Arc<Semaphore>,
     stop: CancellationToken,
     cut: CancellationToken,
 ) {
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { return };
         match accepted.and_then(|(stream, _)| Ok((local_peer(&stream)?, stream))) {
             Ok((Some(peer), stream)) => {
-                if sender.send(Ok(Connection::unix(stream, peer, cut.clone()))).await.is_err() {
+                if sender.send(Ok(Connection::unix(stream, peer, cut.clone(), place))).await.is_err() {
                     return;
                 }
             }
@@ -77,9 +83,16 @@ fn local_peer(stream: &UnixStream) -> io::Result<Option<Peer>> {
     Ok(Some(Peer { name: format!("unix:uid={uid}").into(), role: Role::Admin }))
 }
 
-async fn accept_tcp(listener: TcpListener, tls: Arc<Tls>, sender: Sender, stop: CancellationToken) {
+async fn accept_tcp(
+    listener: TcpListener,
+    tls: Arc<Tls>,
+    sender: Sender,
+    places: Arc<Semaphore>,
+    stop: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { return };
         let (tcp, address) = match accepted {
@@ -92,7 +105,7 @@ async fn accept_tcp(listener: TcpListener, tls: Arc<Tls>, sender: Sender, stop: 
         let (tls, sender) = (tls.clone(), sender.clone());
         // One slow client does not hold up the others.
         tokio::spawn(async move {
-            let shaken = timeout(HANDSHAKE, tls.handshake(tcp)).await;
+            let shaken = timeout(HANDSHAKE, tls.handshake(tcp, place)).await;
             drop(slot);
             match shaken {
                 Ok(Ok(connection)) => {

@@ -30,7 +30,7 @@ use rustls::{
 use rustls_pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -180,7 +180,11 @@ impl Tls {
     }
 
     /// Makes an authenticated connection of a TCP one.
-    pub(super) async fn handshake(self: Arc<Self>, tcp: TcpStream) -> io::Result<Connection> {
+    pub(super) async fn handshake(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        place: OwnedSemaphorePermit,
+    ) -> io::Result<Connection> {
         tcp.set_nodelay(true)?;
         let loaded = self.current.load_full();
         let io = TlsAcceptor::from(loaded.config.clone()).accept(tcp).await?;
@@ -197,7 +201,7 @@ impl Tls {
         let cut = CancellationToken::new();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.live().insert(number, Live { chain, cut: cut.clone() });
-        let registration = Registration { tls: self.clone(), number };
+        let registration = Registration { tls: self.clone(), number, _place: place };
         // A reload between the handshake and the registration would have missed this one.
         if self.current.load().generation != loaded.generation {
             self.sweep();
@@ -211,6 +215,7 @@ impl Tls {
 struct Registration {
     tls: Arc<Tls>,
     number: u64,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Registration {

@@ -198,8 +198,6 @@ pub enum MachineEvent {
     },
     /// Guest code does not run any more; the hypervisor's word for why.
     Stopped(String),
-    /// Guest code runs again.
-    Resumed,
     /// The guest panicked.
     Panicked,
 }

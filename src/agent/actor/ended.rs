@@ -106,19 +106,13 @@ impl Actor {
             MachineEvent::Stopped(status) if self.record.state == VmState::Running => {
                 self.on_stopped(&status).await
             }
-            MachineEvent::Resumed if self.record.state == VmState::Failed => {
-                let vm = self.changed(|vm| {
-                    vm.state = VmState::Running;
-                    vm.exit = None;
-                });
-                self.commit_surely(&Call::own(), vm, None).await;
-            }
-            MachineEvent::Reset { guest } => tracing::info!(vm = %self.record.uuid, guest, "reset"),
+            MachineEvent::Reset { guest } => tracing::debug!(vm = %self.record.uuid, guest, "reset"),
             _ => {}
         }
     }
 
-    /// Guest code does not run any more, though nobody asked for it.
+    /// Guest code does not run any more, though nobody asked for it. It stays failed until it is
+    /// stopped: a hypervisor that goes to and fro must not fill the journal.
     async fn on_stopped(&mut self, status: &str) {
         // On the way out, or on the way through a reset.
         if matches!(status, "shutdown" | "running" | "unknown") {

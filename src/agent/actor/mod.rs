@@ -161,12 +161,13 @@ impl Actor {
                 biased;
                 () = stopping.cancelled() => break,
                 ended = ended(self.live.process.clone()) => self.on_ended(ended).await,
-                event = next_event(self.live.machine.clone()) => self.on_event(event).await,
                 () = until(deadline) => self.on_deadline(),
                 command = self.commands.recv() => match command {
                     Some(command) => if matches!(self.obey(command).await, Then::End) { break },
                     None => break,
                 },
+                // Last: a hypervisor in a guest's hands may flood, and must not starve what is above.
+                event = next_event(self.live.machine.clone()) => self.on_event(event).await,
             }
         }
     }

@@ -124,7 +124,6 @@ impl Machine for QemuMachine {
             return Some(match event.name.as_str() {
                 "SHUTDOWN" => MachineEvent::Shutdown { guest, reason: reason() },
                 "RESET" => MachineEvent::Reset { guest },
-                "RESUME" => MachineEvent::Resumed,
                 "GUEST_PANICKED" => MachineEvent::Panicked,
                 // The event gives no reason; the status does.
                 "STOP" => MachineEvent::Stopped(match self.status().await {
