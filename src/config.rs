@@ -8,8 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+
+use crate::spec::Restriction;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -29,6 +31,8 @@ pub struct Config {
     pub drain_seconds: u64,
     /// Certificates.
     pub tls: Tls,
+    /// Sandboxes of hypervisors.
+    pub zone: Zone,
     /// The kvm brand.
     pub qemu: Qemu,
     /// VNC endpoints.
@@ -55,6 +59,48 @@ pub struct Tls {
     pub trust_domain: String,
     /// Seconds between looks at the files; what changed is loaded. 0: only on SIGHUP.
     pub reload_seconds: u64,
+}
+
+/// Sandboxes of hypervisors.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Zone {
+    /// First of the users that hypervisors are: each VM has one of its own, never shared.
+    pub uid_base: u32,
+    /// Mounted read only as `/usr` of each zone: the hypervisor with its libraries and firmware.
+    pub platform: PathBuf,
+    /// Most threads of a hypervisor.
+    pub max_threads: u64,
+    /// Restrictions that may be missing on this host, by name; without them here a VM does not start.
+    pub allow_missing: Vec<Restriction>,
+    /// Build only this kind of zone: `full`, `no-user-namespace`, `rootless` or `filters-only`. Default:
+    /// the best that works.
+    pub level: Option<ZoneLevel>,
+}
+
+/// How much of a zone a host can build, from most to least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ZoneLevel {
+    /// Root's zone, in a user namespace that maps one unprivileged user.
+    Full,
+    /// Root's zone where user namespaces are refused.
+    NoUserNamespace,
+    /// An ordinary user's zone, in a user namespace of its own.
+    Rootless,
+    /// No namespaces: Landlock and the system call filter alone.
+    FiltersOnly,
+}
+
+impl ZoneLevel {
+    /// All levels, best first.
+    pub const LADDER: &[Self] = &[Self::Full, Self::NoUserNamespace, Self::Rootless, Self::FiltersOnly];
+
+    /// Whether the zone has namespaces and a root of its own.
+    #[must_use]
+    pub fn has_namespaces(self) -> bool {
+        self != Self::FiltersOnly
+    }
 }
 
 /// QEMU.
@@ -115,6 +161,7 @@ impl Default for Config {
             socket: None,
             drain_seconds: 5,
             tls: Tls::default(),
+            zone: Zone::default(),
             qemu: Qemu::default(),
             vnc: Vnc::default(),
             console: Console::default(),
@@ -132,6 +179,19 @@ impl Default for Tls {
             crl: "crl.pem".into(),
             trust_domain: "zoneward".into(),
             reload_seconds: 10,
+        }
+    }
+}
+
+impl Default for Zone {
+    fn default() -> Self {
+        Self {
+            // Above the range that systemd gives to containers.
+            uid_base: 1_900_000_000,
+            platform: "/usr".into(),
+            max_threads: 2000,
+            allow_missing: Vec::new(),
+            level: None,
         }
     }
 }
@@ -306,7 +366,8 @@ mod tests {
         let default = Config { socket: Some("/run/zoneward/zoneward.sock".into()), ..Config::default() };
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         let keys = example.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 4, "every key stands there");
+        // Less five sections, and zone.level, which has no default.
+        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 6, "every key stands there");
     }
 
     #[test]

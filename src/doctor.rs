@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::{config::Config, hypervisor::qemu::probe_kvm};
+use crate::{config::Config, hypervisor::qemu::probe_kvm, zone::Zone};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +45,7 @@ fn bad(what: &'static str, found: impl Into<String>, advice: impl Into<String>) 
 }
 
 /// Looks at everything.
-pub async fn examine(config: &Config) -> Vec<Finding> {
+pub async fn examine(config: &Config, zone: &dyn Zone) -> Vec<Finding> {
     vec![
         qemu(&config.qemu.binary),
         kvm(config).await,
@@ -54,6 +54,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
         namespaces(),
         cgroups(),
         folders(config),
+        restrictions(config, zone).await,
         certificates(config),
     ]
 }
@@ -183,6 +184,21 @@ fn folders(config: &Config) -> Finding {
             "run as root, or set zones_dir, state_dir and run_dir",
         )
     }
+}
+
+/// What zones keep a hypervisor from, tried with a real one.
+async fn restrictions(config: &Config, zone: &dyn Zone) -> Finding {
+    let enforcements = zone.enforcements().await;
+    let missing: Vec<_> = enforcements.iter().filter(|found| !found.is_enforced()).collect();
+    let Some(first) = missing.first() else {
+        return good("Zones", "all five restrictions are enforced");
+    };
+    let names: Vec<&str> = missing.iter().map(|found| found.restriction.as_str()).collect();
+    let found = format!("missing: {}: {}", names.join(", "), first.reason);
+    if missing.iter().all(|found| config.zone.allow_missing.contains(&found.restriction)) {
+        return weak("Zones", found, "zone.allow_missing allows it; do not run guests of others");
+    }
+    bad("Zones", found, "no VM starts; allow user namespaces, or add the names to zone.allow_missing")
 }
 
 fn certificates(config: &Config) -> Finding {

@@ -34,6 +34,7 @@ pub mod events;
 pub mod hypervisor;
 pub mod layout;
 pub mod network;
+pub mod probe;
 pub mod proto;
 pub mod spec;
 pub mod storage;

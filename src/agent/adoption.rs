@@ -113,6 +113,7 @@ async fn take_over(
             booted: Timestamp::now(),
             accelerator: accelerator.to_owned(),
             console_start: 0,
+            enforcements: process.enforcements().to_vec(),
         });
     })
     .await?;

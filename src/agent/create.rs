@@ -43,7 +43,7 @@ pub(super) async fn create(
     let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
     if validate_only {
         drop(agent.inner.registry.reserve(uuid)?);
-        return Ok(record(agent, uuid, spec, VmState::Stopped));
+        return Ok(record(agent, uuid, 0, spec, VmState::Stopped));
     }
     let work = {
         let agent = agent.clone();
@@ -55,7 +55,7 @@ pub(super) async fn create(
     }
 }
 
-fn record(agent: &Agent, uuid: Uuid, mut spec: VmSpec, state: VmState) -> VmRecord {
+fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: VmState) -> VmRecord {
     let layout = agent.inner.layout.vm(uuid);
     let random = || {
         let mut octets = [0; 6];
@@ -69,6 +69,7 @@ fn record(agent: &Agent, uuid: Uuid, mut spec: VmSpec, state: VmState) -> VmReco
         generation: 1,
         spec,
         state,
+        zone_index,
         created: now,
         modified: now,
         machine: None,
@@ -84,7 +85,7 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
         let message = format!("{zonepath} is there already and belongs to no VM of this agent; move it away");
         return Err(Error::FileExists { path: zonepath, message });
     }
-    let draft = record(agent, uuid, spec, VmState::Provisioning);
+    let draft = record(agent, uuid, reservation.zone_index(), spec, VmState::Provisioning);
     let created = call.event(uuid, EventKind::Created { vm: Box::new(draft.clone()) });
     commit(agent, VmChange::Put(Box::new(draft.clone())), vec![created]).await?;
 

@@ -47,7 +47,7 @@ use crate::{
     events::Journal,
     hypervisor::{Description, Hypervisor},
     layout::Layout,
-    spec::{BootOptions, Violation, VmSpec, validate},
+    spec::{BootOptions, Enforcement, Violation, VmSpec, validate},
     storage,
     store::{Store, VmRecord},
 };
@@ -182,6 +182,11 @@ impl Agent {
     /// The hypervisor of the kvm brand on this host.
     pub async fn describe_kvm(&self) -> Description {
         self.inner.platform.kvm.describe().await
+    }
+
+    /// What zones on this host keep a hypervisor from.
+    pub async fn enforcements(&self) -> Vec<Enforcement> {
+        self.inner.platform.zone.enforcements().await
     }
 
     /// What runs a VM; its creation made sure that there is one.

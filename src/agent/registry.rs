@@ -1,7 +1,7 @@
 //! All VMs of the host, by UUID.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     ops::Bound,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -52,8 +52,19 @@ impl VmHandle {
 #[derive(Debug)]
 enum Slot {
     /// Taken by a creation that is under way.
-    Reserved,
+    Reserved {
+        zone_index: u32,
+    },
     There(VmHandle),
+}
+
+impl Slot {
+    fn zone_index(&self) -> u32 {
+        match self {
+            Self::Reserved { zone_index } => *zone_index,
+            Self::There(handle) => handle.record().zone_index,
+        }
+    }
 }
 
 /// The VMs.
@@ -66,7 +77,7 @@ impl Registry {
     pub(super) fn get(&self, uuid: Uuid) -> Result<VmHandle, Error> {
         match self.read().get(&uuid) {
             Some(Slot::There(handle)) => Ok(handle.clone()),
-            Some(Slot::Reserved) | None => Err(Error::VmNotFound { uuid }),
+            Some(Slot::Reserved { .. }) | None => Err(Error::VmNotFound { uuid }),
         }
     }
 
@@ -75,7 +86,7 @@ impl Registry {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut there = slots.range((from, Bound::Unbounded)).filter_map(|(_, slot)| match slot {
             Slot::There(handle) => Some(handle),
-            Slot::Reserved => None,
+            Slot::Reserved { .. } => None,
         });
         let page = there.by_ref().take(limit).map(VmHandle::record).collect();
         (page, there.next().is_some())
@@ -87,8 +98,11 @@ impl Registry {
         if slots.contains_key(&uuid) {
             return Err(Error::VmExists { uuid });
         }
-        slots.insert(uuid, Slot::Reserved);
-        Ok(Reservation { registry: self.clone(), uuid })
+        // The lowest that nobody has; one more than there are VMs is always free.
+        let taken: HashSet<u32> = slots.values().map(Slot::zone_index).collect();
+        let zone_index = (0..).find(|index| !taken.contains(index)).unwrap_or_default();
+        slots.insert(uuid, Slot::Reserved { zone_index });
+        Ok(Reservation { registry: self.clone(), uuid, zone_index })
     }
 
     pub(super) fn insert(&self, handle: VmHandle) {
@@ -113,12 +127,20 @@ impl Registry {
 pub(super) struct Reservation {
     registry: Registry,
     uuid: Uuid,
+    zone_index: u32,
+}
+
+impl Reservation {
+    /// The VM's place in the host's range of zone users.
+    pub(super) fn zone_index(&self) -> u32 {
+        self.zone_index
+    }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut slots = self.registry.write();
-        if matches!(slots.get(&self.uuid), Some(Slot::Reserved)) {
+        if matches!(slots.get(&self.uuid), Some(Slot::Reserved { .. })) {
             slots.remove(&self.uuid);
         }
     }

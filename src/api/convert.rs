@@ -5,7 +5,10 @@ use prost_types::{Struct, Value, value::Kind as JsonKind};
 use crate::{
     events::Journal,
     proto::{spec_to_proto, v1},
-    spec::{BootDevice, BootOptions, BootOrder, DiskModel, Kind, Media, Violation, VmState},
+    spec::{
+        BootDevice, BootOptions, BootOrder, DiskModel, Enforcement, Kind, Media, Restriction, Violation,
+        VmState,
+    },
     storage::{Entry, EntryKind, Partial},
     store::{BootPhase, Event, EventKind, Exit, ExitReason, FileAction, Phase, Timestamp, VmRecord},
 };
@@ -95,6 +98,7 @@ pub(super) fn vm(record: &VmRecord) -> v1::Vm {
             exit: record.exit.as_ref().map(exit),
             accelerator: machine.map(|machine| machine.accelerator.clone()),
             zonepath: String::new(),
+            restrictions: machine.map(|machine| restrictions(&machine.enforcements)).unwrap_or_default(),
         }),
         etag: record.etag(),
     }
@@ -111,6 +115,26 @@ fn state(state: VmState) -> v1::VmState {
         VmState::Failed => v1::VmState::Failed,
         VmState::Lost => v1::VmState::Lost,
     }
+}
+
+/// What a hypervisor is kept from.
+pub(super) fn restrictions(all: &[Enforcement]) -> Vec<v1::Restriction> {
+    use v1::restriction::Kind as Wire;
+    all.iter()
+        .map(|found| v1::Restriction {
+            kind: match found.restriction {
+                Restriction::ModifyFilesystem => Wire::ModifyFilesystem,
+                Restriction::Network => Wire::Network,
+                Restriction::CreateProcess => Wire::CreateProcess,
+                Restriction::SeeProcesses => Wire::SeeProcesses,
+                Restriction::SignalOutside => Wire::SignalOutside,
+            }
+            .into(),
+            enforced: found.is_enforced(),
+            mechanisms: found.mechanisms.clone(),
+            reason: found.reason.clone(),
+        })
+        .collect()
 }
 
 fn exit(exit: &Exit) -> v1::ExitInfo {

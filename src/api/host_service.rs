@@ -2,6 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
+use super::convert;
 use crate::{
     agent::Agent,
     proto::v1::{self, host_service_server::HostService},
@@ -46,6 +47,7 @@ impl HostService for Host {
                 .and_then(|n| i32::try_from(n.get()).ok())
                 .unwrap_or(1),
             memory: i32::try_from(mib).unwrap_or(i32::MAX),
+            restrictions: convert::restrictions(&self.agent.enforcements().await),
             zones_dir: self.agent.layout().zones().display().to_string(),
         }))
     }

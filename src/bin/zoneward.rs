@@ -24,8 +24,10 @@ use zoneward::{
     doctor::{self, Verdict},
     hypervisor::qemu::Qemu,
     network::NoUplink,
+    probe,
+    spec::Restriction,
     storage::FileVolumes,
-    zone::{launcher, linux::LinuxZone},
+    zone::{Zone as _, launcher, linux::LinuxZone},
 };
 
 /// The agent of a VM host.
@@ -53,6 +55,8 @@ enum Command {
     },
     /// Say what this host can do, and what to do about what it can't
     Doctor,
+    /// Run a hostile program in a real zone, and print what stopped each of its acts
+    Probe,
 }
 
 #[derive(Debug, Subcommand)]
@@ -102,6 +106,9 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == launcher::SUBCOMMAND) {
         return ExitCode::from(launcher::run());
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == probe::SUBCOMMAND) {
+        return ExitCode::from(probe::act(&std::env::args().skip(2).collect::<Vec<_>>()));
+    }
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
@@ -119,6 +126,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, AnyError> {
     match arguments.command {
         Command::Serve => runtime.block_on(serve(config)).map(|()| ExitCode::SUCCESS),
         Command::Doctor => runtime.block_on(examine(&config)),
+        Command::Probe => runtime.block_on(attempt_all(&config)),
         Command::Pki { action } => manage(&config, action).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -129,7 +137,7 @@ async fn serve(config: Config) -> Result<(), AnyError> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 
     let platform = Platform {
-        zone: Arc::new(LinuxZone::new()),
+        zone: Arc::new(LinuxZone::new(&config)),
         kvm: Arc::new(Qemu::new(config.qemu.clone())),
         volumes: Arc::new(FileVolumes),
         links: Arc::new(NoUplink),
@@ -208,7 +216,8 @@ async fn handle_signals(stop: CancellationToken, tls: Option<Arc<Tls>>) {
 }
 
 async fn examine(config: &Config) -> Result<ExitCode, AnyError> {
-    let findings = doctor::examine(config).await;
+    let zone = LinuxZone::new(config);
+    let findings = doctor::examine(config, &zone).await;
     let mut out = anstream::stdout().lock();
     for finding in &findings {
         let (word, style) = match finding.verdict {
@@ -224,6 +233,38 @@ async fn examine(config: &Config) -> Result<ExitCode, AnyError> {
     }
     let bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Prints act by act what was expected and what the kernel answered; fails if anything forbidden worked.
+async fn attempt_all(config: &Config) -> Result<ExitCode, AnyError> {
+    let zone = LinuxZone::new(config);
+    let attempts = probe::run(&zone).await?;
+    let mut out = anstream::stdout().lock();
+    writeln!(
+        out,
+        "{:<5} {:<18} {:<45} {:<9} {:<10} STOPPED BY",
+        "", "RESTRICTION", "ACT", "EXPECTED", "OBSERVED"
+    )?;
+    for attempt in &attempts {
+        let (word, style) = match attempt.as_it_should {
+            true => ("ok", anstyle::AnsiColor::Green),
+            false => ("WRONG", anstyle::AnsiColor::Red),
+        };
+        let style = style.on_default();
+        let restriction = attempt.restriction.map_or("any", Restriction::as_str);
+        let (name, expected, observed) = (attempt.name, attempt.expected, &attempt.observed);
+        let mechanism = attempt.mechanism;
+        writeln!(
+            out,
+            "{style}{word:<5}{style:#} {restriction:<18} {name:<45} {expected:<9} {observed:<10} {mechanism}"
+        )?;
+    }
+    let wrong = attempts.iter().filter(|attempt| !attempt.as_it_should).count();
+    writeln!(out, "{} acts, {wrong} not as they should be", attempts.len())?;
+    for found in zone.enforcements().await {
+        writeln!(out, "{:<18} {}{}", found.restriction.as_str(), found.mechanisms.join(", "), found.reason)?;
+    }
+    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn manage(config: &Config, action: PkiAction) -> Result<(), AnyError> {

@@ -185,10 +185,12 @@ impl Boot<'_> {
             control: self.made.control.take().ok_or_else(missing)?,
         };
         let program = hypervisor.program(plan).await?;
-        (self.made.setup, self.made.accelerator) = (program.setup, program.accelerator);
+        (self.made.setup, self.made.accelerator) = (program.setup, program.accelerator.clone());
         let ends = self.made.ends.take().ok_or_else(missing)?;
         let launch = Launch {
             uuid: vm.uuid,
+            index: vm.zone_index,
+            kvm: program.accelerator == "kvm",
             program: program.path,
             arguments: program.arguments,
             descriptors: program.descriptors,

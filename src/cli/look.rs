@@ -58,6 +58,7 @@ pub(super) async fn host(clients: &mut Clients) -> Result<(), CliError> {
         "memory": host.memory,
         "zones_dir": host.zones_dir,
         "hypervisors": hypervisors,
+        "restrictions": machine::restrictions(&host.restrictions),
     })))
 }
 

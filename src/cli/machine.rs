@@ -46,6 +46,9 @@ pub(super) fn machine(vm: &v1::Vm) -> Result<Map<String, Value>, CliError> {
     if let Some(accelerator) = &status.accelerator {
         put("accelerator", json!(accelerator));
     }
+    if !status.restrictions.is_empty() {
+        put("restrictions", restrictions(&status.restrictions));
+    }
     if let Some(exit) = status.exit.as_ref().filter(|_| status.pid.is_none() || state == VmState::Failed) {
         put("exit_status", json!(exit.status));
         if let Some(time) = &exit.time {
@@ -58,6 +61,16 @@ pub(super) fn machine(vm: &v1::Vm) -> Result<Map<String, Value>, CliError> {
     }
     put("etag", json!(vm.etag));
     Ok(object)
+}
+
+/// What a hypervisor is kept from: `{"NETWORK": ["seccomp"], ...}`, or why not.
+pub(super) fn restrictions(all: &[v1::Restriction]) -> Value {
+    let entry = |found: &v1::Restriction| {
+        let name = found.kind().as_str_name().trim_start_matches("KIND_").to_owned();
+        let value = if found.enforced { json!(found.mechanisms) } else { json!({"missing": found.reason}) };
+        (name, value)
+    };
+    Value::Object(all.iter().map(entry).collect())
 }
 
 /// vmadm's word for a state; one that is newer than this program counts as unknown, so as lost.

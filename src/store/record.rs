@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::spec::{VmSpec, VmState};
+use crate::spec::{Enforcement, VmSpec, VmState};
 
 /// Wall-clock time in milliseconds since 1970; only ever shown, never used to order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct VmRecord {
     pub spec: VmSpec,
     /// Where it is in its life.
     pub state: VmState,
+    /// The zone's place in the host's range of zone users; no other VM has it.
+    #[serde(default)]
+    pub zone_index: u32,
     /// When it was made.
     pub created: Timestamp,
     /// When it last changed.
@@ -54,6 +57,9 @@ pub struct Machine {
     pub accelerator: String,
     /// Where the console's output of this boot begins.
     pub console_start: u64,
+    /// What the hypervisor is kept from.
+    #[serde(default)]
+    pub enforcements: Vec<Enforcement>,
 }
 
 /// How a run ended.

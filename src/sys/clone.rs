@@ -1,11 +1,8 @@
 //! Making the hypervisor's process.
 
 use std::{
-    convert::Infallible,
-    ffi::{CStr, CString},
     io,
     os::fd::{FromRawFd, OwnedFd, RawFd},
-    ptr,
 };
 
 /// Which of the two processes this is.
@@ -55,16 +52,4 @@ pub(crate) fn clone_beside(flags: u64) -> io::Result<Side> {
             Ok(Side::Caller { pid, pidfd })
         }
     }
-}
-
-/// Replaces this program. Returns only if that failed.
-pub(crate) fn exec(program: &CStr, arguments: &[CString], environment: &[CString]) -> io::Result<Infallible> {
-    let list = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
-    };
-    let (argv, envp) = (list(arguments), list(environment));
-    // SAFETY: both lists end with a null pointer and point to strings that live until the call
-    // returns, which it does only on failure.
-    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
-    Err(io::Error::last_os_error())
 }

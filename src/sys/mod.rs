@@ -4,10 +4,17 @@
 
 mod clone;
 mod descriptor;
+mod hostile;
 mod kvm_probe;
 mod pidfd;
+mod sandbox;
 
-pub(crate) use clone::{Side, clone_beside, exec};
+pub(crate) use clone::{Side, clone_beside};
 pub(crate) use descriptor::{close_on_exec_except, inherited};
+pub(crate) use hostile::{Arg, act};
 pub(crate) use kvm_probe::KVM_PROBE;
 pub(crate) use pidfd::PidFd;
+pub(crate) use sandbox::{
+    NODEV, NOEXEC, NOSUID, RDONLY, become_user, drop_bounding_set, exec_descriptor, landlock_abi,
+    set_mount_attributes, unshare,
+};

@@ -2,59 +2,266 @@
 
 use std::{
     fs::File,
-    io::{self, IoSliceMut, Write as _},
+    io,
     os::fd::{AsFd as _, OwnedFd},
-    path::PathBuf,
-    process::{Command, Stdio},
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
 use async_trait::async_trait;
-use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::{
-    fs::MemfdFlags,
-    net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType},
+    fs::{CWD, Mode, OFlags},
     process::{Signal, WaitId, WaitIdOptions},
 };
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::{
     Ended, Found, Launch, Process, Zone, ZoneError,
-    identity::{Identity, boot_id},
-    launcher::{ORDERS, Orders, REPORT, SUBCOMMAND},
+    identity::{Identity, boot_id, is_zombie},
+    launcher::landlock,
+    measure::Measured,
+    sandbox::{Device, Level, Sandbox},
+    spawn::spawn,
 };
-use crate::{layout::VmLayout, sys::PidFd};
+use crate::{
+    config::{self, Config},
+    layout::VmLayout,
+    spec::{Enforcement, Restriction},
+    sys::PidFd,
+};
 
 /// Makes zones with the launcher.
 #[derive(Debug)]
 pub struct LinuxZone {
-    /// The program that is the launcher: the agent's own, whatever lies at its path meanwhile.
-    launcher: PathBuf,
+    config: config::Zone,
+    /// Where the trial zone is made.
+    run: PathBuf,
+    /// Found out once, by trying.
+    ability: OnceCell<Ability>,
+}
+
+/// How much of a zone this host can build.
+#[derive(Clone, Debug)]
+struct Ability {
+    level: Level,
+    landlock: bool,
+    enforcements: Vec<Enforcement>,
 }
 
 impl LinuxZone {
-    /// Zones made by this program.
+    /// Zones as configured.
     #[must_use]
-    pub fn new() -> Self {
-        Self { launcher: "/proc/self/exe".into() }
+    pub fn new(config: &Config) -> Self {
+        Self { config: config.zone.clone(), run: config.run_dir.clone(), ability: OnceCell::new() }
+    }
+
+    async fn ability(&self) -> &Ability {
+        self.ability.get_or_init(|| self.try_levels()).await
+    }
+
+    /// Builds a trial zone of each level, best first, until one works. Trying is the only way to know:
+    /// versions and sysctls say too little.
+    async fn try_levels(&self) -> Ability {
+        let landlock = landlock::is_there();
+        let root = rustix::process::geteuid().is_root();
+        let mut shortcomings = Vec::new();
+        for level in Level::LADDER {
+            let sensible = match level {
+                Level::Full | Level::NoUserNamespace => root,
+                Level::Rootless => !root,
+                Level::FiltersOnly => true,
+            };
+            if !sensible || self.config.level.is_some_and(|only| only != *level) {
+                continue;
+            }
+            match self.try_level(*level, landlock).await {
+                Ok(enforcements) => {
+                    tracing::info!(?level, landlock, ?shortcomings, "zones");
+                    return Ability { level: *level, landlock, enforcements };
+                }
+                Err(error) => shortcomings.push(format!("{level:?}: {error}")),
+            }
+        }
+        tracing::error!(?shortcomings, "this host can't build zones");
+        let reason = shortcomings.join("; ");
+        let none = |(_, restriction): &(&str, Restriction)| Enforcement {
+            restriction: *restriction,
+            mechanisms: Vec::new(),
+            reason: reason.clone(),
+        };
+        Ability {
+            level: Level::FiltersOnly,
+            landlock,
+            enforcements: Restriction::ALL.iter().map(none).collect(),
+        }
+    }
+
+    /// A zone around a program that only sleeps; gives what it was measured to be kept from.
+    async fn try_level(&self, level: Level, landlock: bool) -> Result<Vec<Enforcement>, ZoneError> {
+        let name = format!("trial-{}", Uuid::new_v4());
+        let folder = self.run.join(&name);
+        let root = folder.join("root");
+        std::fs::create_dir_all(&root).map_err(ZoneError::at("making a trial zone"))?;
+        let tried = async {
+            let sandbox = self.sandbox(&root, level, landlock, self.config.uid_base, name, false)?;
+            let file = || std::fs::File::options().read(true).write(true).open("/dev/null");
+            let null = || file().map_err(ZoneError::at("opening /dev/null"));
+            let launch = Launch {
+                uuid: Uuid::nil(),
+                index: 0,
+                kvm: false,
+                program: "/usr/bin/sleep".into(),
+                arguments: vec!["10".to_owned()],
+                descriptors: Vec::new(),
+                input: null()?,
+                output: null()?,
+                errors: null()?,
+            };
+            let process = spawn(folder.join("process.json"), launch, sandbox).await?;
+            let process = LinuxProcess::new(process.0, process.1, landlock)?;
+            let enforcements = process.enforcements.clone();
+            process.kill()?;
+            process.ended().await;
+            Ok(enforcements)
+        };
+        let result = tried.await;
+        let _ = std::fs::remove_dir_all(&folder);
+        result
+    }
+
+    /// Runs this very program in a zone, in the hypervisor's place.
+    pub(crate) async fn run_hostile(&self, arguments: Vec<String>, output: File) -> Result<Ended, ZoneError> {
+        let ability = self.ability().await;
+        let name = format!("probe-{}", Uuid::new_v4());
+        let folder = self.run.join(&name);
+        let root = folder.join("root");
+        let result = async {
+            std::fs::create_dir_all(&root).map_err(ZoneError::at("making a zone for the probe"))?;
+            let (own, uid) = (rustix::process::geteuid(), self.config.uid_base);
+            let image = root.join("image.iso");
+            std::fs::write(&image, "iso").map_err(ZoneError::at("making a zone for the probe"))?;
+            if own.is_root() {
+                // So that no ordinary permission is what stops an act.
+                std::os::unix::fs::chown(&image, Some(uid), Some(uid))
+                    .map_err(ZoneError::at("making a zone for the probe"))?;
+            }
+            let uid = if own.is_root() { uid } else { own.as_raw() };
+            let mut sandbox = self.sandbox(&root, ability.level, ability.landlock, uid, name, false)?;
+            let program = std::env::current_exe().map_err(ZoneError::at("finding this program"))?;
+            let inside = if ability.level.has_namespaces() {
+                File::create(root.join("probe")).map_err(ZoneError::at("making a zone for the probe"))?;
+                sandbox.platform.push((program, "probe".to_owned()));
+                "/probe".into()
+            } else {
+                program
+            };
+            let null = || File::open("/dev/null").map_err(ZoneError::at("opening /dev/null"));
+            let launch = Launch {
+                uuid: Uuid::nil(),
+                index: 0,
+                kvm: false,
+                program: inside,
+                arguments,
+                descriptors: Vec::new(),
+                input: null()?,
+                output,
+                errors: null()?,
+            };
+            let (pid, pidfd) = spawn(folder.join("process.json"), launch, sandbox).await?;
+            Ok(LinuxProcess::unmeasured(pid, pidfd)?.ended().await)
+        };
+        let result = result.await;
+        let _ = std::fs::remove_dir_all(&folder);
+        result
+    }
+
+    fn sandbox(
+        &self,
+        root: &Path,
+        level: Level,
+        landlock: bool,
+        uid: u32,
+        hostname: String,
+        kvm: bool,
+    ) -> Result<Sandbox, ZoneError> {
+        if level.has_namespaces() {
+            prepare_root(root)?;
+        }
+        let mut devices = vec![Device { name: "null".to_owned(), major: 1, minor: 3 }];
+        if kvm {
+            devices.push(Device { name: "kvm".to_owned(), major: 10, minor: 232 });
+        }
+        Ok(Sandbox {
+            root: root.to_owned(),
+            platform: vec![(self.config.platform.clone(), "usr".to_owned())],
+            devices,
+            uid,
+            hostname,
+            level,
+            landlock,
+            max_threads: self.config.max_threads,
+        })
+    }
+
+    /// A restriction that must hold and can't.
+    fn missing<'e>(&self, enforcements: &'e [Enforcement]) -> Option<&'e Enforcement> {
+        enforcements
+            .iter()
+            .find(|found| !found.is_enforced() && !self.config.allow_missing.contains(&found.restriction))
+    }
+
+    fn insist(&self, enforcements: &[Enforcement]) -> Result<(), ZoneError> {
+        match self.missing(enforcements) {
+            None => Ok(()),
+            Some(missing) => {
+                Err(ZoneError::Missing { restriction: missing.restriction, reason: missing.reason.clone() })
+            }
+        }
     }
 }
 
-impl Default for LinuxZone {
-    fn default() -> Self {
-        Self::new()
+/// What has to be in the zone's root for something to be mounted on it, and the links by which programs
+/// of a merged `/usr` find each other. What is there is left alone.
+fn prepare_root(root: &Path) -> Result<(), ZoneError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::openat(CWD, root, flags, Mode::empty())
+        .map_err(ZoneError::at("opening the zone's root"))?;
+    let there = |result: rustix::io::Result<()>| match result {
+        Err(rustix::io::Errno::EXIST) | Ok(()) => Ok(()),
+        Err(error) => Err(ZoneError::at("preparing the zone's root")(error)),
+    };
+    for name in ["usr", "dev"] {
+        there(rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755)))?;
     }
+    for name in ["lib", "lib64", "bin"] {
+        there(rustix::fs::symlinkat(format!("usr/{name}"), &folder, name))?;
+    }
+    Ok(())
 }
 
 #[async_trait]
 impl Zone for LinuxZone {
+    async fn enforcements(&self) -> Vec<Enforcement> {
+        self.ability().await.enforcements.clone()
+    }
+
     async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError> {
-        let launcher = self.launcher.clone();
-        let process = layout.process();
-        let (pid, pidfd) = tokio::task::spawn_blocking(move || spawn(&launcher, process, launch))
-            .await
-            .map_err(|error| ZoneError::Launcher(error.to_string()))??;
-        let process = LinuxProcess::new(pid, pidfd).map_err(ZoneError::at("watching the process"))?;
+        let ability = self.ability().await;
+        self.insist(&ability.enforcements)?;
+        let own = rustix::process::geteuid();
+        let uid =
+            if own.is_root() { self.config.uid_base.saturating_add(launch.index) } else { own.as_raw() };
+        let (hostname, kvm) = (launch.uuid.to_string(), launch.kvm);
+        let sandbox = self.sandbox(&layout.root(), ability.level, ability.landlock, uid, hostname, kvm)?;
+        let (pid, pidfd) = spawn(layout.process(), launch, sandbox).await?;
+        let process = LinuxProcess::new(pid, pidfd, ability.landlock)?;
+        // What was planned is not believed: what was measured counts.
+        if let Err(error) = self.insist(&process.enforcements) {
+            process.kill()?;
+            process.ended().await;
+            return Err(error);
+        }
         Ok(Arc::new(process))
     }
 
@@ -75,85 +282,6 @@ impl Zone for LinuxZone {
     }
 }
 
-fn spawn(launcher: &PathBuf, process: PathBuf, launch: Launch) -> Result<(i32, OwnedFd), ZoneError> {
-    let orders = Orders {
-        program: launch.program,
-        arguments: launch.arguments,
-        keep: launch.descriptors.iter().map(|(_, number)| *number).collect(),
-        process,
-    };
-    let mut file = File::from(
-        rustix::fs::memfd_create("zone-orders", MemfdFlags::CLOEXEC).map_err(ZoneError::at("memfd"))?,
-    );
-    let text = serde_json::to_vec(&orders).map_err(ZoneError::at("writing the orders"))?;
-    file.write_all(&text).map_err(ZoneError::at("writing the orders"))?;
-    let (report, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(ZoneError::at("socketpair"))?;
-
-    let mut mappings = vec![
-        FdMapping { parent_fd: file.into(), child_fd: ORDERS },
-        FdMapping { parent_fd: theirs, child_fd: REPORT },
-    ];
-    mappings.extend(
-        launch.descriptors.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }),
-    );
-    let mut command = Command::new(launcher);
-    command
-        .arg(SUBCOMMAND)
-        .env_clear()
-        .stdin(Stdio::from(launch.input))
-        .stdout(Stdio::from(launch.output))
-        .stderr(Stdio::from(launch.errors));
-    command.fd_mappings(mappings).map_err(|error| ZoneError::Launcher(error.to_string()))?;
-    let mut child = command.spawn().map_err(ZoneError::at("starting the launcher"))?;
-    // Closes our copies of the launcher's descriptors, so that the report ends when it does.
-    drop(command);
-
-    let report = read_report(&report);
-    let status = child.wait().map_err(ZoneError::at("waiting for the launcher"))?;
-    match report? {
-        Some(made) => Ok(made),
-        None => Err(ZoneError::Launcher(format!("it said nothing ({status})"))),
-    }
-}
-
-/// Reads until the end of file, which is when the hypervisor's exec closed the last copy.
-fn read_report(report: &OwnedFd) -> Result<Option<(i32, OwnedFd)>, ZoneError> {
-    let mut made = None;
-    let mut failure = None;
-    loop {
-        let mut buffer = vec![0; 4096];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::net::recvmsg(
-            report,
-            &mut [IoSliceMut::new(&mut buffer)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-        .map_err(ZoneError::at("reading the launcher's report"))?;
-        if received.bytes == 0 {
-            break;
-        }
-        let text = String::from_utf8_lossy(&buffer[1..received.bytes]).into_owned();
-        let descriptor = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
-        });
-        match (buffer[0], text.parse(), descriptor) {
-            (b'P', Ok(pid), Some(pidfd)) => made = Some((pid, pidfd)),
-            _ => failure = Some(text),
-        }
-    }
-    let Some(text) = failure else { return Ok(made) };
-    // The process that could not exec is our child: take it off the list of the dead.
-    if let Some((_, pidfd)) = &made {
-        let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-    }
-    Err(ZoneError::Launcher(text))
-}
-
 /// The process that `process.json` names, if it is still that one.
 fn find(layout: &VmLayout) -> io::Result<Option<LinuxProcess>> {
     let Some(written) = Identity::read(&layout.process())? else { return Ok(None) };
@@ -167,25 +295,50 @@ fn find(layout: &VmLayout) -> io::Result<Option<LinuxProcess>> {
         Err(error) => return Err(error),
     };
     match Identity::of(written.pid) {
-        Ok(found) if found == written => {}
+        // An orphan's body may lie about until init sees to it.
+        Ok(found) if found == written => {
+            if is_zombie(written.pid)? {
+                return Ok(None);
+            }
+        }
         Ok(_) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
-    LinuxProcess::new(written.pid, pidfd).map(Some)
+    LinuxProcess::new(written.pid, pidfd, landlock::is_there()).map(Some).map_err(io::Error::other)
 }
 
 #[derive(Debug)]
 struct LinuxProcess {
     pid: i32,
     pidfd: PidFd,
+    enforcements: Vec<Enforcement>,
     /// Reaping gives the status once; whoever asks later gets it from here.
     ended: OnceLock<Ended>,
 }
 
 impl LinuxProcess {
-    fn new(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { pid, pidfd: PidFd::new(pidfd)?, ended: OnceLock::new() })
+    /// A process that may be gone before it can be looked at.
+    fn unmeasured(pid: i32, pidfd: OwnedFd) -> Result<Self, ZoneError> {
+        let pidfd = PidFd::new(pidfd).map_err(ZoneError::at("watching the process"))?;
+        Ok(Self { pid, pidfd, enforcements: Vec::new(), ended: OnceLock::new() })
+    }
+
+    /// Measures a process that runs in its zone.
+    fn new(pid: i32, pidfd: OwnedFd, landlock: bool) -> Result<Self, ZoneError> {
+        let measured = Measured::of(pid).map_err(ZoneError::at("measuring the zone"));
+        let enforcements = match measured {
+            Ok(Some(measured)) => measured.enforcements(landlock),
+            // It has ended already: whoever waits for it learns why, and it can do nothing any more.
+            Ok(None) => Vec::new(),
+            Err(error) => {
+                let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+                let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+                return Err(error);
+            }
+        };
+        let pidfd = PidFd::new(pidfd).map_err(ZoneError::at("watching the process"))?;
+        Ok(Self { pid, pidfd, enforcements, ended: OnceLock::new() })
     }
 }
 
@@ -193,6 +346,10 @@ impl LinuxProcess {
 impl Process for LinuxProcess {
     fn pid(&self) -> i32 {
         self.pid
+    }
+
+    fn enforcements(&self) -> &[Enforcement] {
+        &self.enforcements
     }
 
     async fn ended(&self) -> Ended {

@@ -20,20 +20,30 @@
 pub mod identity;
 pub mod launcher;
 pub mod linux;
+pub mod measure;
+pub mod sandbox;
 pub mod simulated;
+mod spawn;
 
 use std::{fmt, fs::File, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::layout::VmLayout;
+use crate::{
+    layout::VmLayout,
+    spec::{Enforcement, Restriction},
+};
 
 /// A program with everything that it may touch.
 #[derive(Debug)]
 pub struct Launch {
     /// Whose.
     pub uuid: Uuid,
+    /// The zone's place in the host's range of zone users.
+    pub index: u32,
+    /// Whether it needs `/dev/kvm`.
+    pub kvm: bool,
     /// Path of the program.
     pub program: PathBuf,
     /// Without the program's name.
@@ -74,6 +84,8 @@ impl fmt::Display for Ended {
 pub trait Process: Send + Sync + fmt::Debug {
     /// On the host.
     fn pid(&self) -> i32;
+    /// What it is kept from, as measured.
+    fn enforcements(&self) -> &[Enforcement];
     /// Waits until it is gone.
     async fn ended(&self) -> Ended;
     /// Ends it at once. Nothing happens when it is gone already.
@@ -94,6 +106,8 @@ pub enum Found {
 /// Makes and finds zones.
 #[async_trait]
 pub trait Zone: Send + Sync + fmt::Debug {
+    /// What zones on this host keep a hypervisor from.
+    async fn enforcements(&self) -> Vec<Enforcement>;
     /// Runs the program in the VM's zone.
     async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError>;
     /// Finds the hypervisor that an earlier agent left running.
@@ -112,6 +126,16 @@ pub enum ZoneError {
         what: &'static str,
         /// Why not.
         source: std::io::Error,
+    },
+    /// This host can't enforce a restriction, and the configuration does not let it be missing.
+    #[error(
+        "restriction {restriction} can't be enforced on this host: {reason}; to run VMs without it, add it to zone.allow_missing"
+    )]
+    Missing {
+        /// Which.
+        restriction: Restriction,
+        /// Why not.
+        reason: String,
     },
     /// The launcher gave up.
     #[error("the launcher failed: {0}")]

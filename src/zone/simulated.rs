@@ -12,7 +12,10 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{Ended, Found, Launch, Process, Zone, ZoneError};
-use crate::layout::VmLayout;
+use crate::{
+    layout::VmLayout,
+    spec::{Enforcement, Restriction},
+};
 
 /// A host that only pretends. It outlives the agents that use it, as a real one does.
 #[derive(Clone, Debug, Default)]
@@ -70,8 +73,22 @@ impl SimulatedProcess {
     }
 }
 
+/// A pretended host pretends to enforce everything.
+fn enforcements() -> Vec<Enforcement> {
+    let enforced = |(_, restriction): &(&str, Restriction)| Enforcement {
+        restriction: *restriction,
+        mechanisms: vec!["simulated".to_owned()],
+        reason: String::new(),
+    };
+    Restriction::ALL.iter().map(enforced).collect()
+}
+
 #[async_trait]
 impl Zone for SimulatedHost {
+    async fn enforcements(&self) -> Vec<Enforcement> {
+        enforcements()
+    }
+
     async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError> {
         std::fs::write(layout.process(), "{}").map_err(ZoneError::at("writing process.json"))?;
         let process = Arc::new(SimulatedProcess {
@@ -81,13 +98,13 @@ impl Zone for SimulatedHost {
             arguments: launch.arguments,
         });
         self.guests.lock().unwrap_or_else(PoisonError::into_inner).insert(launch.uuid, process.clone());
-        Ok(Arc::new(SimulatedHandle(process)))
+        Ok(Arc::new(SimulatedHandle::new(process)))
     }
 
     fn find(&self, uuid: Uuid, layout: &VmLayout) -> Found {
         match self.process(uuid) {
             Some(process) if process.is_alive() && layout.process().exists() => {
-                Found::Alive(Arc::new(SimulatedHandle(process)))
+                Found::Alive(Arc::new(SimulatedHandle::new(process)))
             }
             _ => Found::Gone,
         }
@@ -99,12 +116,22 @@ impl Zone for SimulatedHost {
 }
 
 #[derive(Debug)]
-struct SimulatedHandle(Arc<SimulatedProcess>);
+struct SimulatedHandle(Arc<SimulatedProcess>, Vec<Enforcement>);
+
+impl SimulatedHandle {
+    fn new(process: Arc<SimulatedProcess>) -> Self {
+        Self(process, enforcements())
+    }
+}
 
 #[async_trait]
 impl Process for SimulatedHandle {
     fn pid(&self) -> i32 {
         self.0.pid
+    }
+
+    fn enforcements(&self) -> &[Enforcement] {
+        &self.1
     }
 
     async fn ended(&self) -> Ended {

@@ -1,7 +1,5 @@
 //! Boots that can't work.
 
-use std::os::unix::fs::PermissionsExt as _;
-
 use super::support::{machine, metadata, real::Real, reason};
 
 #[tokio::test]
@@ -28,26 +26,30 @@ async fn a_hypervisor_that_is_missing_or_no_program() {
     assert!(status.message().contains("install the package qemu-system-x86"), "{status:?}");
     drop(agent);
 
-    let dir = tempfile::tempdir().unwrap();
-    let fake = dir.path().join("qemu");
-    std::fs::write(&fake, "not a program").unwrap();
-    std::fs::set_permissions(&fake, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let agent = Real::start_with(&[&format!("qemu.binary={}", fake.display())]).await;
+    let agent = Real::start_with(&["qemu.binary=/usr/share/common-licenses/GPL-3"]).await;
     let mut clients = agent.clients().await;
     let uuid = clients.create(machine()).await;
     let status = clients.start(&uuid).await.unwrap_err();
     assert_eq!(metadata(&status, "step"), "hypervisor");
-    assert!(status.message().contains("cannot run") && status.message().contains("xec format"), "{status:?}");
+    assert!(status.message().contains("cannot run /usr/share/common-licenses/GPL-3"), "{status:?}");
 }
 
 /// A hypervisor that never answers is given up, killed, and leaves nothing.
 #[tokio::test]
 async fn a_hypervisor_that_says_nothing_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
-    let fake = dir.path().join("qemu");
-    std::fs::write(&fake, "#!/bin/sh\necho only this >&2\nexec sleep 1000\n").unwrap();
-    std::fs::set_permissions(&fake, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let agent = Real::start_with(&[&format!("qemu.binary={}", fake.display()), "qemu.start_seconds=1"]).await;
+    let silent = dir.path().join("silent");
+    let source =
+        "#include <stdio.h>\n#include <unistd.h>\nint main(void) { fputs(\"only this\", stderr); pause(); }";
+    let compiled = super::support::real::run_with(
+        std::process::Command::new("cc").args(["-x", "c", "-", "-o"]).arg(&silent),
+        source,
+    );
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    // Only where the zone has no root of its own can a program lie outside the platform.
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let binary = format!("qemu.binary={}", silent.display());
+    let agent = Real::start_with(&[&binary, "qemu.start_seconds=1", "zone.level=filters-only"]).await;
     let mut clients = agent.clients().await;
     let uuid = clients.create(machine()).await;
     let status = clients.start(&uuid).await.unwrap_err();

@@ -10,10 +10,12 @@ mod foreign;
 mod full_disk;
 mod install;
 mod journey;
+mod probe;
 mod remote;
 mod serve;
 mod stop;
 mod survival;
+mod zone;
 
 /// Waits until the VM is stopped; how it ended.
 async fn guest_exit(clients: &support::Clients, uuid: &str) -> zoneward::proto::v1::ExitInfo {

@@ -102,6 +102,7 @@ impl Actor {
             booted: Timestamp::now(),
             accelerator: running.accelerator,
             console_start: running.console_start,
+            enforcements: running.process.enforcements().to_vec(),
         };
         let port = running.vnc.as_ref().map(|vnc| vnc.address().port());
         let vm = self.changed(|vm| {

@@ -1,0 +1,202 @@
+//! The system call filter: what QEMU needs and nothing else.
+//!
+//! Two programs. The first answers EPERM to everything that is not listed (QEMU copes with that; its
+//! own `-sandbox` kills). The second answers ENOSYS to calls whose callers know another way: `clone3`
+//! (glibc then uses `clone`, whose flags can be checked), `io_uring`, `openat2`. It is loaded last,
+//! because among equal actions the newest filter's error wins.
+
+use std::{collections::BTreeMap, io};
+
+use libc::{
+    AF_UNIX, AT_EMPTY_PATH, CLONE_FILES, CLONE_FS, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS,
+    CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, CLONE_PTRACE, CLONE_SIGHAND, CLONE_THREAD, CLONE_VFORK,
+    CLONE_VM,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Op, SeccompCondition,
+    SeccompFilter, SeccompRule,
+};
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Memory, files that are open, time, threads, signals to itself, and looking at itself.
+#[rustfmt::skip]
+const ALLOWED: &[libc::c_long] = &[
+    libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise,
+    libc::SYS_mincore, libc::SYS_msync, libc::SYS_mlock, libc::SYS_mlock2, libc::SYS_munlock, libc::SYS_mlockall,
+    libc::SYS_munlockall, libc::SYS_membarrier, libc::SYS_memfd_create, libc::SYS_mbind, libc::SYS_get_mempolicy,
+    libc::SYS_set_mempolicy, libc::SYS_pkey_alloc, libc::SYS_pkey_free, libc::SYS_pkey_mprotect,
+    libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64, libc::SYS_pwrite64,
+    libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_preadv2, libc::SYS_pwritev2, libc::SYS_lseek, libc::SYS_close,
+    libc::SYS_close_range, libc::SYS_dup, libc::SYS_dup3, libc::SYS_fsync, libc::SYS_fdatasync,
+    libc::SYS_sync_file_range, libc::SYS_ftruncate, libc::SYS_fallocate, libc::SYS_fadvise64, libc::SYS_flock,
+    libc::SYS_copy_file_range, libc::SYS_sendfile, libc::SYS_fstat, libc::SYS_fstatfs, libc::SYS_newfstatat,
+    libc::SYS_statx, libc::SYS_statfs, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_readlinkat,
+    libc::SYS_getdents64, libc::SYS_openat, libc::SYS_unlinkat, libc::SYS_getcwd, libc::SYS_chdir, libc::SYS_fchdir,
+    libc::SYS_fcntl, libc::SYS_pipe2, libc::SYS_eventfd2, libc::SYS_epoll_create1, libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2, libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime, libc::SYS_timerfd_gettime, libc::SYS_signalfd4, libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch, libc::SYS_io_setup, libc::SYS_io_submit,
+    libc::SYS_io_getevents, libc::SYS_io_destroy, libc::SYS_io_cancel,
+    // Sockets that exist: the agent opened them.
+    libc::SYS_accept, libc::SYS_accept4, libc::SYS_listen, libc::SYS_getsockname, libc::SYS_getpeername,
+    libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_shutdown, libc::SYS_recvfrom, libc::SYS_recvmsg,
+    libc::SYS_sendmsg, libc::SYS_recvmmsg, libc::SYS_sendmmsg, libc::SYS_sendto,
+    libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_clock_nanosleep, libc::SYS_nanosleep,
+    libc::SYS_gettimeofday, libc::SYS_times, libc::SYS_timer_create, libc::SYS_timer_settime,
+    libc::SYS_timer_delete, libc::SYS_timer_gettime, libc::SYS_timer_getoverrun, libc::SYS_futex,
+    libc::SYS_set_robust_list, libc::SYS_get_robust_list, libc::SYS_rseq, libc::SYS_set_tid_address,
+    libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_sched_getparam, libc::SYS_sched_getscheduler,
+    libc::SYS_sched_get_priority_max, libc::SYS_sched_get_priority_min, libc::SYS_getcpu, libc::SYS_exit,
+    libc::SYS_exit_group, libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_rt_sigpending,
+    libc::SYS_rt_sigtimedwait, libc::SYS_rt_sigsuspend, libc::SYS_sigaltstack,
+    libc::SYS_getpid, libc::SYS_gettid, libc::SYS_getppid, libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid,
+    libc::SYS_getegid, libc::SYS_getresuid, libc::SYS_getresgid, libc::SYS_getgroups, libc::SYS_getpgid,
+    libc::SYS_getsid, libc::SYS_uname, libc::SYS_sysinfo, libc::SYS_getrusage, libc::SYS_getrlimit,
+    libc::SYS_getrandom, libc::SYS_capget, libc::SYS_umask,
+    // QEMU puts a filter of its own on top.
+    libc::SYS_seccomp,
+];
+
+/// Older forms of the same calls, which only this architecture has.
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+const ALLOWED_HERE: &[libc::c_long] = &[
+    libc::SYS_dup2, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink, libc::SYS_open,
+    libc::SYS_unlink, libc::SYS_pipe, libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_select, libc::SYS_time,
+    libc::SYS_arch_prctl, libc::SYS_pause, libc::SYS_getpgrp,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const ALLOWED_HERE: &[libc::c_long] = &[];
+
+/// ioctls by number, beside KVM's and vhost's own ranges: terminals, and looking at disks. None that
+/// changes a tap: with its bare descriptor one could change the host's interface.
+#[rustfmt::skip]
+const IOCTLS: &[u64] = &[
+    0x5401, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451, // TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+    0x8004_54cf, 0x8004_54d2, 0x4004_54d0, 0x4004_54d4, 0x8004_54d3, 0x4004_54d8, 0x8004_54d7, // TUN: features, offload, sizes
+    0x4004_54dc, 0x8004_54dd, 0x4004_54de, 0x8004_54df, 0x4004_54d9, // TUN: byte order, queue
+    0x125e, 0x1260, 0x1268, 0x127b, 0x1278, 0x1279, 0x127a, 0x127c, 0x127d, 0x1277, 0x8008_1272, // BLK: sizes, discard
+    0x8008_6601, 0x801c_581f, 0x4004_9409, 0x4020_940d, 0xc020_660b, // FS: flags, clone, extents
+];
+
+/// The two programs. `own_pid` is what the process calls itself, `program` the one descriptor that it
+/// may become.
+pub(super) fn programs(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Vec<BpfProgram>> {
+    let arch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
+    let allow = SeccompFilter::new(
+        allowed(own_pid, program, has_namespaces)?,
+        SeccompAction::Errno(libc::EPERM.unsigned_abs()),
+        SeccompAction::Allow,
+        arch,
+    );
+    let replaced = [
+        libc::SYS_clone3,
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+        libc::SYS_openat2,
+    ];
+    let nosys = SeccompFilter::new(
+        replaced.map(|call| (call, Vec::new())).into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
+        arch,
+    );
+    [allow, nosys]
+        .into_iter()
+        .map(|filter| filter.and_then(TryInto::try_into).map_err(io::Error::other))
+        .collect()
+}
+
+/// Loads a program on this thread, which is the only one.
+pub(super) fn load(program: &BpfProgram) -> io::Result<()> {
+    seccompiler::apply_filter(program).map_err(io::Error::other)
+}
+
+fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules> {
+    let mut rules: Rules = ALLOWED.iter().chain(ALLOWED_HERE).map(|call| (*call, Vec::new())).collect();
+    // Threads of this process, in its namespaces.
+    let thread = flags(&[CLONE_VM, CLONE_SIGHAND, CLONE_THREAD, CLONE_FS, CLONE_FILES]);
+    let never = flags(&[
+        CLONE_NEWNS,
+        CLONE_NEWCGROUP,
+        CLONE_NEWUTS,
+        CLONE_NEWIPC,
+        CLONE_NEWUSER,
+        CLONE_NEWPID,
+        CLONE_NEWNET,
+        CLONE_PTRACE,
+        CLONE_VFORK,
+    ]);
+    rules.insert(libc::SYS_clone, vec![rule([compare(0, Op::MaskedEq(thread | never), thread)?])?]);
+    // Signals to itself.
+    for call in [libc::SYS_kill, libc::SYS_tgkill] {
+        rules.insert(call, vec![rule([equal(0, own_pid.into())?])?]);
+    }
+    if !has_namespaces {
+        // Nothing else hides other processes then, nor keeps SIGIO from them.
+        for call in [
+            libc::SYS_getpgid,
+            libc::SYS_getsid,
+            libc::SYS_sched_getaffinity,
+            libc::SYS_sched_getparam,
+            libc::SYS_sched_getscheduler,
+        ] {
+            rules.insert(call, vec![rule([equal(0, 0)?])?, rule([equal(0, own_pid.into())?])?]);
+        }
+        let plain = [0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1024, 1025, 1030, 1031, 1032, 1033, 1034];
+        rules.insert(libc::SYS_fcntl, each(1, &plain)?);
+    }
+    // Its own limits, and only to look.
+    let look = SeccompCondition::new(2, Length::Qword, Op::Eq, 0).map_err(io::Error::other)?;
+    rules.insert(libc::SYS_prlimit64, vec![rule([equal(0, 0)?, look])?]);
+    let prctls = [
+        libc::PR_SET_NAME,
+        libc::PR_GET_NAME,
+        libc::PR_SET_TIMERSLACK,
+        libc::PR_GET_DUMPABLE,
+        libc::PR_SET_NO_NEW_PRIVS,
+        libc::PR_GET_NO_NEW_PRIVS,
+        libc::PR_GET_SECCOMP,
+        libc::PR_CAPBSET_READ,
+        0x5356_4d41, // PR_SET_VMA: names of anonymous memory
+    ];
+    rules.insert(libc::SYS_prctl, each(0, &prctls.map(|option| u64::from(option.unsigned_abs())))?);
+    rules.insert(libc::SYS_socketpair, vec![rule([equal(0, u64::from(AF_UNIX.unsigned_abs()))?])?]);
+    let mut ioctls = vec![
+        rule([compare(1, Op::MaskedEq(0xff00), 0xae00)?])?, // KVM
+        rule([compare(1, Op::MaskedEq(0xff00), 0xaf00)?])?, // vhost
+    ];
+    ioctls.extend(each(1, IOCTLS)?);
+    rules.insert(libc::SYS_ioctl, ioctls);
+    // Once: the descriptor is gone afterwards, and its number can't be had again.
+    let program = equal(0, u64::from(program.unsigned_abs()))?;
+    rules.insert(
+        libc::SYS_execveat,
+        vec![rule([program, equal(4, u64::from(AT_EMPTY_PATH.unsigned_abs()))?])?],
+    );
+    Ok(rules)
+}
+
+fn flags(all: &[libc::c_int]) -> u64 {
+    all.iter().fold(0, |sum, flag| sum | u64::from(flag.unsigned_abs()))
+}
+
+fn compare(argument: u8, op: Op, value: u64) -> io::Result<SeccompCondition> {
+    SeccompCondition::new(argument, Length::Dword, op, value).map_err(io::Error::other)
+}
+
+fn equal(argument: u8, value: u64) -> io::Result<SeccompCondition> {
+    compare(argument, Op::Eq, value)
+}
+
+fn rule<const N: usize>(conditions: [SeccompCondition; N]) -> io::Result<SeccompRule> {
+    SeccompRule::new(conditions.into()).map_err(io::Error::other)
+}
+
+/// A rule for each value of an argument.
+fn each(argument: u8, values: &[u64]) -> io::Result<Vec<SeccompRule>> {
+    values.iter().map(|value| rule([equal(argument, *value)?])).collect()
+}

@@ -1,0 +1,244 @@
+//! The launcher: this program again, single threaded, between the agent and the hypervisor.
+//!
+//! It finds its orders in descriptor 3 and reports on 4, then it is gone. See the picture in
+//! [`super`]. What the new process goes through, in this order, because each step needs a privilege
+//! that a later one takes away:
+//!
+//! ```text
+//!   gate ─▶ session ─▶ user ─▶ host name ─▶ root and /dev ─▶ program opened, parked
+//!        ─▶ limits ─▶ bounding set ─▶ capabilities, no_new_privs ─▶ Landlock ─▶ filters ─▶ exec, once
+//! ```
+
+mod filter;
+pub(super) mod landlock;
+mod mounts;
+mod privileges;
+
+use std::{
+    convert::Infallible,
+    ffi::CString,
+    fs::File,
+    io::{self, Read as _, Seek as _, Write as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    identity::Identity,
+    sandbox::{Level, Sandbox},
+};
+use crate::sys::{self, Side};
+
+/// Where the orders are.
+pub(super) const ORDERS: i32 = 3;
+/// Where the report goes.
+pub(super) const REPORT: i32 = 4;
+/// The hidden subcommand that makes this program a launcher.
+pub const SUBCOMMAND: &str = "zone-init";
+
+/// What the launcher is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Orders {
+    /// The hypervisor.
+    pub(super) program: PathBuf,
+    /// Without its name.
+    pub(super) arguments: Vec<String>,
+    /// Descriptors that the hypervisor keeps.
+    pub(super) keep: Vec<i32>,
+    /// Where to write which process it is.
+    pub(super) process: PathBuf,
+    /// What to build around it.
+    pub(super) sandbox: Sandbox,
+}
+
+/// Puts what was being done before a system's error.
+fn at<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> io::Error {
+    move |error| {
+        let error = error.into();
+        io::Error::new(error.kind(), format!("{}: {error}", what.into()))
+    }
+}
+
+/// Runs the launcher; the exit code of this program.
+#[must_use]
+pub fn run() -> u8 {
+    let report = match sys::inherited(REPORT) {
+        Ok(report) => report,
+        Err(_) => {
+            let _ = writeln!(io::stderr(), "{SUBCOMMAND} is the agent's own; run: zoneward serve");
+            return 2;
+        }
+    };
+    match launch(&report) {
+        Ok(()) => 0,
+        Err(error) => {
+            send(&report, format!("E{error}").as_bytes(), None);
+            1
+        }
+    }
+}
+
+fn launch(report: &OwnedFd) -> io::Result<()> {
+    let orders = read_orders()?;
+    let mut keep = orders.keep.clone();
+    keep.push(report.as_raw_fd());
+    sys::close_on_exec_except(&keep)?;
+    // The report must not reach the hypervisor: its end of file tells that the exec is done.
+    rustix::io::fcntl_setfd(report, rustix::io::FdFlags::CLOEXEC)?;
+
+    let level = orders.sandbox.level;
+    if level == Level::Rootless {
+        become_root_of_own_namespace()?;
+    }
+    let privileged = matches!(level, Level::Full | Level::NoUserNamespace);
+    let mounts = level.has_namespaces().then(|| mounts::build(&orders.sandbox, privileged)).transpose()?;
+    let (gate, opener) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match sys::clone_beside(namespaces(level)).map_err(at("clone3"))? {
+        Side::New => {
+            drop(opener);
+            match become_hypervisor(&orders, mounts, &gate) {
+                Ok(never) => match never {},
+                Err(error) => Err(error),
+            }
+        }
+        Side::Caller { pid, pidfd } => {
+            drop(gate);
+            if level == Level::Full {
+                map_one_user(pid, orders.sandbox.uid)?;
+            }
+            Identity::of(pid)?.write(&orders.process)?;
+            send(report, format!("P{pid}").as_bytes(), Some(pidfd.as_fd()));
+            rustix::io::write(&opener, b"!")?;
+            Ok(())
+        }
+    }
+}
+
+fn read_orders() -> io::Result<Orders> {
+    let mut file = File::from(sys::inherited(ORDERS)?);
+    file.rewind()?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+fn namespaces(level: Level) -> u64 {
+    let all = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP;
+    let flags = match level {
+        Level::Full => all | libc::CLONE_NEWUSER,
+        Level::NoUserNamespace | Level::Rootless => all,
+        Level::FiltersOnly => 0,
+    };
+    u64::from(flags.unsigned_abs())
+}
+
+/// An ordinary user may build a zone in a user namespace, as which the whole launcher goes on.
+fn become_root_of_own_namespace() -> io::Result<()> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    sys::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).map_err(at("user namespace"))?;
+    for (file, text) in [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("{uid} {uid} 1")),
+        ("gid_map", format!("{gid} {gid} 1")),
+    ] {
+        let path = format!("/proc/self/{file}");
+        std::fs::write(&path, text).map_err(at(path))?;
+    }
+    Ok(())
+}
+
+/// Only the zone's own user exists in its user namespace: there is no uid 0 to become.
+fn map_one_user(pid: i32, uid: u32) -> io::Result<()> {
+    for file in ["uid_map", "gid_map"] {
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::write(&path, format!("{uid} {uid} 1")).map_err(at(path))?;
+    }
+    Ok(())
+}
+
+fn become_hypervisor(
+    orders: &Orders,
+    mounts: Option<mounts::Mounts>,
+    gate: &OwnedFd,
+) -> io::Result<Infallible> {
+    if rustix::io::read(gate, &mut [0; 1])? != 1 {
+        return Err(io::Error::other("the launcher is gone"));
+    }
+    let sandbox = &orders.sandbox;
+    // A session of its own: no signal for the agent's terminal or group reaches the guest.
+    rustix::process::setsid()?;
+    if sandbox.level == Level::Full {
+        // In its namespace this keeps the capabilities, because no uid 0 is mapped.
+        sys::become_user(sandbox.uid).map_err(at("becoming the zone's user"))?;
+    }
+    if let Some(mounts) = mounts {
+        rustix::system::sethostname(sandbox.hostname.as_bytes()).map_err(at("sethostname"))?;
+        mounts.enter()?;
+    }
+    let program = park_program(&orders.program)?;
+    privileges::limit_resources(sandbox.max_threads)?;
+    // With no namespace an ordinary user has no power over these, and nothing in them.
+    let root = rustix::process::geteuid().is_root();
+    if sandbox.level.has_namespaces() || root {
+        privileges::drop_bounding_set()?;
+    }
+    if root {
+        sys::become_user(sandbox.uid).map_err(at("becoming the zone's user"))?;
+    }
+    privileges::drop_capabilities()?;
+    if sandbox.landlock {
+        let loader = PathBuf::from("/lib64/ld-linux-x86-64.so.2");
+        landlock::apply(sandbox, &[orders.program.clone(), loader]).map_err(io::Error::other)?;
+    }
+    let filters = filter::programs(std::process::id(), program, sandbox.level.has_namespaces())?;
+    let mut arguments = vec![c_string(&orders.program)?];
+    for argument in &orders.arguments {
+        arguments.push(c_string(Path::new(argument))?);
+    }
+    // Nothing but the filters and the exec from here on.
+    for filter in &filters {
+        filter::load(filter)?;
+    }
+    sys::exec_descriptor(program, &arguments, &[])
+        .map_err(at(format!("cannot run {}", orders.program.display())))
+}
+
+/// Opens the program inside the zone, as a number above the limit that is set next: once it is closed,
+/// by the exec, no descriptor can have that number again.
+fn park_program(path: &Path) -> io::Result<i32> {
+    privileges::raise_descriptors();
+    let opened = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(at(format!("cannot run {}", path.display())))?;
+    let least = i32::try_from(privileges::MAX_DESCRIPTORS).unwrap_or(i32::MAX) + 1000;
+    // The launcher's own copy must not be what the filter allows.
+    let parked = rustix::io::fcntl_dupfd_cloexec(&opened, least).map_err(at("parking the program"))?;
+    // Stays open until the exec closes it.
+    Ok(std::os::fd::IntoRawFd::into_raw_fd(parked))
+}
+
+fn c_string(path: &Path) -> io::Result<CString> {
+    use std::os::unix::ffi::OsStrExt as _;
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn send(report: &OwnedFd, message: &[u8], descriptor: Option<BorrowedFd<'_>>) {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
+    if !descriptors.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    }
+    // Nobody is left to tell when this fails; the agent sees the end of file.
+    let _ = rustix::net::sendmsg(report, &[io::IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL);
+}

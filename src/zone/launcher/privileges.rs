@@ -1,0 +1,60 @@
+//! What is taken away from the process before it becomes the hypervisor.
+
+use std::io;
+
+use rustix::{
+    process::{Resource, Rlimit},
+    thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets},
+};
+
+use super::at;
+use crate::sys;
+
+/// Descriptors that the hypervisor may have.
+pub(super) const MAX_DESCRIPTORS: u64 = 1024;
+
+/// Limits that no cgroup has.
+pub(super) fn limit_resources(max_threads: u64) -> io::Result<()> {
+    let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
+    for (resource, value) in [
+        (Resource::Core, 0),
+        (Resource::Nofile, MAX_DESCRIPTORS),
+        (Resource::Nproc, max_threads),
+        (Resource::Msgqueue, 0),
+    ] {
+        rustix::process::setrlimit(resource, both(value)).map_err(at("setrlimit"))?;
+    }
+    Ok(())
+}
+
+/// Lets the process have descriptors above the limit that is set later.
+pub(super) fn raise_descriptors() {
+    let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard });
+}
+
+/// Takes the bounding set away and locks the bits by which root would be special.
+pub(super) fn drop_bounding_set() -> io::Result<()> {
+    rustix::thread::clear_ambient_capability_set().map_err(at("ambient capabilities"))?;
+    sys::drop_bounding_set().map_err(at("bounding capabilities"))?;
+    let locked = CapabilitiesSecureBits::NO_ROOT
+        | CapabilitiesSecureBits::NO_ROOT_LOCKED
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
+        | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
+    rustix::thread::set_capabilities_secure_bits(locked).map_err(at("securebits"))?;
+    Ok(())
+}
+
+/// No capability is left, and none comes back by running a program.
+pub(super) fn drop_capabilities() -> io::Result<()> {
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, none).map_err(at("capset"))?;
+    rustix::thread::set_no_new_privs(true).map_err(at("no_new_privs"))?;
+    Ok(())
+}
