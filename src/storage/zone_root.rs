@@ -202,4 +202,52 @@ mod tests {
         zone.remove("/sub").unwrap();
         assert!(matches!(zone.remove("/sub"), Err(StorageError::Missing { .. })));
     }
+
+    /// A hostile neighbour swaps a folder for a link out of the zone, a file for a pipe or a hard link,
+    /// as fast as it can, while the agent works on these names: nothing outside is read, written or
+    /// removed, and nothing waits.
+    #[test]
+    fn a_race_against_the_agent_is_lost() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+        fs::create_dir_all(root.join("real")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(root.join("real/file"), "inside").unwrap();
+        fs::write(outside.join("file"), "secret").unwrap();
+        rustix::fs::mkfifoat(CWD, root.join("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let name = root.join("name");
+                    let _ = symlink(&outside, &name);
+                    let _ = fs::remove_file(&name);
+                    let _ = fs::rename(root.join("real"), &name);
+                    let _ = fs::rename(&name, root.join("real"));
+                    let _ = symlink("../outside", root.join("up"));
+                    let _ = fs::hard_link(root.join("pipe"), root.join("up/x"));
+                    let _ = fs::remove_file(root.join("up"));
+                }
+            });
+            let zone = ZoneRoot::open(&root).unwrap();
+            for turn in 0..20_000 {
+                for path in ["/name/file", "/up/file", "/pipe"] {
+                    if let Ok(mut file) = zone.open_file(path, turn % 2 == 0) {
+                        let mut text = String::new();
+                        io::Read::read_to_string(&mut file, &mut text).unwrap();
+                        assert_eq!(text, "inside");
+                    }
+                }
+                let _ = zone.list("/name").map(|entries| assert!(entries.len() <= 1));
+                let _ = zone.remove("/up/file");
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "secret");
+        assert_eq!(
+            fs::read_dir(&outside).unwrap().filter(|e| e.as_ref().unwrap().file_name() == "file").count(),
+            1
+        );
+    }
 }

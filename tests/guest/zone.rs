@@ -17,6 +17,19 @@ fn status_of(pid: i32) -> HashMap<String, String> {
         .collect()
 }
 
+/// What a process has open.
+fn descriptors(pid: i32) -> Vec<(String, String)> {
+    let folder = format!("/proc/{pid}/fd");
+    let entries = std::fs::read_dir(&folder).unwrap();
+    entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name().to_string_lossy().into_owned();
+            let target = std::fs::read_link(format!("{folder}/{name}")).ok()?;
+            Some((name, target.to_string_lossy().into_owned()))
+        })
+        .collect()
+}
+
 async fn restrictions(clients: &mut Clients, uuid: &str) -> Vec<v1::Restriction> {
     clients.get(uuid).await.unwrap().status.unwrap().restrictions
 }
@@ -52,6 +65,22 @@ async fn a_running_guests_hypervisor_is_kept_from_all_five() {
     assert!(filters >= 3, "ours and QEMU's own: {filters}");
     assert!(status["Uid"].starts_with("19000"), "a user of its own: {}", status["Uid"]);
     assert!(status["NSpid"].ends_with("\t1"), "the zone's init: {}", status["NSpid"]);
+
+    // Nothing is open that the machine does not need, and nothing twice but QEMU's own copies.
+    for (number, target) in descriptors(pid) {
+        let needed = [
+            "/console.in",     // standard input
+            "/console.log",    // standard output
+            "/hypervisor.log", // its messages
+            "/tiny.iso",       // the CD
+        ];
+        let known = needed.iter().any(|name| target.ends_with(name))
+            || target.starts_with("anon_inode:[event") // its own: eventfd, eventpoll
+            || target == "anon_inode:[signalfd]"
+            || target.starts_with("socket:"); // the control socket, and the agent's connection to it
+        assert!(known, "descriptor {number} is {target}");
+    }
+    assert!(descriptors(pid).iter().filter(|(_, target)| target.starts_with("socket:")).count() <= 2);
 
     let names = |folder: &str| {
         let entries = std::fs::read_dir(format!("/proc/{pid}/root{folder}")).unwrap();

@@ -87,6 +87,11 @@ impl Real {
         .await;
     }
 
+    /// The agent's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.agent.as_ref().expect("running").id()
+    }
+
     pub(crate) fn log_path(&self) -> PathBuf {
         self.dir.path().join("agent.log")
     }
