@@ -7,6 +7,8 @@
 //!    |              |
 //!   api            cli            gRPC edge                    |  the operator's command
 //!    |  auth        |             who may call what; TLS
+//!   probe doctor     |             what a zone stops, and what a host can do
+//!    |              |
 //!   agent           |             registry of VMs, one actor per VM, adoption
 //!    |              |
 //!   boot            |             the boot plan: steps with undo, phases

@@ -126,9 +126,12 @@ impl Agent {
             }),
         };
         adoption::adopt_all(&agent, records).await;
-        // Finding out about KVM may take seconds; it is done when the first VM is started.
-        let kvm = agent.inner.platform.kvm.clone();
-        agent.inner.tasks.spawn(async move { kvm.describe().await });
+        // Finding out what the host can do may take seconds; it is done when the first VM is started.
+        let platform = agent.inner.platform.clone();
+        agent.inner.tasks.spawn(async move {
+            platform.zone.enforcements().await;
+            platform.kvm.describe().await
+        });
         Ok(agent)
     }
 

@@ -5,6 +5,7 @@
 mod support;
 
 mod console;
+mod cycles;
 mod failure;
 mod foreign;
 mod full_disk;
