@@ -11,19 +11,54 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "vmadm", version, disable_help_subcommand = false, after_help = EXAMPLES, allow_external_subcommands = true)]
 pub struct Arguments {
     /// The agent: unix:/path/to/socket, or https://host:port with --ca, --cert and --key
-    #[arg(long, global = true, env = "ZONEWARD_ENDPOINT", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "ZONEWARD_ENDPOINT",
+        value_name = "URL",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
     pub(super) endpoint: Option<String>,
     /// Folder with ca.pem, admin.pem and admin.key, for https
-    #[arg(long, global = true, env = "ZONEWARD_CERTS", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "ZONEWARD_CERTS",
+        value_name = "DIR",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
     pub(super) certs: Option<PathBuf>,
     /// CA of the agent's certificate [default: ca.pem in --certs]
-    #[arg(long, global = true, env = "ZONEWARD_CA", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "ZONEWARD_CA",
+        value_name = "FILE",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
     pub(super) ca: Option<PathBuf>,
     /// Your certificate [default: admin.pem in --certs]
-    #[arg(long, global = true, env = "ZONEWARD_CERT", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "ZONEWARD_CERT",
+        value_name = "FILE",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
     pub(super) cert: Option<PathBuf>,
     /// Your key [default: admin.key in --certs]
-    #[arg(long, global = true, env = "ZONEWARD_KEY", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "ZONEWARD_KEY",
+        value_name = "FILE",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
     pub(super) key: Option<PathBuf>,
     /// Say more on standard error
     #[arg(short, long, global = true)]
@@ -62,8 +97,9 @@ pub(super) enum Command {
         file: Option<PathBuf>,
     },
     /// Print a VM as JSON
-    #[command(alias = "json")]
+    #[command(visible_alias = "json")]
     Get {
+        /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
     },
@@ -76,16 +112,19 @@ pub(super) enum Command {
     ///   cdrom=PATH,MODEL               add a CD; MODEL is ide, scsi or virtio
     ///   disk=PATH,MODEL                add a disk
     /// PATH is inside the zone's root, or one of the VM's own disks.
-    #[command(alias = "boot", verbatim_doc_comment)]
+    #[command(visible_alias = "boot", verbatim_doc_comment)]
     Start {
+        /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
-        /// order=cd,once=d cdrom=/tiny.iso,ide disk=/data.raw,virtio
+        /// Like order=cd,once=d cdrom=/tiny.iso,ide disk=/data.raw,virtio
+        #[arg(value_name = "OPTION")]
         options: Vec<String>,
     },
     /// Stop a VM: power button, then a deadline, then force
-    #[command(alias = "halt")]
+    #[command(visible_alias = "halt")]
     Stop {
+        /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
         /// Cut the power at once
@@ -97,6 +136,7 @@ pub(super) enum Command {
     },
     /// Stop a VM and start it again
     Reboot {
+        /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
         /// Press reset instead
@@ -104,8 +144,9 @@ pub(super) enum Command {
         force: bool,
     },
     /// Remove a VM with its disks
-    #[command(alias = "destroy")]
+    #[command(visible_alias = "destroy")]
     Delete {
+        /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
     },
@@ -113,6 +154,7 @@ pub(super) enum Command {
     ///
     /// Types: all, block, blockstats, chardev, cpus, kvm, pci, status, version, vnc
     Info {
+        /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
         /// Separated by commas or spaces [default: all]
@@ -122,6 +164,7 @@ pub(super) enum Command {
     Screenshot { uuid: String, file: PathBuf },
     /// Attach to the serial console; Ctrl-] leaves
     Console {
+        /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
         /// Print the history and leave
@@ -143,6 +186,7 @@ pub(super) enum Command {
     },
     /// List files in the zone's root
     ListFiles {
+        /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
         #[arg(default_value = "/")]
