@@ -10,7 +10,9 @@
 //! | any with a hypervisor | the process, and it answers | as it was |
 //! | any with a hypervisor | the process, silent; or nobody can tell | lost, and left alone |
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
 
 use super::{
     Agent,
@@ -21,11 +23,14 @@ use super::{
 };
 use crate::{
     boot,
-    hypervisor::{InfoType, Machine},
+    hypervisor::{HypervisorError, InfoType, Machine, RunStatus},
     spec::VmState,
     store::{Commit, EventKind, Exit, ExitReason, Timestamp, VmChange, VmRecord},
     zone::{Found, Process},
 };
+
+/// How long one hypervisor may hold up the start of the agent. One that answers later is taken over then.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Adopts every VM; returns when all are known.
 pub(super) async fn adopt_all(agent: &Agent, records: Vec<VmRecord>) {
@@ -34,8 +39,10 @@ pub(super) async fn adopt_all(agent: &Agent, records: Vec<VmRecord>) {
         let agent = agent.clone();
         adoptions.spawn(async move {
             let uuid = record.uuid;
-            if let Err(error) = adopt(&agent, record).await {
+            if let Err(error) = adopt(&agent, record.clone()).await {
+                // It can't be written down, but it is there: known, and left alone.
                 tracing::error!(vm = %uuid, %error, "adoption");
+                enter(&agent, VmRecord { state: VmState::Lost, ..record }, None).await;
             }
         });
     }
@@ -59,12 +66,13 @@ async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
     let layout = agent.inner.layout.vm(record.uuid);
     match agent.inner.platform.zone.find(record.uuid, &layout) {
         Found::Gone => stopped(agent, record).await,
-        Found::Alive(process) => {
-            match agent.hypervisor(&record).attach(record.uuid, &layout.control()).await {
-                Ok(machine) => take_over(agent, record, process, machine).await,
-                Err(error) => lost(agent, record, Some(process), &error.to_string()).await,
+        Found::Alive(process) => match timeout(PATIENCE, greet(agent, &record)).await {
+            Ok(Ok((machine, status, accelerator))) => {
+                take_over(agent, record, process, machine, status, accelerator).await
             }
-        }
+            Ok(Err(error)) => lost(agent, record, Some(process), &error.to_string()).await,
+            Err(_) => lost(agent, record, Some(process), "it does not answer").await,
+        },
         Found::Unknown(why) => lost(agent, record, None, &why).await,
     }
 }
@@ -75,15 +83,27 @@ async fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
     agent.inner.registry.insert(Actor::spawn(agent, record, live));
 }
 
+/// All that has to be asked of a hypervisor before it is adopted.
+async fn greet(
+    agent: &Agent,
+    record: &VmRecord,
+) -> Result<(Arc<dyn Machine>, RunStatus, &'static str), HypervisorError> {
+    let layout = agent.inner.layout.vm(record.uuid);
+    let machine = agent.hypervisor(record).attach(record.uuid, &layout.control(), PATIENCE).await?;
+    let status = machine.status().await?;
+    let kvm = machine.info(InfoType::Kvm).await?;
+    Ok((machine, status, if kvm["enabled"] == true { "kvm" } else { "tcg" }))
+}
+
 async fn take_over(
     agent: &Agent,
     record: VmRecord,
     process: Arc<dyn Process>,
     machine: Arc<dyn Machine>,
+    status: RunStatus,
+    accelerator: &str,
 ) -> Result<(), Error> {
-    let status = machine.status().await;
-    let half_made = record.state == VmState::Starting;
-    if half_made && !status.as_ref().is_ok_and(|status| status.running) {
+    if record.state == VmState::Starting && !status.running {
         // It never ran guest code; nothing is lost.
         process.kill().map_err(Error::internal)?;
         process.ended().await;
@@ -96,12 +116,8 @@ async fn take_over(
     });
     let state = match (record.state, status) {
         (VmState::Stopping, _) => VmState::Stopping,
-        (_, Ok(status)) if !status.running => VmState::Failed,
+        (_, status) if !status.running => VmState::Failed,
         _ => VmState::Running,
-    };
-    let accelerator = match machine.info(InfoType::Kvm).await {
-        Ok(kvm) if kvm["enabled"] == true => "kvm",
-        _ => "tcg",
     };
     let pid = process.pid();
     let port = vnc.as_ref().map(|vnc| vnc.address().port());

@@ -102,10 +102,13 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     let commit = Commit {
         vm: Some(VmChange::Put(Box::new(vm.clone()))),
         events: vec![call.event(uuid, modified)],
-        // With autoboot the answer is how the boot went.
-        answers: if autoboot { Vec::new() } else { call.answer(&Ok(outcome.clone())).into_iter().collect() },
+        // With autoboot this is the answer until it is known how the boot went.
+        answers: call.answer(&Ok(outcome.clone())).into_iter().collect(),
     };
-    agent.inner.store.commit(commit).await?;
+    if let Err(error) = agent.inner.store.commit(commit).await {
+        discard(agent, &call, &draft).await;
+        return Err(error.into());
+    }
     agent.write_vm_json(&vm).await;
     let handle = Actor::spawn(agent, vm, None);
     agent.inner.registry.insert(handle.clone());
@@ -139,7 +142,9 @@ pub(super) async fn discard(agent: &Agent, call: &Call, vm: &VmRecord) {
     let layout = agent.inner.layout.vm(vm.uuid);
     let removed = tokio::task::spawn_blocking(move || storage::remove_zone(&layout)).await;
     if let Ok(Err(error)) = removed {
-        tracing::error!(vm = %vm.uuid, %error, "what a failed creation left can't be removed");
+        // The record stays, so that what is left is still known to be a VM's.
+        tracing::error!(vm = %vm.uuid, %error, "what is left of the VM can't be removed; the next start tries again");
+        return;
     }
     let deleted = EventKind::Deleted { alias: vm.spec.alias.clone().unwrap_or_default() };
     if let Err(error) = commit(agent, VmChange::Delete(vm.uuid), vec![call.event(vm.uuid, deleted)]).await {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     spec::validate::zone_path,
-    storage::{Entry, Partial, Upload, UploadPlan, ZoneRoot},
+    storage::{Entry, Partial, StorageError, Upload, UploadPlan, ZoneRoot},
     store::{Commit, EventKind, FileAction},
 };
 
@@ -93,11 +93,9 @@ impl Agent {
             let work = {
                 let agent = agent.clone();
                 move |call: Call| async move {
-                    let receive = move || {
-                        let mut upload = Upload::begin(&layout, plan, offset, overwrite)?;
-                        receive(&mut upload, queue).and_then(|()| Ok(upload.finish()?))
-                    };
-                    let entry = tokio::task::spawn_blocking(receive).await.map_err(Error::internal)??;
+                    let upload = blocking(move || Upload::begin(&layout, plan, offset, overwrite)).await?;
+                    let upload = receive(upload, queue).await?;
+                    let entry = blocking(move || upload.finish()).await?;
                     agent.file_changed(&call, uuid, &entry, FileAction::Put).await
                 }
             };
@@ -154,12 +152,15 @@ impl Agent {
     }
 }
 
-/// Writes chunks until the client says that this was all.
-fn receive(upload: &mut Upload, mut queue: mpsc::Receiver<Piece>) -> Result<(), Error> {
+/// Writes chunks until the client says that this was all. Between them no thread waits: a client that
+/// sends nothing costs nothing.
+async fn receive(mut upload: Upload, mut queue: mpsc::Receiver<Piece>) -> Result<Upload, Error> {
     loop {
-        match queue.blocking_recv() {
-            Some(Piece::Chunk(chunk)) => upload.write(&chunk)?,
-            Some(Piece::End) => return Ok(()),
+        match queue.recv().await {
+            Some(Piece::Chunk(chunk)) => {
+                upload = blocking(move || upload.write(&chunk).map(|()| upload)).await?;
+            }
+            Some(Piece::End) => return Ok(upload),
             None => {
                 return Err(Error::UploadBroken {
                     path: String::new(),
@@ -168,4 +169,11 @@ fn receive(upload: &mut Upload, mut queue: mpsc::Receiver<Piece>) -> Result<(), 
             }
         }
     }
+}
+
+/// Runs what waits for a disk off the runtime's threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, Error> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(Error::internal)??)
 }

@@ -111,7 +111,11 @@ async fn type_in(
 ) {
     let mut writer: Option<ConsoleWriter> = None;
     let failure = loop {
-        let typed = match input.next().await {
+        let next = tokio::select! {
+            () = sender.closed() => return,
+            next = input.next() => next,
+        };
+        let typed = match next {
             Some(Ok(v1::AttachRequest { item: Some(attach_request::Item::Input(typed)) })) => typed,
             Some(Ok(_)) => break invalid("input", "only input may follow attach"),
             // The client is done, or gone: the reader notices the latter by itself.
@@ -120,7 +124,12 @@ async fn type_in(
         if typed.len() > MAX_INPUT {
             break invalid("input", format!("{} bytes is over the limit of {MAX_INPUT}", typed.len()));
         }
-        if let Err(error) = write(&console, &mut writer, &typed).await {
+        // A guest that does not read makes the writer wait, but not longer than its client stays.
+        let written = tokio::select! {
+            () = sender.closed() => return,
+            written = write(&console, &mut writer, &typed) => written,
+        };
+        if let Err(error) = written {
             break console_status(error);
         }
     };

@@ -161,7 +161,12 @@ async fn serve(config: Config) -> Result<(), AnyError> {
     let stop = CancellationToken::new();
     tokio::spawn(handle_signals(stop.clone(), tcp.as_ref().map(|(_, tls)| tls.clone())));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    api::serve(agent, Listeners { unix, tcp }, stop).await?;
+    api::serve(agent.clone(), Listeners { unix, tcp }, stop).await?;
+    // Accepted work goes on for as long as streams may.
+    let drain = std::time::Duration::from_secs(config.drain_seconds);
+    if tokio::time::timeout(drain, agent.stop()).await.is_err() {
+        tracing::warn!("work was still under way; the next start finishes it");
+    }
     let _ = std::fs::remove_file(&socket);
     tracing::info!("stopped; guests go on");
     Ok(())

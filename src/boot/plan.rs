@@ -210,7 +210,7 @@ impl Boot<'_> {
         let machine = tokio::select! {
             biased;
             ended = process.ended() => return Err(format!("the hypervisor ended at once ({ended})").into()),
-            machine = hypervisor.attach(self.request.vm.uuid, &control) => machine?,
+            machine = hypervisor.attach(self.request.vm.uuid, &control, hypervisor.patience()) => machine?,
         };
         machine.set_up(&self.made.setup).await?;
         self.made.machine = Some(machine);

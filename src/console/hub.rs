@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use inotify::{Inotify, WatchDescriptor, WatchMask, Watches};
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Log;
@@ -41,6 +41,7 @@ impl ConsoleHub {
             tokio::spawn(async move {
                 while let Some(event) = events.next().await {
                     match event {
+                        Ok(event) if event.mask.contains(EventMask::Q_OVERFLOW) => shared.notice_all(),
                         Ok(event) => shared.notice(&event.wd),
                         Err(error) => tracing::error!(%error, "reading inotify events"),
                     }
@@ -71,6 +72,12 @@ impl ConsoleHub {
 }
 
 impl Shared {
+    /// Some notifications were lost: any log may have grown.
+    fn notice_all(&self) {
+        let all: Vec<_> = lock(&self.logs).values().filter_map(Weak::upgrade).collect();
+        all.iter().for_each(|log| log.on_growth());
+    }
+
     fn notice(&self, descriptor: &WatchDescriptor) {
         let log = lock(&self.logs).get(descriptor).and_then(Weak::upgrade);
         if let Some(log) = log {

@@ -14,6 +14,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -135,7 +136,14 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// The program for a machine. Does nothing yet.
     async fn program(&self, plan: MachinePlan) -> Result<Program, HypervisorError>;
     /// Connects to a program by its control socket.
-    async fn attach(&self, uuid: Uuid, control: &Path) -> Result<Arc<dyn Machine>, HypervisorError>;
+    async fn attach(
+        &self,
+        uuid: Uuid,
+        control: &Path,
+        patience: Duration,
+    ) -> Result<Arc<dyn Machine>, HypervisorError>;
+    /// How long a program that was just started may take until it answers.
+    fn patience(&self) -> Duration;
 }
 
 /// A hypervisor on this host.
@@ -196,8 +204,8 @@ pub enum MachineEvent {
         /// The guest asked for it.
         guest: bool,
     },
-    /// Guest code does not run any more; the hypervisor's word for why.
-    Stopped(String),
+    /// Guest code does not run any more; [`Machine::status`] says why.
+    Stopped,
     /// The guest panicked.
     Panicked,
 }

@@ -6,6 +6,7 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -51,6 +52,8 @@ pub struct Faults {
     pub resume: bool,
     /// Guests ignore the power button.
     pub deaf: bool,
+    /// The hypervisor has stopped its guest, in this status.
+    pub stopped: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -126,7 +129,16 @@ impl Hypervisor for SimulatedHypervisor {
         })
     }
 
-    async fn attach(&self, uuid: Uuid, _control: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
+    fn patience(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    async fn attach(
+        &self,
+        uuid: Uuid,
+        _control: &Path,
+        _patience: Duration,
+    ) -> Result<Arc<dyn Machine>, HypervisorError> {
         if lock(&self.faults).attach {
             return Err(HypervisorError::Gone);
         }
@@ -169,7 +181,8 @@ impl Machine for SimulatedMachine {
     }
 
     async fn status(&self) -> Result<RunStatus, HypervisorError> {
-        Ok(RunStatus { running: true, status: "running".into() })
+        let stopped = lock(&self.host.faults).stopped;
+        Ok(RunStatus { running: stopped.is_none(), status: stopped.unwrap_or("running").into() })
     }
 
     async fn info(&self, kind: InfoType) -> Result<Value, HypervisorError> {

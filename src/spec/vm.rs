@@ -30,7 +30,7 @@ pub struct VmSpec {
     /// Virtual CPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<i32>,
-    /// Started at creation and with the host.
+    /// Started at creation; afterwards what the operator wants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoboot: Option<bool>,
     /// BIOS or UEFI.
@@ -150,7 +150,7 @@ impl VmSpec {
         self.vcpus.unwrap_or(Self::DEFAULT_VCPUS)
     }
 
-    /// Whether creation and a host start boot the VM; by default yes.
+    /// Whether creation boots the VM; by default yes.
     #[must_use]
     pub fn autoboot(&self) -> bool {
         self.autoboot.unwrap_or(true)

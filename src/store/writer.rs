@@ -182,7 +182,7 @@ fn write_one(
     }
     for answer in &commit.answers {
         transaction
-            .prepare_cached("INSERT OR IGNORE INTO request VALUES (?1, ?2, ?3, ?4)")?
+            .prepare_cached("INSERT OR REPLACE INTO request VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![answer.request_id.to_string(), answer.digest, answer.body, time.0])?;
         // Kept for a day at least; a controller does not retry for longer.
         transaction

@@ -305,7 +305,14 @@ fn find(layout: &VmLayout) -> io::Result<Option<LinuxProcess>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     }
-    LinuxProcess::new(written.pid, pidfd, landlock::is_there()).map(Some).map_err(io::Error::other)
+    let mut process = LinuxProcess::unmeasured(written.pid, pidfd).map_err(io::Error::other)?;
+    // A guest that runs is not ended for want of a look at it.
+    match Measured::of(written.pid) {
+        Ok(Some(measured)) => process.enforcements = measured.enforcements(landlock::is_there()),
+        Ok(None) => return Ok(None),
+        Err(error) => tracing::warn!(%error, pid = written.pid, "the zone can't be measured"),
+    }
+    Ok(Some(process))
 }
 
 #[derive(Debug)]

@@ -75,6 +75,23 @@ async fn one_that_does_not_answer_is_lost_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_lost_one_that_answers_again_is_found() {
+    let (agent, uuid) = restarted(async |agent, _| {
+        agent.hypervisor.set_faults(Faults { attach: true, ..Faults::default() });
+    })
+    .await;
+    let mut clients = agent.clients().await;
+    assert_eq!(clients.state(&uuid).await, v1::VmState::Lost);
+    agent.hypervisor.set_faults(Faults::default());
+    super::support::eventually("found", || {
+        let (mut clients, uuid) = (clients.clone(), uuid.clone());
+        async move { (clients.state(&uuid).await == v1::VmState::Running).then_some(()) }
+    })
+    .await;
+    clients.stop(&uuid, false).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_was_half_created_or_half_deleted_is_removed() {
     for state in [VmState::Provisioning, VmState::Deleting] {
         let mut agent = Simulated::start().await;

@@ -190,3 +190,32 @@ async fn lists_are_paged() {
     request.page_size = -1;
     assert_eq!(fields(&clients.vms.list_files(request).await.unwrap_err()), ["page_size"]);
 }
+
+/// Uploads that send nothing cost no thread: the agent goes on.
+#[tokio::test]
+async fn idle_uploads_hold_up_nobody() {
+    let (agent, mut clients, uuid) = zone().await;
+    let mut idle = Vec::new();
+    for connection in 0..3 {
+        let other = agent.clients().await;
+        for n in 0..200 {
+            let (sender, stream) = mpsc::channel(1);
+            let content = format!("{connection}-{n}");
+            let header = header(&uuid, &format!("/{content}"), content.as_bytes());
+            sender.send(v1::PutFileRequest { item: Some(Item::Header(header)) }).await.unwrap();
+            let mut other = other.clone();
+            let upload = tokio::spawn(async move { other.vms.put_file(ReceiverStream::new(stream)).await });
+            idle.push((sender, upload));
+        }
+    }
+    eventually("all are under way", || {
+        let (mut clients, uuid) = (clients.clone(), uuid.clone());
+        async move { (list(&mut clients, &uuid, "/").await.uploads.len() == 600).then_some(()) }
+    })
+    .await;
+    let another = clients.create(machine()).await;
+    clients.start(&another).await.unwrap();
+    for (_, upload) in &idle {
+        upload.abort();
+    }
+}

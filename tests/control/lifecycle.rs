@@ -143,7 +143,8 @@ async fn how_it_ended_is_told_apart() {
 async fn a_hypervisor_that_stops_its_guest_is_a_failed_vm() {
     let (agent, mut clients, uuid) = running().await;
     let id = Simulated::uuid(&uuid);
-    agent.hypervisor.tell(id, MachineEvent::Stopped("internal-error".to_owned())).await;
+    agent.hypervisor.set_faults(Faults { stopped: Some("internal-error"), ..Faults::default() });
+    agent.hypervisor.tell(id, MachineEvent::Stopped).await;
     wait_for(&clients, &uuid, v1::VmState::Failed).await;
     let status = clients.get(&uuid).await.unwrap().status.unwrap();
     assert!(status.exit.unwrap().detail.contains("internal-error"));

@@ -5,11 +5,15 @@ use std::time::Duration;
 use super::{Actor, Live};
 use crate::{
     agent::call::{Call, Outcome},
+    boot,
     hypervisor::MachineEvent,
     spec::{BootOptions, VmState},
     store::{Exit, ExitReason, Timestamp},
     zone::Ended,
 };
+
+/// How long a hypervisor that fell silent may hold up its VM's other commands.
+const REATTACH: Duration = Duration::from_secs(2);
 
 /// What a hypervisor said about its end.
 #[derive(Clone, Debug)]
@@ -103,9 +107,7 @@ impl Actor {
         let Some(event) = event else { return self.on_silence().await };
         self.note_last_words(&event);
         match event {
-            MachineEvent::Stopped(status) if self.record.state == VmState::Running => {
-                self.on_stopped(&status).await
-            }
+            MachineEvent::Stopped => self.look_whether_it_runs().await,
             MachineEvent::Reset { guest } => tracing::debug!(vm = %self.record.uuid, guest, "reset"),
             _ => {}
         }
@@ -113,11 +115,20 @@ impl Actor {
 
     /// Guest code does not run any more, though nobody asked for it. It stays failed until it is
     /// stopped: a hypervisor that goes to and fro must not fill the journal.
-    async fn on_stopped(&mut self, status: &str) {
-        // On the way out, or on the way through a reset.
-        if matches!(status, "shutdown" | "running" | "unknown") {
+    pub(super) async fn look_whether_it_runs(&mut self) {
+        let Some(machine) = self.live.machine.clone().filter(|_| self.record.state == VmState::Running)
+        else {
             return;
-        }
+        };
+        let status = match machine.status().await {
+            // On the way out, or on the way through a reset.
+            Ok(status) if status.running || status.status == "shutdown" => return,
+            Ok(status) => status.status,
+            Err(error) => {
+                tracing::warn!(vm = %self.record.uuid, %error, "the hypervisor stopped its guest and does not say why");
+                return;
+            }
+        };
         let detail = format!("the hypervisor stopped the guest: {status}");
         tracing::error!(vm = %self.record.uuid, status, "guest failed");
         let exit = Exit { reason: ExitReason::HypervisorError, status: 0, time: Timestamp::now(), detail };
@@ -136,15 +147,36 @@ impl Actor {
         if let Ok(ended) = gone {
             return self.on_ended(ended).await;
         }
-        let uuid = self.record.uuid;
-        match self.agent.hypervisor(&self.record).attach(uuid, &self.layout.control()).await {
-            Ok(machine) => self.live.machine = Some(machine),
-            Err(error) => {
-                tracing::error!(vm = %uuid, %error, "the hypervisor lives but can't be controlled");
-                self.live.vnc = None;
-                let vm = self.changed(|vm| vm.state = VmState::Lost);
-                self.commit_surely(&Call::own(), vm, None).await;
-            }
+        if !self.reattach(REATTACH).await {
+            tracing::error!(vm = %self.record.uuid, "the hypervisor lives but can't be controlled");
+            self.live.vnc = None;
+            let vm = self.changed(|vm| vm.state = VmState::Lost);
+            self.commit_surely(&Call::own(), vm, None).await;
+        }
+    }
+
+    /// Connects to a hypervisor that lives; whether that worked. What happened meanwhile is looked up.
+    async fn reattach(&mut self, patience: Duration) -> bool {
+        let hypervisor = self.agent.hypervisor(&self.record).clone();
+        let Ok(machine) = hypervisor.attach(self.record.uuid, &self.layout.control(), patience).await else {
+            return false;
+        };
+        // The old endpoint hands viewers to the old connection.
+        self.live.vnc = None;
+        let address = self.agent.inner.config.vnc.address;
+        self.live.vnc = boot::listen_vnc(&self.record, address, machine.clone()).await.unwrap_or_default();
+        self.live.machine = Some(machine);
+        self.look_whether_it_runs().await;
+        true
+    }
+
+    /// A lost VM may be found again.
+    pub(super) async fn look_for_lost(&mut self) {
+        if self.reattach(REATTACH).await {
+            tracing::info!(vm = %self.record.uuid, "found again");
+            let vm = self.changed(|vm| vm.state = VmState::Running);
+            self.commit_surely(&Call::own(), vm, None).await;
+            self.look_whether_it_runs().await;
         }
     }
 }

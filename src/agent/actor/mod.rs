@@ -45,6 +45,8 @@ use crate::{
 use ended::LastWords;
 use stop::Stop;
 
+/// Between looks for a hypervisor that does not answer.
+const LOOK_FOR_LOST: Duration = Duration::from_secs(5);
 /// Commands that wait for one VM.
 pub(super) const QUEUE: usize = 32;
 
@@ -157,11 +159,13 @@ impl Actor {
         let stopping = self.agent.stopping();
         loop {
             let deadline = self.stop.as_ref().map(|stop| stop.deadline);
+            let lost = self.record.state == VmState::Lost && self.live.process.is_some();
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
                 ended = ended(self.live.process.clone()) => self.on_ended(ended).await,
                 () = until(deadline) => self.on_deadline(),
+                () = tokio::time::sleep(LOOK_FOR_LOST), if lost => self.look_for_lost().await,
                 command = self.commands.recv() => match command {
                     Some(command) => if matches!(self.obey(command).await, Then::End) { break },
                     None => break,
@@ -179,7 +183,7 @@ impl Actor {
                     Ok(None) => {
                         self.start(&call, &options, progress, |vm| vm.spec.autoboot = Some(true)).await
                     }
-                    Ok(Some(already)) => Ok(already),
+                    Ok(Some(already)) => self.keep_answer(&call, already).await,
                     Err(error) => Err(error),
                 };
                 let _ = reply.send(result);

@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use super::Actor;
 use crate::{
-    agent::{call::Call, change, error::Error},
+    agent::{
+        call::{Call, Outcome},
+        change,
+        error::Error,
+    },
     store::{Answer, Commit, EventKind, NewEvent, Timestamp, VmChange, VmRecord},
 };
 
@@ -38,6 +42,14 @@ impl Actor {
         self.published.send_replace(Arc::new(self.record.clone()));
         self.agent.write_vm_json(&self.record).await;
         Ok(())
+    }
+
+    /// An answer that changes nothing is kept too: a repeat that comes late must not act.
+    pub(super) async fn keep_answer(&self, call: &Call, outcome: Outcome) -> Result<Outcome, Error> {
+        if let Some(answer) = call.answer(&Ok(outcome.clone())) {
+            self.agent.inner.store.commit(Commit { answers: vec![answer], ..Commit::default() }).await?;
+        }
+        Ok(outcome)
     }
 
     /// Commits what is a fact already; tries until it can.

@@ -11,7 +11,7 @@ use crate::{
         error::Error,
     },
     spec::VmState,
-    store::{Commit, VmRecord},
+    store::VmRecord,
 };
 
 /// Longest wait for a guest to obey the power button, in seconds: a day.
@@ -37,7 +37,11 @@ impl Actor {
         reply: Reply,
     ) {
         if self.record.state == VmState::Stopped {
-            let _ = reply.send(self.check_etag(etag).map(|()| self.outcome(true, Vec::new())));
+            let outcome = match self.check_etag(etag) {
+                Ok(()) => self.keep_answer(&call, self.outcome(true, Vec::new())).await,
+                Err(error) => Err(error),
+            };
+            let _ = reply.send(outcome);
             return;
         }
         let timeout = Duration::from_secs(timeout_seconds.min(MAX_TIMEOUT).into());
@@ -159,9 +163,6 @@ impl Actor {
 
     async fn reset(&mut self, call: &Call) -> Result<Outcome, Error> {
         self.look()?.machine.reset().await?;
-        let outcome = self.outcome(false, Vec::new());
-        let answers = call.answer(&Ok(outcome.clone())).into_iter().collect();
-        self.agent.inner.store.commit(Commit { answers, ..Commit::default() }).await?;
-        Ok(outcome)
+        self.keep_answer(call, self.outcome(false, Vec::new())).await
     }
 }

@@ -73,7 +73,7 @@ impl Machine for QemuMachine {
         let answer = self.query("query-status").await?;
         Ok(RunStatus {
             running: answer["running"].as_bool().unwrap_or_default(),
-            status: answer["status"].as_str().unwrap_or("unknown").to_owned(),
+            status: known_status(answer["status"].as_str().unwrap_or_default()).to_owned(),
         })
     }
 
@@ -120,16 +120,12 @@ impl Machine for QemuMachine {
         loop {
             let event = self.qmp.next_event().await?;
             let guest = event.data["guest"].as_bool().unwrap_or_default();
-            let reason = || event.data["reason"].as_str().unwrap_or("unknown").to_owned();
+            let reason = || known_reason(event.data["reason"].as_str().unwrap_or_default()).to_owned();
             return Some(match event.name.as_str() {
                 "SHUTDOWN" => MachineEvent::Shutdown { guest, reason: reason() },
                 "RESET" => MachineEvent::Reset { guest },
                 "GUEST_PANICKED" => MachineEvent::Panicked,
-                // The event gives no reason; the status does.
-                "STOP" => MachineEvent::Stopped(match self.status().await {
-                    Ok(status) => status.status,
-                    Err(_) => "unknown".to_owned(),
-                }),
+                "STOP" => MachineEvent::Stopped,
                 other => {
                     tracing::debug!(vm = %self.uuid, event = other, "hypervisor event");
                     continue;
@@ -137,6 +133,46 @@ impl Machine for QemuMachine {
             });
         }
     }
+}
+
+/// QEMU's run states. What it says ends in records and events, so only its own words are taken.
+fn known_status(status: &str) -> &'static str {
+    let known = [
+        "running",
+        "paused",
+        "shutdown",
+        "prelaunch",
+        "internal-error",
+        "io-error",
+        "guest-panicked",
+        "watchdog",
+        "suspended",
+        "save-vm",
+        "restore-vm",
+        "debug",
+        "inmigrate",
+        "postmigrate",
+        "finish-migrate",
+        "colo",
+    ];
+    known.into_iter().find(|word| *word == status).unwrap_or("unknown")
+}
+
+/// QEMU's reasons of a shutdown.
+fn known_reason(reason: &str) -> &'static str {
+    let known = [
+        "host-error",
+        "host-qmp-quit",
+        "host-qmp-system-reset",
+        "host-signal",
+        "host-ui",
+        "guest-shutdown",
+        "guest-reset",
+        "guest-panic",
+        "subsystem-reset",
+        "snapshot-load",
+    ];
+    known.into_iter().find(|word| *word == reason).unwrap_or("unknown")
 }
 
 fn read_picture(mut file: std::fs::File) -> std::io::Result<Vec<u8>> {

@@ -88,8 +88,16 @@ impl Hypervisor for Qemu {
         arguments::program(&self.config, self.accelerator().await, plan)
     }
 
-    async fn attach(&self, uuid: Uuid, control: &Path) -> Result<Arc<dyn Machine>, HypervisorError> {
-        let patience = Duration::from_secs(self.config.start_seconds);
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.config.start_seconds)
+    }
+
+    async fn attach(
+        &self,
+        uuid: Uuid,
+        control: &Path,
+        patience: Duration,
+    ) -> Result<Arc<dyn Machine>, HypervisorError> {
         Ok(Arc::new(QemuMachine::connect(uuid, control, patience).await?))
     }
 }

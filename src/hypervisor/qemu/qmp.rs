@@ -35,9 +35,11 @@ use tokio_util::task::AbortOnDropHandle;
 use super::super::HypervisorError;
 
 /// The longest line that is taken.
-const MAX_LINE: usize = 8 << 20;
+const MAX_LINE: usize = 1 << 20;
 /// Events that wait for the agent.
 const EVENTS: usize = 256;
+/// The events that mean something here.
+const EVENTS_HEARD: &[&str] = &["SHUTDOWN", "RESET", "STOP", "GUEST_PANICKED"];
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -179,7 +181,7 @@ impl Qmp {
 async fn read_all(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, events: mpsc::Sender<QmpEvent>) {
     loop {
         match read_line(&mut reader).await {
-            Ok(Some(message)) => dispatch(message, &waiting, &events).await,
+            Ok(Some(message)) => dispatch(message, &waiting, &events),
             Ok(None) => break,
             Err(error) => {
                 tracing::warn!(%error, "control connection closed");
@@ -191,16 +193,25 @@ async fn read_all(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, events
     lock(&waiting).clear();
 }
 
-async fn dispatch(mut message: Value, waiting: &Waiting, events: &mpsc::Sender<QmpEvent>) {
+fn dispatch(mut message: Value, waiting: &Waiting, events: &mpsc::Sender<QmpEvent>) {
     if let Some(name) = message["event"].as_str() {
-        let event = QmpEvent { name: name.to_owned(), data: message["data"].take() };
-        // Nobody listens any more when this fails; then the whole connection is about to be dropped.
-        let _ = events.send(event).await;
+        if !EVENTS_HEARD.contains(&name) {
+            return;
+        }
+        let text =
+            |key: &str| message["data"][key].as_str().map(|text| text.chars().take(64).collect::<String>());
+        let guest = message["data"]["guest"].as_bool();
+        let event =
+            QmpEvent { name: name.to_owned(), data: json!({"guest": guest, "reason": text("reason")}) };
+        // A flood is not worth waiting for: the answers behind it are, and so is the memory.
+        if events.try_send(event).is_err() {
+            tracing::debug!("a hypervisor's event was dropped");
+        }
         return;
     }
     let Some(sender) = message["id"].as_u64().and_then(|id| lock(waiting).remove(&id)) else { return };
     let answer = match message.get_mut("error") {
-        Some(error) => Err(error["desc"].as_str().unwrap_or("no reason given").to_owned()),
+        Some(error) => Err(error["desc"].as_str().unwrap_or("no reason given").chars().take(500).collect()),
         None => Ok(message["return"].take()),
     };
     let _ = sender.send(answer);

@@ -113,7 +113,12 @@ fn launch(report: &OwnedFd) -> io::Result<()> {
                 map_one_user(pid, orders.sandbox.uid)?;
             }
             Identity::of(pid)?.write(&orders.process)?;
-            send(report, format!("P{pid}").as_bytes(), Some(pidfd.as_fd()));
+            // An agent that died meanwhile may have been followed by one that found no process yet: then
+            // the gate stays shut, and the process behind it ends.
+            if !send(report, format!("P{pid}").as_bytes(), Some(pidfd.as_fd())) {
+                std::fs::remove_file(&orders.process)?;
+                return Err(io::Error::other("the agent is gone"));
+            }
             rustix::io::write(&opener, b"!")?;
             Ok(())
         }
@@ -232,13 +237,13 @@ fn c_string(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
-fn send(report: &OwnedFd, message: &[u8], descriptor: Option<BorrowedFd<'_>>) {
+/// Tells the agent; whether it could be told.
+fn send(report: &OwnedFd, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> bool {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
     if !descriptors.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(&descriptors));
     }
-    // Nobody is left to tell when this fails; the agent sees the end of file.
-    let _ = rustix::net::sendmsg(report, &[io::IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL);
+    rustix::net::sendmsg(report, &[io::IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL).is_ok()
 }
