@@ -106,6 +106,8 @@ pub enum ReloadError {
 struct Loaded {
     generation: u64,
     stamps: [Option<SystemTime>; 4],
+    /// Revocation lists are in force.
+    revoking: bool,
     config: Arc<ServerConfig>,
     verifier: Arc<dyn ClientCertVerifier>,
 }
@@ -129,7 +131,7 @@ pub struct Tls {
 impl Tls {
     /// Loads the files.
     pub fn load(files: Files, trust_domain: String) -> Result<Arc<Self>, ReloadError> {
-        let loaded = load(&files, 1)?;
+        let loaded = load(&files, 1, false)?;
         Ok(Arc::new(Self {
             files,
             trust_domain,
@@ -142,7 +144,8 @@ impl Tls {
     /// Reads the files again and cuts the connections that they do not accept any more. Gives how
     /// many were cut.
     pub fn reload(&self) -> Result<usize, ReloadError> {
-        let next = load(&self.files, self.current.load().generation + 1)?;
+        let current = self.current.load_full();
+        let next = load(&self.files, current.generation + 1, current.revoking)?;
         self.current.store(Arc::new(next));
         Ok(self.sweep())
     }
@@ -254,7 +257,9 @@ fn content(path: &Path) -> impl Fn(rustls::Error) -> ReloadError + '_ {
     move |source| ReloadError::Content { path: path.to_owned(), source }
 }
 
-fn load(files: &Files, generation: u64) -> Result<Loaded, ReloadError> {
+/// With `revoking`, revocation lists were in force: then their file may not be gone or empty, or a slip
+/// of the hand would let everybody in again.
+fn load(files: &Files, generation: u64, revoking: bool) -> Result<Loaded, ReloadError> {
     // Before reading: a change while we read is seen as one afterwards.
     let stamps = files.stamps();
     let provider = super::pki::provider();
@@ -262,7 +267,8 @@ fn load(files: &Files, generation: u64) -> Result<Loaded, ReloadError> {
     // Also checks that key and leaf belong together.
     let pair =
         CertifiedKey::from_der(certificates(&files.cert)?, key, &provider).map_err(content(&files.cert))?;
-    let verifier = verifier(files, provider.clone())?;
+    let revoking = revoking || files.crl.exists();
+    let verifier = verifier(files, provider.clone(), revoking)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(content(&files.cert))?
@@ -271,12 +277,13 @@ fn load(files: &Files, generation: u64) -> Result<Loaded, ReloadError> {
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(Loaded { generation, stamps, config: Arc::new(config), verifier })
+    Ok(Loaded { generation, stamps, revoking, config: Arc::new(config), verifier })
 }
 
 fn verifier(
     files: &Files,
     provider: Arc<rustls::crypto::CryptoProvider>,
+    revoking: bool,
 ) -> Result<Arc<dyn ClientCertVerifier>, ReloadError> {
     let mut roots = RootCertStore::empty();
     for root in certificates(&files.client_ca)? {
@@ -284,13 +291,17 @@ fn verifier(
     }
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let mut blamed = &files.client_ca;
-    if files.crl.exists() {
+    if revoking {
         blamed = &files.crl;
         let lists: Vec<CertificateRevocationListDer<'static>> =
             CertificateRevocationListDer::pem_file_iter(&files.crl)
                 .map_err(pem(&files.crl))?
                 .collect::<Result<_, _>>()
                 .map_err(pem(&files.crl))?;
+        if lists.is_empty() {
+            let source = rustls::Error::General("there is no revocation list in it".to_owned());
+            return Err(ReloadError::Content { path: files.crl.clone(), source });
+        }
         // An overdue list still refuses what is on it, and does not lock everybody out.
         builder = builder.with_crls(lists).only_check_end_entity_revocation();
     }

@@ -177,6 +177,19 @@ async fn revocation_cuts_live_connections() {
     assert_eq!(door.tls.reload().unwrap(), 1);
     assert!(stream.message().await.is_err(), "cut in the middle");
     assert!(!door.lets_in("mallory").await, "and not let in again");
+    // A list that is gone or cut does not let anybody in again.
+    let list = door.certs.path().join("crl.pem");
+    let whole = std::fs::read(&list).unwrap();
+    for broken in [None, Some("")] {
+        match broken {
+            None => std::fs::remove_file(&list).unwrap(),
+            Some(text) => std::fs::write(&list, text).unwrap(),
+        }
+        assert!(door.tls.reload().unwrap_err().to_string().contains("crl.pem"));
+        assert!(!door.lets_in("mallory").await);
+    }
+    std::fs::write(&list, whole).unwrap();
+    door.tls.reload().unwrap();
     let uuid = admin.create(machine()).await;
     let next = kept.message().await.unwrap().unwrap();
     assert!(matches!(next.item, Some(v1::watch_events_response::Item::Event(event)) if event.uuid == uuid));
