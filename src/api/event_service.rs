@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, pin::Pin, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -88,6 +88,8 @@ type Sender = mpsc::Sender<Result<v1::WatchEventsResponse, Status>>;
 async fn watch(agent: Agent, mut watcher: Watcher, only: HashSet<Uuid>, sender: Sender) {
     let stopping: CancellationToken = agent.stopping();
     let mut told_end = false;
+    // Also while events that the filter holds back go by: they move the cursor.
+    let mut bookmark_due = Instant::now() + BOOKMARK;
     loop {
         // Also what a watcher whose filter lets nothing through moves on with.
         if !told_end && watcher.is_at_end() {
@@ -102,13 +104,14 @@ async fn watch(agent: Agent, mut watcher: Watcher, only: HashSet<Uuid>, sender: 
                 let _ = sender.send(Err(status(Error::Stopping))).await;
                 return;
             }
-            () = tokio::time::sleep(BOOKMARK) => Ok(bookmark(&watcher)),
+            () = tokio::time::sleep_until(bookmark_due) => Ok(bookmark(&watcher)),
             event = watcher.next() => match event {
                 Ok(event) if !only.is_empty() && !only.contains(&event.fact.uuid) => continue,
                 Ok(event) => Ok(convert::event(agent.journal(), &event)),
                 Err(error) => Err(watch_status(error)),
             },
         };
+        bookmark_due = Instant::now() + BOOKMARK;
         let last = item.is_err();
         if sender.send(item).await.is_err() || last {
             return;
