@@ -16,7 +16,7 @@ pub struct Measured {
     pub no_new_privs: bool,
     /// Every capability set is empty.
     pub powerless: bool,
-    /// Of its own: those of [`NAMESPACES`] that are not the agent's.
+    /// Those that are its own and not the agent's.
     pub namespaces: Vec<&'static str>,
     /// Every mount that it sees is read only.
     pub read_only: bool,
