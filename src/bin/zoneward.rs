@@ -3,13 +3,16 @@
 use std::{
     io::{IsTerminal as _, Write as _},
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
 
 use clap::{Parser, Subcommand};
+use rustix::{
+    fs::Mode,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
@@ -180,6 +183,9 @@ fn load_tls(config: &Config) -> Result<Option<(SocketAddr, Arc<Tls>)>, AnyError>
     Ok(Some((address, Tls::load(Files::new(&config.tls), config.tls.trust_domain.clone())?)))
 }
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
 /// The local operator's socket, which only its owner can use. What lies there is an earlier agent's:
 /// a live one would hold the lock of the state folder.
 fn bind_socket(path: &Path) -> Result<UnixListener, AnyError> {
@@ -189,12 +195,16 @@ fn bind_socket(path: &Path) -> Result<UnixListener, AnyError> {
         }
         _ => {}
     }
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(path);
-    rustix::process::umask(before);
-    let listener = listener.map_err(|error| format!("{}: {error}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    // The mode is the socket's own from its first moment on, with no umask changed under other threads.
+    let bind = || -> std::io::Result<UnixListener> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        UnixListener::from_std(socket.into())
+    };
+    Ok(bind().map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
 /// SIGTERM and SIGINT stop the agent, not its guests. SIGHUP reads the certificates again.
