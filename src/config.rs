@@ -69,13 +69,31 @@ pub struct Zone {
     pub uid_base: u32,
     /// Mounted read only as `/usr` of each zone: the hypervisor with its libraries and firmware.
     pub platform: PathBuf,
-    /// Most threads of a hypervisor.
-    pub max_threads: u64,
+    /// How many such users there are: the most VMs that this agent can have. The next one after them is for
+    /// trials.
+    pub uid_count: u32,
+    /// MiB that `max_physical_memory` is above `ram` at least: what a hypervisor needs for itself.
+    pub min_overhead: i32,
+    /// Whether a VM may start though this host can't keep to its limits. Default: `required` for root,
+    /// `best-effort` for an ordinary user.
+    pub limits: Option<LimitPolicy>,
+    /// Names of control groups begin with this; they are below the agent's own.
+    pub cgroup: String,
     /// Restrictions that may be missing on this host, by name; without them here a VM does not start.
     pub allow_missing: Vec<Restriction>,
     /// Build only this kind of zone: `full`, `no-user-namespace`, `rootless` or `filters-only`. Default:
     /// the best that works.
     pub level: Option<ZoneLevel>,
+}
+
+/// What happens when a host can't keep to a VM's limits of memory, threads and CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitPolicy {
+    /// The VM does not start.
+    Required,
+    /// It starts, and its status says which limits have no effect.
+    BestEffort,
 }
 
 /// How much of a zone a host can build, from most to least.
@@ -189,7 +207,10 @@ impl Default for Zone {
             // Above the range that systemd gives to containers.
             uid_base: 1_900_000_000,
             platform: "/usr".into(),
-            max_threads: 2000,
+            uid_count: 65536,
+            min_overhead: 256,
+            limits: None,
+            cgroup: "zoneward".into(),
             allow_missing: Vec::new(),
             level: None,
         }
@@ -289,8 +310,22 @@ impl Config {
                 ConfigError::Value(format!("listen: {:?} is not an address like 0.0.0.0:9443", self.listen))
             })?;
         }
-        if self.console.keep_kib < 64 {
-            return Err(ConfigError::Value("console.keep_kib: at least 64".to_owned()));
+        let plain = |name: &str| {
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        };
+        let demands = [
+            (self.console.keep_kib >= 64, "console.keep_kib: at least 64"),
+            (self.zone.min_overhead >= 0, "zone.min_overhead: at least 0"),
+            (self.zone.uid_count >= 1, "zone.uid_count: at least 1"),
+            (self.zone.uid_base >= 1, "zone.uid_base: 0 is root"),
+            (
+                self.zone.uid_base.checked_add(self.zone.uid_count).is_some(),
+                "zone.uid_base + zone.uid_count: over the largest user id",
+            ),
+            (plain(&self.zone.cgroup), "zone.cgroup: letters, digits, - and _"),
+        ];
+        if let Some((_, demand)) = demands.iter().find(|(met, _)| !met) {
+            return Err(ConfigError::Value((*demand).to_owned()));
         }
         Ok(self)
     }
@@ -366,8 +401,8 @@ mod tests {
         let default = Config { socket: Some("/run/zoneward/zoneward.sock".into()), ..Config::default() };
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         let keys = example.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        // Less five sections, and zone.level, which has no default.
-        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 6, "every key stands there");
+        // Less five sections, and zone.level and zone.limits, which have no default.
+        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 7, "every key stands there");
     }
 
     #[test]
@@ -379,5 +414,9 @@ mod tests {
         assert!(text(load("", &[], &["listen"])).contains("--set listen"));
         assert!(text(load("a = ", &[], &[])).contains("is not TOML"));
         assert!(text(load("console.keep_kib = 1", &[], &[])).contains("at least 64"));
+        assert!(text(load("zone.uid_base = 0", &[], &[])).contains("0 is root"));
+        assert!(text(load("zone.uid_base = 4294967295", &[], &[])).contains("over the largest"));
+        assert!(text(load("zone.cgroup = \"a/b\"", &[], &[])).contains("zone.cgroup"));
+        assert!(text(load("zone.limits = \"some\"", &[], &[])).contains("best-effort"));
     }
 }

@@ -6,7 +6,12 @@ use std::{
     process::Command,
 };
 
-use crate::{config::Config, hypervisor::qemu::probe_kvm, zone::Zone};
+use crate::{
+    config::{Config, LimitPolicy},
+    hypervisor::qemu::probe_kvm,
+    spec::LimitReport,
+    zone::Zone,
+};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,7 +57,7 @@ pub async fn examine(config: &Config, zone: &dyn Zone) -> Vec<Finding> {
         uefi(config),
         user(),
         namespaces(),
-        cgroups(),
+        limits(config, zone).await,
         folders(config),
         restrictions(config, zone).await,
         certificates(config),
@@ -140,28 +145,20 @@ fn namespaces() -> Finding {
     }
 }
 
-fn cgroups() -> Finding {
-    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let of = |kind: &str| -> Vec<PathBuf> {
-        let mounted = |line: &str| {
-            let mut fields = line.split_whitespace();
-            let (point, found) = (fields.nth(1)?, fields.next()?);
-            (found == kind).then(|| PathBuf::from(point))
-        };
-        mounts.lines().filter_map(mounted).collect()
-    };
-    let (v2, v1) = (of("cgroup2"), of("cgroup"));
-    match (v2.first(), v1.is_empty()) {
-        (Some(path), true) => good("Control groups", format!("v2 at {}", path.display())),
-        (Some(path), false) => {
-            good("Control groups", format!("v2 at {}, with {} v1 controllers", path.display(), v1.len()))
-        }
-        (None, false) => good("Control groups", format!("v1, {} controllers", v1.len())),
-        (None, true) => weak(
-            "Control groups",
-            "none mounted",
-            "limits of VMs can't be enforced; mount -t cgroup2 none /sys/fs/cgroup",
-        ),
+async fn limits(config: &Config, zone: &dyn Zone) -> Finding {
+    let limits = zone.limits().await;
+    let (kept, ignored): (Vec<_>, Vec<_>) = limits.iter().partition(|limit| limit.is_effective());
+    let names: Vec<&str> = kept.iter().map(|limit| limit.property.as_str()).collect();
+    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let why = |limit: &&LimitReport| format!("{} has no effect: {}", limit.property, limit.reason);
+    let advice = ignored.iter().map(why).collect::<Vec<_>>().join("; ");
+    let needed = ["max_physical_memory", "max_lwps"];
+    let all = needed.iter().all(|property| kept.iter().any(|limit| limit.property == *property));
+    match (ignored.is_empty() && all, all || config.zone.limits == Some(LimitPolicy::BestEffort)) {
+        (true, _) => good("Limits", names),
+        (false, true) => weak("Limits", names, advice),
+        (false, false) if !rustix::process::geteuid().is_root() => weak("Limits", names, advice),
+        (false, false) => bad("Limits", names, format!("{advice}; or set zone.limits to best-effort")),
     }
 }
 

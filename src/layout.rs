@@ -19,6 +19,7 @@ use crate::config::Config;
 ///     vm.json                    the record, for people
 /// <run_dir>/<uuid>/
 ///     process.json               which process the hypervisor is
+///     cgroup.json                which control groups it is in
 ///     qmp.sock  console.in  hypervisor.log
 /// <state_dir>/
 ///     state.db  lock
@@ -135,6 +136,12 @@ impl VmLayout {
     #[must_use]
     pub fn process(&self) -> PathBuf {
         self.run.join("process.json")
+    }
+
+    /// Its control groups.
+    #[must_use]
+    pub fn cgroup(&self) -> PathBuf {
+        self.run.join("cgroup.json")
     }
 
     /// The hypervisor's control socket.

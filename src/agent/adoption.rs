@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::{
     Agent,
-    actor::{Actor, Live},
+    actor::{Actor, Live, unseen_exit},
     call::Call,
     change, create,
     error::Error,
@@ -24,9 +24,9 @@ use super::{
 use crate::{
     boot,
     hypervisor::{HypervisorError, InfoType, Machine, RunStatus},
-    spec::VmState,
-    store::{Commit, EventKind, Exit, ExitReason, Timestamp, VmChange, VmRecord},
-    zone::{Found, Process},
+    spec::{Limits, VmState},
+    store::{Commit, EventKind, Timestamp, VmChange, VmRecord},
+    zone::{Ended, Found, Process},
 };
 
 /// How long one hypervisor may hold up the start of the agent. One that answers later is taken over then.
@@ -65,7 +65,7 @@ async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
     }
     let layout = agent.inner.layout.vm(record.uuid);
     match agent.inner.platform.zone.find(record.uuid, &layout) {
-        Found::Gone => stopped(agent, record).await,
+        Found::Gone(ended) => stopped(agent, record, ended).await,
         Found::Alive(process) => match timeout(PATIENCE, greet(agent, &record)).await {
             Ok(Ok((machine, status, accelerator))) => {
                 take_over(agent, record, process, machine, status, accelerator).await
@@ -107,7 +107,7 @@ async fn take_over(
         // It never ran guest code; nothing is lost.
         process.kill().map_err(Error::internal)?;
         process.ended().await;
-        return stopped(agent, record).await;
+        return stopped(agent, record, Ended::Unseen).await;
     }
     let vnc = boot::listen_vnc(&record, agent.inner.config.vnc.address, machine.clone()).await;
     let vnc = vnc.unwrap_or_else(|error| {
@@ -129,8 +129,14 @@ async fn take_over(
             booted: Timestamp::now(),
             accelerator: accelerator.to_owned(),
             console_start: 0,
-            enforcements: process.enforcements().to_vec(),
+            enforcements: Vec::new(),
+            limits: Vec::new(),
         });
+        if let Some(machine) = &mut vm.machine {
+            // As they are now, whatever an earlier agent saw.
+            machine.enforcements = process.enforcements().to_vec();
+            machine.limits = process.bound(&Limits::of(&vm.spec));
+        }
     })
     .await?;
     tracing::info!(vm = %record.uuid, pid, %state, "adopted");
@@ -138,15 +144,14 @@ async fn take_over(
     Ok(())
 }
 
-async fn stopped(agent: &Agent, record: VmRecord) -> Result<(), Error> {
-    agent.inner.platform.zone.forget(record.uuid, &agent.inner.layout.vm(record.uuid));
+async fn stopped(agent: &Agent, record: VmRecord, ended: Ended) -> Result<(), Error> {
+    agent.inner.platform.zone.forget(record.uuid, &agent.inner.layout.vm(record.uuid)).await;
     let never_ran = record.state == VmState::Starting;
     let record = change(agent, record, |vm| {
         vm.state = VmState::Stopped;
         vm.machine = None;
         if !never_ran {
-            let detail = "the hypervisor ended while no agent was there to see it".to_owned();
-            vm.exit = Some(Exit { reason: ExitReason::Unknown, status: 0, time: Timestamp::now(), detail });
+            vm.exit = Some(unseen_exit(vm, ended));
         }
     })
     .await?;

@@ -42,7 +42,7 @@ pub(super) async fn create(
     }
     let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
     if validate_only {
-        drop(agent.inner.registry.reserve(uuid)?);
+        drop(agent.inner.registry.reserve(uuid, agent.inner.config.zone.uid_count)?);
         return Ok(record(agent, uuid, 0, spec, VmState::Stopped));
     }
     let work = {
@@ -62,7 +62,8 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
         octets.copy_from_slice(&Uuid::new_v4().as_bytes()[..6]);
         octets
     };
-    defaults::complete(&mut spec, uuid, random, |index| layout.disk(index).display().to_string());
+    let overhead = agent.inner.config.zone.min_overhead;
+    defaults::complete(&mut spec, uuid, overhead, random, |index| layout.disk(index).display().to_string());
     let now = Timestamp::now();
     VmRecord {
         uuid,
@@ -79,7 +80,7 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
 }
 
 async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Result<Outcome, Error> {
-    let reservation = agent.inner.registry.reserve(uuid)?;
+    let reservation = agent.inner.registry.reserve(uuid, agent.inner.config.zone.uid_count)?;
     let zonepath = agent.inner.layout.vm(uuid).zonepath().display().to_string();
     if std::fs::symlink_metadata(&zonepath).is_ok() {
         let message = format!("{zonepath} is there already and belongs to no VM of this agent; move it away");

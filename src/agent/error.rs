@@ -59,6 +59,14 @@ pub enum Error {
         /// Which.
         uuid: Uuid,
     },
+    /// Every user that a zone could have is in use.
+    #[error(
+        "all {users} users of the range from zone.uid_base are in use, one for each VM; delete a VM, or raise zone.uid_count"
+    )]
+    UsersExhausted {
+        /// How many there are.
+        users: u32,
+    },
     /// No room on a disk.
     #[error("{what}")]
     NoRoom {

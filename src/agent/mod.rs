@@ -47,7 +47,7 @@ use crate::{
     events::Journal,
     hypervisor::{Description, Hypervisor},
     layout::Layout,
-    spec::{BootOptions, Enforcement, Violation, VmSpec, validate},
+    spec::{BootOptions, Enforcement, LimitReport, Violation, VmSpec, validate},
     storage,
     store::{Store, VmRecord},
 };
@@ -190,6 +190,11 @@ impl Agent {
     /// What zones on this host keep a hypervisor from.
     pub async fn enforcements(&self) -> Vec<Enforcement> {
         self.inner.platform.zone.enforcements().await
+    }
+
+    /// What zones on this host can bound.
+    pub async fn limits(&self) -> Vec<LimitReport> {
+        self.inner.platform.zone.limits().await
     }
 
     /// What runs a VM; its creation made sure that there is one.

@@ -93,14 +93,16 @@ impl Registry {
     }
 
     /// Takes a UUID for a VM that is being created; given back when the guard is dropped.
-    pub(super) fn reserve(&self, uuid: Uuid) -> Result<Reservation, Error> {
+    /// `users` is how many zones can have a user of their own.
+    pub(super) fn reserve(&self, uuid: Uuid, users: u32) -> Result<Reservation, Error> {
         let mut slots = self.write();
         if slots.contains_key(&uuid) {
             return Err(Error::VmExists { uuid });
         }
-        // The lowest that nobody has; one more than there are VMs is always free.
+        // The lowest that nobody has.
         let taken: HashSet<u32> = slots.values().map(Slot::zone_index).collect();
-        let zone_index = (0..).find(|index| !taken.contains(index)).unwrap_or_default();
+        let free = (0..users).find(|index| !taken.contains(index));
+        let zone_index = free.ok_or(Error::UsersExhausted { users })?;
         slots.insert(uuid, Slot::Reserved { zone_index });
         Ok(Reservation { registry: self.clone(), uuid, zone_index })
     }

@@ -6,8 +6,8 @@ use crate::{
     events::Journal,
     proto::{spec_to_proto, v1},
     spec::{
-        BootDevice, BootOptions, BootOrder, DiskModel, Enforcement, Kind, Media, Restriction, Violation,
-        VmState,
+        BootDevice, BootOptions, BootOrder, DiskModel, Enforcement, Kind, LimitReport, Media, Restriction,
+        Violation, VmState,
     },
     storage::{Entry, EntryKind, Partial},
     store::{BootPhase, Event, EventKind, Exit, ExitReason, FileAction, Phase, Timestamp, VmRecord},
@@ -99,6 +99,7 @@ pub(super) fn vm(record: &VmRecord) -> v1::Vm {
             accelerator: machine.map(|machine| machine.accelerator.clone()),
             zonepath: String::new(),
             restrictions: machine.map(|machine| restrictions(&machine.enforcements)).unwrap_or_default(),
+            limits: machine.map(|machine| limits(&machine.limits)).unwrap_or_default(),
         }),
         etag: record.etag(),
     }
@@ -137,6 +138,18 @@ pub(super) fn restrictions(all: &[Enforcement]) -> Vec<v1::Restriction> {
         .collect()
 }
 
+/// What bounds a VM.
+pub(super) fn limits(all: &[LimitReport]) -> Vec<v1::Limit> {
+    all.iter()
+        .map(|found| v1::Limit {
+            property: found.property.clone(),
+            effective: found.is_effective(),
+            mechanism: found.mechanism.clone(),
+            reason: found.reason.clone(),
+        })
+        .collect()
+}
+
 fn exit(exit: &Exit) -> v1::ExitInfo {
     let reason = match exit.reason {
         ExitReason::Unknown => v1::ExitReason::Unknown,
@@ -145,6 +158,7 @@ fn exit(exit: &Exit) -> v1::ExitInfo {
         ExitReason::Operator => v1::ExitReason::Operator,
         ExitReason::HypervisorError => v1::ExitReason::HypervisorError,
         ExitReason::Signal => v1::ExitReason::Signal,
+        ExitReason::OutOfMemory => v1::ExitReason::OutOfMemory,
     };
     v1::ExitInfo {
         reason: reason.into(),

@@ -48,6 +48,7 @@ impl HostService for Host {
                 .unwrap_or(1),
             memory: i32::try_from(mib).unwrap_or(i32::MAX),
             restrictions: convert::restrictions(&self.agent.enforcements().await),
+            limits: convert::limits(&self.agent.limits().await),
             zones_dir: self.agent.layout().zones().display().to_string(),
         }))
     }

@@ -8,7 +8,7 @@
 //! | the VM's state does not allow it | FAILED_PRECONDITION | `VM_STATE`, with PreconditionFailure |
 //! | etag, or the same work under way | ABORTED | `ETAG_MISMATCH`, `UPLOAD_BUSY` |
 //! | a request id used twice | INVALID_ARGUMENT | `REQUEST_ID_REUSED` |
-//! | no room, too many requests | RESOURCE_EXHAUSTED | `NO_ROOM`, `QUEUE_FULL` |
+//! | no room, too many requests | RESOURCE_EXHAUSTED | `NO_ROOM`, `QUEUE_FULL`, `UID_RANGE_EXHAUSTED` |
 //! | an offset or cursor that does not reach | OUT_OF_RANGE | `UPLOAD_OFFSET`, `CONSOLE_OFFSET`, `CURSOR_EXPIRED` |
 //! | what came is not what was announced | DATA_LOSS | `UPLOAD_BROKEN` |
 //! | the host can't do it | UNIMPLEMENTED | `CAPABILITY_MISSING` |
@@ -58,6 +58,9 @@ pub(super) fn status(error: Error) -> Status {
         Error::QueueFull { uuid } => {
             details.set_retry_info(Some(Duration::from_secs(1)));
             (Code::ResourceExhausted, "QUEUE_FULL", vec![("uuid", uuid.to_string())])
+        }
+        Error::UsersExhausted { users } => {
+            (Code::ResourceExhausted, "UID_RANGE_EXHAUSTED", vec![("users", users.to_string())])
         }
         Error::NoRoom { .. } => (Code::ResourceExhausted, "NO_ROOM", vec![]),
         Error::BootFailed { uuid, step, reason } => (

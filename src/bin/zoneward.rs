@@ -26,11 +26,11 @@ use zoneward::{
     config::Config,
     doctor::{self, Verdict},
     hypervisor::qemu::Qemu,
+    layout::Layout,
     network::NoUplink,
     probe,
-    spec::Restriction,
     storage::FileVolumes,
-    zone::{Zone as _, launcher, linux::LinuxZone},
+    zone::{Zone as _, launcher, linux::LinuxZone, sandbox::Mechanism},
 };
 
 /// The agent of a VM host.
@@ -59,7 +59,17 @@ enum Command {
     /// Say what this host can do, and what to do about what it can't
     Doctor,
     /// Run a hostile program in a real zone, and print what stopped each of its acts
-    Probe,
+    ///
+    /// Each act runs in a process of its own, in the hypervisor's place, after everything is in force. The
+    /// exit status is not 0 if anything forbidden succeeded.
+    Probe {
+        /// Leave these out of the zone, to see what they are good for; no VM ever gets such a zone
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "MECHANISM", conflicts_with = "vm")]
+        without: Vec<Mechanism>,
+        /// Run in the zone of this VM, which must be running; what would harm the VM is left out
+        #[arg(long, value_name = "UUID")]
+        vm: Option<uuid::Uuid>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -129,7 +139,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, AnyError> {
     match arguments.command {
         Command::Serve => runtime.block_on(serve(config)).map(|()| ExitCode::SUCCESS),
         Command::Doctor => runtime.block_on(examine(&config)),
-        Command::Probe => runtime.block_on(attempt_all(&config)),
+        Command::Probe { without, vm } => runtime.block_on(attempt_all(&config, &without, vm)),
         Command::Pki { action } => manage(&config, action).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -251,33 +261,23 @@ async fn examine(config: &Config) -> Result<ExitCode, AnyError> {
 }
 
 /// Prints act by act what was expected and what the kernel answered; fails if anything forbidden worked.
-async fn attempt_all(config: &Config) -> Result<ExitCode, AnyError> {
+async fn attempt_all(
+    config: &Config,
+    without: &[Mechanism],
+    vm: Option<uuid::Uuid>,
+) -> Result<ExitCode, AnyError> {
     let zone = LinuxZone::new(config);
-    let attempts = probe::run(&zone).await?;
+    let attempts = match vm {
+        Some(uuid) => probe::run_inside(&zone, &Layout::new(config).vm(uuid), uuid).await?,
+        None => probe::run(&zone, without).await?,
+    };
     let mut out = anstream::stdout().lock();
-    writeln!(
-        out,
-        "{:<5} {:<18} {:<45} {:<9} {:<10} STOPPED BY",
-        "", "RESTRICTION", "ACT", "EXPECTED", "OBSERVED"
-    )?;
-    for attempt in &attempts {
-        let (word, style) = match attempt.as_it_should {
-            true => ("ok", anstyle::AnsiColor::Green),
-            false => ("WRONG", anstyle::AnsiColor::Red),
-        };
-        let style = style.on_default();
-        let restriction = attempt.restriction.map_or("any", Restriction::as_str);
-        let (name, expected, observed) = (attempt.name, attempt.expected, &attempt.observed);
-        let mechanism = attempt.mechanism;
-        writeln!(
-            out,
-            "{style}{word:<5}{style:#} {restriction:<18} {name:<45} {expected:<9} {observed:<10} {mechanism}"
-        )?;
-    }
-    let wrong = attempts.iter().filter(|attempt| !attempt.as_it_should).count();
-    writeln!(out, "{} acts, {wrong} not as they should be", attempts.len())?;
+    let wrong = probe::print(&mut out, &attempts, without)?;
     for found in zone.enforcements().await {
         writeln!(out, "{:<18} {}{}", found.restriction.as_str(), found.mechanisms.join(", "), found.reason)?;
+    }
+    for found in zone.limits().await {
+        writeln!(out, "{:<20} {}{}", found.property, found.mechanism, found.reason)?;
     }
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

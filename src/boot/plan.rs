@@ -16,7 +16,7 @@ use super::{BootFailure, BootRequest, Clock, Running, devices};
 use crate::{
     console::{ConsoleEnds, VncEndpoint},
     hypervisor::{Drive, Firmware, Hypervisor, Machine, MachinePlan, Nic, Setup},
-    spec::Brand,
+    spec::{Brand, Limits},
     store::Phase,
     zone::{Launch, Process},
 };
@@ -190,6 +190,7 @@ impl Boot<'_> {
         let launch = Launch {
             uuid: vm.uuid,
             index: vm.zone_index,
+            limits: Limits::of(&vm.spec),
             kvm: program.accelerator == "kvm",
             program: program.path,
             arguments: program.arguments,
@@ -236,7 +237,7 @@ impl Boot<'_> {
             }
             process.ended().await;
         }
-        self.request.platform.zone.forget(self.request.vm.uuid, self.request.layout);
+        self.request.platform.zone.forget(self.request.vm.uuid, self.request.layout).await;
     }
 
     /// Adds the hypervisor's last words.

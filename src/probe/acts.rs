@@ -2,9 +2,10 @@
 
 #![allow(clippy::cast_lossless, clippy::cast_possible_wrap, reason = "flags of libc have every width")]
 
+use super::deeds::{self, Target};
 use crate::{
     spec::Restriction::{self, CreateProcess, ModifyFilesystem, Network, SeeProcesses, SignalOutside},
-    sys::Arg::{self, Null, Number, Own, Text, Victim, Zeroes},
+    sys::Arg::{self, Disk, Null, Number, Own, OwnByte, Text, Victim, VictimByte, Zeroes},
 };
 
 /// Something that a hypervisor in a guest's hands might try.
@@ -14,10 +15,25 @@ pub struct Act {
     pub(super) restriction: Option<Restriction>,
     /// In words.
     pub name: &'static str,
-    pub(super) call: i64,
-    pub(super) arguments: &'static [Arg],
+    pub(super) deed: Deed,
     /// It must work.
     pub allowed: bool,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Deed {
+    /// One system call.
+    Call(i64, &'static [Arg]),
+    /// Something that takes several; see [`super::deeds`].
+    Several(fn(&Target) -> std::io::Result<()>),
+}
+
+impl Act {
+    /// It uses up what the zone may have.
+    pub(super) fn is_bomb(&self) -> bool {
+        self.name.ends_with("than its limit")
+    }
 }
 
 const fn forbidden(
@@ -26,11 +42,19 @@ const fn forbidden(
     call: i64,
     arguments: &'static [Arg],
 ) -> Act {
-    Act { restriction, name, call, arguments, allowed: false }
+    Act { restriction, name, deed: Deed::Call(call, arguments), allowed: false }
+}
+
+const fn several(
+    restriction: Option<Restriction>,
+    name: &'static str,
+    deed: fn(&Target) -> std::io::Result<()>,
+) -> Act {
+    Act { restriction, name, deed: Deed::Several(deed), allowed: false }
 }
 
 const fn allowed(name: &'static str, call: i64, arguments: &'static [Arg]) -> Act {
-    Act { restriction: None, name, call, arguments, allowed: true }
+    Act { restriction: None, name, deed: Deed::Call(call, arguments), allowed: true }
 }
 
 /// Every act, by what it would break.
@@ -135,7 +159,7 @@ pub const ACTS: &[Act] = &[
     forbidden(Some(SeeProcesses), "ask for another's scheduler", libc::SYS_sched_getscheduler, &[Victim]),
     forbidden(Some(SeeProcesses), "ask for another's limits", libc::SYS_prlimit64, &[Victim, Number(7), Null, Zeroes]),
     forbidden(Some(SeeProcesses), "compare with another", libc::SYS_kcmp, &[Victim, Victim, Number(0), Number(0), Number(0)]),
-    forbidden(Some(SeeProcesses), "read another's memory", libc::SYS_process_vm_readv, &[Victim, Zeroes, Number(1), Zeroes, Number(1), Number(0)]),
+    forbidden(Some(SeeProcesses), "read another's memory", libc::SYS_process_vm_readv, &[Victim, OwnByte, Number(1), VictimByte, Number(1), Number(0)]),
     forbidden(Some(SeeProcesses), "open another by descriptor", libc::SYS_pidfd_open, &[Victim, Number(0)]),
     forbidden(Some(SeeProcesses), "watch performance of the host", libc::SYS_perf_event_open, &[Zeroes, Number(-1), Number(0), Number(-1), Number(0)]),
     forbidden(Some(SeeProcesses), "read the kernel's log", libc::SYS_syslog, &[Number(3), Zeroes, Number(4096)]),
@@ -149,7 +173,7 @@ pub const ACTS: &[Act] = &[
     forbidden(Some(SignalOutside), "signal by descriptor", libc::SYS_pidfd_send_signal, &[Number(0), Number(0), Null, Number(0)]),
     forbidden(Some(SignalOutside), "trace another", libc::SYS_ptrace, &[Number(libc::PTRACE_ATTACH as i64), Victim, Number(0), Number(0)]),
     forbidden(Some(SignalOutside), "seize another", libc::SYS_ptrace, &[Number(0x4206), Victim, Number(0), Number(0)]),
-    forbidden(Some(SignalOutside), "write another's memory", libc::SYS_process_vm_writev, &[Victim, Zeroes, Number(1), Zeroes, Number(1), Number(0)]),
+    forbidden(Some(SignalOutside), "write another's memory", libc::SYS_process_vm_writev, &[Victim, OwnByte, Number(1), VictimByte, Number(1), Number(0)]),
     forbidden(Some(SignalOutside), "slow another down", libc::SYS_setpriority, &[Number(0), Victim, Number(19)]),
     forbidden(Some(SignalOutside), "limit another", libc::SYS_prlimit64, &[Victim, Number(7), Zeroes, Null]),
     forbidden(Some(SignalOutside), "move another to other processors", libc::SYS_sched_setaffinity, &[Victim, Number(128), Zeroes]),
@@ -201,6 +225,15 @@ pub const ACTS: &[Act] = &[
     forbidden(None, "leave its system call filter", libc::SYS_prctl, &[Number(libc::PR_SET_SECCOMP as i64), Number(0)]),
     forbidden(None, "be traced", libc::SYS_ptrace, &[Number(0), Number(0), Number(0), Number(0)]),
     forbidden(None, "use another number for openat2", libc::SYS_openat2, &[Number(libc::AT_FDCWD as i64), Text(c"/"), Zeroes, Number(24)]),
+    forbidden(Some(ModifyFilesystem), "open another VM's disk for writing", libc::SYS_openat, &[Number(libc::AT_FDCWD as i64), Disk, Number(libc::O_RDWR as i64)]),
+    forbidden(Some(ModifyFilesystem), "open another VM's disk for reading", libc::SYS_openat, &[Number(libc::AT_FDCWD as i64), Disk, Number(0)]),
+    forbidden(Some(ModifyFilesystem), "truncate another VM's disk", libc::SYS_truncate, &[Disk, Number(0)]),
+    forbidden(Some(ModifyFilesystem), "remove another VM's disk", libc::SYS_unlinkat, &[Number(libc::AT_FDCWD as i64), Disk, Number(0)]),
+    forbidden(Some(ModifyFilesystem), "look at another VM's disk", libc::SYS_newfstatat, &[Number(libc::AT_FDCWD as i64), Disk, Zeroes, Number(0)]),
+    several(Some(Network), "connect to the host's abstract socket", deeds::connect_to_abstract_socket),
+    several(Some(CreateProcess), "run a program from memory", deeds::run_from_memory),
+    several(None, "use more memory than its limit", deeds::memory_bomb),
+    several(None, "make more threads than its limit", deeds::thread_bomb),
     allowed("read the platform", libc::SYS_openat, &[Number(libc::AT_FDCWD as i64), Text(c"/usr/bin/sleep"), Number(0)]),
     allowed("use /dev/null", libc::SYS_openat, &[Number(libc::AT_FDCWD as i64), Text(c"/dev/null"), Number(libc::O_RDWR as i64)]),
     allowed("signal itself", libc::SYS_kill, &[Own, Number(0)]),

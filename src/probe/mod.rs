@@ -1,21 +1,44 @@
 //! `zoneward probe`: a hostile program in a real zone, act by act.
 //!
 //! The zone is built by the code that builds a VM's, and this program is run in the hypervisor's place,
-//! after everything is in force, once for each act. What stopped it is what the kernel answered.
+//! after everything is in force, once for each act. What stopped it is what the kernel answered. The
+//! targets are real: a process of the zone's own user, a file that everybody may open, a socket that
+//! listens.
 
 mod acts;
+mod deeds;
+mod table;
 
 use std::{
+    ffi::CString,
     fs::File,
-    io::{Read as _, Seek as _, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            ffi::OsStringExt as _,
+            net::{SocketAddr, UnixListener},
+            process::CommandExt as _,
+        },
+    },
+    process::{Child, Command, Stdio},
 };
 
+use acts::Deed;
 pub use acts::{ACTS, Act};
+use deeds::Target;
+pub use table::print;
+use uuid::Uuid;
 
 use crate::{
+    layout::VmLayout,
     spec::Restriction,
-    sys,
-    zone::{Ended, ZoneError, linux::LinuxZone},
+    sys::{self, Aim},
+    zone::{
+        Ended, ZoneError,
+        linux::{Hostile, LinuxZone},
+        sandbox::Mechanism,
+    },
 };
 
 /// The hidden subcommand that does one act.
@@ -38,21 +61,74 @@ pub struct Attempt {
     pub mechanism: &'static str,
 }
 
-/// Tries every act in a zone of its own.
-pub async fn run(zone: &LinuxZone) -> Result<Vec<Attempt>, ZoneError> {
+/// Tries every act in a zone made for it; without the mechanisms in `without`.
+pub async fn run(zone: &LinuxZone, without: &[Mechanism]) -> Result<Vec<Attempt>, ZoneError> {
+    try_all(Hostile::build(zone, without).await?).await
+}
+
+/// Tries in the zone of a VM that runs every act that would not harm the VM.
+pub async fn run_inside(zone: &LinuxZone, layout: &VmLayout, uuid: Uuid) -> Result<Vec<Attempt>, ZoneError> {
+    try_all(Hostile::enter(zone, layout, uuid).await?).await
+}
+
+async fn try_all(hostile: Hostile) -> Result<Vec<Attempt>, ZoneError> {
+    let outside = Outside::make(&hostile).map_err(ZoneError::at("making what is attacked"))?;
+    let words = serde_json::to_string(&outside.target).map_err(ZoneError::at("naming what is attacked"))?;
     let mut attempts = Vec::new();
     for (index, act) in ACTS.iter().enumerate() {
-        attempts.push(attempt(zone, index, act).await?);
+        // A bomb in a VM's own groups would hit the VM.
+        if !(hostile.is_live() && act.is_bomb()) {
+            attempts.push(attempt(&hostile, index, act, &words).await?);
+        }
     }
     Ok(attempts)
 }
 
-async fn attempt(zone: &LinuxZone, index: usize, act: &Act) -> Result<Attempt, ZoneError> {
+/// What is attacked; gone when dropped.
+struct Outside {
+    target: Target,
+    victim: Child,
+    _socket: UnixListener,
+}
+
+impl Outside {
+    fn make(hostile: &Hostile) -> io::Result<Self> {
+        let socket = format!("zoneward-probe-{}", Uuid::new_v4());
+        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&socket)?)?;
+        let disk = CString::new(hostile.other_disk().into_os_string().into_vec())?;
+        let victim = Command::new("/usr/bin/sleep")
+            .arg("infinity")
+            .uid(hostile.uid())
+            .gid(hostile.uid())
+            .stdin(Stdio::null())
+            .spawn()?;
+        let pid = i32::try_from(victim.id()).map_err(io::Error::other)?;
+        let address = stack_of(pid)?;
+        Ok(Self { target: Target { victim: pid, address, disk, socket }, victim, _socket: listener })
+    }
+}
+
+/// An address near the end of a process's stack, where it can be read and written.
+fn stack_of(pid: i32) -> io::Result<u64> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let stack = maps.lines().find(|line| line.ends_with("[stack]"));
+    let end = stack.and_then(|line| line.split([' ', '-']).nth(1));
+    let end = end.and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    end.map(|end| end - 64).ok_or_else(|| io::Error::other(format!("process {pid} has no stack")))
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let _ = self.victim.kill();
+        let _ = self.victim.wait();
+    }
+}
+
+async fn attempt(hostile: &Hostile, index: usize, act: &Act, target: &str) -> Result<Attempt, ZoneError> {
     let mut said = tempfile::tempfile().map_err(ZoneError::at("a file for the answer"))?;
     let output = said.try_clone().map_err(ZoneError::at("a file for the answer"))?;
-    let victim = std::process::id().to_string();
-    let arguments = vec![SUBCOMMAND.to_owned(), index.to_string(), victim];
-    let ended = zone.run_hostile(arguments, output).await?;
+    let arguments = vec![SUBCOMMAND.to_owned(), index.to_string(), target.to_owned()];
+    let ended = hostile.run(arguments, output).await?;
     let observed = answer(&mut said, ended);
     let succeeded = observed == "succeeded";
     Ok(Attempt {
@@ -75,6 +151,8 @@ fn mechanism(observed: &str) -> &'static str {
         "ESRCH" => "pid namespace",
         "EACCES" => "landlock",
         "EBADF" => "one-shot exec",
+        "EAGAIN" => "cgroup and rlimit",
+        "OOM kill" => "cgroup",
         "signal 31" => "seccomp, killed",
         _ => "the kernel",
     }
@@ -85,6 +163,9 @@ fn answer(said: &mut File, ended: Ended) -> String {
     let read = said.rewind().and_then(|()| said.read_to_string(&mut text));
     match (read, ended) {
         (Ok(1..), _) => text.trim().to_owned(),
+        // It always says something, unless it became another program.
+        (_, Ended::Code(_)) => "succeeded".to_owned(),
+        (_, Ended::OutOfMemory) => "OOM kill".to_owned(),
         (_, ended) => ended.to_string(),
     }
 }
@@ -92,15 +173,23 @@ fn answer(said: &mut File, ended: Ended) -> String {
 /// The inside: does one act and says what the kernel answered. Gives the exit code of this program.
 #[must_use]
 pub fn act(words: &[String]) -> u8 {
-    let [index, victim] = words else { return 2 };
-    let (Ok(index), Ok(victim)) = (index.parse::<usize>(), victim.parse()) else { return 2 };
+    let [index, target] = words else { return 2 };
+    let (Ok(index), Ok(target)) = (index.parse::<usize>(), serde_json::from_str::<Target>(target)) else {
+        return 2;
+    };
     let Some(act) = ACTS.get(index) else { return 2 };
-    let result = sys::act(act.call, act.arguments, victim);
+    let result = match act.deed {
+        Deed::Call(call, arguments) => {
+            let Target { victim, address, disk, .. } = &target;
+            sys::act(call, arguments, &Aim { victim: *victim, address: *address, disk }).map(drop)
+        }
+        Deed::Several(deed) => deed(&target),
+    };
     let text = match result {
-        Ok(_) => "succeeded".to_owned(),
+        Ok(()) => "succeeded".to_owned(),
         Err(error) => errno_name(error.raw_os_error().unwrap_or_default()),
     };
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = io::stdout().write_all(text.as_bytes());
     0
 }
 
@@ -111,6 +200,9 @@ fn errno_name(number: i32) -> String {
         (libc::ENOENT, "ENOENT"),
         (libc::ESRCH, "ESRCH"),
         (libc::EACCES, "EACCES"),
+        (libc::EAGAIN, "EAGAIN"),
+        (libc::ENOMEM, "ENOMEM"),
+        (libc::ECONNREFUSED, "ECONNREFUSED"),
         (libc::EROFS, "EROFS"),
         (libc::EINVAL, "EINVAL"),
         (libc::ENOSYS, "ENOSYS"),

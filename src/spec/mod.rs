@@ -7,6 +7,7 @@
 pub mod boot_options;
 pub mod defaults;
 pub mod disk;
+pub mod limits;
 pub mod machine_json;
 pub mod nic;
 mod reader;
@@ -18,6 +19,7 @@ pub mod vm;
 
 pub use boot_options::{BootDevice, BootOptions, BootOrder};
 pub use disk::{DiskModel, DiskSpec, Media};
+pub use limits::{LimitReport, Limits};
 pub use nic::{Mac, NicAddress, NicModel, NicSpec};
 pub use restriction::{Enforcement, Restriction};
 pub use state::VmState;

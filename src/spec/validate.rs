@@ -21,6 +21,14 @@ pub const MAX_DISK: i32 = 64 << 20;
 pub const MAX_DEVICES: usize = 24;
 /// IDE devices of one VM: two on each of two channels.
 pub const MAX_IDE: usize = 4;
+/// Largest `cpu_cap`, in percent of one CPU.
+pub const MAX_CPU_CAP: i32 = 1_000_000;
+/// Largest `cpu_shares`: what illumos takes.
+pub const MAX_CPU_SHARES: i32 = 65535;
+/// Largest `max_lwps`: as many as Linux has process ids.
+pub const MAX_LWPS: i32 = 1 << 22;
+/// Largest `zfs_io_priority`: the largest weight that Linux takes.
+pub const MAX_ZFS_IO_PRIORITY: i32 = 10_000;
 /// Bytes of a name.
 const MAX_NAME: usize = 255;
 /// Name servers.
@@ -42,6 +50,7 @@ pub fn check(spec: &VmSpec) -> Vec<Violation> {
     }
     range(out, "ram", spec.ram, 1, MAX_RAM, "MiB");
     range(out, "vcpus", spec.vcpus, 1, MAX_VCPUS, "virtual CPUs");
+    limits(out, spec);
     range(out, "vnc_port", spec.vnc_port, -1, 65535, "(-1: none, 0: any free port)");
     resolvers(out, &spec.resolvers);
     disks(out, &spec.disks);
@@ -66,6 +75,26 @@ pub fn check(spec: &VmSpec) -> Vec<Violation> {
     found
 }
 
+/// What bounds a VM's use of its host.
+fn limits(out: &mut Vec<Violation>, spec: &VmSpec) {
+    range(out, "cpu_cap", spec.cpu_cap, 0, MAX_CPU_CAP, "percent of one CPU (0: no cap)");
+    range(out, "cpu_shares", spec.cpu_shares, 1, MAX_CPU_SHARES, "shares");
+    range(out, "max_physical_memory", spec.max_physical_memory, 1, 2 * MAX_RAM, "MiB");
+    range(out, "max_locked_memory", spec.max_locked_memory, 1, 2 * MAX_RAM, "MiB");
+    range(out, "max_swap", spec.max_swap, 1, 2 * MAX_RAM, "MiB");
+    range(out, "max_lwps", spec.max_lwps, 1, MAX_LWPS, "threads");
+    range(out, "zfs_io_priority", spec.zfs_io_priority, 0, MAX_ZFS_IO_PRIORITY, "");
+    if let Some(most) = spec.max_physical_memory
+        && most < spec.ram()
+    {
+        let ram = spec.ram();
+        out.push(Violation::value(
+            "max_physical_memory",
+            format!("vm.max_physical_memory ({most}) cannot be lower than vm.ram ({ram})"),
+        ));
+    }
+}
+
 fn range(out: &mut Vec<Violation>, field: &str, value: Option<i32>, min: i32, max: i32, unit: &str) {
     if let Some(value) = value
         && !(min..=max).contains(&value)
@@ -74,7 +103,10 @@ fn range(out: &mut Vec<Violation>, field: &str, value: Option<i32>, min: i32, ma
             i32::MAX => "the value".to_owned(),
             value => value.to_string(),
         };
-        out.push(Violation::value(field, format!("{value} is out of range: {min} to {max} {unit}")));
+        out.push(Violation::value(
+            field,
+            format!("{value} is out of range: {min} to {max} {unit}").trim_end(),
+        ));
     }
 }
 

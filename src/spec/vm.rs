@@ -30,6 +30,27 @@ pub struct VmSpec {
     /// Virtual CPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<i32>,
+    /// Percent of one host CPU; 0 is no cap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_cap: Option<i32>,
+    /// Weight against other VMs when CPUs are short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<i32>,
+    /// MiB that the hypervisor may have in all, guest memory included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_physical_memory: Option<i32>,
+    /// MiB that it may lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_locked_memory: Option<i32>,
+    /// MiB of memory and swap together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_swap: Option<i32>,
+    /// Threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_lwps: Option<i32>,
+    /// Weight against other VMs when disks are short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zfs_io_priority: Option<i32>,
     /// Started at creation; afterwards what the operator wants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoboot: Option<bool>,
@@ -90,6 +111,15 @@ impl Brand {
             Self::Bhyve => "BHYV",
         }
     }
+
+    /// MiB beyond `ram` that a hypervisor may have, unless `max_physical_memory` says otherwise.
+    #[must_use]
+    pub fn memory_overhead(self) -> i32 {
+        match self {
+            Self::Kvm => 1024,
+            Self::Bhyve => 1280,
+        }
+    }
 }
 
 /// The firmware.
@@ -137,6 +167,12 @@ impl VmSpec {
     pub const DEFAULT_RAM: i32 = 256;
     /// Default of `vcpus`.
     pub const DEFAULT_VCPUS: i32 = 1;
+    /// Default of `cpu_shares`.
+    pub const DEFAULT_CPU_SHARES: i32 = 100;
+    /// Default of `max_lwps`.
+    pub const DEFAULT_MAX_LWPS: i32 = 2000;
+    /// Default of `zfs_io_priority`.
+    pub const DEFAULT_ZFS_IO_PRIORITY: i32 = 100;
 
     /// Memory in MiB, by default [`Self::DEFAULT_RAM`].
     #[must_use]

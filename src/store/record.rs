@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::spec::{Enforcement, VmSpec, VmState};
+use crate::spec::{Enforcement, LimitReport, VmSpec, VmState};
 
 /// Wall-clock time in milliseconds since 1970; only ever shown, never used to order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,6 +60,9 @@ pub struct Machine {
     /// What the hypervisor is kept from.
     #[serde(default)]
     pub enforcements: Vec<Enforcement>,
+    /// What bounds it.
+    #[serde(default)]
+    pub limits: Vec<LimitReport>,
 }
 
 /// How a run ended.
@@ -91,6 +94,8 @@ pub enum ExitReason {
     HypervisorError,
     /// A signal that the agent did not send.
     Signal,
+    /// The host, because it needed more memory than its limit.
+    OutOfMemory,
 }
 
 impl VmRecord {

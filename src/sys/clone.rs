@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
 };
 
 /// Which of the two processes this is.
@@ -19,15 +19,19 @@ pub(crate) enum Side {
     New,
 }
 
-/// Makes a process that is the caller's sibling: a child of the caller's parent.
+/// `CLONE_INTO_CGROUP`, which libc's type for flags is too small for.
+const INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Makes a process that is the caller's sibling, a child of the caller's parent; it is born in `cgroup`.
 ///
 /// Only for a single-threaded caller: the new process goes on with a copy of its memory, in which
 /// a lock that another thread held would stay locked.
-pub(crate) fn clone_beside(flags: u64) -> io::Result<Side> {
+pub(crate) fn clone_beside(flags: u64, cgroup: Option<&OwnedFd>) -> io::Result<Side> {
     let mut pidfd: RawFd = -1;
+    let into = if cgroup.is_some() { INTO_CGROUP } else { 0 };
     // CLONE_PARENT takes the exit signal from the caller, so it must be 0 here.
     let mut arguments = libc::clone_args {
-        flags: flags | (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64,
+        flags: flags | (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64 | into,
         pidfd: &raw mut pidfd as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -37,7 +41,7 @@ pub(crate) fn clone_beside(flags: u64) -> io::Result<Side> {
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: 0,
+        cgroup: cgroup.map_or(0, |cgroup| cgroup.as_raw_fd() as u64),
     };
     // SAFETY: without CLONE_VM the new process has its own copy of memory and stack, as after fork;
     // `arguments` and `pidfd` outlive the call. The caller is single threaded (documented above).

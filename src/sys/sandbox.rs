@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     ffi::CString,
     io,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
     ptr,
 };
 
@@ -57,6 +57,13 @@ pub(crate) fn become_user(uid: u32) -> io::Result<()> {
 pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: no memory is involved; that the process is single threaded is the caller's promise.
     done(unsafe { libc::unshare(flags) }.into()).map(drop)
+}
+
+/// Moves this single-threaded process into namespaces of another; into its pid namespace goes only what
+/// this process makes from then on.
+pub(crate) fn enter_namespaces(process: &OwnedFd, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: takes a descriptor and flags; that the process is single threaded is the caller's promise.
+    done(unsafe { libc::setns(process.as_raw_fd(), flags) }.into()).map(drop)
 }
 
 /// Takes every capability out of the bounding set.

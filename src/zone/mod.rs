@@ -17,6 +17,7 @@
 //! Killed at any instruction: before `process.json` the gate never opens and the process ends by
 //! itself; after it the next agent finds the process by that file.
 
+mod cgroup;
 pub mod identity;
 pub mod launcher;
 pub mod linux;
@@ -32,7 +33,7 @@ use uuid::Uuid;
 
 use crate::{
     layout::VmLayout,
-    spec::{Enforcement, Restriction},
+    spec::{Enforcement, LimitReport, Limits, Restriction},
 };
 
 /// A program with everything that it may touch.
@@ -42,6 +43,8 @@ pub struct Launch {
     pub uuid: Uuid,
     /// The zone's place in the host's range of zone users.
     pub index: u32,
+    /// What it may use of the host.
+    pub limits: Limits,
     /// Whether it needs `/dev/kvm`.
     pub kvm: bool,
     /// Path of the program.
@@ -65,6 +68,8 @@ pub enum Ended {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// By the host, because it needed more memory than its limit.
+    OutOfMemory,
     /// It is gone; its status went to another process.
     Unseen,
 }
@@ -74,6 +79,7 @@ impl fmt::Display for Ended {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::OutOfMemory => f.write_str("killed: it needed more memory than max_physical_memory"),
             Self::Unseen => f.write_str("gone, nobody saw how"),
         }
     }
@@ -86,6 +92,8 @@ pub trait Process: Send + Sync + fmt::Debug {
     fn pid(&self) -> i32;
     /// What it is kept from, as measured.
     fn enforcements(&self) -> &[Enforcement];
+    /// Bounds it, from now on, and says what the host keeps to as read back.
+    fn bound(&self, limits: &Limits) -> Vec<LimitReport>;
     /// Waits until it is gone.
     async fn ended(&self) -> Ended;
     /// Ends it at once. Nothing happens when it is gone already.
@@ -97,8 +105,8 @@ pub trait Process: Send + Sync + fmt::Debug {
 pub enum Found {
     /// It lives.
     Alive(Arc<dyn Process>),
-    /// It is gone, or there never was one in this boot of the host.
-    Gone,
+    /// It is gone, as far as can still be told how; or there never was one in this boot of the host.
+    Gone(Ended),
     /// It can't be told; the text says why.
     Unknown(String),
 }
@@ -108,12 +116,14 @@ pub enum Found {
 pub trait Zone: Send + Sync + fmt::Debug {
     /// What zones on this host keep a hypervisor from.
     async fn enforcements(&self) -> Vec<Enforcement>;
+    /// What zones on this host can bound.
+    async fn limits(&self) -> Vec<LimitReport>;
     /// Runs the program in the VM's zone.
     async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError>;
     /// Finds the hypervisor that an earlier agent left running.
     fn find(&self, uuid: Uuid, layout: &VmLayout) -> Found;
     /// Forgets the process, once it is gone.
-    fn forget(&self, uuid: Uuid, layout: &VmLayout);
+    async fn forget(&self, uuid: Uuid, layout: &VmLayout);
 }
 
 /// Why a zone could not be made.
@@ -136,6 +146,26 @@ pub enum ZoneError {
         restriction: Restriction,
         /// Why not.
         reason: String,
+    },
+    /// This host can't keep to a limit, and the configuration says that it must.
+    #[error(
+        "{property} can't be enforced on this host: {reason}; give the agent a control group that it can write (under systemd: Delegate=yes), or set zone.limits to best-effort"
+    )]
+    Unlimited {
+        /// The limit's property.
+        property: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A folder of the zone is not what the agent made.
+    #[error("{}: {what}; {advice}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// The launcher gave up.
     #[error("the launcher failed: {0}")]

@@ -4,7 +4,27 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Cgroup;
 pub use crate::config::ZoneLevel as Level;
+
+/// One of the things that a zone is made of, each of which can be left out of a zone for the probe (and
+/// of no other), to see what it is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mechanism {
+    /// Every mount is read only.
+    ReadOnlyMounts,
+    /// The zone's own pid namespace.
+    PidNamespace,
+    /// The zone's own network namespace.
+    NetworkNamespace,
+    /// Landlock's rules.
+    Landlock,
+    /// The filter of system calls.
+    Seccomp,
+    /// Limits of memory and threads.
+    Cgroups,
+}
 
 /// Everything that the launcher builds around a hypervisor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,8 +43,18 @@ pub struct Sandbox {
     pub level: Level,
     /// Whether the kernel has Landlock.
     pub landlock: bool,
-    /// Most threads.
-    pub max_threads: u64,
+    /// What is left out; empty for every VM.
+    pub without: Vec<Mechanism>,
+    /// A process whose zone is entered, where none is built.
+    pub join: Option<i32>,
+    /// Most threads, for a host that counts them by user only.
+    pub threads: u64,
+    /// Bytes that may be locked in memory.
+    pub locked: u64,
+    /// Files by which a process of one thread enters its version 1 control groups.
+    pub doors: Vec<PathBuf>,
+    /// The version 2 control group that the hypervisor is born in.
+    pub birthplace: Option<PathBuf>,
 }
 
 /// A device node of the zone.
@@ -36,4 +66,16 @@ pub struct Device {
     pub major: u32,
     /// Of its number.
     pub minor: u32,
+}
+
+impl Sandbox {
+    /// The same, in these control groups.
+    pub(super) fn within(self, cgroup: &Cgroup) -> Self {
+        Self { doors: cgroup.doors(), birthplace: cgroup.birthplace().map(Into::into), ..self }
+    }
+
+    /// Whether a mechanism is in force.
+    pub(super) fn has(&self, mechanism: Mechanism) -> bool {
+        !self.without.contains(&mechanism)
+    }
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Ended, Found, Launch, Process, Zone, ZoneError};
 use crate::{
     layout::VmLayout,
-    spec::{Enforcement, Restriction},
+    spec::{Enforcement, LimitReport, Limits, Restriction},
 };
 
 /// A host that only pretends. It outlives the agents that use it, as a real one does.
@@ -30,6 +30,7 @@ pub struct SimulatedProcess {
     pid: i32,
     console: Mutex<File>,
     ended: watch::Sender<Option<Ended>>,
+    bounds: Mutex<Limits>,
     /// What the program was started with.
     pub arguments: Vec<String>,
 }
@@ -60,6 +61,12 @@ impl SimulatedProcess {
         });
     }
 
+    /// What it may use now.
+    #[must_use]
+    pub fn bounds(&self) -> Limits {
+        *self.bounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether it lives.
     #[must_use]
     pub fn is_alive(&self) -> bool {
@@ -83,10 +90,26 @@ fn enforcements() -> Vec<Enforcement> {
     Restriction::ALL.iter().map(enforced).collect()
 }
 
+/// Properties that it pretends to bound, in the order of a real host's.
+const PROPERTIES: [&str; 6] =
+    ["cpu_cap", "cpu_shares", "max_physical_memory", "max_swap", "max_lwps", "zfs_io_priority"];
+
+fn limit(property: &str, value: String) -> LimitReport {
+    LimitReport {
+        property: property.to_owned(),
+        mechanism: format!("simulated{value}"),
+        reason: String::new(),
+    }
+}
+
 #[async_trait]
 impl Zone for SimulatedHost {
     async fn enforcements(&self) -> Vec<Enforcement> {
         enforcements()
+    }
+
+    async fn limits(&self) -> Vec<LimitReport> {
+        PROPERTIES.map(|property| limit(property, String::new())).into()
     }
 
     async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError> {
@@ -95,6 +118,7 @@ impl Zone for SimulatedHost {
             pid: 100_000 + self.next_pid.fetch_add(1, Ordering::Relaxed),
             console: Mutex::new(launch.output),
             ended: watch::channel(None).0,
+            bounds: Mutex::new(launch.limits),
             arguments: launch.arguments,
         });
         self.guests.lock().unwrap_or_else(PoisonError::into_inner).insert(launch.uuid, process.clone());
@@ -106,11 +130,12 @@ impl Zone for SimulatedHost {
             Some(process) if process.is_alive() && layout.process().exists() => {
                 Found::Alive(Arc::new(SimulatedHandle::new(process)))
             }
-            _ => Found::Gone,
+            Some(process) => Found::Gone(process.ended.borrow().unwrap_or(Ended::Unseen)),
+            None => Found::Gone(Ended::Unseen),
         }
     }
 
-    fn forget(&self, _uuid: Uuid, layout: &VmLayout) {
+    async fn forget(&self, _uuid: Uuid, layout: &VmLayout) {
         let _ = std::fs::remove_file(layout.process());
     }
 }
@@ -132,6 +157,19 @@ impl Process for SimulatedHandle {
 
     fn enforcements(&self) -> &[Enforcement] {
         &self.1
+    }
+
+    fn bound(&self, limits: &Limits) -> Vec<LimitReport> {
+        *self.0.bounds.lock().unwrap_or_else(PoisonError::into_inner) = *limits;
+        let values = [
+            limits.cpu_cap.unwrap_or(0).into(),
+            limits.cpu_shares.into(),
+            limits.memory >> 20,
+            limits.memory_and_swap >> 20,
+            limits.threads.into(),
+            limits.io_priority.into(),
+        ];
+        PROPERTIES.iter().zip(values).map(|(property, value)| limit(property, format!("={value}"))).collect()
     }
 
     async fn ended(&self) -> Ended {

@@ -55,6 +55,13 @@ async fn every_field_is_kept() {
         tags: object("t"),
         bootrom: Some("uefi".into()),
         vnc_port: Some(-1),
+        cpu_cap: Some(150),
+        cpu_shares: Some(50),
+        max_physical_memory: Some(4096),
+        max_locked_memory: Some(3000),
+        max_swap: Some(5000),
+        max_lwps: Some(333),
+        zfs_io_priority: Some(7),
     };
     let uuid = clients.create(given.clone()).await;
     let mut kept = clients.get(&uuid).await.unwrap().spec.unwrap();

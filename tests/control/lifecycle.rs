@@ -125,6 +125,7 @@ async fn how_it_ended_is_told_apart() {
         (None, Ended::Signal(11), v1::ExitReason::Signal, 139),
         (None, Ended::Code(1), v1::ExitReason::HypervisorError, 1),
         (None, Ended::Unseen, v1::ExitReason::Unknown, 0),
+        (Some((true, "guest-shutdown")), Ended::OutOfMemory, v1::ExitReason::OutOfMemory, 137),
     ] {
         let (agent, mut clients, uuid) = running().await;
         if let Some((guest, reason)) = event {

@@ -13,6 +13,7 @@ mod create;
 mod events;
 mod files;
 mod lifecycle;
+mod limits;
 mod list;
 mod requests;
 mod vmadm;

@@ -1,6 +1,6 @@
 //! Lives of VMs, one after another, leave nothing behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use zoneward::proto::v1;
 
@@ -11,7 +11,29 @@ fn resources(agent: &Real) -> BTreeMap<&'static str, usize> {
     let pid = agent.pid();
     let count = |path: String| std::fs::read_dir(path).map_or(0, Iterator::count);
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let mine = format!("PPid:\t{pid}");
+    let namespaces: HashSet<std::path::PathBuf> = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| {
+            let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            status.lines().any(|line| line == mine)
+        })
+        .filter_map(|entry| std::fs::read_link(entry.path().join("ns/mnt")).ok())
+        .collect();
+    let groups = std::process::Command::new("find")
+        .args(["/sys/fs/cgroup", "-type", "d", "-name", &format!("{}-*", agent.name())])
+        .output()
+        .unwrap();
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let folder = agent.dir.path().display().to_string();
     BTreeMap::from([
+        ("namespaces", namespaces.len()),
+        (
+            "control groups",
+            groups.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count(),
+        ),
+        ("sockets", sockets.lines().filter(|line| line.contains(&folder)).count()),
         ("descriptors", count(format!("/proc/{pid}/fd"))),
         ("children", children.split_whitespace().count()),
         ("zones", count(agent.dir.path().join("zones").display().to_string())),
@@ -24,7 +46,9 @@ async fn create_boot_kill_delete() {
     let agent = Real::start().await;
     let mut clients = agent.clients().await;
     let mut before = None;
-    for round in 0..30 {
+    // `ROUNDS=200 cargo test` for a long look.
+    let rounds = std::env::var("ROUNDS").map_or(30, |text| text.parse().unwrap());
+    for round in 0..rounds {
         let uuid = clients.create(v1::VmSpec { disks: vec![disk(16)], ..machine() }).await;
         clients.start(&uuid).await.unwrap();
         match round % 3 {

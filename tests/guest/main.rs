@@ -11,6 +11,7 @@ mod foreign;
 mod full_disk;
 mod install;
 mod journey;
+mod limits;
 mod probe;
 mod remote;
 mod serve;

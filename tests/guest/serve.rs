@@ -65,7 +65,7 @@ async fn the_doctor_names_each_thing() {
         "UEFI firmware",
         "User",
         "Namespaces",
-        "Control groups",
+        "Limits",
         "Folders",
         "Zones",
         "Certificates",

@@ -8,8 +8,12 @@ use super::support::{
 };
 
 pub(crate) async fn booted(agent: &Real) -> (Clients, String, i64) {
+    booted_as(agent, machine()).await
+}
+
+pub(crate) async fn booted_as(agent: &Real, spec: v1::VmSpec) -> (Clients, String, i64) {
     let mut clients = agent.clients().await;
-    let uuid = clients.create(machine()).await;
+    let uuid = clients.create(spec).await;
     std::fs::copy(guest().join("tiny.iso"), agent.root(&uuid).join("tiny.iso")).unwrap();
     agent.vmadm_ok(&["boot", &uuid, "order=d", "cdrom=/tiny.iso,ide"]);
     let (_, offset) = clients.console_until(&uuid, 0, "/ # ").await;

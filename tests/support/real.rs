@@ -34,6 +34,7 @@ pub(crate) fn target() -> PathBuf {
 /// An agent's folders, and the agent that has them now.
 pub(crate) struct Real {
     pub(crate) dir: TempDir,
+    wrapper: Vec<String>,
     sets: Vec<String>,
     agent: Option<Child>,
 }
@@ -44,22 +45,36 @@ impl Real {
     }
 
     pub(crate) async fn start_with(sets: &[&str]) -> Self {
+        Self::start_wrapped(&[], sets).await
+    }
+
+    /// The agent is what `wrapper` becomes.
+    pub(crate) async fn start_wrapped(wrapper: &[&str], sets: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut all: Vec<String> = ["zones", "state", "run"]
             .iter()
             .map(|name| format!("{name}_dir={}", dir.path().join(name).display()))
             .collect();
+        all.push(format!("zone.cgroup={}", group_name(&dir)));
         // What CI machines can run; the probe of KVM has tests of its own.
         all.push("qemu.accel=tcg".to_owned());
         all.extend(sets.iter().map(|set| (*set).to_owned()));
-        let mut real = Self { dir, sets: all, agent: None };
+        let wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        let mut real = Self { dir, wrapper, sets: all, agent: None };
         real.resume().await;
         real
     }
 
+    /// How its control groups are called.
+    pub(crate) fn name(&self) -> String {
+        group_name(&self.dir)
+    }
+
     /// The program with these folders.
     pub(crate) fn zoneward(&self) -> Command {
-        let mut command = Command::new(ZONEWARD);
+        let mut words = self.wrapper.iter().map(String::as_str).chain([ZONEWARD]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words);
         for set in &self.sets {
             command.args(["--set", set]);
         }
@@ -148,6 +163,12 @@ impl Real {
     }
 }
 
+/// Two agents must not share names.
+fn group_name(dir: &TempDir) -> String {
+    let name = dir.path().file_name().expect("a name").to_string_lossy();
+    format!("zoneward-test-{}", name.trim_start_matches('.'))
+}
+
 pub(crate) fn run_with(command: &mut Command, input: &str) -> Output {
     use std::io::Write as _;
     let mut child =
@@ -176,6 +197,7 @@ impl Drop for Real {
         }
         let Ok(folders) = std::fs::read_dir(self.dir.path().join("run")) else { return };
         for folder in folders.flatten() {
+            let _groups = Groups(folder.path().join("cgroup.json"));
             let Ok(Some(identity)) =
                 zoneward::zone::identity::Identity::read(&folder.path().join("process.json"))
             else {
@@ -187,6 +209,26 @@ impl Drop for Real {
             };
             if zoneward::zone::identity::Identity::of(identity.pid).is_ok_and(|found| found == identity) {
                 let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+/// Control groups that are removed when what is in them is gone.
+struct Groups(PathBuf);
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        let groups: Vec<PathBuf> = serde_json::from_str(&text).unwrap_or_default();
+        for group in groups {
+            for _ in 0..200 {
+                match std::fs::remove_dir(&group) {
+                    Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    _ => break,
+                }
             }
         }
     }

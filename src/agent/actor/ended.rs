@@ -8,7 +8,7 @@ use crate::{
     boot,
     hypervisor::MachineEvent,
     spec::{BootOptions, VmState},
-    store::{Exit, ExitReason, Timestamp},
+    store::{Exit, ExitReason, Timestamp, VmRecord},
     zone::Ended,
 };
 
@@ -22,6 +22,30 @@ pub(super) enum LastWords {
     Panicked,
 }
 
+/// As a shell would say it.
+fn status(ended: Ended) -> i32 {
+    match ended {
+        Ended::Code(code) => code,
+        Ended::Signal(signal) => 128 + signal,
+        Ended::OutOfMemory => 128 + libc::SIGKILL,
+        Ended::Unseen => 0,
+    }
+}
+
+fn out_of_memory(vm: &VmRecord) -> String {
+    let limit = vm.spec.max_physical_memory.unwrap_or_default();
+    format!("the hypervisor needed more than max_physical_memory ({limit} MiB); raise it, or lower ram")
+}
+
+/// How a run ended that no agent saw the end of.
+pub(in crate::agent) fn unseen_exit(vm: &VmRecord, ended: Ended) -> Exit {
+    let (reason, detail) = match ended {
+        Ended::OutOfMemory => (ExitReason::OutOfMemory, out_of_memory(vm)),
+        _ => (ExitReason::Unknown, "the hypervisor ended while no agent was there to see it".to_owned()),
+    };
+    Exit { reason, status: status(ended), time: Timestamp::now(), detail }
+}
+
 impl Actor {
     /// The process is gone, by whatever.
     pub(super) async fn on_ended(&mut self, ended: Ended) {
@@ -29,7 +53,7 @@ impl Actor {
         let exit = self.exit(ended);
         self.console.unwatch();
         self.live = Live::default();
-        self.agent.inner.platform.zone.forget(self.record.uuid, &self.layout);
+        self.agent.inner.platform.zone.forget(self.record.uuid, &self.layout).await;
         let stop = self.stop.take();
         let then_start = stop.as_ref().is_some_and(|stop| stop.then_start);
         let waiting = stop.map(|stop| stop.waiting).unwrap_or_default();
@@ -80,13 +104,9 @@ impl Actor {
     }
 
     fn exit(&mut self, ended: Ended) -> Exit {
-        let status = match ended {
-            Ended::Code(code) => code,
-            Ended::Signal(signal) => 128 + signal,
-            Ended::Unseen => 0,
-        };
         let reason = match (self.last_words.take(), ended) {
             _ if self.stop.is_some() => ExitReason::Operator,
+            (_, Ended::OutOfMemory) => ExitReason::OutOfMemory,
             (Some(LastWords::Panicked), _) => ExitReason::GuestPanic,
             (Some(LastWords::Shutdown { reason, .. }), _) if reason == "guest-panic" => {
                 ExitReason::GuestPanic
@@ -99,10 +119,12 @@ impl Actor {
         };
         let detail = match reason {
             ExitReason::HypervisorError | ExitReason::Signal => self.console.last_words(),
+            ExitReason::OutOfMemory => out_of_memory(&self.record),
             _ => String::new(),
         };
-        Exit { reason, status, time: Timestamp::now(), detail }
+        Exit { reason, status: status(ended), time: Timestamp::now(), detail }
     }
+
     pub(super) async fn on_event(&mut self, event: Option<MachineEvent>) {
         let Some(event) = event else { return self.on_silence().await };
         self.note_last_words(&event);

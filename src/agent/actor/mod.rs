@@ -27,6 +27,8 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+pub(super) use ended::unseen_exit;
+
 use super::{
     Agent,
     call::{BootProgress, Call, Outcome},

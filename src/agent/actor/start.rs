@@ -10,7 +10,7 @@ use crate::{
         error::Error,
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
-    spec::{BootOptions, VmState},
+    spec::{BootOptions, Limits, VmState},
     store::{BootPhase, Commit, EventKind, Machine as MachineRecord, Phase, Timestamp, VmRecord},
 };
 
@@ -103,6 +103,7 @@ impl Actor {
             accelerator: running.accelerator,
             console_start: running.console_start,
             enforcements: running.process.enforcements().to_vec(),
+            limits: running.process.bound(&Limits::of(&self.record.spec)),
         };
         let port = running.vnc.as_ref().map(|vnc| vnc.address().port());
         let vm = self.changed(|vm| {

@@ -1,7 +1,7 @@
 //! Landlock, applied inside the zone: everything may be read, nothing written or made, two files run,
 //! the devices used; no TCP, no abstract UNIX socket and no signal out of the zone.
 
-use std::path::PathBuf;
+use std::{os::fd::OwnedFd, path::PathBuf};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
@@ -13,8 +13,11 @@ use crate::zone::sandbox::Sandbox;
 /// The newest rights that we name; a kernel that knows fewer enforces those.
 const ABI_NAMED: ABI = ABI::V6;
 
-/// Restricts this process and what it becomes. `programs` may be run.
-pub(super) fn apply(sandbox: &Sandbox, programs: &[PathBuf]) -> Result<(), RulesetError> {
+/// What the kernel runs to load a program.
+const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+
+/// Restricts this process and what it becomes: that `program`, and no other.
+pub(super) fn apply(sandbox: &Sandbox, program: &OwnedFd) -> Result<(), RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let mut ruleset = Ruleset::default()
@@ -33,11 +36,12 @@ pub(super) fn apply(sandbox: &Sandbox, programs: &[PathBuf]) -> Result<(), Rules
     let rules = readable
         .into_iter()
         .map(|path| (path, read))
-        .chain(programs.iter().cloned().map(|path| (path, AccessFs::ReadFile | AccessFs::Execute)))
+        .chain([(PathBuf::from(LOADER), AccessFs::ReadFile | AccessFs::Execute)])
         .chain(devices.map(|path| (path, device)));
     for (path, rights) in rules {
         ruleset = add(ruleset, path, rights)?;
     }
+    ruleset = ruleset.add_rule(PathBeneath::new(program, AccessFs::ReadFile | AccessFs::Execute))?;
     ruleset.restrict_self()?;
     Ok(())
 }

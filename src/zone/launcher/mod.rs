@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     identity::Identity,
-    sandbox::{Level, Sandbox},
+    sandbox::{Level, Mechanism, Sandbox},
 };
 use crate::sys::{self, Side};
 
@@ -92,24 +92,29 @@ fn launch(report: &OwnedFd) -> io::Result<()> {
     // The report must not reach the hypervisor: its end of file tells that the exec is done.
     rustix::io::fcntl_setfd(report, rustix::io::FdFlags::CLOEXEC)?;
 
+    let birthplace = enter_groups(&orders.sandbox)?;
+    let live = orders.sandbox.join.map(open_zone).transpose()?;
     let level = orders.sandbox.level;
-    if level == Level::Rootless {
+    if level == Level::Rootless && live.is_none() {
         become_root_of_own_namespace()?;
     }
-    let privileged = matches!(level, Level::Full | Level::NoUserNamespace);
-    let mounts = level.has_namespaces().then(|| mounts::build(&orders.sandbox, privileged)).transpose()?;
+    let mounts = match &live {
+        Some(_) => None,
+        None => level.has_namespaces().then(|| mounts::build(&orders.sandbox)).transpose()?,
+    };
+    let new = if live.is_some() { 0 } else { namespaces(&orders.sandbox) };
     let (gate, opener) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    match sys::clone_beside(namespaces(level)).map_err(at("clone3"))? {
+    match sys::clone_beside(new, birthplace.as_ref()).map_err(at("clone3"))? {
         Side::New => {
             drop(opener);
-            match become_hypervisor(&orders, mounts, &gate) {
+            match become_hypervisor(&orders, mounts, live.as_ref(), &gate) {
                 Ok(never) => match never {},
                 Err(error) => Err(error),
             }
         }
         Side::Caller { pid, pidfd } => {
             drop(gate);
-            if level == Level::Full {
+            if level == Level::Full && live.is_none() {
                 map_one_user(pid, orders.sandbox.uid)?;
             }
             Identity::of(pid)?.write(&orders.process)?;
@@ -125,6 +130,20 @@ fn launch(report: &OwnedFd) -> io::Result<()> {
     }
 }
 
+/// Enters the control groups that a process has to enter, and opens the one that it can be born in. Done
+/// with the agent's privileges, before any are given up.
+fn enter_groups(sandbox: &Sandbox) -> io::Result<Option<OwnedFd>> {
+    for door in &sandbox.doors {
+        std::fs::write(door, "0").map_err(at(format!("entering {}", door.display())))?;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |folder: &PathBuf| {
+        rustix::fs::openat(CWD, folder, flags, Mode::empty())
+            .map_err(at(format!("opening {}", folder.display())))
+    };
+    sandbox.birthplace.as_ref().map(open).transpose()
+}
+
 fn read_orders() -> io::Result<Orders> {
     let mut file = File::from(sys::inherited(ORDERS)?);
     file.rewind()?;
@@ -133,19 +152,24 @@ fn read_orders() -> io::Result<Orders> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-fn namespaces(level: Level) -> u64 {
-    let all = libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
-    let flags = match level {
+/// The namespaces that a zone has of its own.
+fn namespaces(sandbox: &Sandbox) -> u64 {
+    let pid = if sandbox.has(Mechanism::PidNamespace) { libc::CLONE_NEWPID } else { 0 };
+    let net = if sandbox.has(Mechanism::NetworkNamespace) { libc::CLONE_NEWNET } else { 0 };
+    let all = pid | net | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+    let flags = match sandbox.level {
         Level::Full => all | libc::CLONE_NEWUSER,
         Level::NoUserNamespace | Level::Rootless => all,
         Level::FiltersOnly => 0,
     };
     u64::from(flags.unsigned_abs())
+}
+
+/// A zone that is there: what this process makes from now on is in its pid namespace.
+fn open_zone(pid: i32) -> io::Result<OwnedFd> {
+    let process = sys::PidFd::open(pid).map_err(at(format!("process {pid}")))?;
+    sys::enter_namespaces(&process, libc::CLONE_NEWPID).map_err(at("entering the zone's pid namespace"))?;
+    Ok(process)
 }
 
 /// An ordinary user may build a zone in a user namespace, as which the whole launcher goes on.
@@ -175,12 +199,20 @@ fn map_one_user(pid: i32, uid: u32) -> io::Result<()> {
 fn become_hypervisor(
     orders: &Orders,
     mounts: Option<mounts::Mounts>,
+    live: Option<&OwnedFd>,
     gate: &OwnedFd,
 ) -> io::Result<Infallible> {
     if rustix::io::read(gate, &mut [0; 1])? != 1 {
         return Err(io::Error::other("the launcher is gone"));
     }
     let sandbox = &orders.sandbox;
+    // In a zone that is there, this program has no name.
+    let parked = live.map(|_| park_program(&orders.program)).transpose()?;
+    if let Some(live) = live {
+        let all = namespaces(sandbox) & !u64::from(libc::CLONE_NEWPID.unsigned_abs());
+        let all = i32::try_from(all).map_err(io::Error::other)?;
+        sys::enter_namespaces(live, all).map_err(at("entering the zone's namespaces"))?;
+    }
     // A session of its own: no signal for the agent's terminal or group reaches the guest.
     rustix::process::setsid()?;
     if sandbox.level == Level::Full {
@@ -191,8 +223,8 @@ fn become_hypervisor(
         rustix::system::sethostname(sandbox.hostname.as_bytes()).map_err(at("sethostname"))?;
         mounts.enter()?;
     }
-    let program = park_program(&orders.program)?;
-    privileges::limit_resources(sandbox.max_threads)?;
+    let program = parked.map_or_else(|| park_program(&orders.program), Ok)?;
+    privileges::limit_resources(sandbox)?;
     // With no namespace an ordinary user has no power over these, and nothing in them.
     let root = rustix::process::geteuid().is_root();
     if sandbox.level.has_namespaces() || root {
@@ -202,34 +234,33 @@ fn become_hypervisor(
         sys::become_user(sandbox.uid).map_err(at("becoming the zone's user"))?;
     }
     privileges::drop_capabilities()?;
-    if sandbox.landlock {
-        let loader = PathBuf::from("/lib64/ld-linux-x86-64.so.2");
-        landlock::apply(sandbox, &[orders.program.clone(), loader]).map_err(io::Error::other)?;
+    if sandbox.landlock && sandbox.has(Mechanism::Landlock) {
+        landlock::apply(sandbox, &program).map_err(io::Error::other)?;
     }
-    let filters = filter::programs(std::process::id(), program, sandbox.level.has_namespaces())?;
+    let filters = filter::programs(std::process::id(), program.as_raw_fd(), sandbox.level.has_namespaces())?;
     let mut arguments = vec![c_string(&orders.program)?];
     for argument in &orders.arguments {
         arguments.push(c_string(Path::new(argument))?);
     }
     // Nothing but the filters and the exec from here on.
-    for filter in &filters {
-        filter::load(filter)?;
+    if sandbox.has(Mechanism::Seccomp) {
+        for filter in &filters {
+            filter::load(filter)?;
+        }
     }
-    sys::exec_descriptor(program, &arguments, &[])
+    sys::exec_descriptor(program.as_raw_fd(), &arguments, &[])
         .map_err(at(format!("cannot run {}", orders.program.display())))
 }
 
 /// Opens the program inside the zone, as a number above the limit that is set next: once it is closed,
 /// by the exec, no descriptor can have that number again.
-fn park_program(path: &Path) -> io::Result<i32> {
+fn park_program(path: &Path) -> io::Result<OwnedFd> {
     privileges::raise_descriptors();
     let opened = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(at(format!("cannot run {}", path.display())))?;
     let least = i32::try_from(privileges::MAX_DESCRIPTORS).unwrap_or(i32::MAX) + 1000;
     // The launcher's own copy must not be what the filter allows.
-    let parked = rustix::io::fcntl_dupfd_cloexec(&opened, least).map_err(at("parking the program"))?;
-    // Stays open until the exec closes it.
-    Ok(std::os::fd::IntoRawFd::into_raw_fd(parked))
+    rustix::io::fcntl_dupfd_cloexec(&opened, least).map_err(at("parking the program"))
 }
 
 fn c_string(path: &Path) -> io::Result<CString> {

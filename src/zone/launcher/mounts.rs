@@ -16,7 +16,10 @@ use rustix::{
 };
 
 use super::at;
-use crate::{sys, zone::sandbox::Sandbox};
+use crate::{
+    sys,
+    zone::sandbox::{Level, Mechanism, Sandbox},
+};
 
 /// File systems that are attached to nothing yet.
 pub(super) struct Mounts {
@@ -38,12 +41,14 @@ fn detached(path: &Path, attributes: u64) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// Makes what the zone sees. With `privileged` device nodes are made, else the host's are bound.
-pub(super) fn build(sandbox: &Sandbox, privileged: bool) -> io::Result<Mounts> {
-    let root = detached(&sandbox.root, sys::RDONLY | sys::NOSUID | sys::NODEV | sys::NOEXEC)?;
+/// Makes what the zone sees. Who may make device nodes makes them, who may not binds the host's.
+pub(super) fn build(sandbox: &Sandbox) -> io::Result<Mounts> {
+    let privileged = matches!(sandbox.level, Level::Full | Level::NoUserNamespace);
+    let read_only = if sandbox.has(Mechanism::ReadOnlyMounts) { sys::RDONLY } else { 0 };
+    let root = detached(&sandbox.root, read_only | sys::NOSUID | sys::NODEV | sys::NOEXEC)?;
     let mut platform = Vec::new();
     for (source, place) in &sandbox.platform {
-        platform.push((detached(source, sys::RDONLY | sys::NOSUID | sys::NODEV)?, place.clone()));
+        platform.push((detached(source, read_only | sys::NOSUID | sys::NODEV)?, place.clone()));
     }
     let dev = empty_dev()?;
     let mut binds = Vec::new();

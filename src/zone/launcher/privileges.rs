@@ -8,21 +8,24 @@ use rustix::{
 };
 
 use super::at;
-use crate::sys;
+use crate::{sys, zone::sandbox::Sandbox};
 
 /// Descriptors that the hypervisor may have.
 pub(super) const MAX_DESCRIPTORS: u64 = 1024;
 
 /// Limits that no cgroup has.
-pub(super) fn limit_resources(max_threads: u64) -> io::Result<()> {
-    let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
+pub(super) fn limit_resources(sandbox: &Sandbox) -> io::Result<()> {
     for (resource, value) in [
         (Resource::Core, 0),
         (Resource::Nofile, MAX_DESCRIPTORS),
-        (Resource::Nproc, max_threads),
+        (Resource::Nproc, sandbox.threads),
+        (Resource::Memlock, sandbox.locked),
         (Resource::Msgqueue, 0),
     ] {
-        rustix::process::setrlimit(resource, both(value)).map_err(at("setrlimit"))?;
+        // Raising a limit needs a privilege that even root may lack.
+        let most = rustix::process::getrlimit(resource).maximum.map_or(value, |most| most.min(value));
+        let both = Rlimit { current: Some(most), maximum: Some(most) };
+        rustix::process::setrlimit(resource, both).map_err(at("setrlimit"))?;
     }
     Ok(())
 }

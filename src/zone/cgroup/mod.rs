@@ -1,0 +1,286 @@
+//! Control groups: what a VM may use of its host.
+//!
+//! A VM has one group in each hierarchy that matters, below the agent's own group and named after it:
+//! `<own>/<zone.cgroup>-<uuid>`. Before the first is made, all are written into `cgroup.json` of the run
+//! folder, so whoever comes after a crash finds and removes them. The launcher enters them while it is
+//! one thread, which costs nothing; the hypervisor is born there and never moved.
+//!
+//! A hierarchy that can't be written is left out, and every limit that it would have kept says why it
+//! has no effect.
+
+mod hierarchy;
+mod setting;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hierarchy::{Hierarchy, Version};
+use setting::Setting;
+
+use crate::spec::{LimitReport, Limits};
+
+/// Makes groups.
+#[derive(Clone, Debug)]
+pub(super) struct Cgroups {
+    prefix: String,
+}
+
+/// The groups of one VM.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cgroup {
+    places: Vec<Place>,
+    /// Why there is no group in a hierarchy, for its controllers.
+    refusals: Vec<(Vec<String>, String)>,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    version: Version,
+    controllers: Vec<String>,
+    folder: PathBuf,
+}
+
+impl Cgroups {
+    /// Groups whose names begin with `prefix`.
+    pub(super) fn new(prefix: String) -> Self {
+        Self { prefix }
+    }
+
+    /// Makes the groups of `name`, and sees to it that they are found in `record`.
+    pub(super) fn make(&self, name: &str, record: &Path) -> io::Result<Cgroup> {
+        let agent = format!("{}-agent", self.prefix);
+        let hierarchies = self.hierarchies(&agent)?;
+        let places: Vec<Place> = hierarchies
+            .iter()
+            .map(|found| Place {
+                version: found.version,
+                controllers: found.controllers.clone(),
+                folder: found.own.join(format!("{}-{name}", self.prefix)),
+            })
+            .collect();
+        let folders: Vec<&Path> = places.iter().map(|place| place.folder.as_path()).collect();
+        fs::write(record, serde_json::to_vec(&folders)?)?;
+        let mut cgroup = Cgroup::default();
+        for (hierarchy, place) in hierarchies.iter().zip(places) {
+            let handed_on = match hierarchy.version {
+                Version::V1 => Ok(()),
+                Version::V2 => hierarchy.hand_on(setting::CONTROLLERS, &agent),
+            };
+            match handed_on.and_then(|()| hierarchy::make(&place.folder)) {
+                Ok(()) => cgroup.places.push(place),
+                Err(error) => {
+                    let why = format!("{} can't be made: {error}", place.folder.display());
+                    cgroup.refusals.push((place.controllers, why));
+                }
+            }
+        }
+        Ok(cgroup)
+    }
+
+    /// Version 2 always, because it kills and tells; version 1 where it has a controller that is needed.
+    fn hierarchies(&self, agent: &str) -> io::Result<Vec<Hierarchy>> {
+        let mut found = Hierarchy::find(agent)?;
+        found.retain(|hierarchy| {
+            let needed = |name: &String| setting::CONTROLLERS.contains(&name.as_str());
+            hierarchy.version == Version::V2 || hierarchy.controllers.iter().any(needed)
+        });
+        Ok(found)
+    }
+}
+
+impl Cgroup {
+    /// The groups that an earlier agent made.
+    pub(super) fn read(record: &Path) -> io::Result<Self> {
+        let folders: Vec<PathBuf> = match fs::read(record) {
+            Ok(bytes) => serde_json::from_slice(&bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let place = |folder: PathBuf| {
+            let (version, controllers) = match fs::read_to_string(folder.join("cgroup.controllers")) {
+                Ok(listed) => (Version::V2, listed.split_whitespace().map(str::to_owned).collect()),
+                // Which controllers a version 1 group has shows in the names of its files.
+                Err(_) => (Version::V1, controllers_by_files(&folder)),
+            };
+            Place { version, controllers, folder }
+        };
+        Ok(Self { places: folders.into_iter().map(place).collect(), refusals: Vec::new() })
+    }
+
+    /// Files that a process of one thread writes `0` to, to enter the version 1 groups.
+    pub(super) fn doors(&self) -> Vec<PathBuf> {
+        let v1 = self.places.iter().filter(|place| place.version == Version::V1);
+        // Not cgroup.procs: moving a whole process takes a lock that can cost milliseconds.
+        v1.map(|place| place.folder.join("tasks")).collect()
+    }
+
+    /// The version 2 group, in which a process can be born.
+    pub(super) fn birthplace(&self) -> Option<&Path> {
+        let v2 = self.places.iter().find(|place| place.version == Version::V2);
+        v2.map(|place| place.folder.as_path())
+    }
+
+    /// Writes the limits and reads them back.
+    pub(super) fn apply(&self, limits: &Limits) -> Vec<LimitReport> {
+        // Two rounds: which of two limits can be raised or lowered first depends on where they were.
+        self.apply_once(limits);
+        self.apply_once(limits)
+    }
+
+    fn apply_once(&self, limits: &Limits) -> Vec<LimitReport> {
+        let (v1, v2) = (Setting::all(limits, Version::V1), Setting::all(limits, Version::V2));
+        v1.iter().zip(&v2).map(|settings| self.report(settings.into())).collect()
+    }
+
+    /// One limit, in whichever version this host has its controller.
+    fn report(&self, [v1, v2]: [&Setting; 2]) -> LimitReport {
+        let property = v1.property.to_owned();
+        let found = self.places.iter().find_map(|place| {
+            let setting = if place.version == Version::V1 { v1 } else { v2 };
+            place.controllers.iter().any(|name| name == setting.controller).then_some((place, setting))
+        });
+        let result = match found {
+            Some((place, setting)) => place.write(setting),
+            None => Err(self.refusal([v1.controller, v2.controller])),
+        };
+        match result {
+            Ok(mechanism) => LimitReport { property, mechanism, reason: String::new() },
+            Err(reason) => LimitReport { property, mechanism: String::new(), reason },
+        }
+    }
+
+    fn refusal(&self, controllers: [&str; 2]) -> String {
+        let refused = self
+            .refusals
+            .iter()
+            .find(|(names, _)| names.iter().any(|name| controllers.contains(&name.as_str())));
+        match refused {
+            Some((_, why)) => why.clone(),
+            None => format!("no control group on this host has the controller {}", controllers[1]),
+        }
+    }
+
+    /// Whether the host killed a process of the groups because they had no memory left.
+    pub(super) fn was_out_of_memory(&self) -> bool {
+        let count = |place: &Place| {
+            let file = match place.version {
+                Version::V1 => "memory.oom_control",
+                Version::V2 => "memory.events",
+            };
+            let text = fs::read_to_string(place.folder.join(file)).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok())
+        };
+        self.places.iter().filter_map(count).any(|killed| killed > 0)
+    }
+
+    /// Removes the groups; they may be gone. A process that has just ended may still be on its way out.
+    pub(super) fn remove(&self) {
+        for place in &self.places {
+            for wait in [0, 1, 2, 5, 10, 20, 50, 100, 200] {
+                std::thread::sleep(Duration::from_millis(wait));
+                match fs::remove_dir(&place.folder) {
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        tracing::warn!(%error, group = %place.folder.display(), "cannot remove");
+                        break;
+                    }
+                    _ => break,
+                }
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Writes one limit; says what the host keeps to now, or why it does not.
+    fn write(&self, setting: &Setting) -> Result<String, String> {
+        let paths = setting.files.iter().map(|name| (name, self.folder.join(name)));
+        let Some((name, path)) = paths.into_iter().find(|(_, path)| path.exists()) else {
+            return Err(format!(
+                "this kernel's {} has no {}",
+                setting.controller,
+                setting.files.join(" or ")
+            ));
+        };
+        let written = fs::write(&path, &setting.value).and_then(|()| fs::read_to_string(&path));
+        let read = written.map_err(|error| format!("{} can't be written: {error}", path.display()))?;
+        let read = read.lines().next().unwrap_or_default().trim();
+        if !setting.value.split(' ').all(|word| read.split(' ').any(|found| found == word)) {
+            return Err(format!("{} was set to {} and is {read}", path.display(), setting.value));
+        }
+        let version = if self.version == Version::V1 { "v1" } else { "v2" };
+        Ok(format!("cgroup {version} {name}={read}"))
+    }
+}
+
+fn controllers_by_files(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten();
+    let prefix =
+        |name: std::ffi::OsString| name.to_str().and_then(|n| n.split_once('.').map(|(p, _)| p.to_owned()));
+    let mut found: Vec<String> = names.filter_map(|entry| prefix(entry.file_name())).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(memory: u64) -> Limits {
+        Limits {
+            cpu_cap: Some(50),
+            cpu_shares: 10,
+            memory,
+            locked: memory,
+            memory_and_swap: memory,
+            threads: 5,
+            io_priority: 100,
+        }
+    }
+
+    /// In this host's own groups, where it lets us.
+    #[test]
+    fn groups_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = dir.path().join("cgroup.json");
+        let name = uuid::Uuid::new_v4().to_string();
+        let cgroup = Cgroups::new("zoneward-test".to_owned()).make(&name, &record).unwrap();
+        if cgroup.places.is_empty() {
+            eprintln!("IGNORED: no control group can be made here: {:?}", cgroup.refusals);
+            return;
+        }
+        let known = Cgroup::read(&record).unwrap();
+        let both = |memory| (cgroup.apply(&limits(memory)), known.apply(&limits(memory)));
+        // Up and down again: the two limits of memory hinder each other in one order or the other.
+        for memory in [64 << 20, 256 << 20, 32 << 20] {
+            let (first, second) = both(memory);
+            assert_eq!(first, second, "an earlier agent's groups are known as well as one's own");
+            let report = |property: &str| first.iter().find(|limit| limit.property == property).unwrap();
+            for property in ["max_physical_memory", "max_lwps", "cpu_cap", "cpu_shares"] {
+                assert!(report(property).is_effective(), "{:?}", report(property));
+            }
+            assert!(report("max_physical_memory").mechanism.ends_with(&format!("={memory}")));
+        }
+        assert!(!cgroup.was_out_of_memory());
+        known.remove();
+        assert!(cgroup.places.iter().all(|place| !place.folder.exists()));
+        known.remove();
+    }
+
+    #[test]
+    fn a_host_without_groups_says_so_for_each_limit() {
+        let cgroup = Cgroup {
+            places: Vec::new(),
+            refusals: vec![(vec!["memory".to_owned()], "/m can't be made: no".to_owned())],
+        };
+        let reasons: Vec<(String, String)> =
+            cgroup.apply(&limits(1)).into_iter().map(|limit| (limit.property, limit.reason)).collect();
+        assert!(reasons.contains(&("max_physical_memory".to_owned(), "/m can't be made: no".to_owned())));
+        let (_, lwps) = reasons.iter().find(|(property, _)| property == "max_lwps").unwrap();
+        assert_eq!(lwps, "no control group on this host has the controller pids");
+    }
+}

@@ -1,0 +1,196 @@
+//! Zones on Linux.
+
+mod ability;
+mod hostile;
+mod process;
+mod root;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ability::Ability;
+use async_trait::async_trait;
+pub(crate) use hostile::Hostile;
+use process::LinuxProcess;
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use super::{
+    Found, Launch, Process, Zone, ZoneError,
+    cgroup::{Cgroup, Cgroups},
+    sandbox::{Device, Sandbox},
+    spawn::spawn,
+};
+use crate::{
+    config::{self, Config, LimitPolicy},
+    layout::VmLayout,
+    spec::{Enforcement, LimitReport, Limits},
+};
+
+/// Makes zones with the launcher.
+#[derive(Debug)]
+pub struct LinuxZone {
+    config: config::Zone,
+    cgroups: Cgroups,
+    /// Where the trial zone is made.
+    run: PathBuf,
+    /// Found out once, by trying.
+    ability: OnceCell<Ability>,
+}
+
+impl LinuxZone {
+    /// Zones as configured.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self {
+            config: config.zone.clone(),
+            cgroups: Cgroups::new(config.zone.cgroup.clone()),
+            run: config.run_dir.clone(),
+            ability: OnceCell::new(),
+        }
+    }
+
+    async fn ability(&self) -> &Ability {
+        self.ability.get_or_init(|| Ability::find(self)).await
+    }
+
+    fn sandbox(
+        &self,
+        root: &Path,
+        ability: &Ability,
+        uid: u32,
+        hostname: String,
+        kvm: bool,
+        limits: &Limits,
+    ) -> Result<Sandbox, ZoneError> {
+        if ability.level.has_namespaces() {
+            root::prepare(root)?;
+        }
+        let mut devices = vec![Device { name: "null".to_owned(), major: 1, minor: 3 }];
+        if kvm {
+            devices.push(Device { name: "kvm".to_owned(), major: 10, minor: 232 });
+        }
+        Ok(Sandbox {
+            root: root.to_owned(),
+            platform: vec![(self.config.platform.clone(), "usr".to_owned())],
+            devices,
+            uid,
+            hostname,
+            level: ability.level,
+            landlock: ability.landlock,
+            without: Vec::new(),
+            join: None,
+            threads: limits.threads.into(),
+            locked: limits.locked,
+            doors: Vec::new(),
+            birthplace: None,
+        })
+    }
+
+    /// The user of the zone with that index: its own where this host lets us, else ours.
+    fn user(&self, index: u32) -> u32 {
+        let own = rustix::process::geteuid();
+        if own.is_root() { self.config.uid_base.saturating_add(index) } else { own.as_raw() }
+    }
+
+    /// The user of zones that no VM has.
+    fn trial_user(&self) -> u32 {
+        self.user(self.config.uid_count)
+    }
+
+    fn insist(&self, enforcements: &[Enforcement]) -> Result<(), ZoneError> {
+        let missing = enforcements
+            .iter()
+            .find(|found| !found.is_enforced() && !self.config.allow_missing.contains(&found.restriction));
+        match missing {
+            None => Ok(()),
+            Some(missing) => {
+                Err(ZoneError::Missing { restriction: missing.restriction, reason: missing.reason.clone() })
+            }
+        }
+    }
+
+    /// Weights may be of no effect; what protects the host from a VM may not, unless it is allowed.
+    fn insist_on_limits(&self, limits: &Limits, reports: &[LimitReport]) -> Result<(), ZoneError> {
+        let by_user = if rustix::process::geteuid().is_root() {
+            LimitPolicy::Required
+        } else {
+            LimitPolicy::BestEffort
+        };
+        if self.config.limits.unwrap_or(by_user) == LimitPolicy::BestEffort {
+            return Ok(());
+        }
+        let needed = |report: &&LimitReport| match report.property.as_str() {
+            "max_physical_memory" | "max_lwps" => true,
+            "cpu_cap" => limits.cpu_cap.is_some(),
+            _ => false,
+        };
+        match reports.iter().filter(needed).find(|report| !report.is_effective()) {
+            None => Ok(()),
+            Some(report) => {
+                Err(ZoneError::Unlimited { property: report.property.clone(), reason: report.reason.clone() })
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Zone for LinuxZone {
+    async fn enforcements(&self) -> Vec<Enforcement> {
+        self.ability().await.enforcements.clone()
+    }
+
+    async fn limits(&self) -> Vec<LimitReport> {
+        self.ability().await.limits.clone()
+    }
+
+    async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError> {
+        let ability = self.ability().await;
+        self.insist(&ability.enforcements)?;
+        let cgroup = self
+            .cgroups
+            .make(&launch.uuid.to_string(), &layout.cgroup())
+            .map_err(ZoneError::at("making control groups"))?;
+        let limits = launch.limits;
+        self.insist_on_limits(&limits, &cgroup.apply(&limits))?;
+        let (uid, hostname, kvm) = (self.user(launch.index), launch.uuid.to_string(), launch.kvm);
+        let sandbox = self.sandbox(&layout.root(), ability, uid, hostname, kvm, &limits)?.within(&cgroup);
+        let (pid, pidfd) = spawn(layout.process(), launch, sandbox).await?;
+        let process = LinuxProcess::measured(pid, pidfd, cgroup, ability.landlock)?;
+        // What was planned is not believed: what was measured counts.
+        if let Err(error) = self.insist(process.enforcements()) {
+            process.kill()?;
+            process.ended().await;
+            return Err(error);
+        }
+        Ok(Arc::new(process))
+    }
+
+    fn find(&self, _uuid: Uuid, layout: &VmLayout) -> Found {
+        match process::find(layout) {
+            Ok(Ok(process)) => Found::Alive(Arc::new(process)),
+            Ok(Err(ended)) => Found::Gone(ended),
+            Err(error) => Found::Unknown(error.to_string()),
+        }
+    }
+
+    async fn forget(&self, _uuid: Uuid, layout: &VmLayout) {
+        let (process, record) = (layout.process(), layout.cgroup());
+        let forget = move || -> io::Result<()> {
+            Cgroup::read(&record)?.remove();
+            for file in [record, process] {
+                match std::fs::remove_file(file) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(forget).await {
+            tracing::warn!(%error, run = %layout.run().display(), "what a process left can't be removed");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A hypervisor's process on Linux: measured when it is made, found again by what was written then.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::OnceLock,
+};
+
+use async_trait::async_trait;
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+
+use crate::{
+    layout::VmLayout,
+    spec::{Enforcement, LimitReport, Limits},
+    sys::PidFd,
+    zone::{
+        Ended, Process, ZoneError,
+        cgroup::Cgroup,
+        identity::{Identity, boot_id, is_zombie},
+        launcher::landlock,
+        measure::Measured,
+    },
+};
+
+#[derive(Debug)]
+pub(super) struct LinuxProcess {
+    pid: i32,
+    pidfd: PidFd,
+    cgroup: Cgroup,
+    enforcements: Vec<Enforcement>,
+    /// Reaping gives the status once; whoever asks later gets it from here.
+    ended: OnceLock<Ended>,
+}
+
+impl LinuxProcess {
+    /// A process that may be gone before it can be looked at.
+    pub(super) fn unmeasured(pid: i32, pidfd: OwnedFd, cgroup: Cgroup) -> Result<Self, ZoneError> {
+        let pidfd = PidFd::new(pidfd).map_err(ZoneError::at("watching the process"))?;
+        Ok(Self { pid, pidfd, cgroup, enforcements: Vec::new(), ended: OnceLock::new() })
+    }
+
+    /// Measures a process that runs in its zone.
+    pub(super) fn measured(
+        pid: i32,
+        pidfd: OwnedFd,
+        cgroup: Cgroup,
+        landlock: bool,
+    ) -> Result<Self, ZoneError> {
+        let measured = Measured::of(pid).map_err(ZoneError::at("measuring the zone"));
+        let enforcements = match measured {
+            Ok(Some(measured)) => measured.enforcements(landlock),
+            // It has ended already: whoever waits for it learns why, and it can do nothing any more.
+            Ok(None) => Vec::new(),
+            Err(error) => {
+                let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+                let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+                return Err(error);
+            }
+        };
+        Ok(Self { enforcements, ..Self::unmeasured(pid, pidfd, cgroup)? })
+    }
+}
+
+/// The process that the run folder names, if it is still that one; else how it ended.
+pub(super) fn find(layout: &VmLayout) -> io::Result<Result<LinuxProcess, Ended>> {
+    let cgroup = Cgroup::read(&layout.cgroup())?;
+    let gone = if cgroup.was_out_of_memory() { Ended::OutOfMemory } else { Ended::Unseen };
+    let Some(written) = Identity::read(&layout.process())? else { return Ok(Err(gone)) };
+    if written.boot_id != boot_id()? {
+        return Ok(Err(gone));
+    }
+    // First the descriptor, then the look: what is looked at is what the descriptor holds.
+    let pidfd = match PidFd::open(written.pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(Err(gone)),
+        Err(error) => return Err(error),
+    };
+    match Identity::of(written.pid) {
+        // An orphan's body may lie about until init sees to it.
+        Ok(found) if found == written => {
+            if is_zombie(written.pid)? {
+                return Ok(Err(gone));
+            }
+        }
+        Ok(_) => return Ok(Err(gone)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(gone)),
+        Err(error) => return Err(error),
+    }
+    let mut process = LinuxProcess::unmeasured(written.pid, pidfd, cgroup).map_err(io::Error::other)?;
+    // A guest that runs is not ended for want of a look at it.
+    match Measured::of(written.pid) {
+        Ok(Some(measured)) => process.enforcements = measured.enforcements(landlock::is_there()),
+        Ok(None) => return Ok(Err(gone)),
+        Err(error) => tracing::warn!(%error, pid = written.pid, "the zone can't be measured"),
+    }
+    Ok(Ok(process))
+}
+
+#[async_trait]
+impl Process for LinuxProcess {
+    fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    fn enforcements(&self) -> &[Enforcement] {
+        &self.enforcements
+    }
+
+    fn bound(&self, limits: &Limits) -> Vec<LimitReport> {
+        self.cgroup.apply(limits)
+    }
+
+    async fn ended(&self) -> Ended {
+        let ended = match self.pidfd.exited().await {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Ended::Code(code),
+                (_, Some(libc::SIGKILL)) if self.cgroup.was_out_of_memory() => Ended::OutOfMemory,
+                (_, Some(signal)) => Ended::Signal(signal),
+                _ => Ended::Unseen,
+            },
+            Ok(None) if self.cgroup.was_out_of_memory() => Ended::OutOfMemory,
+            Ok(None) => Ended::Unseen,
+            Err(error) => {
+                tracing::error!(%error, pid = self.pid, "cannot wait for the hypervisor");
+                Ended::Unseen
+            }
+        };
+        *self.ended.get_or_init(|| ended)
+    }
+
+    fn kill(&self) -> Result<(), ZoneError> {
+        match self.pidfd.signal(Signal::KILL) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                Err(ZoneError::System { what: "killing the hypervisor", source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+}
