@@ -51,6 +51,10 @@ state_dir = "$dir/state"
 run_dir = "$dir/run"
 listen = "127.0.0.1:0"
 
+[zone]
+# A demo runs anywhere; vmadm host says which limits have no effect.
+limits = "best-effort"
+
 [tls]
 dir = "$here/certs"
 TOML

@@ -59,6 +59,7 @@ pub(super) async fn host(clients: &mut Clients) -> Result<(), CliError> {
         "zones_dir": host.zones_dir,
         "hypervisors": hypervisors,
         "restrictions": machine::restrictions(&host.restrictions),
+        "limits": machine::limits(&host.limits),
     })))
 }
 

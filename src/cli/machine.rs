@@ -49,6 +49,9 @@ pub(super) fn machine(vm: &v1::Vm) -> Result<Map<String, Value>, CliError> {
     if !status.restrictions.is_empty() {
         put("restrictions", restrictions(&status.restrictions));
     }
+    if !status.limits.is_empty() {
+        put("limits", limits(&status.limits));
+    }
     if let Some(exit) = status.exit.as_ref().filter(|_| status.pid.is_none() || state == VmState::Failed) {
         put("exit_status", json!(exit.status));
         if let Some(time) = &exit.time {
@@ -69,6 +72,15 @@ pub(super) fn restrictions(all: &[v1::Restriction]) -> Value {
         let name = found.kind().as_str_name().trim_start_matches("KIND_").to_owned();
         let value = if found.enforced { json!(found.mechanisms) } else { json!({"missing": found.reason}) };
         (name, value)
+    };
+    Value::Object(all.iter().map(entry).collect())
+}
+
+/// What bounds a VM: `{"max_lwps": "cgroup v2 pids.max=2000", ...}`, or why nothing does.
+pub(super) fn limits(all: &[v1::Limit]) -> Value {
+    let entry = |limit: &v1::Limit| {
+        let value = if limit.effective { json!(limit.mechanism) } else { json!({"missing": limit.reason}) };
+        (limit.property.clone(), value)
     };
     Value::Object(all.iter().map(entry).collect())
 }

@@ -41,7 +41,7 @@ pub(crate) fn clone_beside(flags: u64, cgroup: Option<&OwnedFd>) -> io::Result<S
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: cgroup.map_or(0, |cgroup| cgroup.as_raw_fd() as u64),
+        cgroup: cgroup.map_or(0, |cgroup| u64::from(cgroup.as_raw_fd().unsigned_abs())),
     };
     // SAFETY: without CLONE_VM the new process has its own copy of memory and stack, as after fork;
     // `arguments` and `pidfd` outlive the call. The caller is single threaded (documented above).
