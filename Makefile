@@ -1,7 +1,9 @@
 # make demo    the whole journey on a real guest, from nothing
 # make test    every test
 # make check   formatting, lints, dependencies
-.PHONY: demo test check build guest foreign
+# make build   the programs, with manual pages and shell completions in target/man and target/completions
+# make fuzz    each fuzz target for a while (SECONDS=60), with the nightly toolchain and cargo-fuzz
+.PHONY: demo test check build guest foreign fuzz
 
 CARGO ?= cargo
 
@@ -20,6 +22,15 @@ check:
 build:
 	dist/install-packages.sh demo
 	$(CARGO) build --locked
+	mkdir -p target/man target/completions
+	target/debug/vmadm man target/man
+	for shell in bash zsh fish; do target/debug/vmadm completions $$shell >target/completions/vmadm.$$shell; done
+
+SECONDS = 60
+fuzz:
+	for target in machine_json update words; do \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(SECONDS) -max_len=4096 || exit 1; \
+	done
 
 # The test guest, made again only when what it is made of changed.
 guest:

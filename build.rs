@@ -27,7 +27,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("zoneward_descriptors.bin"), served.encode_to_vec())?;
     fs::write(out.join("rpcs.rs"), rpcs(&descriptors)?)?;
 
-    tonic_prost_build::configure().bytes(".zoneward.v1").compile_fds(descriptors)?;
+    // A machine is large; messages that may hold several of them keep them elsewhere.
+    let mut config = tonic_prost_build::configure().bytes(".zoneward.v1");
+    for field in ["ValidateVmRequest.update", "ValidateVmRequest.vm", "UpdateVmRequest.vm"] {
+        config = config.boxed(format!(".zoneward.v1.{field}"));
+    }
+    config.compile_fds(descriptors)?;
     Ok(())
 }
 

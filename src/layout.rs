@@ -108,6 +108,12 @@ impl VmLayout {
         self.zonepath.join("console.log")
     }
 
+    /// A picture of the screen on its way into the zone.
+    #[must_use]
+    pub fn picture_draft(&self) -> PathBuf {
+        self.zonepath.join("picture.draft")
+    }
+
     /// UEFI variables.
     #[must_use]
     pub fn efi_vars(&self) -> PathBuf {

@@ -25,6 +25,7 @@ use crate::{
     boot,
     hypervisor::{HypervisorError, InfoType, Machine, RunStatus},
     spec::{Limits, VmState},
+    storage::remove_unknown_disks,
     store::{Commit, EventKind, Timestamp, VmChange, VmRecord},
     zone::{Ended, Found, Process},
 };
@@ -61,7 +62,12 @@ async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
             enter(agent, record, None).await;
             return Ok(());
         }
-        VmState::Starting | VmState::Running | VmState::Stopping | VmState::Failed | VmState::Lost => {}
+        VmState::Starting
+        | VmState::Running
+        | VmState::Paused
+        | VmState::Stopping
+        | VmState::Failed
+        | VmState::Lost => {}
     }
     let layout = agent.inner.layout.vm(record.uuid);
     match agent.inner.platform.zone.find(record.uuid, &layout) {
@@ -79,6 +85,14 @@ async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
 
 /// Registers the VM under its actor.
 async fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
+    let known: Vec<String> = record.spec.disks.iter().filter_map(|disk| disk.path.clone()).collect();
+    let layout = agent.inner.layout.vm(record.uuid);
+    let swept = tokio::task::spawn_blocking(move || remove_unknown_disks(&layout, &known)).await;
+    if let Ok(Err(error)) = swept {
+        tracing::warn!(vm = %record.uuid, %error, "disks of an update that was cut");
+    }
+    // They were checked when they were given.
+    let _ = agent.inner.claims.take(record.uuid, &record.spec, |_| true);
     agent.write_vm_json(&record).await;
     agent.inner.registry.insert(Actor::spawn(agent, record, live));
 }
@@ -116,6 +130,7 @@ async fn take_over(
     });
     let state = match (record.state, status) {
         (VmState::Stopping, _) => VmState::Stopping,
+        (VmState::Paused, status) if status.status == "paused" => VmState::Paused,
         (_, status) if !status.running => VmState::Failed,
         _ => VmState::Running,
     };
@@ -131,6 +146,7 @@ async fn take_over(
             console_start: 0,
             enforcements: Vec::new(),
             limits: Vec::new(),
+            cds: Vec::new(),
         });
         if let Some(machine) = &mut vm.machine {
             // As they are now, whatever an earlier agent saw.

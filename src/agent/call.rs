@@ -6,8 +6,9 @@ use uuid::Uuid;
 
 use super::error::Error;
 use crate::{
+    spec::Note,
     storage::Entry,
-    store::{Answer, BootPhase, EventKind, NewEvent, VmRecord},
+    store::{Answer, BootPhase, Change, EventKind, NewEvent, VmRecord},
 };
 
 /// Who asks for a change.
@@ -32,6 +33,17 @@ pub enum Outcome {
         already: bool,
         /// With a start: what was reached.
         phases: Vec<BootPhase>,
+    },
+    /// The VM was changed.
+    Updated {
+        /// As it is now.
+        vm: Box<VmRecord>,
+        /// Every path that is different.
+        changes: Vec<Change>,
+        /// Properties that wait for the next boot.
+        next_boot: Vec<String>,
+        /// What has no effect here.
+        notes: Vec<Note>,
     },
     /// The VM is gone.
     Deleted,

@@ -2,7 +2,44 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::store::{Change, VmRecord};
+use crate::{
+    spec::{
+        VmSpec,
+        property::{Kind, VM, find},
+    },
+    store::{Change, VmRecord},
+};
+
+/// Stands for a secret.
+const REDACTED: &str = "********";
+
+/// A machine as it may be shown: without secrets.
+#[must_use]
+pub fn shown(spec: &VmSpec) -> VmSpec {
+    let mut spec = VmSpec { vnc_password: None, ..spec.clone() };
+    spec.other.shift_remove("spice_password");
+    spec
+}
+
+/// Everything that is known of a VM, as vmadm's flat object: what filters look at.
+pub(super) fn view(vm: &VmRecord, zonepath: &str) -> Map<String, Value> {
+    let Value::Object(mut object) = public(vm) else { return Map::new() };
+    for (name, value) in [
+        ("zonename", json!(vm.uuid)),
+        ("zonepath", json!(zonepath)),
+        ("type", json!(vm.spec.brand.map(crate::spec::Brand::type_name))),
+        ("create_timestamp", json!(iso(vm.created))),
+        ("last_modified", json!(iso(vm.modified))),
+        ("hvm", json!(true)),
+        ("etag", json!(vm.etag())),
+    ] {
+        object.insert(name.to_owned(), value);
+    }
+    if let Some(machine) = &vm.machine {
+        object.insert("accelerator".to_owned(), json!(machine.accelerator));
+    }
+    object
+}
 
 /// The record as operators see it: vmadm's flat object.
 pub(super) fn public(vm: &VmRecord) -> Value {
@@ -10,6 +47,12 @@ pub(super) fn public(vm: &VmRecord) -> Value {
         Ok(Value::Object(object)) => object,
         _ => Map::new(),
     };
+    // Who may see events and files may not know passwords.
+    for (name, value) in &mut object {
+        if find(VM, name).is_some_and(|property| matches!(property.kind, Kind::Secret(_))) {
+            *value = json!(REDACTED);
+        }
+    }
     object.insert("state".to_owned(), json!(vm.state));
     object.insert("zone_state".to_owned(), json!(vm.state.zone_state()));
     if let Some(machine) = &vm.machine {

@@ -17,7 +17,11 @@ use super::{
 };
 use crate::{
     layout::VmLayout,
-    spec::{BootOptions, Brand, VmSpec, VmState, defaults, validate},
+    spec::{
+        BootOptions, Brand, Mac, VmSpec, VmState,
+        defaults::{self, Host},
+        validate,
+    },
     storage::{self, StorageError},
     store::{Commit, EventKind, Timestamp, VmChange, VmRecord},
 };
@@ -40,10 +44,19 @@ pub(super) async fn create(
             message: format!("this host can't run brand {}; it needs an illumos host", brand.as_str()),
         });
     }
+    if spec.disks.iter().any(|disk| disk.other.contains_key("image_uuid")) {
+        return Err(Error::Unsupported {
+            capability: "images".to_owned(),
+            message: "this agent has no images yet; give size for an empty disk".to_owned(),
+        });
+    }
     let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
     if validate_only {
         drop(agent.inner.registry.reserve(uuid, agent.inner.config.zone.uid_count)?);
-        return Ok(record(agent, uuid, 0, spec, VmState::Stopped));
+        let vm = record(agent, uuid, 0, spec, VmState::Stopped);
+        let claimed = agent.claim(uuid, &vm.spec);
+        agent.inner.claims.release(uuid);
+        return claimed.map(|()| vm);
     }
     let work = {
         let agent = agent.clone();
@@ -51,19 +64,26 @@ pub(super) async fn create(
     };
     match agent.once(call, work).await? {
         Outcome::Vm { vm, .. } => Ok(*vm),
-        Outcome::Deleted | Outcome::File(_) => Err(Error::internal("a creation ended as something else")),
+        Outcome::Updated { .. } | Outcome::Deleted | Outcome::File(_) => {
+            Err(Error::internal("a creation ended as something else"))
+        }
     }
+}
+
+/// What this host gives to a machine that leaves something open.
+pub(super) fn host_for<'a>(
+    agent: &Agent,
+    disk_path: &'a dyn Fn(usize) -> String,
+    new_mac: &'a dyn Fn() -> Mac,
+) -> Host<'a> {
+    Host { overhead: agent.inner.config.zone.min_overhead, disk_path, new_mac }
 }
 
 fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: VmState) -> VmRecord {
     let layout = agent.inner.layout.vm(uuid);
-    let random = || {
-        let mut octets = [0; 6];
-        octets.copy_from_slice(&Uuid::new_v4().as_bytes()[..6]);
-        octets
-    };
-    let overhead = agent.inner.config.zone.min_overhead;
-    defaults::complete(&mut spec, uuid, overhead, random, |index| layout.disk(index).display().to_string());
+    let new_mac = || agent.new_mac();
+    let disk_path = |number| layout.disk(number).display().to_string();
+    defaults::complete(&mut spec, uuid, &host_for(agent, &disk_path, &new_mac));
     let now = Timestamp::now();
     VmRecord {
         uuid,
@@ -79,6 +99,31 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
     }
 }
 
+/// What a VM that is being made has claimed; given back unless the VM comes to be.
+struct Claimed<'a> {
+    agent: &'a Agent,
+    uuid: Option<Uuid>,
+}
+
+impl<'a> Claimed<'a> {
+    fn take(agent: &'a Agent, uuid: Uuid, spec: &VmSpec) -> Result<Self, Error> {
+        agent.claim(uuid, spec)?;
+        Ok(Self { agent, uuid: Some(uuid) })
+    }
+
+    fn keep(mut self) {
+        self.uuid = None;
+    }
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        if let Some(uuid) = self.uuid {
+            self.agent.inner.claims.release(uuid);
+        }
+    }
+}
+
 async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Result<Outcome, Error> {
     let reservation = agent.inner.registry.reserve(uuid, agent.inner.config.zone.uid_count)?;
     let zonepath = agent.inner.layout.vm(uuid).zonepath().display().to_string();
@@ -87,6 +132,7 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
         return Err(Error::FileExists { path: zonepath, message });
     }
     let draft = record(agent, uuid, reservation.zone_index(), spec, VmState::Provisioning);
+    let claims = Claimed::take(agent, uuid, &draft.spec)?;
     let created = call.event(uuid, EventKind::Created { vm: Box::new(draft.clone()) });
     commit(agent, VmChange::Put(Box::new(draft.clone())), vec![created]).await?;
 
@@ -113,6 +159,7 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     agent.write_vm_json(&vm).await;
     let handle = Actor::spawn(agent, vm, None);
     agent.inner.registry.insert(handle.clone());
+    claims.keep();
     drop(reservation);
     if !autoboot {
         return Ok(outcome);

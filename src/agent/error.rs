@@ -59,6 +59,16 @@ pub enum Error {
         /// Which.
         uuid: Uuid,
     },
+    /// Another VM has what only one may have.
+    #[error(
+        "Conflict detected with another vm, please check the MAC, IP, and VRID: VM {owner} has the same {field}"
+    )]
+    Conflict {
+        /// Of the machine that was refused.
+        field: String,
+        /// Who has it.
+        owner: Uuid,
+    },
     /// Every user that a zone could have is in use.
     #[error(
         "all {users} users of the range from zone.uid_base are in use, one for each VM; delete a VM, or raise zone.uid_count"

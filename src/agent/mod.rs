@@ -17,6 +17,7 @@ mod actor;
 mod adoption;
 mod call;
 mod change;
+mod claims;
 mod create;
 mod error;
 mod files;
@@ -33,12 +34,15 @@ use std::{
 };
 
 use rustix::fs::FlockOperation;
+use serde_json::{Map, Value};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 pub use call::{BootProgress, Call, Outcome};
+pub use change::shown;
 pub use error::Error;
 pub use files::{FileList, Uploader};
+pub use registry::View;
 
 use crate::{
     boot::Platform,
@@ -47,11 +51,17 @@ use crate::{
     events::Journal,
     hypervisor::{Description, Hypervisor},
     layout::Layout,
-    spec::{BootOptions, Enforcement, LimitReport, Violation, VmSpec, validate},
+    spec::{
+        BootOptions, Enforcement, LimitReport, Mac, Violation, VmSpec, VmState, filter::Filter, validate,
+    },
     storage,
     store::{Store, VmRecord},
 };
-use actor::Command;
+use actor::{
+    Command,
+    control::{Control, parse_signal},
+};
+use claims::Claims;
 use registry::Registry;
 use requests::Requests;
 
@@ -70,6 +80,7 @@ struct Inner {
     journal: Journal,
     consoles: ConsoleHub,
     registry: Registry,
+    claims: Claims,
     requests: Requests,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -120,6 +131,7 @@ impl Agent {
                 journal,
                 consoles,
                 registry: Registry::default(),
+                claims: Claims::default(),
                 tasks: TaskTracker::new(),
                 stopping: CancellationToken::new(),
                 _lock: lock,
@@ -171,10 +183,11 @@ impl Agent {
         Ok(self.inner.registry.get(uuid)?.record())
     }
 
-    /// At most `limit` VMs with UUIDs after `after`, in order, and whether there are more.
+    /// At most `limit` VMs that meet all filters, with UUIDs after `after`, in order; and whether there may
+    /// be more.
     #[must_use]
-    pub fn vms(&self, after: Option<Uuid>, limit: usize) -> (Vec<Arc<VmRecord>>, bool) {
-        self.inner.registry.page(after, limit)
+    pub fn vms(&self, after: Option<Uuid>, limit: usize, filters: &[Filter]) -> (Vec<Arc<View>>, bool) {
+        self.inner.registry.page(after, limit, filters)
     }
 
     /// A VM's console.
@@ -259,6 +272,93 @@ impl Agent {
         force: bool,
     ) -> Result<Outcome, Error> {
         self.command(call, uuid, move |call, reply| Command::Reboot { call, etag, force, reply }).await
+    }
+
+    /// Changes a VM by vmadm's update payload.
+    pub async fn update_vm(
+        &self,
+        call: Call,
+        uuid: Uuid,
+        etag: String,
+        payload: Map<String, Value>,
+        validate_only: bool,
+    ) -> Result<Outcome, Error> {
+        self.command(call, uuid, move |call, reply| Command::Update {
+            call,
+            etag,
+            payload,
+            validate_only,
+            reply,
+        })
+        .await
+    }
+
+    /// Sends a signal to a VM's hypervisor; gives its name.
+    pub async fn kill_vm(&self, call: Call, uuid: Uuid, etag: String, signal: &str) -> Result<String, Error> {
+        let signal = if signal.is_empty() { "TERM" } else { signal };
+        let (name, signal) = parse_signal(signal)?;
+        self.control(call, uuid, etag, Control::Kill(signal)).await?;
+        Ok(name)
+    }
+
+    /// Interrupts a guest.
+    pub async fn inject_nmi(&self, call: Call, uuid: Uuid) -> Result<Outcome, Error> {
+        self.control(call, uuid, String::new(), Control::Nmi).await
+    }
+
+    /// Wakes a guest's screen and leaves a picture of it in the zone.
+    pub async fn sysrq_screenshot(&self, call: Call, uuid: Uuid) -> Result<Outcome, Error> {
+        self.control(call, uuid, String::new(), Control::Screenshot).await
+    }
+
+    /// Halts a guest.
+    pub async fn pause_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+        self.control(call, uuid, etag, Control::Pause).await
+    }
+
+    /// Lets a halted guest go on.
+    pub async fn resume_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+        self.control(call, uuid, etag, Control::Resume).await
+    }
+
+    /// Puts `path` into the drive that has `drive`; an empty `path` takes out what is there.
+    pub async fn change_media(
+        &self,
+        call: Call,
+        uuid: Uuid,
+        etag: String,
+        drive: String,
+        path: String,
+    ) -> Result<Outcome, Error> {
+        self.control(call, uuid, etag, Control::Media { drive, path }).await
+    }
+
+    async fn control(
+        &self,
+        call: Call,
+        uuid: Uuid,
+        etag: String,
+        control: Control,
+    ) -> Result<Outcome, Error> {
+        self.command(call, uuid, move |call, reply| Command::Control { call, etag, control, reply }).await
+    }
+
+    /// Takes what only one VM may have. VMs that failed don't count.
+    fn claim(&self, uuid: Uuid, spec: &VmSpec) -> Result<(), Error> {
+        let failed = |owner| self.vm(owner).is_ok_and(|vm| vm.state == VmState::Failed);
+        self.inner.claims.take(uuid, spec, failed)
+    }
+
+    /// An address that no interface of the host has.
+    fn new_mac(&self) -> Mac {
+        loop {
+            let mut octets = [0; 6];
+            octets.copy_from_slice(&Uuid::new_v4().as_bytes()[..6]);
+            let mac = Mac::local(octets);
+            if !self.inner.claims.has_mac(mac) {
+                return mac;
+            }
+        }
     }
 
     /// Removes a VM and its disks.

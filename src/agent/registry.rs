@@ -3,37 +3,77 @@
 use std::{
     collections::{BTreeMap, HashSet},
     ops::Bound,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
+use prost::Message as _;
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use super::{actor::Command, error::Error};
-use crate::{console::Console, store::VmRecord};
+use super::{actor::Command, change, error::Error};
+use crate::{
+    console::Console,
+    proto::{spec_to_proto, v1},
+    spec::filter::Filter,
+    store::VmRecord,
+};
+
+/// Bytes of machines on a page: less than what a client takes in one message.
+const MAX_PAGE: usize = 3 << 20;
+/// VMs that are looked at while creations wait.
+const CHUNK: usize = 256;
 
 /// The way to a VM's actor.
 #[derive(Clone, Debug)]
 pub(super) struct VmHandle {
     uuid: Uuid,
+    zonepath: String,
     commands: mpsc::Sender<Command>,
     record: watch::Receiver<Arc<VmRecord>>,
     console: Console,
+    view: Arc<Mutex<Option<Arc<View>>>>,
+}
+
+/// A VM as it is shown, made when somebody looks and kept until it changes.
+#[derive(Debug)]
+pub struct View {
+    /// As it was last committed.
+    pub record: Arc<VmRecord>,
+    /// vmadm's flat object.
+    pub object: Map<String, Value>,
+    /// The machine in the contract's form.
+    pub spec: v1::VmSpec,
 }
 
 impl VmHandle {
     pub(super) fn new(
         uuid: Uuid,
+        zonepath: String,
         commands: mpsc::Sender<Command>,
         record: watch::Receiver<Arc<VmRecord>>,
         console: Console,
     ) -> Self {
-        Self { uuid, commands, record, console }
+        Self { uuid, zonepath, commands, record, console, view: Arc::default() }
     }
 
     /// As it was last committed.
     pub(super) fn record(&self) -> Arc<VmRecord> {
         self.record.borrow().clone()
+    }
+
+    /// As it is shown. Making it takes some time, so it is kept.
+    pub(super) fn view(&self) -> Arc<View> {
+        let record = self.record();
+        let mut kept = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept.as_ref().filter(|view| view.record.generation == record.generation) {
+            Some(view) => view.clone(),
+            None => {
+                let (object, spec) =
+                    (change::view(&record, &self.zonepath), spec_to_proto(&change::shown(&record.spec)));
+                kept.insert(Arc::new(View { record, object, spec })).clone()
+            }
+        }
     }
 
     pub(super) fn console(&self) -> &Console {
@@ -81,15 +121,43 @@ impl Registry {
         }
     }
 
-    pub(super) fn page(&self, after: Option<Uuid>, limit: usize) -> (Vec<Arc<VmRecord>>, bool) {
+    /// At most `limit` VMs that meet all filters, in order, from behind `after`; and whether there may be
+    /// more. The lock is held for a few handles at a time only.
+    pub(super) fn page(
+        &self,
+        mut after: Option<Uuid>,
+        limit: usize,
+        filters: &[Filter],
+    ) -> (Vec<Arc<View>>, bool) {
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        loop {
+            let handles = self.handles(after, CHUNK);
+            for handle in &handles {
+                let view = handle.view();
+                if !filters.iter().all(|filter| filter.matches(&view.object)) {
+                    continue;
+                }
+                bytes += view.spec.encoded_len();
+                if page.len() == limit || (bytes > MAX_PAGE && !page.is_empty()) {
+                    return (page, true);
+                }
+                page.push(view);
+            }
+            match handles.last() {
+                Some(last) if handles.len() == CHUNK => after = Some(last.uuid),
+                _ => return (page, false),
+            }
+        }
+    }
+
+    fn handles(&self, after: Option<Uuid>, limit: usize) -> Vec<VmHandle> {
         let slots = self.read();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut there = slots.range((from, Bound::Unbounded)).filter_map(|(_, slot)| match slot {
-            Slot::There(handle) => Some(handle),
+        let there = slots.range((from, Bound::Unbounded)).filter_map(|(_, slot)| match slot {
+            Slot::There(handle) => Some(handle.clone()),
             Slot::Reserved { .. } => None,
         });
-        let page = there.by_ref().take(limit).map(VmHandle::record).collect();
-        (page, there.next().is_some())
+        there.take(limit).collect()
     }
 
     /// Takes a UUID for a VM that is being created; given back when the guard is dropped.

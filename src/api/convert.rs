@@ -3,14 +3,15 @@
 use prost_types::{Struct, Value, value::Kind as JsonKind};
 
 use crate::{
+    agent::shown,
     events::Journal,
     proto::{spec_to_proto, v1},
     spec::{
-        BootDevice, BootOptions, BootOrder, DiskModel, Enforcement, Kind, LimitReport, Media, Restriction,
-        Violation, VmState,
+        BootDevice, BootOptions, BootOrder, DiskModel, Enforcement, Kind, LimitReport, Media, Note,
+        Restriction, Violation, VmState,
     },
     storage::{Entry, EntryKind, Partial},
-    store::{BootPhase, Event, EventKind, Exit, ExitReason, FileAction, Phase, Timestamp, VmRecord},
+    store::{BootPhase, Change, Event, EventKind, Exit, ExitReason, FileAction, Phase, Timestamp, VmRecord},
 };
 
 /// JSON as a protobuf struct.
@@ -85,10 +86,15 @@ fn boot_device(out: &mut Vec<Violation>, at: &str, device: v1::BootDevice) -> Op
 // --- VMs and events ---------------------------------------------------------------------------------
 
 pub(super) fn vm(record: &VmRecord) -> v1::Vm {
+    vm_with(record, spec_to_proto(&shown(&record.spec)))
+}
+
+/// The same, with the machine in the contract's form already.
+pub(super) fn vm_with(record: &VmRecord, spec: v1::VmSpec) -> v1::Vm {
     let machine = record.machine.as_ref();
     v1::Vm {
         uuid: record.uuid.to_string(),
-        spec: Some(spec_to_proto(&record.spec)),
+        spec: Some(spec),
         status: Some(v1::VmStatus {
             state: state(record.state).into(),
             create_time: Some(time(record.created)),
@@ -115,6 +121,7 @@ fn state(state: VmState) -> v1::VmState {
         VmState::Deleting => v1::VmState::Deleting,
         VmState::Failed => v1::VmState::Failed,
         VmState::Lost => v1::VmState::Lost,
+        VmState::Paused => v1::VmState::Paused,
     }
 }
 
@@ -204,14 +211,7 @@ pub(super) fn event(journal: &Journal, event: &Event) -> v1::WatchEventsResponse
         EventKind::Created { vm } => Wire::Created(v1::VmCreated { vm: Some(self::vm(vm)) }),
         EventKind::Modified { vm, changes } => Wire::Modified(v1::VmModified {
             vm: Some(self::vm(vm)),
-            changes: changes
-                .iter()
-                .map(|change| v1::Change {
-                    path: change.path.clone(),
-                    old_value: change.old.as_ref().map(ToString::to_string).unwrap_or_default(),
-                    new_value: change.new.as_ref().map(ToString::to_string).unwrap_or_default(),
-                })
-                .collect(),
+            changes: changes.iter().map(self::change).collect(),
         }),
         EventKind::Deleted { alias } => Wire::Deleted(v1::VmDeleted { alias: alias.clone() }),
         EventKind::Boot(reached) => Wire::Boot(phase(reached)),
@@ -237,6 +237,18 @@ pub(super) fn event(journal: &Journal, event: &Event) -> v1::WatchEventsResponse
         cursor: journal.cursor(event.sequence).to_string(),
         item: Some(v1::watch_events_response::Item::Event(event)),
     }
+}
+
+pub(super) fn change(change: &Change) -> v1::Change {
+    v1::Change {
+        path: change.path.clone(),
+        old_value: change.old.as_ref().map(ToString::to_string).unwrap_or_default(),
+        new_value: change.new.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+pub(super) fn note(note: Note) -> v1::Note {
+    v1::Note { field: note.field, message: note.message }
 }
 
 // --- files --------------------------------------------------------------------------------------

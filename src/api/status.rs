@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | a field breaks a rule | INVALID_ARGUMENT | `INVALID_MACHINE`, with BadRequest |
 //! | no such VM or file | NOT_FOUND | `VM_NOT_FOUND`, `FILE_NOT_FOUND` |
-//! | a name is taken | ALREADY_EXISTS | `VM_EXISTS`, `FILE_EXISTS` |
+//! | a name, an address or a port is taken | ALREADY_EXISTS | `VM_EXISTS`, `FILE_EXISTS`, `CONFLICT` |
 //! | the VM's state does not allow it | FAILED_PRECONDITION | `VM_STATE`, with PreconditionFailure |
 //! | etag, or the same work under way | ABORTED | `ETAG_MISMATCH`, `UPLOAD_BUSY` |
 //! | a request id used twice | INVALID_ARGUMENT | `REQUEST_ID_REUSED` |
@@ -58,6 +58,10 @@ pub(super) fn status(error: Error) -> Status {
         Error::QueueFull { uuid } => {
             details.set_retry_info(Some(Duration::from_secs(1)));
             (Code::ResourceExhausted, "QUEUE_FULL", vec![("uuid", uuid.to_string())])
+        }
+        Error::Conflict { field, owner } => {
+            details.add_bad_request_violation(field.clone(), message.clone());
+            (Code::AlreadyExists, "CONFLICT", vec![("field", field), ("uuid", owner.to_string())])
         }
         Error::UsersExhausted { users } => {
             (Code::ResourceExhausted, "UID_RANGE_EXHAUSTED", vec![("users", users.to_string())])

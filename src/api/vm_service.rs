@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -13,12 +14,12 @@ use super::{
     status::status,
 };
 use crate::{
-    agent::{Agent, Error, Outcome, Uploader},
+    agent::{Agent, Error, Outcome, Uploader, View},
     proto::{
-        spec_from_proto,
+        spec_from_proto, update_to_json,
         v1::{self, put_file_request, start_vm_response, vm_service_server::VmService},
     },
-    spec::{Violation, VmSpec},
+    spec::{Brand, MAX_PAYLOAD, Note, Violation, VmSpec, filter::Filter, property::schema, update},
     storage::UploadPlan,
     store::{BootPhase, VmRecord},
 };
@@ -27,6 +28,8 @@ use crate::{
 const PHASES: usize = 16;
 /// Largest chunk of an upload.
 const MAX_CHUNK: usize = 1 << 20;
+/// Filters of one list.
+const MAX_FILTERS: usize = 100;
 /// Seconds that a guest has to obey the power button, unless the caller says otherwise.
 const STOP_SECONDS: i32 = 180;
 
@@ -42,7 +45,14 @@ impl Vms {
     }
 
     fn vm(&self, record: &VmRecord) -> v1::Vm {
-        let mut vm = convert::vm(record);
+        self.in_its_zone(convert::vm(record), record)
+    }
+
+    fn view(&self, view: &View) -> v1::Vm {
+        self.in_its_zone(convert::vm_with(&view.record, view.spec.clone()), &view.record)
+    }
+
+    fn in_its_zone(&self, mut vm: v1::Vm, record: &VmRecord) -> v1::Vm {
         if let Some(status) = &mut vm.status {
             status.zonepath = self.agent.layout().vm(record.uuid).zonepath().display().to_string();
         }
@@ -53,15 +63,28 @@ impl Vms {
     fn outcome(&self, outcome: Outcome) -> Result<(v1::Vm, bool), Status> {
         match outcome {
             Outcome::Vm { vm, already, .. } => Ok((self.vm(&vm), already)),
-            Outcome::Deleted | Outcome::File(_) => Err(Status::internal("the answer is of another kind")),
+            Outcome::Updated { .. } | Outcome::Deleted | Outcome::File(_) => Err(other_kind()),
         }
     }
 }
 
-fn spec(vm: Option<v1::VmSpec>) -> Result<VmSpec, Status> {
-    let vm =
-        vm.ok_or_else(|| status(Error::Invalid(vec![Violation::missing("vm", "required: the machine")])))?;
-    spec_from_proto(vm).map_err(|violations| status(Error::Invalid(violations)))
+fn other_kind() -> Status {
+    Status::internal("the answer is of another kind")
+}
+
+/// A machine that is to be made, if nothing is wrong with it.
+fn spec(vm: Option<v1::VmSpec>) -> Result<(VmSpec, Vec<v1::Note>), Status> {
+    let vm = vm.ok_or_else(no_machine)?;
+    let parsed = spec_from_proto(&vm);
+    let violations = parsed.all_violations();
+    if !violations.is_empty() {
+        return Err(status(Error::Invalid(violations)));
+    }
+    Ok((parsed.spec, parsed.notes.into_iter().map(convert::note).collect()))
+}
+
+fn no_machine() -> Status {
+    status(Error::Invalid(vec![Violation::missing("vm", "required: the machine")]))
 }
 
 type PhaseStream = Pin<Box<dyn Stream<Item = Result<v1::StartVmResponse, Status>> + Send>>;
@@ -74,23 +97,121 @@ impl VmService for Vms {
     ) -> Result<Response<v1::CreateVmResponse>, Status> {
         let call = call(&request, "CreateVm", &request.get_ref().request_id)?;
         let request = request.into_inner();
-        let created = self.agent.create(call, spec(request.vm)?, request.validate_only).await;
-        Ok(Response::new(v1::CreateVmResponse { vm: Some(self.vm(&created.map_err(status)?)) }))
+        let (spec, notes) = spec(request.vm)?;
+        let created = self.agent.create(call, spec, request.validate_only).await.map_err(status)?;
+        Ok(Response::new(v1::CreateVmResponse { vm: Some(self.vm(&created)), notes }))
     }
 
     async fn validate_vm(
         &self,
         request: Request<v1::ValidateVmRequest>,
     ) -> Result<Response<v1::ValidateVmResponse>, Status> {
-        let Some(vm) = request.into_inner().vm else {
-            return Err(status(Error::Invalid(vec![Violation::missing("vm", "required: the machine")])));
-        };
-        let violations = match spec_from_proto(vm) {
-            Ok(spec) => self.agent.validate(&spec),
-            Err(violations) => violations,
+        let actor = actor(&request)?;
+        let request = request.into_inner();
+        let (violations, notes) = match (request.vm, request.update) {
+            (Some(vm), None) => {
+                let parsed = spec_from_proto(&vm);
+                (parsed.all_violations(), parsed.notes)
+            }
+            (None, Some(update)) => self.validate_update(actor, *update, &request.brand).await?,
+            (Some(_), Some(_)) => return Err(invalid("update", "give vm or update, not both")),
+            (None, None) => return Err(no_machine()),
         };
         let violations = violations.into_iter().map(convert::violation).collect();
-        Ok(Response::new(v1::ValidateVmResponse { violations }))
+        let notes = notes.into_iter().map(convert::note).collect();
+        Ok(Response::new(v1::ValidateVmResponse { violations, notes }))
+    }
+
+    async fn get_vm_schema(
+        &self,
+        _: Request<v1::GetVmSchemaRequest>,
+    ) -> Result<Response<v1::GetVmSchemaResponse>, Status> {
+        let schema = match schema() {
+            Value::Object(object) => convert::json_to_struct(object),
+            _ => return Err(Status::internal("the schema is no object")),
+        };
+        Ok(Response::new(v1::GetVmSchemaResponse { schema: Some(schema) }))
+    }
+
+    async fn update_vm(
+        &self,
+        request: Request<v1::UpdateVmRequest>,
+    ) -> Result<Response<v1::UpdateVmResponse>, Status> {
+        let call = call(&request, "UpdateVm", &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let vm = uuid(&request.uuid)?;
+        let payload = payload(&request).map_err(|violations| status(Error::Invalid(violations)))?;
+        let updated = self.agent.update_vm(call, vm, request.etag, payload, request.validate_only).await;
+        match updated.map_err(status)? {
+            Outcome::Updated { vm, changes, next_boot, notes } => Ok(Response::new(v1::UpdateVmResponse {
+                vm: Some(self.vm(&vm)),
+                changes: changes.iter().map(convert::change).collect(),
+                next_boot,
+                notes: notes.into_iter().map(convert::note).collect(),
+            })),
+            Outcome::Vm { .. } | Outcome::Deleted | Outcome::File(_) => Err(other_kind()),
+        }
+    }
+
+    async fn kill_vm(
+        &self,
+        request: Request<v1::KillVmRequest>,
+    ) -> Result<Response<v1::KillVmResponse>, Status> {
+        let call = call(&request, "KillVm", &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let signal = self.agent.kill_vm(call, uuid(&request.uuid)?, request.etag, &request.signal).await;
+        Ok(Response::new(v1::KillVmResponse { signal: signal.map_err(status)? }))
+    }
+
+    async fn send_sysrq(
+        &self,
+        request: Request<v1::SendSysrqRequest>,
+    ) -> Result<Response<v1::SendSysrqResponse>, Status> {
+        let call = call(&request, "SendSysrq", &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let vm = uuid(&request.uuid)?;
+        let sent = match request.r#type() {
+            v1::send_sysrq_request::Type::Nmi => self.agent.inject_nmi(call, vm).await,
+            v1::send_sysrq_request::Type::Screenshot => self.agent.sysrq_screenshot(call, vm).await,
+            v1::send_sysrq_request::Type::Unspecified => {
+                return Err(invalid("type", "required; one of: TYPE_NMI, TYPE_SCREENSHOT"));
+            }
+        };
+        sent.map_err(status)?;
+        Ok(Response::new(v1::SendSysrqResponse {}))
+    }
+
+    async fn pause_vm(
+        &self,
+        request: Request<v1::PauseVmRequest>,
+    ) -> Result<Response<v1::PauseVmResponse>, Status> {
+        let call = call(&request, "PauseVm", &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let paused = self.agent.pause_vm(call, uuid(&request.uuid)?, request.etag).await;
+        let (vm, _) = self.outcome(paused.map_err(status)?)?;
+        Ok(Response::new(v1::PauseVmResponse { vm: Some(vm) }))
+    }
+
+    async fn resume_vm(
+        &self,
+        request: Request<v1::ResumeVmRequest>,
+    ) -> Result<Response<v1::ResumeVmResponse>, Status> {
+        let call = call(&request, "ResumeVm", &request.get_ref().request_id)?;
+        let request = request.into_inner();
+        let resumed = self.agent.resume_vm(call, uuid(&request.uuid)?, request.etag).await;
+        let (vm, _) = self.outcome(resumed.map_err(status)?)?;
+        Ok(Response::new(v1::ResumeVmResponse { vm: Some(vm) }))
+    }
+
+    async fn change_media(
+        &self,
+        request: Request<v1::ChangeMediaRequest>,
+    ) -> Result<Response<v1::ChangeMediaResponse>, Status> {
+        let call = call(&request, "ChangeMedia", &request.get_ref().request_id)?;
+        let v1::ChangeMediaRequest { uuid: vm, etag, drive, path, .. } = request.into_inner();
+        let changed = self.agent.change_media(call, uuid(&vm)?, etag, drive, path).await;
+        let (vm, _) = self.outcome(changed.map_err(status)?)?;
+        Ok(Response::new(v1::ChangeMediaResponse { vm: Some(vm) }))
     }
 
     async fn get_vm(
@@ -110,11 +231,22 @@ impl VmService for Vms {
             "" => None,
             token => Some(uuid_at("page_token", token)?),
         };
-        let (records, more) = self.agent.vms(after, page_size(request.page_size)?);
-        let last = records.last().filter(|_| more);
-        let next_page_token = last.map(|record| record.uuid.to_string()).unwrap_or_default();
-        let vms = records.iter().map(|record| self.vm(record)).collect();
-        Ok(Response::new(v1::ListVmsResponse { vms, next_page_token }))
+        let limit = page_size(request.page_size)?;
+        if request.filters.len() > MAX_FILTERS {
+            return Err(invalid("filters", format!("over the limit of {MAX_FILTERS}")));
+        }
+        let filters = request.filters.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>();
+        let filters = filters.map_err(|why| invalid("filters", why))?;
+        let this = self.clone();
+        // Thousands of VMs that nobody looked at before take a moment.
+        let answer = tokio::task::spawn_blocking(move || {
+            let (views, more) = this.agent.vms(after, limit, &filters);
+            let last = views.last().filter(|_| more);
+            let next_page_token = last.map(|view| view.record.uuid.to_string()).unwrap_or_default();
+            let vms = views.iter().map(|view| this.view(view)).collect();
+            v1::ListVmsResponse { vms, next_page_token }
+        });
+        Ok(Response::new(answer.await.map_err(|_| Status::internal("listing failed"))?))
     }
 
     async fn delete_vm(
@@ -211,7 +343,7 @@ impl VmService for Vms {
                     modified: Some(prost_types::Timestamp { seconds: file.modified, nanos: 0 }),
                 }),
             })),
-            Outcome::Vm { .. } | Outcome::Deleted => Err(Status::internal("the answer is of another kind")),
+            Outcome::Vm { .. } | Outcome::Updated { .. } | Outcome::Deleted => Err(other_kind()),
         }
     }
 
@@ -268,7 +400,45 @@ async fn tell_phases(mut phases: mpsc::Receiver<BootPhase>, items: Items) -> usi
     told
 }
 
+/// What a request asks to be changed.
+fn payload(request: &v1::UpdateVmRequest) -> Result<Map<String, Value>, Vec<Violation>> {
+    let size = prost::Message::encoded_len(request);
+    if size > MAX_PAYLOAD {
+        return Err(vec![Violation::value("vm", format!("{size} bytes is over the limit of 1 MiB"))]);
+    }
+    update_to_json(request)
+}
+
 impl Vms {
+    /// What is wrong with an update: of that VM, or else of some VM of that brand.
+    async fn validate_update(
+        &self,
+        actor: String,
+        request: v1::UpdateVmRequest,
+        brand: &str,
+    ) -> Result<(Vec<Violation>, Vec<Note>), Status> {
+        let payload = match payload(&request) {
+            Ok(payload) => payload,
+            Err(violations) => return Ok((violations, Vec::new())),
+        };
+        if request.uuid.is_empty() {
+            let known = Brand::NAMES.iter().find(|(name, _)| *name == brand);
+            let (_, brand) = known.ok_or_else(|| invalid("brand", "required; one of: kvm, bhyve"))?;
+            return Ok(match update::read(payload, Some(*brand)) {
+                Ok(patch) => (Vec::new(), patch.notes),
+                Err(violations) => (violations, Vec::new()),
+            });
+        }
+        let call = call_of(actor, "ValidateVm", "", &[])?;
+        let looked = self.agent.update_vm(call, uuid(&request.uuid)?, request.etag, payload, true).await;
+        match looked {
+            Ok(Outcome::Updated { notes, .. }) => Ok((Vec::new(), notes)),
+            Ok(_) => Err(other_kind()),
+            Err(Error::Invalid(violations)) => Ok((violations, Vec::new())),
+            Err(error) => Err(status(error)),
+        }
+    }
+
     /// The last items: of a repeated request also the phases of the first run.
     async fn tell_outcome(&self, outcome: Result<Outcome, Error>, told: usize, items: &Items) {
         match outcome {
@@ -279,8 +449,8 @@ impl Vms {
                 let item = Some(start_vm_response::Item::Vm(self.vm(&vm)));
                 let _ = items.send(Ok(v1::StartVmResponse { item })).await;
             }
-            Ok(Outcome::Deleted | Outcome::File(_)) => {
-                let _ = items.send(Err(Status::internal("the answer is of another kind"))).await;
+            Ok(Outcome::Updated { .. } | Outcome::Deleted | Outcome::File(_)) => {
+                let _ = items.send(Err(other_kind())).await;
             }
             Err(error) => {
                 let _ = items.send(Err(status(error))).await;

@@ -54,6 +54,7 @@ impl fmt::Display for Role {
 pub const fn needed(rpc: Rpc) -> Role {
     match rpc {
         Rpc::ValidateVm
+        | Rpc::GetVmSchema
         | Rpc::GetVm
         | Rpc::ListVms
         | Rpc::GetVmInfo
@@ -64,12 +65,17 @@ pub const fn needed(rpc: Rpc) -> Role {
         Rpc::StartVm
         | Rpc::StopVm
         | Rpc::RebootVm
+        | Rpc::KillVm
+        | Rpc::SendSysrq
+        | Rpc::PauseVm
+        | Rpc::ResumeVm
+        | Rpc::ChangeMedia
         | Rpc::TakeScreenshot
         | Rpc::PutFile
         | Rpc::DeleteFile
         | Rpc::Attach
         | Rpc::ReadLog => Role::Operator,
-        Rpc::CreateVm | Rpc::DeleteVm => Role::Admin,
+        Rpc::CreateVm | Rpc::UpdateVm | Rpc::DeleteVm => Role::Admin,
     }
 }
 
@@ -91,6 +97,6 @@ mod tests {
         assert_eq!(needed_for_path("/zoneward.v1.ConsoleService/Attach"), Some(Role::Operator));
         assert_eq!(needed_for_path("/grpc.health.v1.Health/Check"), Some(Role::Viewer));
         assert_eq!(needed_for_path("/zoneward.v1.VmService/createVm"), None);
-        assert_eq!(Rpc::ALL.len(), 17);
+        assert_eq!(Rpc::ALL.len(), 24);
     }
 }

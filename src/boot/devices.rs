@@ -4,10 +4,13 @@ use std::path::Path;
 
 use super::Platform;
 use crate::{
-    hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, Nic, NicBackend},
+    hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, Nic, NicBackend, Tuning},
     layout::VmLayout,
     network::Plug,
-    spec::{BootOptions, Bootrom, DiskModel, DiskSpec, Media, NicModel, VmSpec},
+    spec::{
+        BootOptions, BootOrder, Bootrom, DiskModel, DiskSpec, Media, NicModel, VmSpec,
+        forms::boot_order as boot_order_of,
+    },
     storage::{StorageError, ZoneRoot},
 };
 
@@ -63,6 +66,34 @@ pub(super) fn open_firmware(
     match spec.bootrom() {
         Bootrom::Bios => Ok(Firmware::Bios),
         Bootrom::Uefi => hypervisor.open_uefi(&layout.efi_vars()),
+    }
+}
+
+/// What to boot from: the options of this boot, else the VM's own order.
+pub(super) fn boot_order(
+    spec: &VmSpec,
+    options: &BootOptions,
+) -> Result<(BootOrder, Option<BootOrder>), String> {
+    let (own, own_once) = match &spec.boot {
+        Some(text) => boot_order_of(text)?,
+        None => (BootOrder::default(), None),
+    };
+    match (&options.order, &options.once) {
+        (None, None) => Ok((own, own_once)),
+        (order, once) => Ok((order.clone().unwrap_or(own), once.clone())),
+    }
+}
+
+/// What operators said in the hypervisor's own words.
+pub(super) fn tuning(spec: &VmSpec) -> Tuning {
+    Tuning {
+        cpu_type: spec.cpu_type.clone(),
+        vga: spec.vga.clone(),
+        virtio_txtimer: spec.virtio_txtimer,
+        virtio_txburst: spec.virtio_txburst,
+        options: spec.qemu_opts.clone(),
+        extra_options: spec.qemu_extra_opts.clone(),
+        vnc_password: spec.vnc_password.clone(),
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Running {
     pub accelerator: String,
     /// Where the console's output of this boot begins.
     pub console_start: u64,
+    /// Its CD drives: the hypervisor's names, and what is in them.
+    pub cds: Vec<(String, String)>,
 }
 
 /// A boot that failed; everything was undone.

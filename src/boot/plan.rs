@@ -104,6 +104,7 @@ struct Made {
     machine: Option<Arc<dyn Machine>>,
     vnc: Option<VncEndpoint>,
     accelerator: String,
+    cds: Vec<(String, String)>,
 }
 
 impl Boot<'_> {
@@ -173,19 +174,22 @@ impl Boot<'_> {
         let hypervisor = self.hypervisor()?.clone();
         let (vm, options) = (self.request.vm, self.request.options);
         let missing = || io::Error::other("an earlier step made nothing");
+        let (order, once) = devices::boot_order(&vm.spec, options)?;
         let plan = MachinePlan {
             uuid: vm.uuid,
             ram: vm.spec.ram(),
             vcpus: vm.spec.vcpus(),
+            tuning: devices::tuning(&vm.spec),
             firmware: self.made.firmware.take().ok_or_else(missing)?,
             drives: std::mem::take(&mut self.made.drives),
             nics: std::mem::take(&mut self.made.nics),
-            order: options.order.clone().unwrap_or_default(),
-            once: options.once.clone(),
+            order,
+            once,
             control: self.made.control.take().ok_or_else(missing)?,
         };
         let program = hypervisor.program(plan).await?;
         (self.made.setup, self.made.accelerator) = (program.setup, program.accelerator.clone());
+        self.made.cds = program.cds;
         let ends = self.made.ends.take().ok_or_else(missing)?;
         let launch = Launch {
             uuid: vm.uuid,
@@ -254,12 +258,13 @@ impl Boot<'_> {
     }
 
     fn finish(self) -> Result<Running, BootFailure> {
-        let Made { process: Some(process), machine: Some(machine), vnc, accelerator, console_start, .. } =
-            self.made
+        let Made {
+            process: Some(process), machine: Some(machine), vnc, accelerator, console_start, cds, ..
+        } = self.made
         else {
             return Err(BootFailure { step: "run", reason: "a step made nothing".to_owned() });
         };
-        Ok(Running { process, machine, vnc, accelerator, console_start })
+        Ok(Running { process, machine, vnc, accelerator, console_start, cds })
     }
 }
 
@@ -270,9 +275,10 @@ pub async fn listen_vnc(
     machine: Arc<dyn Machine>,
 ) -> io::Result<Option<VncEndpoint>> {
     let Ok(port) = u16::try_from(vm.spec.vnc_port.unwrap_or(0)) else { return Ok(None) };
+    let trusted = vm.spec.vnc_password.is_none();
     let hand_over = move |socket| {
         let machine = machine.clone();
-        async move { machine.add_vnc_client(socket).await.map_err(|error| error.to_string()) }
+        async move { machine.add_vnc_client(socket, trusted).await.map_err(|error| error.to_string()) }
     };
     VncEndpoint::listen(address, port, vm.vnc_port, hand_over).await.map(Some).map_err(|error| {
         io::Error::new(error.kind(), format!("the VNC endpoint {address}:{port} can't be opened: {error}"))

@@ -88,10 +88,14 @@ pub(super) enum Command {
         #[arg(short)]
         file: Option<PathBuf>,
     },
-    /// Check a machine JSON without making anything
+    /// Check a payload without doing anything
+    ///
+    /// Prints a report of what is wrong on standard output, and each rule on standard error.
     Validate {
-        /// create
+        /// create or update
         action: String,
+        /// With update: kvm or bhyve
+        brand: Option<String>,
         /// The machine JSON; - is standard input
         #[arg(short)]
         file: Option<PathBuf>,
@@ -104,7 +108,29 @@ pub(super) enum Command {
         uuid: String,
     },
     /// Print a table of VMs
+    #[command(disable_help_flag = true)]
     List(ListOptions),
+    /// Print the UUIDs of VMs, or the VMs as JSON
+    Lookup(LookupOptions),
+    /// Change a VM
+    ///
+    /// Give key=value words, or a JSON payload on standard input or in a file, with
+    ///   add_disks, update_disks, remove_disks   disks, found by path
+    ///   add_nics, update_nics, remove_nics      interfaces, found by mac
+    ///   set_tags, remove_tags                   and so for customer_metadata, internal_metadata, routes
+    /// All of it is done, or nothing. What is told to wait for the next boot does so.
+    #[command(verbatim_doc_comment)]
+    Update {
+        /// The VM
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+        /// The payload; - is standard input
+        #[arg(short)]
+        file: Option<PathBuf>,
+        /// Like ram=2048 alias=web1
+        #[arg(value_name = "KEY=VALUE")]
+        changes: Vec<String>,
+    },
     /// Start a VM
     ///
     /// Options hold for this boot only:
@@ -149,6 +175,47 @@ pub(super) enum Command {
         /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
+    },
+    /// Send a signal to a VM's hypervisor
+    Kill {
+        /// By name or number; also as -KILL or -9
+        #[arg(short, value_name = "SIGNAL")]
+        signal: Option<String>,
+        /// The VM
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+    },
+    /// Interrupt a guest: nmi or screenshot
+    Sysrq {
+        /// The VM
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+        /// nmi, or screenshot: a picture of the screen as /tmp/vm.png in the zone
+        #[arg(value_name = "TYPE", default_value = "", hide_default_value = true)]
+        kind: String,
+    },
+    /// Halt the guest's processors
+    Pause {
+        /// The VM
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+    },
+    /// Let a paused guest go on
+    Resume {
+        /// The VM
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+    },
+    /// Put another ISO into a CD drive, or take it out; also while the VM runs
+    ChangeMedia {
+        /// The VM
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+        /// The ISO inside the zone [default: none, the drive is emptied]
+        path: Option<String>,
+        /// The path of what is in the drive now [default: the first drive]
+        #[arg(long)]
+        drive: Option<String>,
     },
     /// Print what the hypervisor says about itself
     ///
@@ -196,6 +263,13 @@ pub(super) enum Command {
     DeleteFile { uuid: String, path: String },
     /// Print what the host is and can do
     Host,
+    /// Print the JSON schema of a machine JSON
+    Schema,
+    /// Write manual pages into a folder
+    Man {
+        /// The folder
+        dir: PathBuf,
+    },
     /// Print shell completions
     Completions { shell: clap_complete::Shell },
     #[command(external_subcommand)]
@@ -211,13 +285,35 @@ pub(super) struct ListOptions {
     /// No header
     #[arg(short = 'H')]
     pub(super) no_header: bool,
+    /// A header, also with -p
+    #[arg(short = 'h')]
+    pub(super) header: bool,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    pub(super) help: Option<bool>,
     /// Columns, separated by commas
     #[arg(short = 'o', value_name = "FIELDS", default_value = "uuid,type,ram,state,alias")]
     pub(super) order: String,
     /// Sort by fields; - before a field reverses it
     #[arg(short, value_name = "FIELDS", default_value = "ram,uuid", allow_hyphen_values = true)]
     pub(super) sort: String,
-    /// Only VMs whose fields have these values, as field=value
+    /// Only VMs that match: field=value, field=~expression, like ram=1024 alias=~^web nics.*.ip=10.0.0.1
+    pub(super) filters: Vec<String>,
+}
+
+/// Options of `lookup`.
+#[derive(Debug, Args)]
+pub(super) struct LookupOptions {
+    /// JSON objects
+    #[arg(short, conflicts_with = "unique")]
+    pub(super) json: bool,
+    /// It is an error if not exactly one is found
+    #[arg(short = '1')]
+    pub(super) unique: bool,
+    /// With -j: only these fields, separated by commas
+    #[arg(short = 'o', value_name = "FIELDS")]
+    pub(super) order: Option<String>,
+    /// Only VMs that match: field=value, field=~expression
     pub(super) filters: Vec<String>,
 }
 

@@ -15,23 +15,18 @@ use crate::{
         spec_to_proto,
         v1::{self, violation},
     },
-    spec::{
-        Kind, MAX_PAYLOAD, Violation, VmSpec,
-        machine_json::{self, Parsed},
-        validate,
-    },
+    spec::{Brand, Kind, MAX_PAYLOAD, Violation, VmSpec, machine_json, update},
 };
 
 /// Reads the payload; everything that is wrong with it by itself is told at once.
 pub(super) fn read(file: Option<&Path>, command: &str) -> Result<VmSpec, CliError> {
-    let parsed = parse(file, command)?;
-    if parsed.violations.is_empty() {
-        return Ok(parsed.spec);
-    }
-    Err(CliError::violations(&all_violations(parsed)))
+    let parsed = machine_json::parse_object(payload(file, command)?);
+    let violations = parsed.all_violations();
+    if violations.is_empty() { Ok(parsed.spec) } else { Err(CliError::violations(&violations)) }
 }
 
-fn parse(file: Option<&Path>, command: &str) -> Result<Parsed, CliError> {
+/// Reads a JSON object from a file or standard input.
+pub(super) fn payload(file: Option<&Path>, command: &str) -> Result<Map<String, Value>, CliError> {
     let text = match file {
         None => from_stdin(command)?,
         Some(path) if path == Path::new("-") => from_stdin(command)?,
@@ -43,7 +38,7 @@ fn parse(file: Option<&Path>, command: &str) -> Result<Parsed, CliError> {
             Err(error) => return Err(CliError::failed(format!("{}: {error}", path.display()))),
         },
     };
-    machine_json::parse(&text).map_err(|error| CliError::failed(error.to_string()))
+    machine_json::parse_text(&text).map_err(|error| CliError::failed(error.to_string()))
 }
 
 fn from_stdin(command: &str) -> Result<Vec<u8>, CliError> {
@@ -63,48 +58,85 @@ fn bounded(from: impl Read, name: &str) -> Result<Vec<u8>, CliError> {
     Ok(text)
 }
 
-/// What could not be read, and the rules that the rest breaks; a field is named once.
-fn all_violations(parsed: Parsed) -> Vec<Violation> {
-    let mut all = parsed.violations;
-    for violation in validate::check(&parsed.spec) {
-        if !all.iter().any(|known| known.field == violation.field) {
-            all.push(violation);
-        }
-    }
-    all
-}
-
 pub(super) async fn create(clients: &mut Clients, spec: VmSpec) -> Result<(), CliError> {
     let request = v1::CreateVmRequest {
         vm: Some(spec_to_proto(&spec)),
         request_id: Uuid::new_v4().to_string(),
         validate_only: false,
     };
-    let vm = clients.vms.create_vm(request).await?.into_inner().vm.unwrap_or_default();
-    anstream::eprintln!("Successfully created VM {}", vm.uuid);
+    let answer = clients.vms.create_vm(request).await?.into_inner();
+    anstream::eprintln!("Successfully created VM {}", answer.vm.unwrap_or_default().uuid);
+    tell(&answer.notes);
     Ok(())
 }
 
-/// A payload to be validated: what is wrong is the answer, not an error.
-pub(super) fn read_for_validation(action: &str, file: Option<&Path>) -> Result<Parsed, CliError> {
-    if action != "create" {
-        return Err(CliError::usage(format!("Invalid validation action: \"{action}\"; it must be create")));
+/// What was accepted and does nothing here.
+pub(super) fn tell(notes: &[v1::Note]) {
+    for note in notes {
+        anstream::eprintln!("    note: {}: {}", note.field, note.message);
     }
-    parse(file, "validate")
 }
 
-pub(super) async fn validate(clients: &mut Clients, parsed: Parsed) -> Result<(), CliError> {
-    let brand = parsed.spec.brand;
-    let violations = if parsed.violations.is_empty() {
-        let request = v1::ValidateVmRequest { vm: Some(spec_to_proto(&parsed.spec)) };
-        let answer = clients.vms.validate_vm(request).await?.into_inner();
-        answer.violations.into_iter().map(violation).collect()
-    } else {
-        all_violations(parsed)
+/// A payload to be validated: what is wrong is the answer, not an error.
+#[derive(Debug)]
+pub(super) enum Validation {
+    Create(Map<String, Value>),
+    Update(&'static str, Map<String, Value>),
+}
+
+pub(super) fn read_for_validation(
+    action: &str,
+    brand: Option<&str>,
+    file: Option<&Path>,
+) -> Result<Validation, CliError> {
+    match (action, brand) {
+        ("create", None) => Ok(Validation::Create(payload(file, "validate")?)),
+        ("update", Some(brand)) => {
+            let known = Brand::NAMES.iter().find(|(name, _)| *name == brand);
+            let (name, _) = known
+                .ok_or_else(|| CliError::usage(format!("Invalid brand: \"{brand}\"; one of: kvm, bhyve")))?;
+            Ok(Validation::Update(name, payload(file, "validate")?))
+        }
+        ("create", Some(_)) => Err(CliError::usage("create takes the brand from the payload")),
+        ("update", None) => {
+            Err(CliError::usage("update needs a brand: vmadm validate update <brand> [-f file]"))
+        }
+        _ => Err(CliError::usage(format!(
+            "Invalid validation action: \"{action}\"; it must be create or update"
+        ))),
+    }
+}
+
+pub(super) async fn validate(clients: &mut Clients, validation: Validation) -> Result<(), CliError> {
+    let (action, brand, violations, notes) = match validation {
+        Validation::Create(object) => {
+            let parsed = machine_json::parse_object(object);
+            let brand = parsed.spec.brand.map(|brand| brand.as_str()).unwrap_or_default();
+            let mut violations = parsed.all_violations();
+            if violations.is_empty() {
+                let vm = Some(Box::new(spec_to_proto(&parsed.spec)));
+                let request = v1::ValidateVmRequest { vm, ..Default::default() };
+                violations = ask(clients, request).await?;
+            }
+            ("create", brand, violations, parsed.notes)
+        }
+        Validation::Update(brand, object) => {
+            let known = Brand::NAMES.iter().find(|(name, _)| *name == brand).map(|(_, brand)| *brand);
+            match update::read(object, known) {
+                Err(violations) => ("update", brand, violations, Vec::new()),
+                Ok(patch) => {
+                    let update = Some(Box::new(super::update::request(&patch)?));
+                    let request = v1::ValidateVmRequest { update, brand: brand.to_owned(), vm: None };
+                    ("update", brand, ask(clients, request).await?, patch.notes)
+                }
+            }
+        }
     };
     if violations.is_empty() {
-        let brand = brand.map(|brand| brand.as_str()).unwrap_or_default();
-        anstream::eprintln!("VALID 'create' payload for {brand} brand VMs.");
+        anstream::eprintln!("VALID '{action}' payload for {brand} brand VMs.");
+        for note in notes {
+            anstream::eprintln!("    note: {note}");
+        }
         return Ok(());
     }
     print(&serde_json::to_string_pretty(&report(&violations)).unwrap_or_default())?;
@@ -112,6 +144,11 @@ pub(super) async fn validate(clients: &mut Clients, parsed: Parsed) -> Result<()
         anstream::eprintln!("{violation}");
     }
     Err(CliError::quiet())
+}
+
+async fn ask(clients: &mut Clients, request: v1::ValidateVmRequest) -> Result<Vec<Violation>, CliError> {
+    let answer = clients.vms.validate_vm(request).await?.into_inner();
+    Ok(answer.violations.into_iter().map(violation).collect())
 }
 
 /// vmadm's report: `{bad_values, bad_properties, missing_properties}`.

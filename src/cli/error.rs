@@ -42,6 +42,16 @@ impl CliError {
         Self { code: 1, message: crate::spec::violation::summary(violations), details }
     }
 
+    /// An answer about one field, in which the field's own sentence says it all.
+    pub(super) fn of_one_field(status: Status) -> Self {
+        let details = status.get_error_details();
+        let only = details.bad_request().and_then(|bad| bad.field_violations.first());
+        match only {
+            Some(violation) => Self::failed(violation.description.clone()),
+            None => Self::from(status),
+        }
+    }
+
     /// Puts vmadm's words before the agent's.
     pub(super) fn with_prefix(mut self, prefix: &str) -> Self {
         if !self.message.is_empty() {

@@ -141,10 +141,10 @@ fn json_line(event: &v1::Event, cursor: &str) -> Result<String, CliError> {
         object["request_id"] = json!(event.request_id);
     }
     match &event.kind {
-        Some(Kind::Created(v1::VmCreated { vm: Some(vm) })) => object["vm"] = machine::machine(vm)?.into(),
+        Some(Kind::Created(v1::VmCreated { vm: Some(vm) })) => object["vm"] = machine::machine(vm).into(),
         Some(Kind::Modified(modified)) => {
             if let Some(vm) = &modified.vm {
-                object["vm"] = machine::machine(vm)?.into();
+                object["vm"] = machine::machine(vm).into();
             }
             object["changes"] = modified.changes.iter().map(change_json).collect();
         }

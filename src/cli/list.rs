@@ -1,47 +1,48 @@
-//! `list`.
+//! `list` and `lookup`.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::cmp::Ordering;
 
 use serde_json::{Map, Value};
 
-use super::{Clients, arguments::ListOptions, error::CliError, machine, print};
-use crate::proto::v1;
+use super::{
+    Clients,
+    arguments::{ListOptions, LookupOptions},
+    error::CliError,
+    machine, print,
+};
+use crate::{
+    proto::v1,
+    spec::{
+        filter::{self, Filter},
+        property::{VM, find},
+    },
+};
 
-/// Column, header and width; vmadm's own.
-const COLUMNS: &[(&str, &str, usize)] = &[
-    ("alias", "ALIAS", 10),
-    ("autoboot", "AUTOBOOT", 8),
-    ("boot_timestamp", "BOOT_TIMESTAMP", 24),
-    ("bootrom", "BOOTROM", 7),
-    ("brand", "BRAND", 14),
-    ("create_timestamp", "CREATE_TIMESTAMP", 24),
-    ("exit_status", "EXIT", 4),
-    ("exit_timestamp", "EXIT_TIMESTAMP", 24),
-    ("hostname", "HOSTNAME", 32),
-    ("last_modified", "LAST_MODIFIED", 24),
-    ("pid", "PID", 6),
-    ("ram", "RAM", 7),
-    ("state", "STATE", 16),
-    ("type", "TYPE", 4),
-    ("uuid", "UUID", 36),
-    ("vcpus", "VCPUS", 5),
-    ("vnc_port", "VNC_PORT", 8),
-    ("zone_state", "ZONE_STATE", 10),
-    ("zonename", "ZONENAME", 12),
-    ("zonepath", "ZONEPATH", 40),
-];
+/// A column of the table.
+#[derive(Debug)]
+struct Column {
+    path: String,
+    header: String,
+    width: usize,
+}
+
+impl Column {
+    /// A property that has a column, or an item of a list like `nics.0.ip`, or a tag.
+    fn parse(name: &str) -> Option<Self> {
+        if let Some((header, width)) = find(VM, name).and_then(|property| property.column) {
+            return Some(Self { path: name.to_owned(), header: header.to_owned(), width });
+        }
+        let nested = name.contains('.') && !name.contains('*') && filter::is_path(name);
+        nested.then(|| Self { path: name.to_owned(), header: name.to_uppercase(), width: name.len() })
+    }
+}
 
 /// What to list, understood.
 #[derive(Debug)]
 pub(super) struct Query<'o> {
     options: &'o ListOptions,
-    columns: Vec<&'static (&'static str, &'static str, usize)>,
-    sort: Vec<(&'static str, bool)>,
-    filters: BTreeMap<&'static str, &'o str>,
-}
-
-fn column(name: &str) -> Option<&'static (&'static str, &'static str, usize)> {
-    COLUMNS.iter().find(|(known, ..)| *known == name)
+    columns: Vec<Column>,
+    sort: Vec<(Column, bool)>,
 }
 
 impl<'o> Query<'o> {
@@ -49,39 +50,30 @@ impl<'o> Query<'o> {
         let columns = options
             .order
             .split(',')
-            .map(|name| column(name).ok_or_else(|| CliError::usage(format!("invalid order field: {name}"))))
+            .map(|name| {
+                Column::parse(name).ok_or_else(|| CliError::usage(format!("invalid order field: {name}")))
+            })
             .collect::<Result<_, _>>()?;
         let sort = options
             .sort
             .split(',')
             .map(|given| {
                 let name = given.trim_start_matches(['-', '+']);
-                let known =
-                    column(name).ok_or_else(|| CliError::usage(format!("invalid sort field: {name}")))?;
-                Ok((known.0, given.starts_with('-')))
+                let column = Column::parse(name)
+                    .ok_or_else(|| CliError::usage(format!("invalid sort field: {name}")))?;
+                Ok((column, given.starts_with('-')))
             })
             .collect::<Result<_, CliError>>()?;
-        let filters = options
-            .filters
-            .iter()
-            .map(|word| {
-                let (key, value) = word.split_once('=').unwrap_or((word, ""));
-                let known =
-                    column(key).ok_or_else(|| CliError::usage(format!("Invalid filter key: \"{key}\"")))?;
-                Ok((known.0, value))
-            })
-            .collect::<Result<_, CliError>>()?;
-        Ok(Self { options, columns, sort, filters })
-    }
-
-    fn matches(&self, vm: &Map<String, Value>) -> bool {
-        self.filters.iter().all(|(key, wanted)| text(vm, key) == *wanted)
+        check(&options.filters, "filter")?;
+        Ok(Self { options, columns, sort })
     }
 
     fn compare(&self, a: &Map<String, Value>, b: &Map<String, Value>) -> Ordering {
-        for (key, reverse) in &self.sort {
-            let by_number = a.get(*key).and_then(Value::as_i64).cmp(&b.get(*key).and_then(Value::as_i64));
-            let ordering = by_number.then_with(|| text(a, key).cmp(&text(b, key)));
+        for (column, reverse) in &self.sort {
+            let of = |vm| filter::get(vm, &column.path);
+            let number = |vm| of(vm).and_then(Value::as_i64);
+            let text = |vm| of(vm).map(filter::text);
+            let ordering = number(a).cmp(&number(b)).then_with(|| text(a).cmp(&text(b)));
             if ordering != Ordering::Equal {
                 return if *reverse { ordering.reverse() } else { ordering };
             }
@@ -93,42 +85,83 @@ impl<'o> Query<'o> {
         if self.options.parsable {
             return cells.collect::<Vec<_>>().join(":");
         }
-        let padded = cells.zip(&self.columns).map(|(cell, (_, _, width))| {
+        let padded = cells.zip(&self.columns).map(|(cell, column)| {
             let cell = if cell.is_empty() { "-".to_owned() } else { cell };
-            format!("{cell:<width$}")
+            format!("{cell:<width$}", width = column.width)
         });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     }
 }
 
-fn text(vm: &Map<String, Value>, key: &str) -> String {
-    match vm.get(key) {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+/// Filters are looked at here too, so that a mistake is one of usage, in vmadm's words.
+fn check(filters: &[String], what: &str) -> Result<(), CliError> {
+    for text in filters {
+        Filter::parse(text).map_err(|why| {
+            CliError::usage(why.replace("Invalid filter key", &format!("Invalid {what} key")))
+        })?;
+    }
+    Ok(())
+}
+
+/// Every VM that meets the filters.
+async fn vms(clients: &mut Clients, filters: &[String]) -> Result<Vec<Map<String, Value>>, CliError> {
+    let mut vms = Vec::new();
+    let mut request = v1::ListVmsRequest { filters: filters.to_vec(), ..Default::default() };
+    loop {
+        let page = clients.vms.list_vms(request.clone()).await?.into_inner();
+        vms.extend(page.vms.iter().map(machine::machine));
+        if page.next_page_token.is_empty() {
+            return Ok(vms);
+        }
+        request.page_token = page.next_page_token;
     }
 }
 
 pub(super) async fn list(clients: &mut Clients, query: &Query<'_>) -> Result<(), CliError> {
-    let mut vms = Vec::new();
-    let mut request = v1::ListVmsRequest::default();
-    loop {
-        let page = clients.vms.list_vms(request.clone()).await?.into_inner();
-        for vm in &page.vms {
-            vms.push(machine::machine(vm)?);
-        }
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    vms.retain(|vm| query.matches(vm));
+    let mut vms = vms(clients, &query.options.filters).await?;
     vms.sort_by(|a, b| query.compare(a, b));
-    if !query.options.parsable && !query.options.no_header {
-        print(&query.line(query.columns.iter().map(|(_, header, _)| (*header).to_owned())))?;
+    let options = query.options;
+    if options.header || !(options.parsable || options.no_header) {
+        print(&query.line(query.columns.iter().map(|column| column.header.clone())))?;
     }
     for vm in &vms {
-        print(&query.line(query.columns.iter().map(|(key, ..)| text(vm, key))))?;
+        let cell = |column: &Column| filter::get(vm, &column.path).map(filter::text).unwrap_or_default();
+        print(&query.line(query.columns.iter().map(cell)))?;
     }
     Ok(())
+}
+
+pub(super) fn check_lookup(options: &LookupOptions) -> Result<(), CliError> {
+    if options.order.is_some() && !options.json {
+        return Err(CliError::usage("Cannot specify -o without -j"));
+    }
+    let fields = options.order.iter().flat_map(|order| order.split(','));
+    for name in fields {
+        if find(VM, name).is_none() && !filter::is_path(name) {
+            return Err(CliError::usage(format!("Invalid lookup key: \"{name}\"")));
+        }
+    }
+    check(&options.filters, "lookup")
+}
+
+pub(super) async fn lookup(clients: &mut Clients, options: &LookupOptions) -> Result<(), CliError> {
+    let mut vms = vms(clients, &options.filters).await?;
+    if options.unique && vms.len() != 1 {
+        let count = vms.len();
+        return Err(CliError::failed(format!("Requested unique lookup but found {count} results.")));
+    }
+    if !options.json {
+        for vm in &vms {
+            print(&filter::text(vm.get("uuid").unwrap_or(&Value::Null)))?;
+        }
+        return Ok(());
+    }
+    if let Some(order) = &options.order {
+        let only = |vm: &Map<String, Value>| -> Map<String, Value> {
+            let fields = order.split(',').filter_map(|name| Some((name, filter::get(vm, name)?)));
+            fields.map(|(name, value)| (name.to_owned(), value.clone())).collect()
+        };
+        vms = vms.iter().map(only).collect();
+    }
+    print(&serde_json::to_string_pretty(&vms).unwrap_or_default())
 }

@@ -14,7 +14,7 @@ fn pretty(value: &impl serde::Serialize) -> String {
 
 pub(super) async fn get(clients: &mut Clients, uuid: &str) -> Result<(), CliError> {
     let answer = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?.into_inner();
-    print(&pretty(&machine::machine(&answer.vm.unwrap_or_default())?))
+    print(&pretty(&machine::machine(&answer.vm.unwrap_or_default())))
 }
 
 pub(super) async fn info(clients: &mut Clients, uuid: &str, types: &[String]) -> Result<(), CliError> {
@@ -34,6 +34,11 @@ pub(super) async fn screenshot(clients: &mut Clients, uuid: &str, file: &Path) -
         .map_err(|error| CliError::failed(format!("{}: {error}", file.display())))?;
     anstream::eprintln!("Saved the screen of VM {uuid} as {}", file.display());
     Ok(())
+}
+
+pub(super) async fn schema(clients: &mut Clients) -> Result<(), CliError> {
+    let answer = clients.vms.get_vm_schema(v1::GetVmSchemaRequest {}).await?.into_inner();
+    print(&pretty(&object(answer.schema.unwrap_or_default())))
 }
 
 pub(super) async fn host(clients: &mut Clients) -> Result<(), CliError> {

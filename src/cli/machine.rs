@@ -2,23 +2,18 @@
 
 use serde_json::{Map, Value, json};
 
-use super::error::CliError;
 use crate::{
     proto::{
-        spec_from_proto,
+        spec_to_json,
         v1::{self, ExitReason, VmState as Wire},
     },
-    spec::VmState,
+    spec::{Brand, VmState},
 };
 
 /// The machine JSON of a VM, with what is known of its state.
-pub(super) fn machine(vm: &v1::Vm) -> Result<Map<String, Value>, CliError> {
-    let spec = spec_from_proto(vm.spec.clone().unwrap_or_default()).map_err(|violations| {
-        CliError::violations(&violations).with_prefix("the agent's answer makes no sense")
-    })?;
-    let Ok(Value::Object(mut object)) = serde_json::to_value(&spec) else {
-        return Err(CliError::failed("the agent's answer makes no sense"));
-    };
+pub(super) fn machine(vm: &v1::Vm) -> Map<String, Value> {
+    let spec = vm.spec.clone().unwrap_or_default();
+    let mut object = spec_to_json(&spec);
     let status = vm.status.clone().unwrap_or_default();
     let state = state(status.state());
     let mut put = |key: &str, value: Value| {
@@ -26,7 +21,7 @@ pub(super) fn machine(vm: &v1::Vm) -> Result<Map<String, Value>, CliError> {
     };
     put("zonename", json!(vm.uuid));
     put("zonepath", json!(status.zonepath));
-    if let Some(brand) = spec.brand {
+    if let Some((_, brand)) = Brand::NAMES.iter().find(|(name, _)| *name == spec.brand) {
         put("type", json!(brand.type_name()));
     }
     put("state", json!(state.as_str()));
@@ -62,8 +57,15 @@ pub(super) fn machine(vm: &v1::Vm) -> Result<Map<String, Value>, CliError> {
             put("exit_detail", json!(exit.detail));
         }
     }
+    put("hvm", json!(true));
     put("etag", json!(vm.etag));
-    Ok(object)
+    for name in ["customer_metadata", "internal_metadata", "tags", "routes"] {
+        object.entry(name).or_insert_with(|| json!({}));
+    }
+    for name in ["disks", "nics", "resolvers"] {
+        object.entry(name).or_insert_with(|| json!([]));
+    }
+    object
 }
 
 /// What a hypervisor is kept from: `{"NETWORK": ["seccomp"], ...}`, or why not.
@@ -95,6 +97,7 @@ pub(super) fn state(state: Wire) -> VmState {
         Wire::Stopping => VmState::Stopping,
         Wire::Deleting => VmState::Deleting,
         Wire::Failed => VmState::Failed,
+        Wire::Paused => VmState::Paused,
         Wire::Lost | Wire::Unspecified => VmState::Lost,
     }
 }

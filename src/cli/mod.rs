@@ -14,6 +14,7 @@ mod lifecycle;
 mod list;
 mod look;
 mod machine;
+mod update;
 
 use std::{
     ffi::OsString,
@@ -42,7 +43,7 @@ const MAX_ANSWER: usize = 64 << 20;
 
 /// Runs the command line; gives the exit code.
 pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(words) {
+    let arguments = match Arguments::try_parse_from(signal_as_option(words)) {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
@@ -56,6 +57,21 @@ pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
             error.code()
         }
     }
+}
+
+/// `kill -KILL` is `kill -s KILL`.
+fn signal_as_option(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = words.collect();
+    if all.get(1).is_some_and(|command| command == "kill")
+        && let Some(word) = all.iter_mut().skip(2).find(|word| {
+            let text = word.to_string_lossy();
+            let name = text.strip_prefix('-').unwrap_or_default();
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+        })
+    {
+        *word = OsString::from(format!("-s{}", word.to_string_lossy().trim_start_matches('-')));
+    }
+    all
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
@@ -80,8 +96,8 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
             let spec = create::read(file.as_deref(), "create")?;
             create::create(&mut clients(&arguments).await?, spec).await
         }
-        Command::Validate { action, file } => {
-            let payload = create::read_for_validation(action, file.as_deref())?;
+        Command::Validate { action, brand, file } => {
+            let payload = create::read_for_validation(action, brand.as_deref(), file.as_deref())?;
             create::validate(&mut clients(&arguments).await?, payload).await
         }
         Command::Get { uuid } => {
@@ -92,6 +108,40 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
             let query = list::Query::new(options)?;
             list::list(&mut clients(&arguments).await?, &query).await
         }
+        Command::Lookup(options) => {
+            list::check_lookup(options)?;
+            list::lookup(&mut clients(&arguments).await?, options).await
+        }
+        Command::Update { uuid, file, changes } => {
+            let uuid = checked(uuid, "update")?;
+            let patch = update::read(changes, file.as_deref())?;
+            update::update(&mut clients(&arguments).await?, uuid, &patch).await
+        }
+        Command::Kill { uuid, signal } => {
+            let uuid = checked(uuid, "kill")?;
+            update::kill(&mut clients(&arguments).await?, uuid, signal.as_deref()).await
+        }
+        Command::Sysrq { uuid, kind } => {
+            let uuid = checked(uuid, "sysrq")?;
+            let kind = update::sysrq_type(kind)?;
+            update::sysrq(&mut clients(&arguments).await?, uuid, kind).await
+        }
+        Command::Pause { uuid } => {
+            let uuid = checked(uuid, "pause")?;
+            update::pause(&mut clients(&arguments).await?, uuid).await
+        }
+        Command::Resume { uuid } => {
+            let uuid = checked(uuid, "resume")?;
+            update::resume(&mut clients(&arguments).await?, uuid).await
+        }
+        Command::ChangeMedia { uuid, path, drive } => {
+            let uuid = checked(uuid, "change-media")?;
+            let (path, drive) = (path.as_deref(), drive.as_deref());
+            update::change_media(&mut clients(&arguments).await?, uuid, path, drive).await
+        }
+        Command::Schema => look::schema(&mut clients(&arguments).await?).await,
+        Command::Man { dir } => clap_mangen::generate_to(Arguments::command(), dir)
+            .map_err(|error| CliError::failed(format!("{}: {error}", dir.display()))),
         Command::Start { uuid, options } => {
             let uuid = checked(uuid, "start")?;
             let options = lifecycle::boot_options(options)?;

@@ -32,6 +32,8 @@ pub struct MachinePlan {
     pub ram: i32,
     /// Virtual CPUs.
     pub vcpus: i32,
+    /// The hypervisor's names and numbers, as operators gave them.
+    pub tuning: Tuning,
     /// With UEFI, the open code and variables.
     pub firmware: Firmware,
     /// In the guest's order; those of one boot only are last.
@@ -44,6 +46,32 @@ pub struct MachinePlan {
     pub once: Option<BootOrder>,
     /// The listening control socket.
     pub control: OwnedFd,
+}
+
+/// What operators may say in the hypervisor's own words. Where they say nothing it has defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// CPU model.
+    pub cpu_type: Option<String>,
+    /// Graphics adapter.
+    pub vga: Option<String>,
+    /// Nanoseconds that a virtio interface holds packets back.
+    pub virtio_txtimer: Option<i32>,
+    /// Packets that it sends at once.
+    pub virtio_txburst: Option<i32>,
+    /// Instead of the usual pointer.
+    pub options: Option<String>,
+    /// Besides all.
+    pub extra_options: Option<String>,
+    /// Asked of VNC clients.
+    pub vnc_password: Option<String>,
+}
+
+/// A medium for a CD drive.
+#[derive(Debug)]
+pub struct Medium {
+    /// Open for reading.
+    pub file: File,
 }
 
 /// Open firmware.
@@ -117,6 +145,8 @@ pub struct Program {
     pub setup: Setup,
     /// What runs guest code: `kvm` or `tcg`.
     pub accelerator: String,
+    /// Its CD drives: what it calls them, and what is in them.
+    pub cds: Vec<(String, String)>,
 }
 
 /// What is left to do once the program answers.
@@ -124,6 +154,8 @@ pub struct Program {
 pub struct Setup {
     /// Boot positions from the second boot of the guest on: device and position, −1 for none.
     pub boot_positions: Vec<(String, i32)>,
+    /// Asked of VNC clients.
+    pub vnc_password: Option<String>,
 }
 
 /// A kind of hypervisor.
@@ -162,6 +194,16 @@ pub struct Description {
 pub trait Machine: Send + Sync + fmt::Debug {
     /// Does what a new machine needs before it runs.
     async fn set_up(&self, setup: &Setup) -> Result<(), HypervisorError>;
+    /// Halts the guest.
+    async fn pause(&self) -> Result<(), HypervisorError>;
+    /// Sends the guest a non-maskable interrupt.
+    async fn inject_nmi(&self) -> Result<(), HypervisorError>;
+    /// Presses a key that does nothing but wake a screen.
+    async fn wake_screen(&self) -> Result<(), HypervisorError>;
+    /// Puts a medium into a CD drive; none leaves it empty.
+    async fn change_medium(&self, drive: &str, medium: Option<Medium>) -> Result<(), HypervisorError>;
+    /// Asks VNC clients for this from now on; for nothing when there is none.
+    async fn set_vnc_password(&self, password: Option<&str>) -> Result<(), HypervisorError>;
     /// Lets the guest run.
     async fn resume(&self) -> Result<(), HypervisorError>;
     /// Presses the power button.
@@ -174,8 +216,8 @@ pub trait Machine: Send + Sync + fmt::Debug {
     async fn info(&self, kind: InfoType) -> Result<Value, HypervisorError>;
     /// The screen as a PNG.
     async fn screenshot(&self) -> Result<Vec<u8>, HypervisorError>;
-    /// Hands it a connected socket that speaks RFB.
-    async fn add_vnc_client(&self, socket: OwnedFd) -> Result<(), HypervisorError>;
+    /// Hands it a connected socket that speaks RFB; who is `trusted` is not asked for a password.
+    async fn add_vnc_client(&self, socket: OwnedFd, trusted: bool) -> Result<(), HypervisorError>;
     /// What happens next; `None` when the control connection is gone. For one caller.
     async fn next_event(&self) -> Option<MachineEvent>;
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use uuid::Uuid;
 
 use super::{
-    Description, Firmware, Hypervisor, HypervisorError, InfoType, Machine, MachineEvent, MachinePlan,
+    Description, Firmware, Hypervisor, HypervisorError, InfoType, Machine, MachineEvent, MachinePlan, Medium,
     Program, RunStatus, Setup,
 };
 
@@ -60,6 +60,7 @@ pub struct Faults {
 struct Knobs {
     events: mpsc::Sender<MachineEvent>,
     received: AsyncMutex<mpsc::Receiver<MachineEvent>>,
+    done: Mutex<Vec<String>>,
 }
 
 impl SimulatedHypervisor {
@@ -79,12 +80,18 @@ impl SimulatedHypervisor {
         let _ = knobs.events.send(event).await;
     }
 
+    /// What was done to the machine of a VM, in words.
+    #[must_use]
+    pub fn done(&self, uuid: Uuid) -> Vec<String> {
+        lock(&self.knobs(uuid).done).clone()
+    }
+
     fn knobs(&self, uuid: Uuid) -> Arc<Knobs> {
         lock(&self.machines)
             .entry(uuid)
             .or_insert_with(|| {
                 let (events, received) = mpsc::channel(16);
-                Arc::new(Knobs { events, received: AsyncMutex::new(received) })
+                Arc::new(Knobs { events, received: AsyncMutex::new(received), done: Mutex::default() })
             })
             .clone()
     }
@@ -119,6 +126,22 @@ impl Hypervisor for SimulatedHypervisor {
                 drive.boot
             )
         }));
+        let tuning = &plan.tuning;
+        for (name, value) in [
+            ("cpu_type", tuning.cpu_type.clone()),
+            ("vga", tuning.vga.clone()),
+            ("virtio_txtimer", tuning.virtio_txtimer.map(|n| n.to_string())),
+            ("virtio_txburst", tuning.virtio_txburst.map(|n| n.to_string())),
+            ("qemu_opts", tuning.options.clone()),
+            ("qemu_extra_opts", tuning.extra_options.clone()),
+            ("vnc_password", tuning.vnc_password.clone()),
+        ] {
+            arguments.extend(value.map(|value| format!("{name}={value}")));
+        }
+        let cd = |(index, drive): (usize, &super::Drive)| {
+            (drive.media == crate::spec::Media::Cdrom).then(|| (format!("drive{index}"), drive.path.clone()))
+        };
+        let cds = plan.drives.iter().enumerate().filter_map(cd).collect();
         arguments.extend(plan.nics.iter().map(|nic| format!("nic={},{}", nic.mac, nic.model.as_str())));
         Ok(Program {
             path: "/simulated".into(),
@@ -126,6 +149,7 @@ impl Hypervisor for SimulatedHypervisor {
             descriptors: Vec::new(),
             setup: Setup::default(),
             accelerator: "tcg".into(),
+            cds,
         })
     }
 
@@ -153,10 +177,37 @@ struct SimulatedMachine {
     host: SimulatedHypervisor,
 }
 
+impl SimulatedMachine {
+    fn done(&self, what: &str) -> Result<(), HypervisorError> {
+        lock(&self.knobs.done).push(what.to_owned());
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Machine for SimulatedMachine {
     async fn set_up(&self, _setup: &Setup) -> Result<(), HypervisorError> {
         Ok(())
+    }
+
+    async fn pause(&self) -> Result<(), HypervisorError> {
+        self.done("pause")
+    }
+
+    async fn inject_nmi(&self) -> Result<(), HypervisorError> {
+        self.done("nmi")
+    }
+
+    async fn wake_screen(&self) -> Result<(), HypervisorError> {
+        self.done("wake")
+    }
+
+    async fn change_medium(&self, drive: &str, medium: Option<Medium>) -> Result<(), HypervisorError> {
+        self.done(&format!("{} {drive}", if medium.is_some() { "insert" } else { "eject" }))
+    }
+
+    async fn set_vnc_password(&self, password: Option<&str>) -> Result<(), HypervisorError> {
+        self.done(&format!("password {}", password.unwrap_or("-")))
     }
 
     async fn resume(&self) -> Result<(), HypervisorError> {
@@ -196,7 +247,8 @@ impl Machine for SimulatedMachine {
         Ok(b"\x89PNG simulated".to_vec())
     }
 
-    async fn add_vnc_client(&self, socket: OwnedFd) -> Result<(), HypervisorError> {
+    async fn add_vnc_client(&self, socket: OwnedFd, trusted: bool) -> Result<(), HypervisorError> {
+        self.done(if trusted { "viewer trusted" } else { "viewer asked" })?;
         rustix::io::write(&socket, b"RFB 003.008\n").map_err(HypervisorError::at("greeting"))?;
         Ok(())
     }

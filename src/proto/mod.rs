@@ -1,9 +1,12 @@
 //! The contract: generated messages and services, and the machine model's two forms.
 
+mod json;
 mod spec;
+mod update;
 
 pub use generated::{DESCRIPTORS, Rpc, v1};
-pub use spec::{spec_from_proto, spec_to_proto};
+pub use spec::{spec_from_proto, spec_to_json, spec_to_proto};
+pub use update::{json_to_update, update_to_json};
 
 /// Nothing in here is written by hand.
 mod generated {

@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    coerce::closest,
     disk::{DiskModel, Media},
-    reader::closest,
     validate::zone_path,
     violation::Violation,
 };

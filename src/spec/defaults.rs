@@ -1,43 +1,40 @@
 //! Fills in what a payload left open, so that the stored machine says everything.
 
+use std::fmt;
+
+use ipnet::Ipv4Net;
+use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Bootrom, Mac, VmSpec};
+use super::{
+    Brand, DiskModel, DiskSpec, Mac, NicAddress, NicModel, NicSpec, VmSpec,
+    property::{Default, VM},
+};
 
-/// Completes a valid payload. `overhead` is the MiB that a hypervisor has beyond its guest's memory at
-/// least; `random` gives bytes for what has to be made up; `disk_path` names the file of the disk with
-/// that index.
-pub fn complete(
-    spec: &mut VmSpec,
-    uuid: Uuid,
-    overhead: i32,
-    mut random: impl FnMut() -> [u8; 6],
-    disk_path: impl Fn(usize) -> String,
-) {
+/// What the host gives to a machine that leaves something open.
+pub struct Host<'a> {
+    /// MiB that a hypervisor has beyond its guest's memory at least.
+    pub overhead: i32,
+    /// Names the file of a disk that the agent makes, by number.
+    pub disk_path: &'a dyn Fn(usize) -> String,
+    /// An address that no other VM of the host has.
+    pub new_mac: &'a dyn Fn() -> Mac,
+}
+
+impl fmt::Debug for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("overhead", &self.overhead).finish_non_exhaustive()
+    }
+}
+
+/// Completes a valid payload.
+pub fn complete(spec: &mut VmSpec, uuid: Uuid, host: &Host<'_>) {
     spec.uuid = Some(uuid);
-    spec.ram.get_or_insert(VmSpec::DEFAULT_RAM);
-    spec.vcpus.get_or_insert(VmSpec::DEFAULT_VCPUS);
-    spec.autoboot.get_or_insert(true);
+    fill_in(spec);
     spec.hostname.get_or_insert_with(|| uuid.to_string());
-    spec.bootrom.get_or_insert(Bootrom::Bios);
-    spec.vnc_port.get_or_insert(0);
-    spec.cpu_shares.get_or_insert(VmSpec::DEFAULT_CPU_SHARES);
-    spec.max_lwps.get_or_insert(VmSpec::DEFAULT_MAX_LWPS);
-    spec.zfs_io_priority.get_or_insert(VmSpec::DEFAULT_ZFS_IO_PRIORITY);
-    complete_memory(spec, overhead);
-
-    let first_model = spec.disks.first().map(super::DiskSpec::model);
-    for (index, disk) in spec.disks.iter_mut().enumerate() {
-        if disk.model.is_none() {
-            disk.model = first_model;
-        }
-        if disk.is_made_here() {
-            disk.path = Some(disk_path(index));
-        }
-    }
-    for nic in &mut spec.nics {
-        nic.mac.get_or_insert_with(|| Mac::local(random()));
-    }
+    complete_memory(spec, host.overhead);
+    complete_disks(&mut spec.disks, spec.disk_driver, host);
+    complete_nics(&mut spec.nics, spec.nic_driver, host);
     if !spec.nics.iter().any(|nic| nic.primary)
         && let Some(first) = spec.nics.first_mut()
     {
@@ -45,9 +42,109 @@ pub fn complete(
     }
 }
 
+/// A disk without a model takes the driver's, or the first disk's; a new one gets a path of its own.
+pub(super) fn complete_disks(disks: &mut [DiskSpec], driver: Option<DiskModel>, host: &Host<'_>) {
+    let model = driver.or(disks.first().map(DiskSpec::model));
+    let taken: Vec<String> = disks.iter().filter_map(|disk| disk.path.clone()).collect();
+    let mut paths = (0..).map(|number| (host.disk_path)(number)).filter(|path| !taken.contains(path));
+    for disk in disks {
+        disk.model = disk.model.or(model);
+        if disk.is_made_here() && disk.path.is_none() {
+            disk.path = paths.next();
+        }
+    }
+}
+
+/// An interface without a model takes the driver's, or the first one's; a new one gets an address and a
+/// name of its own.
+pub(super) fn complete_nics(nics: &mut [NicSpec], driver: Option<NicModel>, host: &Host<'_>) {
+    let model = driver.or(nics.iter().find_map(|nic| nic.model));
+    let mut macs: Vec<Mac> = nics.iter().filter_map(|nic| nic.mac).collect();
+    let mut names: Vec<String> = nics.iter().filter_map(|nic| nic.interface.clone()).collect();
+    for nic in nics {
+        nic.model = nic.model.or(model);
+        nic.mac = nic.mac.or_else(|| nic.vrrp_mac());
+        if nic.mac.is_none() {
+            // Forty bits by chance; a few tries are more than enough.
+            nic.mac = (0..1000).map(|_| (host.new_mac)()).find(|mac| !macs.contains(mac));
+            macs.extend(nic.mac);
+        }
+        if nic.interface.is_none() {
+            let name = (0..).map(|n| format!("net{n}")).find(|name| !names.contains(name));
+            names.extend(name.clone());
+            nic.interface = name;
+        }
+        complete_addresses(nic);
+    }
+}
+
+/// The defaults that the table of properties has, whichever brand they are for.
+fn fill_in(spec: &mut VmSpec) {
+    let Ok(Value::Object(mut object)) = serde_json::to_value(&*spec) else { return };
+    let brand = spec.brand.unwrap_or(Brand::Kvm);
+    for property in VM.iter().filter(|property| property.is_for(brand)) {
+        let text = match property.default {
+            Default::Value(text) => text,
+            Default::ByBrand(kvm, bhyve) => match brand {
+                Brand::Kvm => kvm,
+                Brand::Bhyve => bhyve,
+            },
+            Default::Absent | Default::Computed(_) => continue,
+        };
+        if !object.contains_key(property.name)
+            && let Ok(value) = serde_json::from_str(text)
+        {
+            object.insert(property.name.to_owned(), value);
+        }
+    }
+    if let Ok(filled) = serde_json::from_value(Value::Object(object)) {
+        *spec = filled;
+    }
+}
+
+/// `ip`, `netmask` and `gateway` say the same as `ips` and `gateways`.
+pub(super) fn complete_addresses(nic: &mut NicSpec) {
+    match (nic.ip, nic.netmask) {
+        (Some(NicAddress::Static(ip)), Some(mask)) if nic.ips.is_empty() => {
+            nic.ips = Ipv4Net::with_netmask(ip, mask).map(|net| net.to_string()).into_iter().collect();
+        }
+        (Some(NicAddress::Dhcp), _) if nic.ips.is_empty() => nic.ips = vec!["dhcp".to_owned()],
+        (None, _) => {
+            let net = nic.ips.iter().find_map(|text| text.parse::<Ipv4Net>().ok());
+            if let Some(net) = net {
+                (nic.ip, nic.netmask) = (Some(NicAddress::Static(net.addr())), Some(net.netmask()));
+            } else if nic.ips.iter().any(|text| text == "dhcp") {
+                nic.ip = Some(NicAddress::Dhcp);
+            }
+        }
+        _ => {}
+    }
+    match (nic.gateway, nic.gateways.first()) {
+        (Some(gateway), None) => nic.gateways = vec![gateway],
+        (None, Some(first)) => nic.gateway = Some(*first),
+        _ => {}
+    }
+}
+
+/// Who follows a primary interface that was removed: the first interface with a public IPv4 address, else
+/// the first.
+pub(super) fn choose_primary(nics: &mut [NicSpec]) {
+    if nics.iter().any(|nic| nic.primary) {
+        return;
+    }
+    let rank = |nic: &NicSpec| match nic.ip {
+        Some(NicAddress::Static(ip)) if !ip.is_private() => 0,
+        _ => 1,
+    };
+    // The first of the lowest.
+    if let Some(nic) = nics.iter_mut().min_by_key(|nic| rank(nic)) {
+        nic.primary = true;
+    }
+}
+
 /// vmadm's rule: locked memory is at most physical memory, which is at most swap, and physical memory
 /// holds the guest and what the hypervisor needs for itself.
-fn complete_memory(spec: &mut VmSpec, overhead: i32) {
+pub(super) fn complete_memory(spec: &mut VmSpec, overhead: i32) {
     let ram = spec.ram();
     let usual = ram.saturating_add(spec.brand.map_or(0, super::Brand::memory_overhead).max(overhead));
     let physical = spec.max_physical_memory.unwrap_or(usual).max(ram.saturating_add(overhead));
@@ -58,13 +155,21 @@ fn complete_memory(spec: &mut VmSpec, overhead: i32) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::spec::{DiskModel, machine_json, validate};
 
     fn completed(text: &str) -> VmSpec {
         let mut spec = machine_json::parse(text.as_bytes()).unwrap().spec;
         assert_eq!(validate::check(&spec), []);
-        complete(&mut spec, Uuid::from_u128(7), 256, || [0xab; 6], |i| format!("/d{i}"));
+        let mac = Cell::new(0xab);
+        let new_mac = || {
+            mac.set(mac.get() + 1);
+            Mac::local([mac.get() - 1; 6])
+        };
+        let host = Host { overhead: 256, disk_path: &|i| format!("/d{i}"), new_mac: &new_mac };
+        complete(&mut spec, Uuid::from_u128(7), &host);
         spec
     }
 

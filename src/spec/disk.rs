@@ -1,29 +1,32 @@
 //! Disks and CDs.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-/// One entry of `disks`.
+use super::Brand;
+
+/// One entry of `disks`. What the agent only keeps is in `other`.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
 pub struct DiskSpec {
-    /// Boot from this one first.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub boot: bool,
-    /// How the guest sees it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<DiskModel>,
-    /// MiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<i32>,
     /// On the host for a disk that the agent made, inside the zone's root for other ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// MiB.
+    pub size: Option<i32>,
+    /// Boot from this one first.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub boot: bool,
     /// Disk or CD.
-    #[serde(default)]
     pub media: Media,
+    /// How the guest sees it.
+    pub model: Option<DiskModel>,
     /// The file exists; attach it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub nocreate: bool,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
 
 impl DiskSpec {
@@ -50,6 +53,10 @@ pub enum DiskModel {
     Scsi,
     /// IDE, at most four of them.
     Ide,
+    /// AHCI, of bhyve.
+    Ahci,
+    /// NVMe, of bhyve.
+    Nvme,
 }
 
 impl DiskModel {
@@ -63,15 +70,37 @@ impl DiskModel {
             Self::Virtio => "virtio",
             Self::Scsi => "scsi",
             Self::Ide => "ide",
+            Self::Ahci => "ahci",
+            Self::Nvme => "nvme",
         }
     }
 
-    /// The model of that name, or vmadm's words for why there is none.
-    pub fn parse(name: &str) -> Result<Self, String> {
-        Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, m)| *m).ok_or_else(|| {
-            format!("\"{name}\" is not a valid disk model for kvm brand. Valid are: virtio,scsi,ide")
-        })
+    /// Those that a brand has.
+    #[must_use]
+    pub fn of(brand: Brand) -> &'static [Self] {
+        match brand {
+            Brand::Kvm => &[Self::Virtio, Self::Scsi, Self::Ide],
+            Brand::Bhyve => &[Self::Virtio, Self::Ahci, Self::Nvme],
+        }
     }
+
+    /// The model of the kvm brand of that name, or vmadm's words for why there is none.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        let found = Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, m)| *m);
+        found.ok_or_else(|| not_valid(name, Brand::Kvm))
+    }
+
+    /// vmadm's words for a model that a brand does not have; none when it has it.
+    #[must_use]
+    pub fn fault(self, brand: Brand) -> Option<String> {
+        (!Self::of(brand).contains(&self)).then(|| not_valid(self.as_str(), brand))
+    }
+}
+
+fn not_valid(name: &str, brand: Brand) -> String {
+    let valid: Vec<&str> = DiskModel::of(brand).iter().map(|model| model.as_str()).collect();
+    let brand = brand.as_str();
+    format!("\"{name}\" is not a valid disk model for {brand} brand. Valid are: {}", valid.join(","))
 }
 
 /// Disk or CD.

@@ -3,7 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Bootrom, Brand, DiskModel, DiskSpec, MAX_PAYLOAD, Media, NicModel, NicSpec, VmSpec, reader::Reader,
+    Kind, MAX_PAYLOAD, Note, VmSpec,
+    coerce::{Action, Coercion, brand_of},
+    property::VM,
+    validate,
     violation::Violation,
 };
 
@@ -28,82 +31,86 @@ pub struct Parsed {
     pub spec: VmSpec,
     /// Fields of the wrong type or name.
     pub violations: Vec<Violation>,
+    /// What is accepted, and does nothing here.
+    pub notes: Vec<Note>,
 }
 
-/// vmadm's image properties: known, but of no effect before the agent has images.
-const IMAGES: &[(&str, &str)] = &[
-    ("image_uuid", "images are not supported by this agent yet; give size for an empty disk"),
-    ("image_size", "images are not supported by this agent yet; give size for an empty disk"),
-    ("image_name", "images are not supported by this agent yet; give size for an empty disk"),
-];
+impl Parsed {
+    /// What could not be read, and the rules that the rest breaks; a field is named once.
+    #[must_use]
+    pub fn all_violations(&self) -> Vec<Violation> {
+        let mut all = self.violations.clone();
+        if all.iter().any(|violation| violation.field == "vm") {
+            // There is no machine to look at.
+            return all;
+        }
+        for violation in validate::check(&self.spec) {
+            let known = |wanted: &str| self.violations.iter().any(|known| known.field.starts_with(wanted));
+            let item = violation.field.rsplit_once('.').map(|(item, _)| format!("{item}."));
+            // What "goes with" a field that could not be read is no mistake of its own.
+            let follows = violation.kind == Kind::BadProperty && item.is_some_and(|item| known(&item));
+            if !follows && !all.iter().any(|known| known.field == violation.field) {
+                all.push(violation);
+            }
+        }
+        all
+    }
+}
 
-/// Reads a machine JSON text.
-pub fn parse(text: &[u8]) -> Result<Parsed, PayloadError> {
+/// Reads a JSON object's text.
+pub fn parse_text(text: &[u8]) -> Result<Map<String, Value>, PayloadError> {
     if text.len() > MAX_PAYLOAD {
         return Err(PayloadError::TooLarge(text.len()));
     }
     match serde_json::from_slice(text).map_err(PayloadError::Json)? {
-        Value::Object(object) => Ok(parse_object(object)),
+        Value::Object(object) => Ok(object),
         _ => Err(PayloadError::NotAnObject),
     }
 }
 
+/// Reads a machine JSON text.
+pub fn parse(text: &[u8]) -> Result<Parsed, PayloadError> {
+    parse_text(text).map(parse_object)
+}
+
 /// Reads a machine JSON object.
 #[must_use]
-pub fn parse_object(object: Map<String, Value>) -> Parsed {
-    let mut violations = Vec::new();
-    let mut reader = Reader::new(object, &mut violations);
-    let r = &mut reader;
-    let spec = VmSpec {
-        uuid: r.parsed::<StrictUuid>("uuid").map(|u| u.0),
-        brand: r.named("brand", Brand::NAMES),
-        alias: r.text("alias").filter(|alias| !alias.is_empty()),
-        hostname: r.text("hostname").filter(|name| !name.is_empty()),
-        ram: r.integer("ram"),
-        vcpus: r.integer("vcpus"),
-        cpu_cap: r.integer("cpu_cap"),
-        cpu_shares: r.integer("cpu_shares"),
-        max_physical_memory: r.integer("max_physical_memory"),
-        max_locked_memory: r.integer("max_locked_memory"),
-        max_swap: r.integer("max_swap"),
-        max_lwps: r.integer("max_lwps"),
-        zfs_io_priority: r.integer("zfs_io_priority"),
-        autoboot: r.boolean("autoboot"),
-        bootrom: r.named("bootrom", Bootrom::NAMES),
-        vnc_port: r.integer("vnc_port"),
-        resolvers: r.texts("resolvers"),
-        disks: r.objects("disks", disk),
-        nics: r.objects("nics", nic),
-        customer_metadata: r.flat("customer_metadata"),
-        internal_metadata: r.flat("internal_metadata"),
-        tags: r.flat("tags"),
-    };
-    reader.finish();
-    Parsed { spec, violations }
+pub fn parse_object(mut object: Map<String, Value>) -> Parsed {
+    forget_made_paths(&mut object);
+    rename_old(&mut object);
+    let mut coercion = Coercion::new(Action::Create, brand_of(&object));
+    let read = coercion.object(VM, object, "");
+    let Coercion { mut violations, notes, .. } = coercion;
+    let spec = typed(read, &mut violations);
+    Parsed { spec, violations, notes }
 }
 
-fn disk(r: &mut Reader<'_>) -> DiskSpec {
-    let disk = DiskSpec {
-        boot: r.boolean("boot").unwrap_or_default(),
-        model: r.parsed::<ParsedModel>("model").map(|model| model.0),
-        size: r.integer("size"),
-        path: r.text("path"),
-        media: r.named("media", Media::NAMES).unwrap_or_default(),
-        nocreate: r.boolean("nocreate").unwrap_or_default(),
-    };
-    r.refuse(IMAGES);
-    disk
+/// The typed form of what was read by the table. They can't disagree, which tests make sure of; if they
+/// did, that would be said.
+pub(super) fn typed(read: Map<String, Value>, violations: &mut Vec<Violation>) -> VmSpec {
+    serde_json::from_value(Value::Object(read)).unwrap_or_else(|error| {
+        violations.push(Violation::value("vm", error.to_string()));
+        VmSpec::default()
+    })
 }
 
-fn nic(r: &mut Reader<'_>) -> NicSpec {
-    NicSpec {
-        nic_tag: r.text("nic_tag"),
-        model: r.named("model", NicModel::NAMES),
-        mac: r.parsed("mac"),
-        ip: r.parsed("ip"),
-        netmask: r.parsed::<Ipv4>("netmask").map(|ip| ip.0),
-        gateway: r.parsed::<Ipv4>("gateway").map(|ip| ip.0),
-        primary: r.boolean("primary").unwrap_or_default(),
+/// What `get` printed can be given to `create`: paths of disks that the agent made are not asked for.
+fn forget_made_paths(object: &mut Map<String, Value>) {
+    let Some(Value::String(zonepath)) = object.get("zonepath").cloned() else { return };
+    let Some(Value::Array(disks)) = object.get_mut("disks") else { return };
+    for disk in disks.iter_mut().filter_map(Value::as_object_mut) {
+        let path = disk.get("path").and_then(Value::as_str).unwrap_or_default();
+        let name = path.strip_prefix(&zonepath).and_then(|rest| rest.strip_prefix("/disk"));
+        if name.is_some_and(|name| name.ends_with(".raw")) && !disk.contains_key("nocreate") {
+            disk.shift_remove("path");
+        }
+    }
+}
+
+/// Names that vmadm once had for properties.
+fn rename_old(object: &mut Map<String, Value>) {
+    if let Some(pool) = object.shift_remove("zfs_storage_pool_name") {
+        object.entry("zpool").or_insert(pool);
     }
 }
 
@@ -113,30 +120,6 @@ pub fn parse_uuid(text: &str) -> Result<uuid::Uuid, String> {
     uuid::Uuid::try_parse(text).ok().filter(|uuid| plain && !uuid.is_nil()).ok_or_else(|| {
         format!("\"{text}\" is not a UUID in lower case, like b8ab5fc1-8576-45ef-bb51-9826b52a4651")
     })
-}
-
-struct StrictUuid(uuid::Uuid);
-impl std::str::FromStr for StrictUuid {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        parse_uuid(text).map(Self)
-    }
-}
-
-struct ParsedModel(DiskModel);
-impl std::str::FromStr for ParsedModel {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        DiskModel::parse(text).map(Self)
-    }
-}
-
-struct Ipv4(std::net::Ipv4Addr);
-impl std::str::FromStr for Ipv4 {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_| format!("\"{text}\" is not an IPv4 address"))
-    }
 }
 
 #[cfg(test)]

@@ -5,14 +5,18 @@
 //! in what was left open. Names, units and limits are vmadm's.
 
 pub mod boot_options;
+mod coerce;
 pub mod defaults;
 pub mod disk;
+pub mod filter;
+pub mod forms;
 pub mod limits;
 pub mod machine_json;
 pub mod nic;
-mod reader;
+pub mod property;
 pub mod restriction;
 pub mod state;
+pub mod update;
 pub mod validate;
 pub mod violation;
 pub mod vm;
@@ -23,7 +27,7 @@ pub use limits::{LimitReport, Limits};
 pub use nic::{Mac, NicAddress, NicModel, NicSpec};
 pub use restriction::{Enforcement, Restriction};
 pub use state::VmState;
-pub use violation::{Kind, Violation};
+pub use violation::{Kind, Note, Violation};
 pub use vm::{Bootrom, Brand, FlatObject, Scalar, VmSpec};
 
 /// Largest machine JSON that is looked at, in bytes.

@@ -1,34 +1,76 @@
 //! Network interfaces.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-/// One entry of `nics`.
+/// One entry of `nics`. What the agent only keeps is in `other`.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
 pub struct NicSpec {
+    /// Made up when absent.
+    pub mac: Option<Mac>,
+    /// `net0` and so on.
+    pub interface: Option<String>,
     /// The network that it is on; required.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nic_tag: Option<String>,
     /// How the guest sees it; required.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<NicModel>,
-    /// Made up when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<Mac>,
+    /// 0 is none.
+    pub vlan_id: Option<i32>,
     /// Static or by DHCP.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<NicAddress>,
     /// Required with a static address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netmask: Option<Ipv4Addr>,
+    /// All addresses, with their prefix lengths.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<String>,
     /// Default router.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv4Addr>,
+    /// Default routers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<Ipv4Addr>,
     /// Carries the default route.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub primary: bool,
+    /// Further networks that it may send from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_ips: Vec<String>,
+    /// DHCP client identifiers that it may use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_dhcp_cids: Vec<String>,
+    /// VRRP group.
+    pub vrrp_vrid: Option<i32>,
+    /// Where VRRP speaks from.
+    pub vrrp_primary_ip: Option<Ipv4Addr>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl NicSpec {
+    /// The address of a VRRP group.
+    #[must_use]
+    pub fn vrrp_mac(&self) -> Option<Mac> {
+        self.vrrp_vrid.and_then(|id| u8::try_from(id).ok()).map(|id| Mac([0, 0, 0x5e, 0, 1, id]))
+    }
+
+    /// Every static address.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let of_ip = match self.ip {
+            Some(NicAddress::Static(ip)) => Some(IpAddr::V4(ip)),
+            _ => None,
+        };
+        let of_ips = self.ips.iter().filter_map(|text| text.parse::<IpNet>().ok().map(|net| net.addr()));
+        of_ip.into_iter().chain(of_ips.filter(move |ip| Some(*ip) != of_ip))
+    }
 }
 
 /// What the guest sees.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 ///                                      │                     ▼                │
 ///                                      └──────────────── stopping ◀───────────┘
 ///                                       hypervisor gone
+///   running ◀─▶ paused: halted and let go by a caller
 ///   stopped ─▶ deleting ─▶ (none)             lost: can't be told, after a restart of the agent
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,6 +37,8 @@ pub enum VmState {
     Failed,
     /// Nobody can tell whether the hypervisor lives.
     Lost,
+    /// The guest's processors are halted, because somebody asked for it.
+    Paused,
 }
 
 impl VmState {
@@ -51,6 +54,7 @@ impl VmState {
             Self::Deleting => "deleting",
             Self::Failed => "failed",
             Self::Lost => "lost",
+            Self::Paused => "paused",
         }
     }
 
@@ -61,7 +65,7 @@ impl VmState {
             Self::Provisioning => "configured",
             Self::Stopped => "installed",
             Self::Starting => "ready",
-            Self::Running | Self::Failed => "running",
+            Self::Running | Self::Failed | Self::Paused => "running",
             Self::Stopping => "shutting_down",
             Self::Deleting => "incomplete",
             Self::Lost => "down",
@@ -71,7 +75,7 @@ impl VmState {
     /// Whether a hypervisor process belongs to the state.
     #[must_use]
     pub fn has_hypervisor(self) -> bool {
-        matches!(self, Self::Running | Self::Stopping | Self::Failed)
+        matches!(self, Self::Running | Self::Stopping | Self::Failed | Self::Paused)
     }
 }
 

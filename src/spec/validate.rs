@@ -1,12 +1,17 @@
-//! The rules of a machine. Everything that is broken is reported, not just the first.
+//! The rules that several properties have together. What one property may hold by itself is in
+//! [`super::property`]. Everything that is broken is reported, not just the first.
 
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr},
 };
 
+use ipnet::IpNet;
+use serde_json::Value;
+
 use super::{
-    Brand, DiskModel, DiskSpec, Media, NicAddress, NicSpec, VmSpec,
+    DiskModel, DiskSpec, Mac, Media, NicAddress, NicSpec, VmSpec,
+    property::is_block_size,
     violation::Violation,
     vm::{FlatObject, Scalar},
 };
@@ -29,12 +34,17 @@ pub const MAX_CPU_SHARES: i32 = 65535;
 pub const MAX_LWPS: i32 = 1 << 22;
 /// Largest `zfs_io_priority`: the largest weight that Linux takes.
 pub const MAX_ZFS_IO_PRIORITY: i32 = 10_000;
-/// Bytes of a name.
-const MAX_NAME: usize = 255;
-/// Name servers.
-const MAX_RESOLVERS: usize = 32;
+/// Addresses of one interface.
+const MAX_IPS: usize = 20;
+/// Further networks of one interface.
+const MAX_ALLOWED_IPS: usize = 13;
+/// Addresses and further networks of one interface together.
+const MAX_ALL_IPS: usize = 32;
+/// DHCP client identifiers of one interface, and their bytes together.
+const MAX_CIDS: usize = 20;
+const MAX_CID_BYTES: usize = 1024;
 
-/// Checks a payload for creation.
+/// Checks a machine that is to be made.
 #[must_use]
 pub fn check(spec: &VmSpec) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -42,19 +52,19 @@ pub fn check(spec: &VmSpec) -> Vec<Violation> {
     if spec.brand.is_none() {
         out.push(Violation::missing("brand", "required; one of: kvm, bhyve"));
     }
-    if let Some(alias) = &spec.alias {
-        name(out, "alias", alias);
+    out.extend(memory(spec));
+    if let Some(size) = spec.other.get("zfs_root_recsize").and_then(Value::as_i64)
+        && size != 0
+        && !is_block_size(size)
+    {
+        out.push(Violation::value(
+            "zfs_root_recsize",
+            format!("invalid zfs_root_recsize ({size}), must be 512-131072 and a power of 2. (0 to disable)"),
+        ));
     }
-    if let Some(hostname) = &spec.hostname {
-        self::hostname(out, hostname);
-    }
-    range(out, "ram", spec.ram, 1, MAX_RAM, "MiB");
-    range(out, "vcpus", spec.vcpus, 1, MAX_VCPUS, "virtual CPUs");
-    limits(out, spec);
-    range(out, "vnc_port", spec.vnc_port, -1, 65535, "(-1: none, 0: any free port)");
-    resolvers(out, &spec.resolvers);
-    disks(out, &spec.disks);
-    nics(out, &spec.nics);
+    disks(out, spec);
+    nics(out, spec);
+    routes(out, &spec.routes, &spec.nics);
     if spec.disks.len() + spec.nics.len() > MAX_DEVICES {
         let total = spec.disks.len() + spec.nics.len();
         out.push(Violation::value(
@@ -62,95 +72,24 @@ pub fn check(spec: &VmSpec) -> Vec<Violation> {
             format!("{total} disks and nics together are over the limit of {MAX_DEVICES}"),
         ));
     }
-    for (field, object) in [
-        ("customer_metadata", &spec.customer_metadata),
-        ("internal_metadata", &spec.internal_metadata),
-        ("tags", &spec.tags),
-    ] {
-        flat(out, field, object);
-    }
-    if spec.brand == Some(Brand::Bhyve) && spec.disks.iter().any(|d| d.model == Some(DiskModel::Ide)) {
-        out.push(Violation::value("disks.*.model", "bhyve has no ide disks; use virtio"));
-    }
     found
 }
 
-/// What bounds a VM's use of its host.
-fn limits(out: &mut Vec<Violation>, spec: &VmSpec) {
-    range(out, "cpu_cap", spec.cpu_cap, 0, MAX_CPU_CAP, "percent of one CPU (0: no cap)");
-    range(out, "cpu_shares", spec.cpu_shares, 1, MAX_CPU_SHARES, "shares");
-    range(out, "max_physical_memory", spec.max_physical_memory, 1, 2 * MAX_RAM, "MiB");
-    range(out, "max_locked_memory", spec.max_locked_memory, 1, 2 * MAX_RAM, "MiB");
-    range(out, "max_swap", spec.max_swap, 1, 2 * MAX_RAM, "MiB");
-    range(out, "max_lwps", spec.max_lwps, 1, MAX_LWPS, "threads");
-    range(out, "zfs_io_priority", spec.zfs_io_priority, 0, MAX_ZFS_IO_PRIORITY, "");
-    if let Some(most) = spec.max_physical_memory
-        && most < spec.ram()
-    {
-        let ram = spec.ram();
-        out.push(Violation::value(
+/// The guest's memory is part of the hypervisor's.
+pub(super) fn memory(spec: &VmSpec) -> Option<Violation> {
+    let (most, ram) = (spec.max_physical_memory?, spec.ram());
+    (most < ram).then(|| {
+        Violation::value(
             "max_physical_memory",
             format!("vm.max_physical_memory ({most}) cannot be lower than vm.ram ({ram})"),
-        ));
-    }
+        )
+    })
 }
 
-fn range(out: &mut Vec<Violation>, field: &str, value: Option<i32>, min: i32, max: i32, unit: &str) {
-    if let Some(value) = value
-        && !(min..=max).contains(&value)
-    {
-        let value = match value {
-            i32::MAX => "the value".to_owned(),
-            value => value.to_string(),
-        };
-        out.push(Violation::value(
-            field,
-            format!("{value} is out of range: {min} to {max} {unit}").trim_end(),
-        ));
-    }
-}
-
-fn name(out: &mut Vec<Violation>, field: &str, text: &str) {
-    if text.len() > MAX_NAME {
-        out.push(Violation::value(field, format!("{} bytes is over the limit of {MAX_NAME}", text.len())));
-    }
-    if text.chars().any(char::is_control) {
-        out.push(Violation::value(field, "control characters are not allowed"));
-    }
-}
-
-fn hostname(out: &mut Vec<Violation>, text: &str) {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if text.len() > 253 || !text.split('.').all(label) {
-        out.push(Violation::value("hostname", format!("{text:?} is not a host name (RFC 1123)")));
-    }
-}
-
-fn resolvers(out: &mut Vec<Violation>, list: &[String]) {
-    if list.len() > MAX_RESOLVERS {
-        out.push(Violation::value(
-            "resolvers",
-            format!("{} are over the limit of {MAX_RESOLVERS}", list.len()),
-        ));
-    }
-    for (index, text) in list.iter().enumerate() {
-        if text.parse::<IpAddr>().is_err() {
-            out.push(Violation::value(
-                format!("resolvers.{index}"),
-                format!("{text:?} is not an IP address"),
-            ));
-        }
-    }
-}
-
-fn disks(out: &mut Vec<Violation>, disks: &[DiskSpec]) {
+fn disks(out: &mut Vec<Violation>, spec: &VmSpec) {
+    let disks = &spec.disks;
     for (index, disk) in disks.iter().enumerate() {
-        self::disk(out, &format!("disks.{index}"), disk);
+        self::disk(out, &format!("disks.{index}"), disk, spec);
     }
     let boot: Vec<usize> = disks.iter().enumerate().filter(|(_, d)| d.boot).map(|(i, _)| i).collect();
     for index in boot.iter().skip(1) {
@@ -163,14 +102,25 @@ fn disks(out: &mut Vec<Violation>, disks: &[DiskSpec]) {
     if ide > MAX_IDE {
         out.push(Violation::value("disks", format!("{ide} ide disks are over the limit of {MAX_IDE}")));
     }
+    let mut paths = HashSet::new();
+    for (index, path) in disks.iter().enumerate().filter_map(|(i, d)| Some((i, d.path.as_ref()?))) {
+        if !paths.insert(path) {
+            out.push(Violation::value(
+                format!("disks.{index}.path"),
+                format!("another disk has the path {path:?} already"),
+            ));
+        }
+    }
 }
 
-fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec) {
-    range(out, &format!("{at}.size"), disk.size, 1, MAX_DISK, "MiB");
+fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
+    if let (Some(model), Some(brand)) = (disk.model, spec.brand)
+        && let Some(fault) = model.fault(brand)
+    {
+        out.push(Violation::value(format!("{at}.model"), fault));
+    }
     if disk.is_made_here() {
-        if disk.size.is_none() {
-            out.push(Violation::missing(format!("{at}.size"), "required: the size of the new disk in MiB"));
-        }
+        source(out, at, disk, spec);
         if disk.path.is_some() {
             out.push(Violation::property(
                 format!("{at}.path"),
@@ -201,6 +151,39 @@ fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec) {
     }
 }
 
+/// What a disk begins as: nothing of a size, or an image.
+fn source(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
+    let block_size = disk.other.get("block_size").and_then(Value::as_i64);
+    if let Some(size) = block_size.filter(|size| !is_block_size(*size)) {
+        out.push(Violation::value(
+            format!("{at}.block_size"),
+            format!("invalid .block_size({size}), must be 512-131072 and a power of 2."),
+        ));
+    }
+    if !disk.other.contains_key("image_uuid") {
+        if disk.size.is_none() {
+            out.push(Violation::missing(format!("{at}.size"), "required: the size of the new disk in MiB"));
+        }
+        for key in ["image_size", "image_name"].iter().filter(|key| disk.other.contains_key(**key)) {
+            out.push(Violation::property(format!("{at}.{key}"), "goes with image_uuid"));
+        }
+        return;
+    }
+    let flexible = spec.other.contains_key("flexible_disk_size");
+    if disk.size.is_some() && !flexible {
+        out.push(Violation::property(format!("{at}.size"), "the image has its own; give image_size"));
+    }
+    if block_size.is_some() {
+        out.push(Violation::property(format!("{at}.block_size"), "the image has its own"));
+    }
+    let image = disk.other.get("image_size").and_then(Value::as_i64);
+    if let (Some(size), Some(image)) = (disk.size, image)
+        && i64::from(size) < image
+    {
+        out.push(Violation::value(format!("{at}.size"), format!("{size} is less than the image ({image})")));
+    }
+}
+
 /// Checks that `path` is an absolute path of plain names, as paths inside a zone's root are.
 pub fn zone_path(path: &str) -> Result<(), String> {
     let shown = if path.len() > 80 { "the path" } else { path };
@@ -224,12 +207,22 @@ pub fn zone_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn nics(out: &mut Vec<Violation>, nics: &[NicSpec]) {
-    let mut macs = HashSet::new();
-    let mut ips = HashSet::new();
+fn nics(out: &mut Vec<Violation>, spec: &VmSpec) {
+    let nics = &spec.nics;
+    let derivable = spec.nic_driver.is_some() || nics.iter().any(|nic| nic.model.is_some());
+    let mut macs: HashSet<Mac> = HashSet::new();
+    let mut ips: HashSet<(Option<&str>, i32, IpAddr)> = HashSet::new();
+    let mut vrids = HashSet::new();
     for (index, nic) in nics.iter().enumerate() {
         let at = format!("nics.{index}");
         self::nic(out, &at, nic);
+        if nic.model.is_none() && !derivable {
+            out.push(Violation::missing(
+                format!("{at}.model"),
+                "missing .model option for NIC; one of: virtio, e1000, rtl8139",
+            ));
+        }
+        vrrp(out, &at, nic, nics);
         if let Some(mac) = nic.mac
             && !macs.insert(mac)
         {
@@ -238,14 +231,26 @@ fn nics(out: &mut Vec<Violation>, nics: &[NicSpec]) {
                 format!("Cannot add multiple NICs with the same MAC: {mac}"),
             ));
         }
-        if let Some(NicAddress::Static(ip)) = nic.ip
-            && !ips.insert((nic.nic_tag.clone(), ip))
+        let place = (nic.nic_tag.as_deref(), nic.vlan_id.unwrap_or(0));
+        for ip in nic.addresses() {
+            if !ips.insert((place.0, place.1, ip)) {
+                out.push(Violation::value(
+                    format!("{at}.ip"),
+                    format!("Cannot add multiple NICs with the same IP: {ip}"),
+                ));
+            }
+        }
+        if let Some(vrid) = nic.vrrp_vrid
+            && !vrids.insert((place, vrid))
         {
             out.push(Violation::value(
-                format!("{at}.ip"),
-                format!("Cannot add multiple NICs with the same IP: {ip}"),
+                format!("{at}.vrrp_vrid"),
+                format!("Cannot add multiple NICs with the same VRID: {vrid}"),
             ));
         }
+    }
+    if !nics.is_empty() && nics.iter().all(|nic| nic.vrrp_vrid.is_some()) {
+        out.push(Violation::value("nics", "VM cannot contain only VRRP nics"));
     }
     for (index, _) in nics.iter().enumerate().filter(|(_, nic)| nic.primary).skip(1) {
         out.push(Violation::value(
@@ -256,34 +261,17 @@ fn nics(out: &mut Vec<Violation>, nics: &[NicSpec]) {
 }
 
 fn nic(out: &mut Vec<Violation>, at: &str, nic: &NicSpec) {
-    match nic.nic_tag.as_deref() {
-        None | Some("") => {
-            out.push(Violation::missing(format!("{at}.nic_tag"), "required: the network of the interface"))
-        }
-        Some(tag) => {
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'/';
-            if tag.len() > 31 || !tag.bytes().all(plain) {
-                out.push(Violation::value(
-                    format!("{at}.nic_tag"),
-                    format!("Invalid nic tag {tag:?}: 1 to 31 of letters, digits, _ and /"),
-                ));
-            }
-        }
-    }
-    if nic.model.is_none() {
-        out.push(Violation::missing(
-            format!("{at}.model"),
-            "missing .model option for NIC; one of: virtio, e1000, rtl8139",
-        ));
+    if nic.nic_tag.is_none() {
+        out.push(Violation::missing(format!("{at}.nic_tag"), "required: the network of the interface"));
     }
     match (nic.ip, nic.netmask) {
-        (Some(NicAddress::Static(_)), None) => {
+        (Some(NicAddress::Static(_)), None) if nic.ips.is_empty() => {
             out.push(Violation::missing(
                 format!("{at}.netmask"),
                 "Missing .netmask option for NIC: required with a static ip",
             ));
         }
-        (None | Some(NicAddress::Dhcp), Some(_)) if nic.ip.is_none() => {
+        (None, Some(_)) if nic.ips.is_empty() => {
             out.push(Violation::property(format!("{at}.netmask"), "goes with an ip"));
         }
         _ => {}
@@ -296,10 +284,79 @@ fn nic(out: &mut Vec<Violation>, at: &str, nic: &NicSpec) {
             format!("Specified netmask value is invalid: {netmask}"),
         ));
     }
-    if let Some(NicAddress::Static(ip)) = nic.ip
-        && (ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_loopback())
-    {
-        out.push(Violation::value(format!("{at}.ip"), format!("{ip} can't be an interface's address")));
+    for ip in nic.addresses() {
+        let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || broadcast {
+            out.push(Violation::value(format!("{at}.ip"), format!("{ip} can't be an interface's address")));
+        }
+    }
+    ip_and_ips(out, at, nic);
+    counts(out, nic, at);
+}
+
+/// `ip` and `netmask` are the first IPv4 entry of `ips` in other words.
+fn ip_and_ips(out: &mut Vec<Violation>, at: &str, nic: &NicSpec) {
+    let first = nic.ips.iter().find_map(|text| match text.parse::<IpNet>() {
+        Ok(IpNet::V4(net)) => Some(net),
+        _ => None,
+    });
+    let (Some(NicAddress::Static(ip)), Some(net)) = (nic.ip, first) else { return };
+    if ip != net.addr() || nic.netmask.is_some_and(|mask| mask != net.netmask()) {
+        out.push(Violation::value(
+            format!("{at}.ips"),
+            format!("{net} is not ip {ip} with its netmask; give one of the two"),
+        ));
+    }
+}
+
+fn counts(out: &mut Vec<Violation>, nic: &NicSpec, at: &str) {
+    let (ips, allowed, cids) = (nic.ips.len(), nic.allowed_ips.len(), nic.allowed_dhcp_cids.len());
+    if ips > MAX_IPS {
+        let why = format!("nic.*.ips contains {ips} addresses, but is limited to {MAX_IPS}");
+        out.push(Violation::value(format!("{at}.ips"), why));
+    }
+    if allowed > MAX_ALLOWED_IPS {
+        let why = format!("Maximum of {MAX_ALLOWED_IPS} allowed_ips per nic");
+        out.push(Violation::value(format!("{at}.allowed_ips"), why));
+    }
+    if ips + allowed > MAX_ALL_IPS {
+        let why = format!("More than {MAX_ALL_IPS} IPs cannot be associated with a NIC");
+        out.push(Violation::value(format!("{at}.allowed_ips"), why));
+    }
+    if cids > MAX_CIDS {
+        let why = format!(
+            "nics.*.allowed_dhcp_cids contains {cids} Client Identifiers, but is limited to {MAX_CIDS}"
+        );
+        out.push(Violation::value(format!("{at}.allowed_dhcp_cids"), why));
+    } else if nic.allowed_dhcp_cids.join(",").len() >= MAX_CID_BYTES {
+        let why = "nics.*.allowed_dhcp_cids contains too many long Client Identifiers";
+        out.push(Violation::value(format!("{at}.allowed_dhcp_cids"), why));
+    }
+}
+
+fn vrrp(out: &mut Vec<Violation>, at: &str, nic: &NicSpec, nics: &[NicSpec]) {
+    if nic.vrrp_vrid.is_some() && nic.mac.is_some() && nic.mac != nic.vrrp_mac() {
+        out.push(Violation::value(format!("{at}.mac"), "Cannot set both mac and vrrp_vrid"));
+    }
+    match (nic.vrrp_vrid, nic.vrrp_primary_ip) {
+        (Some(_), None) => {
+            out.push(Violation::missing(
+                format!("{at}.vrrp_primary_ip"),
+                "vrrp_vrid set but not vrrp_primary_ip",
+            ));
+        }
+        (_, Some(primary)) => {
+            let has = |nic: &NicSpec| nic.addresses().any(|ip| ip == IpAddr::V4(primary));
+            let field = format!("{at}.vrrp_primary_ip");
+            match nics.iter().find(|other| has(other)) {
+                Some(other) if other.vrrp_vrid.is_some() => {
+                    out.push(Violation::value(field, "Cannot set vrrp_primary_ip to the IP of a VRRP nic"));
+                }
+                Some(_) => {}
+                None => out.push(Violation::value(field, "vrrp_primary_ip must belong to the same VM")),
+            }
+        }
+        _ => {}
     }
 }
 
@@ -308,16 +365,34 @@ fn is_netmask(mask: Ipv4Addr) -> bool {
     bits != 0 && bits.leading_ones() + bits.trailing_zeros() == 32
 }
 
-fn flat(out: &mut Vec<Violation>, field: &str, object: &FlatObject) {
-    for (key, value) in object {
-        if key.is_empty() || key.len() > MAX_NAME {
-            out.push(Violation::value(field, format!("keys have 1 to {MAX_NAME} bytes")));
+/// Destinations are addresses or networks; gateways are addresses, MACs or `nics[0]`.
+fn routes(out: &mut Vec<Violation>, routes: &FlatObject, nics: &[NicSpec]) {
+    for (destination, gateway) in routes {
+        if destination.parse::<IpAddr>().is_err() && destination.parse::<IpNet>().is_err() {
+            let why = format!("Invalid route destination: \"{destination}\" (must be IP address or CIDR)");
+            out.push(Violation::value(format!("routes.{destination}"), why));
         }
-        if let Scalar::Text(text) = value
-            && text.contains('\0')
-        {
-            out.push(Violation::value(format!("{field}.{key}"), "NUL is not allowed in a value"));
-        }
+        let text = match gateway {
+            Scalar::Text(text) => text.clone(),
+            Scalar::Bool(_) | Scalar::Number(_) => String::new(),
+        };
+        let index = text.strip_prefix("nics[").and_then(|rest| rest.strip_suffix(']')?.parse::<usize>().ok());
+        let by_mac = text.parse::<Mac>().ok();
+        let nic = match (index, by_mac) {
+            (Some(index), _) => Some(nics.get(index)),
+            (_, Some(mac)) => Some(nics.iter().find(|nic| nic.mac == Some(mac))),
+            _ => None,
+        };
+        let why = match nic {
+            Some(nic) if nic.is_none_or(|nic| nic.addresses().next().is_none()) => {
+                format!("Route gateway: \"{text}\" refers to non-existent or DHCP nic")
+            }
+            None if text.parse::<IpAddr>().is_err() => {
+                format!("Invalid route gateway: \"{text}\" (must be IP address, MAC address, or nic)")
+            }
+            _ => continue,
+        };
+        out.push(Violation::value(format!("routes.{destination}"), why));
     }
 }
 
@@ -328,8 +403,7 @@ mod tests {
 
     fn fields(text: &str) -> Vec<String> {
         let parsed = machine_json::parse(text.as_bytes()).unwrap();
-        assert_eq!(parsed.violations, []);
-        check(&parsed.spec).into_iter().map(|v| v.field).collect()
+        parsed.all_violations().into_iter().map(|v| v.field).collect()
     }
 
     #[test]

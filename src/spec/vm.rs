@@ -3,81 +3,93 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{DiskSpec, NicSpec};
+use super::{DiskModel, DiskSpec, NicModel, NicSpec};
 
 /// What was asked for. `None` means "take the default"; after [`super::defaults::complete`]
 /// everything that has a default is filled in.
+///
+/// What the agent acts on has a field; what it only keeps for those who asked is in `other`, by the names
+/// and in the forms of [`super::property::VM`].
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
 pub struct VmSpec {
     /// Names the VM for life.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
     /// Which hypervisor; required.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub brand: Option<Brand>,
     /// A name for people; not unique.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
     /// What the guest should call itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// MiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ram: Option<i32>,
     /// Virtual CPUs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<i32>,
+    /// The hypervisor's name of a CPU model.
+    pub cpu_type: Option<String>,
     /// Percent of one host CPU; 0 is no cap.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_cap: Option<i32>,
     /// Weight against other VMs when CPUs are short.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_shares: Option<i32>,
     /// MiB that the hypervisor may have in all, guest memory included.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_physical_memory: Option<i32>,
     /// MiB that it may lock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_locked_memory: Option<i32>,
     /// MiB of memory and swap together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_swap: Option<i32>,
     /// Threads.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_lwps: Option<i32>,
     /// Weight against other VMs when disks are short.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zfs_io_priority: Option<i32>,
     /// Started at creation; afterwards what the operator wants.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoboot: Option<bool>,
     /// BIOS or UEFI.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootrom: Option<Bootrom>,
+    /// Boot order, like `order=cd`.
+    pub boot: Option<String>,
+    /// The graphics adapter.
+    pub vga: Option<String>,
     /// −1 none, 0 picked, else the TCP port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vnc_port: Option<i32>,
+    /// Asked of VNC clients.
+    pub vnc_password: Option<String>,
+    /// Nanoseconds that a virtio interface holds packets back.
+    pub virtio_txtimer: Option<i32>,
+    /// Packets that a virtio interface sends at once.
+    pub virtio_txburst: Option<i32>,
+    /// Instead of the tablet.
+    pub qemu_opts: Option<String>,
+    /// Appended to QEMU's arguments.
+    pub qemu_extra_opts: Option<String>,
+    /// Model of new disks.
+    pub disk_driver: Option<DiskModel>,
+    /// Model of new interfaces.
+    pub nic_driver: Option<NicModel>,
+    /// The VM can't be deleted.
+    pub indestructible_zoneroot: Option<bool>,
+    /// Its data can't be deleted.
+    pub indestructible_delegated: Option<bool>,
     /// Name servers.
-    #[serde(default)]
     pub resolvers: Vec<String>,
     /// In the guest's order.
-    #[serde(default)]
     pub disks: Vec<DiskSpec>,
     /// In the guest's order.
-    #[serde(default)]
     pub nics: Vec<NicSpec>,
     /// The guest's own.
-    #[serde(default)]
     pub customer_metadata: FlatObject,
     /// The operators'.
-    #[serde(default)]
     pub internal_metadata: FlatObject,
     /// Free labels.
-    #[serde(default)]
     pub tags: FlatObject,
+    /// Destination to gateway.
+    pub routes: FlatObject,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
 
 /// Which hypervisor the zone holds.

@@ -13,6 +13,8 @@ use super::error::StorageError;
 pub trait Volumes: Send + Sync + fmt::Debug {
     /// Makes an empty disk of `size` MiB.
     fn create(&self, path: &Path, size: u64) -> Result<(), StorageError>;
+    /// Lets a disk have `size` MiB; it had less.
+    fn grow(&self, path: &Path, size: u64) -> Result<(), StorageError>;
     /// Opens a disk for a hypervisor.
     fn open(&self, path: &Path, writable: bool) -> Result<File, StorageError>;
 }
@@ -30,13 +32,11 @@ impl Volumes for FileVolumes {
             .mode(0o600)
             .open(path)
             .map_err(StorageError::at(path.display().to_string()))?;
-        file.set_len(size.saturating_mul(1 << 20)).map_err(|error| match error.raw_os_error() {
-            Some(libc::EFBIG | libc::EINVAL) => StorageError::Full {
-                what: format!("{}: the file system takes no file of {size} MiB", path.display()),
-            },
-            _ => StorageError::at(path.display().to_string())(error),
-        })?;
-        file.sync_all().map_err(StorageError::at(path.display().to_string()))
+        set_size(&file, path, size)
+    }
+
+    fn grow(&self, path: &Path, size: u64) -> Result<(), StorageError> {
+        set_size(&self.open(path, true)?, path, size)
     }
 
     fn open(&self, path: &Path, writable: bool) -> Result<File, StorageError> {
@@ -47,6 +47,16 @@ impl Volumes for FileVolumes {
             .open(path)
             .map_err(StorageError::at(path.display().to_string()))
     }
+}
+
+fn set_size(file: &File, path: &Path, size: u64) -> Result<(), StorageError> {
+    file.set_len(size.saturating_mul(1 << 20)).map_err(|error| match error.raw_os_error() {
+        Some(libc::EFBIG | libc::EINVAL) => StorageError::Full {
+            what: format!("{}: the file system takes no file of {size} MiB", path.display()),
+        },
+        _ => StorageError::at(path.display().to_string())(error),
+    })?;
+    file.sync_all().map_err(StorageError::at(path.display().to_string()))
 }
 
 #[cfg(test)]

@@ -138,6 +138,24 @@ impl ZoneRoot {
         self.stat(path)?.ok_or_else(|| StorageError::Missing { what: path.to_owned() })
     }
 
+    /// Writes a small file of the agent's own, replacing what was there; `draft` lies outside the root on
+    /// the same file system. The folder is made when it is missing.
+    pub fn put(&self, draft: &Path, path: &str, content: &[u8]) -> Result<Entry, StorageError> {
+        let (parent, _) = path.rsplit_once('/').unwrap_or_default();
+        if !parent.is_empty() && self.stat(parent)?.is_none() {
+            let (folder, name) = self.parent(parent)?;
+            rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755))
+                .map_err(StorageError::at(parent))?;
+        }
+        std::fs::write(draft, content).map_err(StorageError::at(path))?;
+        let (Some(folder), Some(name)) = (draft.parent(), draft.file_name().and_then(|name| name.to_str()))
+        else {
+            return Err(StorageError::Missing { what: path.to_owned() });
+        };
+        let folder = File::open(folder).map_err(StorageError::at(path))?;
+        self.place((&folder, name), path, true)
+    }
+
     /// Removes a file, a link (not what it leads to) or an empty folder.
     pub fn remove(&self, path: &str) -> Result<Entry, StorageError> {
         let found = self.stat(path)?.ok_or_else(|| StorageError::Missing { what: path.to_owned() })?;

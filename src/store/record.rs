@@ -63,6 +63,18 @@ pub struct Machine {
     /// What bounds it.
     #[serde(default)]
     pub limits: Vec<LimitReport>,
+    /// Its CD drives.
+    #[serde(default)]
+    pub cds: Vec<CdDrive>,
+}
+
+/// A CD drive of a running machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CdDrive {
+    /// The hypervisor's name of it.
+    pub id: String,
+    /// What is in it, a path inside the zone's root; empty when nothing is.
+    pub path: String,
 }
 
 /// How a run ended.

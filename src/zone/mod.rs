@@ -96,6 +96,8 @@ pub trait Process: Send + Sync + fmt::Debug {
     fn bound(&self, limits: &Limits) -> Vec<LimitReport>;
     /// Waits until it is gone.
     async fn ended(&self) -> Ended;
+    /// Sends it a signal. Nothing happens when it is gone already.
+    fn signal(&self, signal: rustix::process::Signal) -> Result<(), ZoneError>;
     /// Ends it at once. Nothing happens when it is gone already.
     fn kill(&self) -> Result<(), ZoneError>;
 }

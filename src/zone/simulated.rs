@@ -176,6 +176,14 @@ impl Process for SimulatedHandle {
         self.0.until_ended().await
     }
 
+    fn signal(&self, signal: rustix::process::Signal) -> Result<(), ZoneError> {
+        let deadly = [rustix::process::Signal::TERM, rustix::process::Signal::KILL];
+        if deadly.contains(&signal) {
+            self.0.end(Ended::Signal(signal.as_raw()));
+        }
+        Ok(())
+    }
+
     fn kill(&self) -> Result<(), ZoneError> {
         self.0.end(Ended::Signal(9));
         Ok(())

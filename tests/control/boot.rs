@@ -89,6 +89,7 @@ async fn options_reach_the_hypervisor_for_one_boot() {
             format!("drive={zone}/disk1.raw,virtio,disk,boot=true"),
             "drive=/tiny.iso,ide,cdrom,boot=false".to_owned(),
             format!("drive={own},scsi,disk,boot=false"),
+            "vga=std".to_owned(),
         ]
     );
     clients.stop(&uuid, true).await.unwrap();
@@ -117,6 +118,40 @@ async fn uefi_and_nics_reach_the_hypervisor() {
     let arguments = agent.process(&uuid).arguments.clone();
     assert!(arguments.contains(&"firmware=uefi".to_owned()));
     assert!(arguments.contains(&"nic=02:00:00:00:00:09,rtl8139".to_owned()), "{arguments:?}");
+}
+
+/// What operators say in the hypervisor's own words arrives there.
+#[tokio::test]
+async fn the_hypervisors_own_words_reach_it() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let spec = v1::VmSpec {
+        cpu_type: Some("qemu64,+aes".into()),
+        vga: Some("qxl".into()),
+        virtio_txtimer: Some(5),
+        virtio_txburst: Some(6),
+        qemu_opts: Some("-usb".into()),
+        qemu_extra_opts: Some("-snapshot -S".into()),
+        vnc_password: Some("pw".into()),
+        boot: Some("order=n,once=d".into()),
+        ..machine()
+    };
+    let uuid = clients.create(spec).await;
+    clients.start(&uuid).await.unwrap();
+    let arguments = agent.process(&uuid).arguments.clone();
+    for wanted in [
+        "order=n",
+        "once=d",
+        "cpu_type=qemu64,+aes",
+        "vga=qxl",
+        "virtio_txtimer=5",
+        "virtio_txburst=6",
+        "qemu_opts=-usb",
+        "qemu_extra_opts=-snapshot -S",
+        "vnc_password=pw",
+    ] {
+        assert!(arguments.iter().any(|argument| argument == wanted), "{wanted}: {arguments:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,14 @@
 //! VMs come to be whole or not at all.
 
+use serde_json::Value;
 use tonic::Code;
-use zoneward::proto::v1;
+use zoneward::{
+    proto::{spec_to_json, spec_to_proto, v1},
+    spec::{
+        Brand, machine_json,
+        property::{DISK, Given, NIC, Property, VM},
+    },
+};
 
 use super::support::{disk, fields, machine, reason, simulated::Simulated};
 
@@ -9,72 +16,103 @@ fn request(vm: v1::VmSpec) -> v1::CreateVmRequest {
     v1::CreateVmRequest { vm: Some(vm), ..Default::default() }
 }
 
-/// Each field of the spec comes back as it was given: none is ignored.
+/// A machine with every property that a kvm machine can be given.
+const EVERYTHING: &str = r#"{
+    "uuid": "b8ab5fc1-8576-45ef-bb51-9826b52a4651", "brand": "kvm", "alias": "web1 öÖ", "hostname": "web1.example",
+    "autoboot": false, "owner_uuid": "00000000-0000-0000-0000-00000000000a", "billing_id": "9.99", "package_name": "p",
+    "package_version": "1", "do_not_inventory": true, "archive_on_delete": true, "ram": 2048, "vcpus": 3,
+    "cpu_type": "qemu64,+aes", "cpu_cap": 150, "cpu_shares": 50, "max_physical_memory": 4096, "max_locked_memory": 3000,
+    "max_swap": 5000, "max_lwps": 333, "max_msg_ids": 1, "max_sem_ids": 2, "max_shm_ids": 3, "max_shm_memory": 4,
+    "zfs_io_priority": 7, "limit_priv": ["default"], "disk_driver": "virtio", "nic_driver": "virtio", "boot": "order=dc",
+    "bootrom": "uefi", "vga": "qxl", "vnc_port": -1, "vnc_password": "secret", "spice_port": -1, "spice_password": "x",
+    "spice_opts": "y", "virtio_txtimer": 5, "virtio_txburst": 6, "qemu_opts": "-usb", "qemu_extra_opts": "-snapshot",
+    "zpool": "tank", "quota": 1, "zfs_root_compression": "lz4", "zfs_root_recsize": 512, "zfs_filesystem_limit": 8,
+    "zfs_snapshot_limit": 9, "indestructible_zoneroot": true, "indestructible_delegated": true,
+    "image_uuid": "b8ab5fc1-8576-45ef-bb51-9826b52a4652", "zone_dataset_uuid": "b8ab5fc1-8576-45ef-bb51-9826b52a4653",
+    "disks": [
+        {"boot": true, "model": "scsi", "size": 7, "block_size": 512, "compression": "gzip-1", "refreservation": "auto", "zpool": "t"},
+        {"media": "cdrom", "path": "/a.iso", "model": "ide"},
+        {"nocreate": true, "path": "/b.raw", "model": "virtio", "media": "disk"}],
+    "nics": [{"mac": "02:08:20:00:00:01", "interface": "net3", "nic_tag": "admin", "model": "e1000", "vlan_id": 12,
+        "ip": "10.88.88.51", "netmask": "255.255.255.0", "ips": ["10.88.88.51/24", "fd00::2/64"], "gateway": "10.88.88.1",
+        "gateways": ["10.88.88.1", "10.88.88.2"], "primary": true, "mtu": 2323,
+        "network_uuid": "b8ab5fc1-8576-45ef-bb51-9826b52a4654", "dhcp_server": true, "allow_dhcp_spoofing": true,
+        "allow_ip_spoofing": true, "allow_mac_spoofing": true, "allow_restricted_traffic": true,
+        "allow_unfiltered_promisc": true, "allowed_ips": ["10.1.0.0/16"], "allowed_dhcp_cids": ["0x01ff"],
+        "blocked_outgoing_ports": [25, 80]},
+        {"nic_tag": "admin", "vrrp_vrid": 5, "vrrp_primary_ip": "10.88.88.51", "interface": "net4", "model": "virtio",
+        "mac": "00:00:5e:00:01:05"}],
+    "resolvers": ["10.0.0.2", "::1"], "routes": {"1.2.3.0/24": "10.88.88.9"}, "firewall_enabled": true,
+    "customer_metadata": {"c": "v", "n": 42, "b": true}, "internal_metadata": {"i": 1.5},
+    "internal_metadata_namespaces": ["com.example"], "tags": {"t": "v"}
+}"#;
+
+/// Each field of the spec comes back as it was given: none is ignored, none is forgotten in the test.
 #[tokio::test]
 async fn every_field_is_kept() {
     let agent = Simulated::start().await;
     let mut clients = agent.clients().await;
-    let text =
-        |text: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.into())) };
-    let object = |key: &str| Some(prost_types::Struct { fields: [(key.to_owned(), text("v"))].into() });
-    let given = v1::VmSpec {
-        uuid: Some("b8ab5fc1-8576-45ef-bb51-9826b52a4651".into()),
-        brand: "kvm".into(),
-        alias: Some("web1 öÖ".into()),
-        hostname: Some("web1.example".into()),
-        ram: Some(2048),
-        vcpus: Some(3),
-        autoboot: Some(false),
-        resolvers: vec!["10.0.0.2".into(), "::1".into()],
-        disks: vec![
-            v1::DiskSpec { boot: Some(true), model: Some("scsi".into()), ..disk(7) },
-            v1::DiskSpec {
-                media: Some("cdrom".into()),
-                path: Some("/a.iso".into()),
-                model: Some("ide".into()),
-                ..Default::default()
-            },
-            v1::DiskSpec {
-                nocreate: Some(true),
-                path: Some("/b.raw".into()),
-                model: Some("virtio".into()),
-                ..Default::default()
-            },
-        ],
-        nics: vec![v1::NicSpec {
-            nic_tag: Some("admin".into()),
-            model: Some("e1000".into()),
-            mac: Some("02:08:20:00:00:01".into()),
-            ip: Some("10.88.88.51".into()),
-            netmask: Some("255.255.255.0".into()),
-            gateway: Some("10.88.88.1".into()),
-            primary: Some(true),
-        }],
-        customer_metadata: object("c"),
-        internal_metadata: object("i"),
-        tags: object("t"),
-        bootrom: Some("uefi".into()),
-        vnc_port: Some(-1),
-        cpu_cap: Some(150),
-        cpu_shares: Some(50),
-        max_physical_memory: Some(4096),
-        max_locked_memory: Some(3000),
-        max_swap: Some(5000),
-        max_lwps: Some(333),
-        zfs_io_priority: Some(7),
-    };
-    let uuid = clients.create(given.clone()).await;
-    let mut kept = clients.get(&uuid).await.unwrap().spec.unwrap();
+    let given: Value = serde_json::from_str(EVERYTHING).unwrap();
+    for (table, objects) in [
+        (VM, vec![&given]),
+        (DISK, given["disks"].as_array().unwrap().iter().collect::<Vec<_>>()),
+        (NIC, given["nics"].as_array().unwrap().iter().collect()),
+    ] {
+        let can_be_given = |p: &&Property| {
+            p.is_for(Brand::Kvm)
+                && matches!(p.given, Given::Always | Given::AtCreation)
+                // A disk of an image can't be made yet.
+                && !(table.len() == DISK.len() && p.name.starts_with("image_"))
+        };
+        for property in table.iter().filter(can_be_given) {
+            assert!(objects.iter().any(|o| o.get(property.name).is_some()), "{} is missing", property.name);
+        }
+    }
+    let parsed = machine_json::parse(EVERYTHING.as_bytes()).unwrap();
+    assert_eq!(parsed.all_violations(), []);
+    let request = request(spec_to_proto(&parsed.spec));
+    let answer = clients.vms.create_vm(request).await.unwrap().into_inner();
+    let uuid = answer.vm.unwrap().uuid;
+    let kept = Value::Object(spec_to_json(&clients.get(&uuid).await.unwrap().spec.unwrap()));
     let zonepath = agent.zonepath(&uuid);
-    assert_eq!(kept.disks[0].path.take().unwrap(), zonepath.join("disk0.raw").display().to_string());
-    kept.disks[0].media = None;
-    kept.disks[2].media = None;
-    assert_eq!(kept, given);
+    assert_eq!(kept["disks"][0]["path"], zonepath.join("disk0.raw").display().to_string());
+    compare("", &given, &kept);
+    // What is kept without an effect is told.
+    let noted: Vec<&str> = answer.notes.iter().map(|note| note.field.as_str()).collect();
+    for field in ["quota", "spice_port", "limit_priv", "disks.0.compression", "nics.0.mtu"] {
+        assert!(noted.contains(&field), "{noted:?}");
+    }
+    for field in ["alias", "ram", "owner_uuid", "disks.0.size"] {
+        assert!(!noted.contains(&field), "{noted:?}");
+    }
     assert_eq!(zonepath.join("disk0.raw").metadata().unwrap().len(), 7 << 20);
     assert!(!zonepath.join("disk1.raw").exists(), "a CD is not made");
     assert!(!zonepath.join("disk2.raw").exists(), "nocreate");
     let json = std::fs::read_to_string(zonepath.join("vm.json")).unwrap();
     assert!(json.contains("web1.example"), "for people: {json}");
+    assert!(!json.contains("secret"), "no password in a file for people: {json}");
+}
+
+/// Everything that was given is there; secrets are not.
+fn compare(at: &str, given: &Value, kept: &Value) {
+    match (given, kept) {
+        (Value::Object(given), Value::Object(kept)) => {
+            for (name, value) in given {
+                let path = format!("{at}.{name}");
+                match kept.get(name) {
+                    None if name.ends_with("_password") => {}
+                    None => panic!("{path} is gone"),
+                    Some(_) if name.ends_with("_password") => panic!("{path} is shown"),
+                    Some(found) => compare(&path, value, found),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(kept)) => {
+            assert_eq!(given.len(), kept.len(), "{at}");
+            given.iter().zip(kept).enumerate().for_each(|(i, (a, b))| compare(&format!("{at}.{i}"), a, b));
+        }
+        (given, kept) => assert_eq!(given, kept, "{at}"),
+    }
 }
 
 #[tokio::test]
@@ -90,11 +128,15 @@ async fn every_violation_is_told_and_nothing_is_made() {
     let status = clients.vms.create_vm(request(bad.clone())).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "INVALID_MACHINE"));
     let expected =
-        ["ram", "disks.0.size", "disks.1.size", "nics.0.nic_tag", "nics.0.model", "nics.0.netmask"];
+        ["ram", "disks.0.size", "disks.1.size", "nics.0.nic_tag", "nics.0.netmask", "nics.0.model"];
     assert_eq!(fields(&status), expected);
 
-    let validated =
-        clients.vms.validate_vm(v1::ValidateVmRequest { vm: Some(bad) }).await.unwrap().into_inner();
+    let validated = clients
+        .vms
+        .validate_vm(v1::ValidateVmRequest { vm: Some(Box::new(bad)), ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
     let found: Vec<String> = validated.violations.into_iter().map(|v| v.field).collect();
     assert_eq!(found, expected, "validate finds what create finds");
     assert!(clients.journal().await.is_empty());

@@ -243,3 +243,156 @@ async fn events_are_printed_as_they_happen() {
     let (_all, mut all) = watching(&["events", "--from-start", &uuid]);
     assert!(all.next_line().await.unwrap().unwrap().ends_with("create"));
 }
+
+/// The same machine under another name, as it was when it was asked for.
+#[tokio::test]
+async fn changing_machines() {
+    let shell = Shell::start().await;
+    let uuid = shell.create().await;
+    let (stdout, stderr) =
+        shell.ok(&["update", &uuid, "ram=2048", "alias=web 1", "cpu_cap=50", "quota=7"]).await;
+    assert!(
+        stdout.is_empty() && stderr.starts_with(&format!("Successfully updated VM {uuid}\n")),
+        "{stderr}"
+    );
+    for line in [
+        "    alias: - -> \"web 1\"\n",
+        "    ram: 1024 -> 2048\n",
+        "    note: quota: kept, but not effective on this host",
+    ] {
+        assert!(stderr.contains(line), "{line}: {stderr}");
+    }
+    shell.ok(&["boot", &uuid]).await;
+    let payload =
+        r#"{"ram": 512, "add_nics": [{"nic_tag": "b"}], "set_tags": {"a": true}, "resolvers": null}"#;
+    let output = shell.run(&["update", &uuid], payload).await;
+    let (_, stderr) = ok(&["update"], output);
+    assert!(stderr.contains("    ram: 2048 -> 512 (at the next boot)\n"), "{stderr}");
+    assert!(stderr.contains("    tags.a: - -> true\n"), "{stderr}");
+    for (words, input, code, text) in [
+        (vec!["update", &uuid, "rma=1"], "", 1, "did you mean \"ram\"?"),
+        (vec!["update", &uuid, "uuid=x"], "", 1, "uuid: can't be changed"),
+        (vec!["update", &uuid, "ram"], "", 2, "give key=value"),
+        (vec!["update", &uuid, "disks=x"], "", 2, "give a JSON payload"),
+        (vec!["update", &uuid], "{", 1, "Invalid JSON payload"),
+        (vec!["update", "x"], "{}", 2, "Invalid or missing UUID for update"),
+        (vec!["sysrq", &uuid, "reset"], "", 2, "Invalid sysrq type: reset"),
+        (vec!["kill", "-FOO", &uuid], "", 1, "Unknown signal \"FOO\""),
+        (vec!["resume", &uuid], "", 1, "must be \"paused\""),
+        (vec!["change-media", &uuid, "/x.iso"], "", 1, "CD drive"),
+    ] {
+        let (_, stderr) = shell.fails(code, &words, input).await;
+        assert!(stderr.contains(text), "{words:?}: {stderr}");
+    }
+    let done = |text: String| (String::new(), text + "\n");
+    assert_eq!(shell.ok(&["sysrq", &uuid, "nmi"]).await, done(format!("Sent NMI to VM {uuid}")));
+    let picture = done(format!("Sent screenshot sysrq to VM {uuid}"));
+    assert_eq!(shell.ok(&["sysrq", &uuid, "screenshot"]).await, picture);
+    assert_eq!(shell.ok(&["pause", &uuid]).await, done(format!("Successfully paused VM {uuid}")));
+    assert_eq!(shell.ok(&["resume", &uuid]).await, done(format!("Successfully resumed VM {uuid}")));
+    for words in
+        [vec!["kill", "-USR1", &uuid], vec!["kill", "-s", "SIGUSR1", &uuid], vec!["kill", "-10", &uuid]]
+    {
+        let sent = done(format!("Sent signal \"SIGUSR1\" to init process for VM {uuid}"));
+        assert_eq!(shell.ok(&words).await, sent);
+    }
+    shell.ok(&["stop", "-F", &uuid]).await;
+    let (_, stderr) = shell.fails(1, &["kill", &uuid], "").await;
+    assert_eq!(stderr, format!("Cannot find running init PID for VM {uuid}\n"));
+    let (_, stderr) = shell.fails(1, &["reboot", &uuid], "").await;
+    assert!(stderr.contains("Cannot reboot vm from state \"stopped\", must be \"running\""), "{stderr}");
+}
+
+#[tokio::test]
+async fn lookups_and_lists() {
+    let shell = Shell::start().await;
+    let uuid = shell.create().await;
+    let mut clients = shell.agent.clients().await;
+    let web = clients.create(zoneward::proto::v1::VmSpec { alias: Some("web".into()), ..machine() }).await;
+    shell.run(&["update", &web], r#"{"set_tags": {"bigbaddaboom": "multipass"}}"#).await;
+    assert_eq!(shell.ok(&["lookup", "tags.bigbaddaboom=multipass"]).await.0, format!("{web}\n"), "I01");
+    let (table, _) = shell.ok(&["list", "-p", "-o", "uuid,alias", "-s", "alias"]).await;
+    assert_eq!(table, format!("{uuid}:\n{web}:web\n"), "I02");
+    for (filter, found) in [
+        ("nics.*.ip=10.88.88.51", &uuid),
+        ("disks.0.size=40960", &uuid),
+        ("ram=1024", &uuid),
+        ("alias=~^WE", &web),
+        ("tags.bigbaddaboom=~pass$", &web),
+    ] {
+        assert_eq!(shell.ok(&["lookup", "-1", filter]).await.0, format!("{found}\n"), "I04 {filter}");
+        assert_eq!(
+            shell.ok(&["list", "-H", "-o", "uuid", filter]).await.0,
+            format!("{found}\n"),
+            "I04 {filter}"
+        );
+    }
+    assert_eq!(shell.ok(&["lookup", "brand=kvm", "state=stopped"]).await.0.lines().count(), 2);
+    assert_eq!(shell.ok(&["list", "-p", "-o", "ram", "-s", "-ram,uuid"]).await.0, "1024\n256\n", "I05");
+    assert_eq!(shell.ok(&["list", "-p", "-h", "-o", "ram"]).await.0.lines().next(), Some("RAM"));
+    assert!(shell.ok(&["list", "-H"]).await.0.lines().all(|line| !line.starts_with("UUID")), "I07");
+    assert_eq!(
+        shell.ok(&["list", "-p", "-o", "nics.0.ip,disks.0.size,tags.bigbaddaboom", "-s", "ram"]).await.0,
+        "::multipass\n10.88.88.51:40960:\n"
+    );
+    let (json, _) = shell.ok(&["lookup", "-j", "-o", "uuid,alias", "alias=web"]).await;
+    let found: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(found, serde_json::json!([{"uuid": web, "alias": "web"}]));
+    for (words, code, text) in [
+        (vec!["lookup", "-1"], 1, "Requested unique lookup but found 2 results."),
+        (vec!["lookup", "-o", "uuid"], 2, "Cannot specify -o without -j"),
+        (vec!["lookup", "foo=1"], 2, "Invalid lookup key: \"foo\""),
+        (vec!["lookup", "-j", "-o", "foo"], 2, "Invalid lookup key: \"foo\""),
+        (vec!["list", "-o", "foo"], 2, "invalid order field: foo"),
+        (vec!["list", "-s", "foo"], 2, "invalid sort field: foo"),
+    ] {
+        assert!(shell.fails(code, &words, "").await.1.contains(text), "I06 {words:?}");
+    }
+}
+
+/// What `get` printed makes the same machine again.
+#[tokio::test]
+async fn get_is_a_payload() {
+    let shell = Shell::start().await;
+    let uuid = shell.create().await;
+    shell
+        .run(&["update", &uuid], r#"{"set_tags": {"a": 1}, "alias": "x", "add_disks": [{"size": 2}]}"#)
+        .await;
+    let (printed, _) = shell.ok(&["get", &uuid]).await;
+    let mut machine: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    machine.as_object_mut().unwrap().shift_remove("uuid");
+    shell.ok(&["delete", &uuid]).await;
+    let output = shell.run(&["create", "-f", "-"], &machine.to_string()).await;
+    let (_, stderr) = ok(&["create"], output);
+    let second = stderr.lines().next().unwrap().strip_prefix("Successfully created VM ").unwrap().to_owned();
+    let (printed, _) = shell.ok(&["get", &second]).await;
+    let again: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    for (name, value) in machine.as_object().unwrap() {
+        let differs =
+            ["zonename", "zonepath", "create_timestamp", "last_modified", "etag", "hostname", "disks"];
+        if !differs.contains(&name.as_str()) {
+            assert_eq!(&again[name], value, "{name}");
+        }
+    }
+    let disks = |vm: &serde_json::Value| {
+        vm["disks"].as_array().unwrap().iter().map(|d| d["size"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(disks(&again), disks(&machine));
+}
+
+#[tokio::test]
+async fn schema_manual_and_completions() {
+    let shell = Shell::start().await;
+    let schema: serde_json::Value = serde_json::from_str(&shell.ok(&["schema"]).await.0).unwrap();
+    assert_eq!(schema["properties"]["ram"]["maximum"], 16 << 20);
+    assert_eq!(schema["properties"]["disks"]["items"]["properties"]["size"]["minimum"], 1);
+    assert_eq!(schema["required"], serde_json::json!(["brand"]));
+    assert!(schema["$defs"]["update"]["properties"]["add_nics"].is_object());
+    let dir = tempfile::tempdir().unwrap();
+    shell.ok(&["man", dir.path().to_str().unwrap()]).await;
+    let page = std::fs::read_to_string(dir.path().join("vmadm-update.1")).unwrap();
+    assert!(page.contains("add_disks"), "{page}");
+    for name in ["bash", "zsh", "fish"] {
+        assert!(shell.ok(&["completions", name]).await.0.contains("change-media"));
+    }
+}

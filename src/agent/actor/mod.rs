@@ -13,13 +13,16 @@
 //! fail is a commit (disk full): then a command changes nothing, but the end of a process is a fact
 //! and is committed again and again until it can be.
 
+pub(super) mod control;
 mod ended;
 mod record;
 mod start;
 mod stop;
+mod update;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use serde_json::{Map, Value};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -44,6 +47,7 @@ use crate::{
     store::{BootPhase, Commit, EventKind, VmChange, VmRecord},
     zone::{Ended, Process},
 };
+use control::Control;
 use ended::LastWords;
 use stop::Stop;
 
@@ -76,6 +80,19 @@ pub(super) enum Command {
         call: Call,
         etag: String,
         force: bool,
+        reply: Reply,
+    },
+    Update {
+        call: Call,
+        etag: String,
+        payload: Map<String, Value>,
+        validate_only: bool,
+        reply: Reply,
+    },
+    Control {
+        call: Call,
+        etag: String,
+        control: Control,
         reply: Reply,
     },
     Delete {
@@ -135,7 +152,8 @@ impl Actor {
         }
         let (sender, commands) = mpsc::channel(QUEUE);
         let (published, watched) = watch::channel(Arc::new(record.clone()));
-        let handle = VmHandle::new(record.uuid, sender, watched, console.clone());
+        let zonepath = layout.zonepath().display().to_string();
+        let handle = VmHandle::new(record.uuid, zonepath, sender, watched, console.clone());
         let resume_stop = record.state == VmState::Stopping;
         let mut actor = Self {
             agent: agent.clone(),
@@ -194,6 +212,12 @@ impl Actor {
                 self.begin_stop(call, &etag, force, timeout_seconds, reply).await;
             }
             Command::Reboot { call, etag, force, reply } => self.reboot(call, &etag, force, reply).await,
+            Command::Update { call, etag, payload, validate_only, reply } => {
+                let _ = reply.send(self.update(&call, &etag, payload, validate_only).await);
+            }
+            Command::Control { call, etag, control, reply } => {
+                let _ = reply.send(self.control(&call, &etag, control).await);
+            }
             Command::Delete { call, etag, reply } => {
                 let result = self.delete(&call, &etag).await;
                 let gone = result.is_ok();
@@ -226,6 +250,14 @@ impl Actor {
 
     async fn delete(&mut self, call: &Call, etag: &str) -> Result<Outcome, Error> {
         self.check_etag(etag)?;
+        for (property, set) in [
+            ("indestructible_zoneroot", self.record.spec.indestructible_zoneroot),
+            ("indestructible_delegated", self.record.spec.indestructible_delegated),
+        ] {
+            if set == Some(true) {
+                return Err(self.wrong_state(format!("{property} is set, cannot delete")));
+            }
+        }
         if self.record.state == VmState::Lost {
             return Err(self
                 .wrong_state("nobody can tell whether the VM's hypervisor lives; stop it with force first"));
@@ -248,6 +280,7 @@ impl Actor {
         };
         self.agent.inner.store.commit(commit).await?;
         self.agent.inner.registry.remove(self.record.uuid);
+        self.agent.inner.claims.release(self.record.uuid);
         Ok(Outcome::Deleted)
     }
 

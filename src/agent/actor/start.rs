@@ -11,7 +11,7 @@ use crate::{
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
     spec::{BootOptions, Limits, VmState},
-    store::{BootPhase, Commit, EventKind, Machine as MachineRecord, Phase, Timestamp, VmRecord},
+    store::{BootPhase, CdDrive, Commit, EventKind, Machine as MachineRecord, Phase, Timestamp, VmRecord},
 };
 
 impl Actor {
@@ -104,6 +104,7 @@ impl Actor {
             console_start: running.console_start,
             enforcements: running.process.enforcements().to_vec(),
             limits: running.process.bound(&Limits::of(&self.record.spec)),
+            cds: running.cds.into_iter().map(|(id, path)| CdDrive { id, path }).collect(),
         };
         let port = running.vnc.as_ref().map(|vnc| vnc.address().port());
         let vm = self.changed(|vm| {

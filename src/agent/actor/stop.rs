@@ -64,7 +64,7 @@ impl Actor {
         match self.record.state {
             // Whoever wants it stopped too is not disturbed by that it is being stopped.
             VmState::Stopping => Ok(()),
-            VmState::Running | VmState::Failed => self.check_etag(etag),
+            VmState::Running | VmState::Failed | VmState::Paused => self.check_etag(etag),
             VmState::Lost if self.live.process.is_none() => {
                 Err(self
                     .wrong_state("nobody can tell which process the VM's hypervisor is; look at the host"))
@@ -86,6 +86,7 @@ impl Actor {
         edit: impl FnOnce(&mut VmRecord),
     ) -> Result<&mut Stop, Error> {
         let failed = self.record.state == VmState::Failed;
+        let paused = self.record.state == VmState::Paused;
         let stopping = self.changed(|vm| {
             vm.state = VmState::Stopping;
             edit(vm);
@@ -94,6 +95,10 @@ impl Actor {
         if force || failed {
             self.kill();
         } else {
+            if paused && let Some(machine) = &self.live.machine {
+                // A halted guest does not feel the button.
+                let _ = machine.resume().await;
+            }
             self.press_power_button().await;
         }
         let deadline = Instant::now() + timeout;

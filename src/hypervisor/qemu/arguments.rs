@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::{
-    super::{Drive, Firmware, HypervisorError, MachinePlan, Nic, NicBackend, Program, Setup},
+    super::{Drive, Firmware, HypervisorError, MachinePlan, Nic, NicBackend, Program, Setup, Tuning},
     accel::Accelerator,
     boot_order::{Bootable, positions},
 };
@@ -31,16 +31,23 @@ pub(super) fn program(
     let b = &mut builder;
     identity(b, &plan);
     b.option("-machine", format!("pc,accel={}", accelerator.name));
-    b.option("-cpu", if accelerator.name == "kvm" { &config.kvm_cpu } else { &config.tcg_cpu });
+    let usual = if accelerator.name == "kvm" { &config.kvm_cpu } else { &config.tcg_cpu };
+    b.option("-cpu", plan.tuning.cpu_type.as_ref().unwrap_or(usual));
     b.option("-m", format!("{}M", plan.ram));
     b.option("-smp", plan.vcpus.to_string());
     b.flag("-S");
     // Screen, keyboard and mouse; VNC clients are handed over one by one.
     b.option("-display", "none");
-    b.option("-vga", "std");
-    b.option("-vnc", "none");
-    b.option("-device", "piix3-usb-uhci,addr=1.2");
-    b.option("-device", "usb-tablet");
+    b.option("-vga", plan.tuning.vga.as_deref().unwrap_or("std"));
+    // Whether a client is asked for the password is said when it is handed over.
+    b.option("-vnc", "none,password=on");
+    match &plan.tuning.options {
+        Some(words) => b.words(words),
+        None => {
+            b.option("-device", "piix3-usb-uhci,addr=1.2");
+            b.option("-device", "usb-tablet");
+        }
+    }
     // The console: standard input and output.
     b.option("-chardev", "stdio,id=console,signal=off");
     b.option("-serial", "chardev:console");
@@ -51,18 +58,23 @@ pub(super) fn program(
     b.option("-device", "virtio-rng-pci,rng=random,addr=4");
     b.option("-device", "pvpanic");
     firmware(b, plan.firmware);
-    drives(b, plan.drives)?;
-    nics(b, &plan.nics)?;
+    let cds = drives(b, plan.drives)?;
+    nics(b, &plan.nics, &plan.tuning)?;
     // The second line behind the zone.
     b.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 
-    let setup = boot_positions(b, &plan.order, plan.once.as_ref());
+    if let Some(words) = &plan.tuning.extra_options {
+        b.words(words);
+    }
+    let positions = boot_positions(b, &plan.order, plan.once.as_ref());
+    let setup = Setup { vnc_password: plan.tuning.vnc_password, ..positions };
     Ok(Program {
         path: config.binary.clone(),
         arguments: builder.arguments,
         descriptors: builder.descriptors,
         setup,
         accelerator: accelerator.name.to_owned(),
+        cds,
     })
 }
 
@@ -82,6 +94,11 @@ impl Builder {
     fn option(&mut self, name: &str, value: impl Into<String>) {
         self.arguments.push(name.to_owned());
         self.arguments.push(value.into());
+    }
+
+    /// Arguments as somebody typed them.
+    fn words(&mut self, text: &str) {
+        self.arguments.extend(text.split_whitespace().map(str::to_owned));
     }
 
     /// A device that the firmware can boot from.
@@ -148,7 +165,9 @@ fn firmware(b: &mut Builder, firmware: Firmware) {
     b.option("-machine", "pflash0=uefi-code,pflash1=uefi-vars");
 }
 
-fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
+/// Gives the CD drives: what they are called, and what is in them.
+fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<Vec<(String, String)>, HypervisorError> {
+    let mut cds = Vec::new();
     if drives.iter().any(|drive| drive.model == DiskModel::Scsi) {
         b.option("-device", "virtio-scsi-pci,id=scsi,addr=3");
     }
@@ -157,6 +176,9 @@ fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
         let cd = drive.media == Media::Cdrom;
         let id = format!("drive{index}");
         let node = format!("disk{index}");
+        if cd {
+            cds.push((id.clone(), drive.path.clone()));
+        }
         b.node(&node, drive.file, cd);
         let kind = if cd { Bootable::Cd } else { Bootable::Disk { first: drive.boot } };
         let device = match drive.model {
@@ -165,6 +187,10 @@ fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
                 format!("virtio-blk-pci,addr={slot:x}")
             }
             DiskModel::Scsi => format!("scsi-{},bus=scsi.0", if cd { "cd" } else { "hd" }),
+            DiskModel::Ahci | DiskModel::Nvme => {
+                let model = drive.model.as_str();
+                return Err(HypervisorError::Plan(format!("the kvm brand has no {model} disks")));
+            }
             DiskModel::Ide if ide == 4 => {
                 return Err(HypervisorError::Plan(
                     "the machine takes at most four ide disks and CDs".to_owned(),
@@ -179,10 +205,10 @@ fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
         let serial = if cd { String::new() } else { format!(",serial=disk{index}") };
         b.bootable(&id, kind, format!("{device},drive={node},id={id}{serial}"));
     }
-    Ok(())
+    Ok(cds)
 }
 
-fn nics(b: &mut Builder, nics: &[Nic]) -> Result<(), HypervisorError> {
+fn nics(b: &mut Builder, nics: &[Nic], tuning: &Tuning) -> Result<(), HypervisorError> {
     for (index, nic) in nics.iter().enumerate() {
         match nic.backend {
             NicBackend::Hub => b.option("-netdev", format!("hubport,id=net{index},hubid={index}")),
@@ -192,15 +218,26 @@ fn nics(b: &mut Builder, nics: &[Nic]) -> Result<(), HypervisorError> {
             NicModel::E1000 => "e1000",
             NicModel::Rtl8139 => "rtl8139",
         };
+        let held_back = match nic.model {
+            NicModel::Virtio => held_back(tuning),
+            NicModel::E1000 | NicModel::Rtl8139 => String::new(),
+        };
         let slot = b.slot()?;
         let id = format!("nic{index}");
         b.bootable(
             &id,
             Bootable::Nic,
-            format!("{model},addr={slot:x},netdev=net{index},mac={},id={id}", nic.mac),
+            format!("{model},addr={slot:x},netdev=net{index},mac={},id={id}{held_back}", nic.mac),
         );
     }
     Ok(())
+}
+
+/// How a virtio interface gathers packets, where operators say so.
+fn held_back(tuning: &Tuning) -> String {
+    let timer = tuning.virtio_txtimer.map(|nanos| format!(",tx=timer,x-txtimer={nanos}"));
+    let burst = tuning.virtio_txburst.map(|packets| format!(",x-txburst={packets}"));
+    timer.unwrap_or_default() + &burst.unwrap_or_default()
 }
 
 /// Puts the first boot's positions on the command line, and says what later ones are.
@@ -221,7 +258,7 @@ fn boot_positions(
         return Setup::default();
     }
     let names = b.bootables.iter().map(|(id, _, _)| id.clone());
-    Setup { boot_positions: names.zip(later).collect() }
+    Setup { boot_positions: names.zip(later).collect(), ..Setup::default() }
 }
 
 #[cfg(test)]
@@ -247,6 +284,7 @@ mod tests {
             uuid: Uuid::from_u128(1),
             ram: 1024,
             vcpus: 2,
+            tuning: Tuning::default(),
             firmware: Firmware::Bios,
             drives,
             nics: (0..nics).map(|_| Nic { mac, model: NicModel::Virtio, backend: NicBackend::Hub }).collect(),

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Seek as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    super::{HypervisorError, InfoType, Machine, MachineEvent, RunStatus, Setup},
+    super::{HypervisorError, InfoType, Machine, MachineEvent, Medium, RunStatus, Setup},
     info,
     qmp::Qmp,
 };
@@ -39,6 +39,14 @@ impl QemuMachine {
         Ok(Self { uuid, qmp: Qmp::connect(control, patience).await?, next_name: AtomicU64::new(0) })
     }
 
+    /// Hands a descriptor over; gives the number of the set that it is in.
+    async fn add_fd(&self, descriptor: BorrowedFd<'_>) -> Result<u64, HypervisorError> {
+        let set = self.qmp.execute_with("add-fd", json!({}), descriptor).await?;
+        set["fdset-id"]
+            .as_u64()
+            .ok_or_else(|| HypervisorError::Garbled { command: "add-fd".to_owned(), detail: set.to_string() })
+    }
+
     async fn query(&self, command: &str) -> Result<Value, HypervisorError> {
         self.qmp.execute(command, json!({})).await
     }
@@ -54,7 +62,45 @@ impl Machine for QemuMachine {
             let arguments = json!({"path": format!("/machine/peripheral/{id}"), "property": "bootindex", "value": position});
             self.qmp.execute("qom-set", arguments).await?;
         }
-        Ok(())
+        self.set_vnc_password(setup.vnc_password.as_deref()).await
+    }
+
+    async fn pause(&self) -> Result<(), HypervisorError> {
+        self.query("stop").await.map(drop)
+    }
+
+    async fn inject_nmi(&self) -> Result<(), HypervisorError> {
+        self.query("inject-nmi").await.map(drop)
+    }
+
+    async fn wake_screen(&self) -> Result<(), HypervisorError> {
+        let keys = json!({"keys": [{"type": "qcode", "data": "shift"}]});
+        self.qmp.execute("send-key", keys).await.map(drop)
+    }
+
+    async fn change_medium(&self, drive: &str, medium: Option<Medium>) -> Result<(), HypervisorError> {
+        let Some(medium) = medium else {
+            return self.qmp.execute("eject", json!({"id": drive, "force": true})).await.map(drop);
+        };
+        let set = self.add_fd(medium.file.as_fd()).await?;
+        let change = json!({
+            "id": drive,
+            "filename": format!("/dev/fdset/{set}"),
+            // Told, never guessed from what a guest may have written.
+            "format": "raw",
+            "read-only-mode": "read-only",
+            "force": true,
+        });
+        let changed = self.qmp.execute("blockdev-change-medium", change).await;
+        // The drive has its own copy of the descriptor.
+        self.qmp.execute("remove-fd", json!({"fdset-id": set})).await?;
+        changed.map(drop)
+    }
+
+    async fn set_vnc_password(&self, password: Option<&str>) -> Result<(), HypervisorError> {
+        let Some(password) = password else { return Ok(()) };
+        let arguments = json!({"protocol": "vnc", "password": password});
+        self.qmp.execute("set_password", arguments).await.map(drop)
     }
 
     async fn resume(&self) -> Result<(), HypervisorError> {
@@ -92,11 +138,7 @@ impl Machine for QemuMachine {
             rustix::fs::Mode::empty(),
         )
         .map_err(HypervisorError::at("opening the file for the picture"))?;
-        let set = self.qmp.execute_with("add-fd", json!({}), for_writing.as_fd()).await?;
-        let set = set["fdset-id"].as_u64().ok_or_else(|| HypervisorError::Garbled {
-            command: "add-fd".to_owned(),
-            detail: set.to_string(),
-        })?;
+        let set = self.add_fd(for_writing.as_fd()).await?;
         let dumped = self
             .qmp
             .execute("screendump", json!({"filename": format!("/dev/fdset/{set}"), "format": "png"}))
@@ -106,10 +148,11 @@ impl Machine for QemuMachine {
         read_picture(file).map_err(HypervisorError::at("reading the picture"))
     }
 
-    async fn add_vnc_client(&self, socket: OwnedFd) -> Result<(), HypervisorError> {
+    async fn add_vnc_client(&self, socket: OwnedFd, trusted: bool) -> Result<(), HypervisorError> {
         let name = format!("vnc-{}", self.next_name.fetch_add(1, Ordering::Relaxed));
         self.qmp.execute_with("getfd", json!({"fdname": name}), socket.as_fd()).await?;
-        let added = self.qmp.execute("add_client", json!({"protocol": "vnc", "fdname": name})).await;
+        let client = json!({"protocol": "vnc", "fdname": name, "skipauth": trusted});
+        let added = self.qmp.execute("add_client", client).await;
         if added.is_err() {
             let _ = self.qmp.execute("closefd", json!({"fdname": name})).await;
         }

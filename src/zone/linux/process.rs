@@ -129,9 +129,13 @@ impl Process for LinuxProcess {
     }
 
     fn kill(&self) -> Result<(), ZoneError> {
-        match self.pidfd.signal(Signal::KILL) {
+        self.signal(Signal::KILL)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), ZoneError> {
+        match self.pidfd.signal(signal) {
             Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
-                Err(ZoneError::System { what: "killing the hypervisor", source: error })
+                Err(ZoneError::System { what: "signalling the hypervisor", source: error })
             }
             _ => Ok(()),
         }

@@ -1,0 +1,200 @@
+//! What is done to a machine that runs: signals, interrupts, pausing, other media.
+
+use rustix::process::Signal;
+
+use super::Actor;
+use crate::{
+    agent::{
+        call::{Call, Outcome},
+        error::Error,
+    },
+    hypervisor::Medium,
+    spec::{Media, VmState},
+    storage::{StorageError, ZoneRoot},
+    store::VmRecord,
+};
+
+/// What is asked of a running machine.
+#[derive(Clone, Debug)]
+pub(in crate::agent) enum Control {
+    /// A signal for the hypervisor; none to look whether it is there.
+    Kill(Option<Signal>),
+    /// A non-maskable interrupt.
+    Nmi,
+    /// A picture of the screen in the zone, after a key woke it.
+    Screenshot,
+    Pause,
+    Resume,
+    /// Another medium in a CD drive.
+    Media {
+        drive: String,
+        path: String,
+    },
+}
+
+/// Where `sysrq screenshot` leaves its picture.
+const PICTURE: &str = "/tmp/vm.png";
+
+impl Actor {
+    pub(super) async fn control(
+        &mut self,
+        call: &Call,
+        etag: &str,
+        control: Control,
+    ) -> Result<Outcome, Error> {
+        self.check_etag(etag)?;
+        match control {
+            Control::Kill(signal) => {
+                let uuid = self.record.uuid;
+                let process =
+                    self.live.process.as_ref().ok_or_else(|| {
+                        self.wrong_state(format!("Cannot find running init PID for VM {uuid}"))
+                    })?;
+                if let Some(signal) = signal {
+                    process.signal(signal).map_err(Error::internal)?;
+                }
+            }
+            Control::Nmi => self.look()?.machine.inject_nmi().await?,
+            Control::Screenshot => {
+                let machine = self.look()?.machine;
+                machine.wake_screen().await?;
+                let picture = machine.screenshot().await?;
+                let (root, draft) = (self.layout.root(), self.layout.picture_draft());
+                let put = move || ZoneRoot::open(&root)?.put(&draft, PICTURE, &picture);
+                tokio::task::spawn_blocking(put).await.map_err(Error::internal)??;
+            }
+            Control::Pause => {
+                self.expect_state(VmState::Running, "pause")?;
+                self.look()?.machine.pause().await?;
+                return self.enter(call, |vm| vm.state = VmState::Paused).await;
+            }
+            Control::Resume => {
+                self.expect_state(VmState::Paused, "resume")?;
+                self.look()?.machine.resume().await?;
+                return self.enter(call, |vm| vm.state = VmState::Running).await;
+            }
+            Control::Media { drive, path } => return self.change_media(call, &drive, &path).await,
+        }
+        self.keep_answer(call, self.outcome(false, Vec::new())).await
+    }
+
+    fn expect_state(&self, wanted: VmState, verb: &str) -> Result<(), Error> {
+        let state = self.record.state;
+        if state == wanted {
+            return Ok(());
+        }
+        Err(self.wrong_state(format!("Cannot {verb} vm from state \"{state}\", must be \"{wanted}\".")))
+    }
+
+    async fn enter(&mut self, call: &Call, edit: impl FnOnce(&mut VmRecord)) -> Result<Outcome, Error> {
+        let vm = self.changed(edit);
+        let outcome = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() };
+        let answer = call.answer(&Ok(outcome.clone()));
+        self.commit(call, vm, Vec::new(), answer).await?;
+        Ok(outcome)
+    }
+
+    /// The VM's own CD gets another path too, so that the next boot finds what is in the drive now.
+    async fn change_media(&mut self, call: &Call, drive: &str, path: &str) -> Result<Outcome, Error> {
+        let running = self.live.machine.clone();
+        let own = self.record.spec.disks.iter().position(|disk| {
+            disk.media == Media::Cdrom && (drive.is_empty() || disk.path.as_deref() == Some(drive))
+        });
+        let drives = self.record.machine.as_ref().map(|machine| machine.cds.clone()).unwrap_or_default();
+        let device = drives.iter().position(|cd| drive.is_empty() || cd.path == drive);
+        let missing = || {
+            let what = if drive.is_empty() { "a CD drive".to_owned() } else { format!("CD drive: {drive}") };
+            Error::from(StorageError::Missing { what })
+        };
+        if own.is_none() && (running.is_none() || device.is_none()) {
+            return Err(missing());
+        }
+        let medium = if path.is_empty() {
+            None
+        } else {
+            crate::spec::validate::zone_path(path).map_err(|why| Error::invalid("path", why))?;
+            let (root, path) = (self.layout.root(), path.to_owned());
+            let open = move || ZoneRoot::open(&root)?.open_file(&path, false);
+            Some(tokio::task::spawn_blocking(open).await.map_err(Error::internal)??)
+        };
+        if running.is_none() && medium.is_none() {
+            let message = "a stopped VM has its CD drive only with a medium; remove it by remove_disks";
+            return Err(self.wrong_state(message));
+        }
+        if let (Some(machine), Some(device)) = (running, device) {
+            let id = drives[device].id.clone();
+            machine.change_medium(&id, medium.map(|file| Medium { file })).await?;
+        }
+        let path = path.to_owned();
+        self.enter(call, |vm| {
+            if let Some(own) = own.filter(|_| !path.is_empty()) {
+                vm.spec.disks[own].path = Some(path.clone());
+            }
+            if let (Some(device), Some(machine)) = (device, &mut vm.machine) {
+                machine.cds[device].path = path;
+            }
+        })
+        .await
+    }
+}
+
+/// A signal by name, with or without `SIG`, or by number; `None` is signal 0.
+pub(in crate::agent) fn parse_signal(text: &str) -> Result<(String, Option<Signal>), Error> {
+    let unknown = || Error::invalid("signal", format!("Unknown signal \"{text}\""));
+    let plain = text.strip_prefix("SIG").or(text.strip_prefix("sig")).unwrap_or(text).to_uppercase();
+    if plain == "0" {
+        return Ok(("0".to_owned(), None));
+    }
+    let by_number = plain.parse::<i32>().ok();
+    let found = SIGNALS.iter().find(|(name, signal)| *name == plain || by_number == Some(signal.as_raw()));
+    found.map(|(name, signal)| (format!("SIG{name}"), Some(*signal))).ok_or_else(unknown)
+}
+
+const SIGNALS: &[(&str, Signal)] = &[
+    ("TERM", Signal::TERM),
+    ("KILL", Signal::KILL),
+    ("INT", Signal::INT),
+    ("HUP", Signal::HUP),
+    ("QUIT", Signal::QUIT),
+    ("ABRT", Signal::ABORT),
+    ("USR1", Signal::USR1),
+    ("USR2", Signal::USR2),
+    ("STOP", Signal::STOP),
+    ("CONT", Signal::CONT),
+    ("ALRM", Signal::ALARM),
+    ("PIPE", Signal::PIPE),
+    ("CHLD", Signal::CHILD),
+    ("WINCH", Signal::WINCH),
+    ("SEGV", Signal::SEGV),
+    ("BUS", Signal::BUS),
+    ("FPE", Signal::FPE),
+    ("ILL", Signal::ILL),
+    ("TRAP", Signal::TRAP),
+    ("SYS", Signal::SYS),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_name_and_number() {
+        for (text, name) in
+            [("TERM", "SIGTERM"), ("SIGKILL", "SIGKILL"), ("sigusr1", "SIGUSR1"), ("9", "SIGKILL")]
+        {
+            assert_eq!(parse_signal(text).unwrap().0, name);
+        }
+        assert_eq!(parse_signal("0").unwrap(), ("0".to_owned(), None));
+        for text in ["", "FOO", "SIG", "99", "-1"] {
+            let error = parse_signal(text).unwrap_err();
+            assert_eq!(crate::spec::violation::summary(&violations(error)), "Invalid value(s) for: signal");
+        }
+    }
+
+    fn violations(error: Error) -> Vec<crate::spec::Violation> {
+        match error {
+            Error::Invalid(violations) => violations,
+            other => panic!("{other}"),
+        }
+    }
+}

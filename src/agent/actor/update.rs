@@ -1,0 +1,191 @@
+//! Changing the machine: checked as a whole, committed as a whole, then made effective where that needs no
+//! boot.
+//!
+//! ```text
+//!   read ─▶ apply ─▶ claims ─▶ new disks made ─▶ commit ─▶ limits, VNC ─▶ old disks removed
+//!                       │           │              │ the next start removes disks that
+//!                       ▼           ▼              ▼ no record knows
+//!                  given back   removed again   all undone
+//! ```
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use super::Actor;
+use crate::{
+    agent::{
+        call::{Call, Outcome},
+        change,
+        create::host_for,
+        error::Error,
+    },
+    boot,
+    spec::{DiskSpec, Limits, VmSpec, VmState, update},
+    storage::StorageError,
+    store::VmRecord,
+};
+
+impl Actor {
+    pub(super) async fn update(
+        &mut self,
+        call: &Call,
+        etag: &str,
+        payload: Map<String, Value>,
+        validate_only: bool,
+    ) -> Result<Outcome, Error> {
+        self.check_etag(etag)?;
+        if self.record.state == VmState::Deleting {
+            return Err(self.wrong_state("the VM is being deleted"));
+        }
+        let patch = update::read(payload, self.record.spec.brand).map_err(Error::Invalid)?;
+        let agent = self.agent.clone();
+        let updated = {
+            let new_mac = || agent.new_mac();
+            let disk_path = |number| self.layout.disk(number).display().to_string();
+            update::apply(&self.record.spec, &patch, &host_for(&agent, &disk_path, &new_mac))
+                .map_err(Error::Invalid)?
+        };
+        if self.record.state != VmState::Stopped && update::needs_stopped(&self.record.spec, &updated.spec) {
+            let (state, zone) = (self.record.state, self.record.state.zone_state());
+            return Err(self.wrong_state(format!(
+                "updates to disks are only allowed when state is \"stopped\", currently: {state} ({zone})"
+            )));
+        }
+        let vm = self.changed(|vm| vm.spec = updated.spec.clone());
+        let changes = change::changes(&self.record, &vm);
+        let next_boot = if self.record.state == VmState::Stopped { Vec::new() } else { updated.next_boot };
+        let outcome = |vm: VmRecord| Outcome::Updated {
+            vm: Box::new(vm),
+            changes,
+            next_boot,
+            notes: patch.notes.clone(),
+        };
+        if validate_only {
+            return Ok(outcome(vm));
+        }
+        if updated.spec == self.record.spec {
+            return self.keep_answer(call, outcome(self.record.clone())).await;
+        }
+        self.agent.claim(self.record.uuid, &updated.spec)?;
+        let before = self.record.spec.clone();
+        let result = self.carry_out(call, vm, outcome).await;
+        if result.is_err() {
+            self.agent.claim(self.record.uuid, &before)?;
+        }
+        result
+    }
+
+    async fn carry_out(
+        &mut self,
+        call: &Call,
+        vm: VmRecord,
+        outcome: impl FnOnce(VmRecord) -> Outcome,
+    ) -> Result<Outcome, Error> {
+        let before = self.record.spec.clone();
+        let made = self.make_disks(&before, &vm.spec).await?;
+        let outcome = outcome(vm.clone());
+        let answer = call.answer(&Ok(outcome.clone()));
+        if let Err(error) = self.commit(call, vm, Vec::new(), answer).await {
+            remove_files(made).await;
+            return Err(error);
+        }
+        self.make_effective(&before).await;
+        let kept = &self.record.spec.disks;
+        let gone = before
+            .disks
+            .iter()
+            .filter(|disk| disk.is_made_here() && !kept.iter().any(|other| other.path == disk.path));
+        remove_files(gone.filter_map(|disk| disk.path.clone()).map(PathBuf::from).collect()).await;
+        Ok(outcome)
+    }
+
+    /// Makes the disks that are new, and grows those that grow; gives what was made. On an error none is
+    /// left.
+    async fn make_disks(&self, before: &VmSpec, after: &VmSpec) -> Result<Vec<PathBuf>, Error> {
+        let volumes = self.agent.inner.platform.volumes.clone();
+        let was = before.disks.clone();
+        let disks: Vec<DiskSpec> = after.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
+        let work = move || {
+            let mut made = Vec::new();
+            for disk in disks {
+                let Some(path) = disk.path.clone().map(PathBuf::from) else { continue };
+                let size = u64::try_from(disk.size.unwrap_or_default()).unwrap_or_default();
+                let done = match was.iter().find(|old| old.path == disk.path) {
+                    // Not ours to undo.
+                    None if path.exists() => Err(StorageError::Exists { path: path.display().to_string() }),
+                    None => {
+                        made.push(path.clone());
+                        volumes.create(&path, size)
+                    }
+                    Some(old) if old.size != disk.size => volumes.grow(&path, size),
+                    Some(_) => Ok(()),
+                };
+                if let Err(error) = done {
+                    return Err((made, error));
+                }
+            }
+            Ok(made)
+        };
+        match tokio::task::spawn_blocking(work).await.map_err(Error::internal)? {
+            Ok(made) => Ok(made),
+            Err((made, error)) => {
+                remove_files(made).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// What can take effect while the VM runs does. A part that fails waits for the next boot.
+    async fn make_effective(&mut self, before: &VmSpec) {
+        let after = self.record.spec.clone();
+        if let Some(process) = &self.live.process
+            && Limits::of(before) != Limits::of(&after)
+        {
+            let reports = process.bound(&Limits::of(&after));
+            for report in reports.iter().filter(|report| !report.is_effective()) {
+                tracing::warn!(vm = %self.record.uuid, property = report.property, reason = report.reason, "limit");
+            }
+            let vm = self.changed(|vm| {
+                if let Some(machine) = &mut vm.machine {
+                    machine.limits = reports;
+                }
+            });
+            self.commit_surely(&Call::own(), vm, None).await;
+        }
+        let display = |spec: &VmSpec| (spec.vnc_port, spec.vnc_password.clone());
+        if let Some(machine) = self.live.machine.clone()
+            && display(before) != display(&after)
+        {
+            if let Err(error) = machine.set_vnc_password(after.vnc_password.as_deref()).await {
+                tracing::warn!(vm = %self.record.uuid, %error, "VNC password");
+            }
+            self.live.vnc = None;
+            let address = self.agent.inner.config.vnc.address;
+            match boot::listen_vnc(&self.record, address, machine).await {
+                Ok(endpoint) => self.live.vnc = endpoint,
+                Err(error) => tracing::error!(vm = %self.record.uuid, %error, "no VNC endpoint"),
+            }
+            let port = self.live.vnc.as_ref().map(|vnc| vnc.address().port());
+            let vm = self.changed(|vm| vm.vnc_port = port);
+            self.commit_surely(&Call::own(), vm, None).await;
+        }
+    }
+}
+
+/// They may be gone already.
+async fn remove_files(files: Vec<PathBuf>) {
+    if files.is_empty() {
+        return;
+    }
+    let remove = move || {
+        for file in files {
+            if let Err(error) = std::fs::remove_file(&file)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, file = %file.display(), "cannot remove; the next start tries again");
+            }
+        }
+    };
+    let _ = tokio::task::spawn_blocking(remove).await;
+}

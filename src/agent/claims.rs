@@ -1,0 +1,128 @@
+//! What only one VM of the host may have: addresses on a network, and VNC ports.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
+
+use uuid::Uuid;
+
+use super::error::Error;
+use crate::spec::{Mac, VmSpec};
+
+/// Something that only one VM may have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Claim {
+    Mac(Mac),
+    /// On a network and VLAN.
+    Ip(String, i32, IpAddr),
+    Vrid(String, i32, i32),
+    VncPort(i32),
+}
+
+impl Claim {
+    fn of(spec: &VmSpec) -> Vec<(String, Self)> {
+        let mut claims = Vec::new();
+        if let Some(port) = spec.vnc_port.filter(|port| *port > 0) {
+            claims.push(("vnc_port".to_owned(), Self::VncPort(port)));
+        }
+        for (index, nic) in spec.nics.iter().enumerate() {
+            let (tag, vlan) = (nic.nic_tag.clone().unwrap_or_default(), nic.vlan_id.unwrap_or(0));
+            // A VRRP group has one address on all its hosts, so it is the group that counts.
+            match (nic.vrrp_vrid, nic.mac) {
+                (Some(id), _) => {
+                    claims.push((format!("nics.{index}.vrrp_vrid"), Self::Vrid(tag.clone(), vlan, id)));
+                }
+                (None, Some(mac)) => claims.push((format!("nics.{index}.mac"), Self::Mac(mac))),
+                (None, None) => {}
+            }
+            for ip in nic.addresses() {
+                claims.push((format!("nics.{index}.ip"), Self::Ip(tag.clone(), vlan, ip)));
+            }
+        }
+        claims
+    }
+}
+
+/// Who has what.
+#[derive(Debug, Default)]
+pub(super) struct Claims(Mutex<HashMap<Claim, Uuid>>);
+
+impl Claims {
+    /// Takes what a machine needs for a VM, and gives back what that had before; all or nothing. What VMs
+    /// in `ignored` have does not count.
+    pub(super) fn take(
+        &self,
+        uuid: Uuid,
+        spec: &VmSpec,
+        ignored: impl Fn(Uuid) -> bool,
+    ) -> Result<(), Error> {
+        let wanted = Claim::of(spec);
+        let mut held = self.lock();
+        for (field, claim) in &wanted {
+            if let Some(owner) = held.get(claim).filter(|owner| **owner != uuid && !ignored(**owner)) {
+                return Err(Error::Conflict { field: field.clone(), owner: *owner });
+            }
+        }
+        held.retain(|_, owner| *owner != uuid);
+        held.extend(wanted.into_iter().map(|(_, claim)| (claim, uuid)));
+        Ok(())
+    }
+
+    /// Gives everything of a VM back.
+    pub(super) fn release(&self, uuid: Uuid) {
+        self.lock().retain(|_, owner| *owner != uuid);
+    }
+
+    /// Whether an interface has that address.
+    pub(super) fn has_mac(&self, mac: Mac) -> bool {
+        self.lock().contains_key(&Claim::Mac(mac))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Claim, Uuid>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::machine_json;
+
+    fn spec(text: &str) -> VmSpec {
+        machine_json::parse(format!(r#"{{"brand":"kvm",{text}}}"#).as_bytes()).unwrap().spec
+    }
+
+    fn field(result: Result<(), Error>) -> String {
+        match result.unwrap_err() {
+            Error::Conflict { field, .. } => field,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn one_vm_has_an_address() {
+        let claims = Claims::default();
+        let nobody = |_: Uuid| false;
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let nic = |rest: &str| format!(r#""nics":[{{"nic_tag":"x","model":"virtio",{rest}}}]"#);
+        claims
+            .take(a, &spec(&nic(r#""mac":"2:0:0:0:0:1","ip":"10.0.0.1","netmask":"255.0.0.0""#)), nobody)
+            .unwrap();
+        assert_eq!(field(claims.take(b, &spec(&nic(r#""mac":"02:00:00:00:00:01""#)), nobody)), "nics.0.mac");
+        let same_ip = spec(&nic(r#""ips":["10.0.0.1/24"]"#));
+        assert_eq!(field(claims.take(b, &same_ip, nobody)), "nics.0.ip");
+        claims.take(b, &same_ip, |owner| owner == a).unwrap();
+        let vlan = spec(&nic(r#""vlan_id":7,"ips":["10.0.0.1/24"]"#));
+        claims.take(b, &vlan, nobody).unwrap();
+        claims.take(a, &spec(r#""vnc_port":5901"#), nobody).unwrap();
+        claims.take(b, &spec(&nic(r#""mac":"2:0:0:0:0:1""#)), nobody).unwrap();
+        assert_eq!(field(claims.take(b, &spec(r#""vnc_port":5901"#), nobody)), "vnc_port");
+        assert!(claims.has_mac("2:0:0:0:0:1".parse().unwrap()), "a refused take gives nothing back");
+        claims.release(b);
+        assert!(!claims.has_mac("2:0:0:0:0:1".parse().unwrap()));
+        claims.take(b, &spec(r#""vnc_port":0"#), nobody).unwrap();
+        claims.take(a, &spec(r#""vnc_port":0"#), nobody).unwrap();
+    }
+}

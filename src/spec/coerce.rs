@@ -1,0 +1,349 @@
+//! Reads a JSON object by a table of properties, with vmadm's coercions: what comes out has one form for
+//! each value, and everything that is wrong is noted instead of stopping at the first.
+
+use std::fmt::Display;
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Brand, Mac, forms,
+    machine_json::parse_uuid,
+    property::{Brands, Effect, Given, Kind, Property},
+    violation::{Note, Violation},
+};
+
+/// What a payload is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// A new VM.
+    Create,
+    /// A change of one.
+    Update,
+}
+
+/// Reads objects; gathers what is wrong and what is worth saying.
+#[derive(Debug)]
+pub(super) struct Coercion {
+    pub(super) action: Action,
+    /// Unknown until it has been read.
+    pub(super) brand: Option<Brand>,
+    pub(super) violations: Vec<Violation>,
+    pub(super) notes: Vec<Note>,
+}
+
+/// A property that is taken away. Only updates keep it: there it means something.
+const UNSET: Value = Value::Null;
+
+impl Coercion {
+    pub(super) fn new(action: Action, brand: Option<Brand>) -> Self {
+        Self { action, brand, violations: Vec::new(), notes: Vec::new() }
+    }
+
+    /// Reads the object at path `at` (empty, or ending in a dot).
+    pub(super) fn object(
+        &mut self,
+        table: &'static [Property],
+        mut given: Map<String, Value>,
+        at: &str,
+    ) -> Map<String, Value> {
+        let mut read = Map::new();
+        for property in table {
+            let Some(value) = given.shift_remove(property.name) else { continue };
+            let path = format!("{at}{}", property.name);
+            if let Some(why) = self.refusal(property) {
+                self.violations.push(Violation::property(path, why));
+                continue;
+            }
+            if property.given == Given::Never {
+                self.notes.push(Note::new(path, "known by the agent, so what is given is not used"));
+                continue;
+            }
+            let Some(value) = self.value(&property.kind, value, &path) else { continue };
+            if value == UNSET && self.action == Action::Create {
+                continue;
+            }
+            if let Effect::None(why) = property.effect
+                && value != UNSET
+            {
+                self.notes.push(Note::new(path, format!("kept, but not effective on this host: {why}")));
+            }
+            read.insert(property.name.to_owned(), value);
+        }
+        for key in given.keys() {
+            let hint = closest(key, table.iter().map(|property| property.name));
+            let path = format!("{at}{key}");
+            self.violations.push(Violation::property(path, format!("there is no such property{hint}")));
+        }
+        read
+    }
+
+    /// Why a property can't be given here at all.
+    fn refusal(&self, property: &Property) -> Option<String> {
+        if let (Some(brand), Brands::Only(only)) = (self.brand, property.brands)
+            && brand != only
+        {
+            return Some(format!("is for {}, not for {}", only.as_str(), brand.as_str()));
+        }
+        match (self.action, property.given) {
+            (Action::Create, Given::InUpdates) => Some("is for updates".to_owned()),
+            (Action::Update, Given::AtCreation) => Some(instead(property.name)),
+            (Action::Update, Given::Never) => Some("can't be changed: the agent knows it".to_owned()),
+            _ => None,
+        }
+    }
+
+    fn bad(&mut self, path: impl Into<String>, why: impl Into<String>) -> Option<Value> {
+        self.violations.push(Violation::value(path, why));
+        None
+    }
+
+    /// One value in its one form; `UNSET` when nothing is asked for.
+    fn value(&mut self, kind: &Kind, value: Value, path: &str) -> Option<Value> {
+        if value.is_null() {
+            return Some(UNSET);
+        }
+        let is_text = matches!(&value, Value::String(text) if text.is_empty());
+        if is_text && !matches!(kind, Kind::List(..) | Kind::FlatObject | Kind::Objects(_)) {
+            return Some(UNSET);
+        }
+        match kind {
+            Kind::Integer(least, most, unit) => self.integer(&value, (*least, *most), unit, path),
+            Kind::IntegerOr(least, most, unit, words) => match &value {
+                Value::String(word) if words.contains(&word.as_str()) => Some(value),
+                _ => self.integer(&value, (*least, *most), unit, path),
+            },
+            Kind::Boolean => match boolean(&value) {
+                Some(flag) => Some(json!(flag)),
+                None => self.bad(path, format!("{} is neither true nor false", shown(&value))),
+            },
+            Kind::List(of, most) => self.list(of, *most, value, path),
+            Kind::FlatObject => self.flat(value, path),
+            Kind::Objects(table) => self.objects(table, value, path),
+            Kind::Secret(most) => match value {
+                Value::String(text) if text.len() <= *most => Some(json!(text)),
+                Value::String(_) => {
+                    let what = if path.starts_with("vnc") { "VNC" } else { "SPICE" };
+                    self.bad(
+                        path,
+                        format!("{what} password is too long, maximum length is {most} characters."),
+                    )
+                }
+                _ => self.bad(path, "is not a string"),
+            },
+            _ => match &value {
+                Value::String(text) => self.text(kind, text, path),
+                _ => self.bad(path, format!("{} is not a string", shown(&value))),
+            },
+        }
+    }
+
+    fn text(&mut self, kind: &Kind, text: &str, path: &str) -> Option<Value> {
+        let checked = match kind {
+            Kind::Text(most) if text.len() > *most => {
+                Err(format!("{} bytes is over the limit of {most}", text.len()))
+            }
+            Kind::Text(_) if text.chars().any(char::is_control) => {
+                Err("control characters are not allowed".to_owned())
+            }
+            Kind::Word(words) if !words.contains(&text) => {
+                let hint = closest(text, words.iter().copied());
+                Err(format!("\"{text}\" is not one of: {}{hint}", words.join(", ")))
+            }
+            Kind::Uuid => parse_uuid(text).map(drop),
+            // One form for each address, so that addresses can be compared.
+            Kind::Mac => {
+                return match text.parse::<Mac>() {
+                    Ok(mac) => Some(json!(mac)),
+                    Err(why) => self.bad(path, why),
+                };
+            }
+            Kind::Ipv4 => forms::netmask(text),
+            Kind::NicAddress => forms::nic_address(text),
+            Kind::Form(check) => check(text),
+            _ => Ok(()),
+        };
+        match checked {
+            Ok(()) => Some(json!(text)),
+            Err(why) => self.bad(path, why),
+        }
+    }
+
+    fn integer(&mut self, value: &Value, (least, most): (i64, i64), unit: &str, path: &str) -> Option<Value> {
+        let number = match value {
+            Value::Number(number) => number.as_i64().or_else(|| {
+                number.as_f64().filter(|f| f.fract() == 0.0).and_then(|f| format!("{f:.0}").parse().ok())
+            }),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        let Some(number) = number else {
+            let why = if matches!(value, Value::Number(n) if n.is_f64() || n.is_u64()) {
+                "is not a whole number in range"
+            } else {
+                "is not a whole number"
+            };
+            return self.bad(path, format!("{} {why}", shown(value)));
+        };
+        if !(least..=most).contains(&number) {
+            let text = format!("{number} is out of range: {least} to {most} {unit}");
+            return self.bad(path, text.trim_end());
+        }
+        Some(json!(number))
+    }
+
+    /// A list, or one comma-separated string.
+    fn list(&mut self, of: &Kind, most: usize, value: Value, path: &str) -> Option<Value> {
+        let items: Vec<Value> = match value {
+            Value::Array(items) => items,
+            Value::String(text) => {
+                text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| json!(s)).collect()
+            }
+            other => return self.bad(path, format!("{} is not a list", shown(&other))),
+        };
+        if items.len() > most {
+            return self.bad(path, format!("{} are over the limit of {most}", items.len()));
+        }
+        let mut read = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            match self.value(of, item, &format!("{path}.{index}")) {
+                Some(UNSET) => {
+                    self.bad(format!("{path}.{index}"), "is empty");
+                }
+                Some(value) => read.push(value),
+                None => {}
+            }
+        }
+        Some(Value::Array(read))
+    }
+
+    /// A flat object. Values never show in messages: they may be secrets.
+    fn flat(&mut self, value: Value, path: &str) -> Option<Value> {
+        let Value::Object(object) = value else { return self.bad(path, "is not an object") };
+        let mut flat = Map::new();
+        for (name, value) in object {
+            if name.is_empty() || name.len() > 255 {
+                self.bad(path, "keys have 1 to 255 bytes");
+                continue;
+            }
+            match value {
+                Value::Null | Value::Array(_) | Value::Object(_) => {
+                    self.bad(format!("{path}.{name}"), "values must be strings, numbers or booleans");
+                }
+                Value::String(text) if text.contains('\0') => {
+                    self.bad(format!("{path}.{name}"), "NUL is not allowed in a value");
+                }
+                // 42.0 is 42, whichever way it came.
+                Value::Number(number) => {
+                    flat.insert(name, Value::Number(whole(number)));
+                }
+                scalar => {
+                    flat.insert(name, scalar);
+                }
+            }
+        }
+        Some(Value::Object(flat))
+    }
+
+    fn objects(&mut self, table: &'static [Property], value: Value, path: &str) -> Option<Value> {
+        let items = match value {
+            Value::Array(items) => items,
+            // As it comes from a command line.
+            Value::String(text) if text.is_empty() => Vec::new(),
+            other => return self.bad(path, format!("{} is not a list of objects", shown(&other))),
+        };
+        let mut read = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            let at = format!("{path}.{index}");
+            match item {
+                Value::Object(object) => {
+                    read.push(Value::Object(self.item(table, object, path, &format!("{at}."))));
+                }
+                other => {
+                    self.bad(at, format!("{} is not an object", shown(&other)));
+                }
+            }
+        }
+        Some(Value::Array(read))
+    }
+
+    /// An item of a list. Only what `update_` finds again is changed; all others are new.
+    fn item(
+        &mut self,
+        table: &'static [Property],
+        object: Map<String, Value>,
+        list: &str,
+        at: &str,
+    ) -> Map<String, Value> {
+        let action = self.action;
+        self.action = if list.starts_with("update_") { Action::Update } else { Action::Create };
+        let read = self.object(table, object, at);
+        self.action = action;
+        read
+    }
+}
+
+/// What to do instead of giving a property that can't be changed as a whole.
+fn instead(name: &str) -> String {
+    match name {
+        "disks" | "nics" | "pci_devices" => {
+            format!("can't be replaced as a whole; use add_{name}, update_{name} and remove_{name}")
+        }
+        "customer_metadata" | "internal_metadata" | "tags" | "routes" => {
+            format!("can't be replaced as a whole; use set_{name} and remove_{name}")
+        }
+        _ => "can't be changed".to_owned(),
+    }
+}
+
+/// `true`, `false`, their text, and vmadm's deprecated 1 and "1".
+fn boolean(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(flag) => Some(*flag),
+        Value::Number(number) => match number.as_i64() {
+            Some(1) => Some(true),
+            Some(0) => Some(false),
+            _ => None,
+        },
+        Value::String(text) => match text.as_str() {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn whole(number: serde_json::Number) -> serde_json::Number {
+    match number.as_f64() {
+        Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 9e15 => {
+            format!("{float:.0}").parse::<i64>().map_or(number, Into::into)
+        }
+        _ => number,
+    }
+}
+
+/// `; did you mean "x"?` when something is near enough.
+pub(super) fn closest<'n>(given: &str, names: impl Iterator<Item = &'n str>) -> String {
+    names
+        .map(|name| (strsim::damerau_levenshtein(given, name), name))
+        .filter(|(distance, name)| *distance <= 2 && *distance < name.len())
+        .min()
+        .map(|(_, name)| format!("; did you mean \"{name}\"?"))
+        .unwrap_or_default()
+}
+
+/// A value as it may stand in a message: not longer than a line.
+pub(super) fn shown(value: &impl Display) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= 60 {
+        return text;
+    }
+    let start: String = text.chars().take(57).collect();
+    format!("{start}...")
+}
+
+/// The brand that a payload names, before anything else of it is read.
+pub(super) fn brand_of(object: &Map<String, Value>) -> Option<Brand> {
+    let name = object.get("brand")?.as_str()?;
+    Brand::NAMES.iter().find(|(known, _)| *known == name).map(|(_, brand)| *brand)
+}

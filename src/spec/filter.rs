@@ -1,0 +1,226 @@
+//! vmadm's filters of VMs: `ram=1024`, `alias=~^web`, `disks.*.size=10240`, `tags.role=db`.
+
+use regex::{Regex, RegexBuilder};
+use serde_json::{Map, Value};
+
+use super::{
+    Mac,
+    coerce::closest,
+    property::{Kind, Property, VM, find},
+};
+
+/// Bytes that a regular expression may need: enough for what people type.
+const MAX_REGEX: usize = 1 << 20;
+/// Bytes of a filter.
+const MAX_FILTER: usize = 4096;
+
+/// One condition on a VM.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    path: Vec<String>,
+    wanted: Wanted,
+}
+
+#[derive(Clone, Debug)]
+enum Wanted {
+    Text(String),
+    Mac(Mac),
+    Match(Regex),
+}
+
+impl Filter {
+    /// Reads `key=value` or `key=~expression`. The error is vmadm's sentence.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_FILTER {
+            return Err(format!("a filter of {} bytes is over the limit of {MAX_FILTER}", text.len()));
+        }
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        let path = path(key)?;
+        let wanted = match value.strip_prefix('~') {
+            Some(expression) => Wanted::Match(
+                RegexBuilder::new(expression)
+                    .case_insensitive(true)
+                    .size_limit(MAX_REGEX)
+                    .build()
+                    .map_err(|error| format!("Invalid filter \"{text}\": {error}"))?,
+            ),
+            None => match value.parse() {
+                Ok(mac) if path.last().is_some_and(|name| name == "mac") => Wanted::Mac(mac),
+                _ => Wanted::Text(value.to_owned()),
+            },
+        };
+        Ok(Self { path, wanted })
+    }
+
+    /// Whether a VM, as operators see it, meets the condition.
+    #[must_use]
+    pub fn matches(&self, vm: &Map<String, Value>) -> bool {
+        let Some((first, rest)) = self.path.split_first() else { return false };
+        match vm.get(first) {
+            Some(value) => self.holds(value, rest),
+            // What is not there is as nothing.
+            None => rest.is_empty() && self.is(""),
+        }
+    }
+
+    fn holds(&self, value: &Value, path: &[String]) -> bool {
+        let Some((first, rest)) = path.split_first() else { return self.is(&text(value)) };
+        match value {
+            Value::Array(items) if first == "*" => items.iter().any(|item| self.holds(item, rest)),
+            Value::Array(items) => first
+                .parse()
+                .ok()
+                .and_then(|index: usize| items.get(index))
+                .is_some_and(|v| self.holds(v, rest)),
+            // A key of metadata or of a tag may have dots in it.
+            Value::Object(object) => object.get(&path.join(".")).map_or_else(
+                || object.get(first).is_some_and(|value| self.holds(value, rest)),
+                |value| self.is(&text(value)),
+            ),
+            _ => false,
+        }
+    }
+
+    fn is(&self, found: &str) -> bool {
+        match &self.wanted {
+            Wanted::Text(wanted) => wanted == found,
+            Wanted::Mac(wanted) => found.parse().is_ok_and(|mac: Mac| mac == *wanted),
+            Wanted::Match(expression) => expression.is_match(found),
+        }
+    }
+}
+
+/// Whether there is something that a path like `disks.0.size` could name.
+#[must_use]
+pub fn is_path(key: &str) -> bool {
+    path(key).is_ok()
+}
+
+/// What a path without `*` names in a VM.
+#[must_use]
+pub fn get<'v>(vm: &'v Map<String, Value>, path: &str) -> Option<&'v Value> {
+    let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+    let mut value = vm.get(first)?;
+    if let Value::Object(object) = value
+        && !rest.is_empty()
+    {
+        return object.get(rest);
+    }
+    for part in rest.split('.').filter(|part| !part.is_empty()) {
+        value = match value {
+            Value::Array(items) => items.get(part.parse::<usize>().ok()?)?,
+            Value::Object(object) => object.get(part)?,
+            _ => return None,
+        };
+    }
+    Some(value)
+}
+
+/// The parts of a key, if there is something that it could name.
+fn path(key: &str) -> Result<Vec<String>, String> {
+    let invalid = |hint: String| Err(format!("Invalid filter key: \"{key}\"{hint}"));
+    let parts: Vec<String> = key.split('.').map(str::to_owned).collect();
+    let names = || VM.iter().map(|property| property.name);
+    let Some(property) = find(VM, &parts[0]) else { return invalid(closest(&parts[0], names())) };
+    let good = match (&property.kind, parts.as_slice()) {
+        (Kind::FlatObject, [_, rest @ ..]) => !rest.is_empty() && rest.iter().all(|part| !part.is_empty()),
+        (Kind::Objects(table), [_, index, name, rest @ ..]) => {
+            is_index(index) && find(table, name).is_some_and(|inner| is_item(inner, rest))
+        }
+        (Kind::List(..), [_, index]) => is_index(index),
+        (Kind::Objects(_), _) => false,
+        (Kind::Secret(_), _) => false,
+        (_, [_]) => true,
+        _ => false,
+    };
+    if good { Ok(parts) } else { invalid(String::new()) }
+}
+
+fn is_item(property: &Property, rest: &[String]) -> bool {
+    match (&property.kind, rest) {
+        (_, []) => true,
+        (Kind::List(..), [index]) => is_index(index),
+        _ => false,
+    }
+}
+
+fn is_index(text: &str) -> bool {
+    text == "*" || (!text.is_empty() && text.len() <= 6 && text.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// A value as filters and tables show it.
+#[must_use]
+pub fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.iter().all(|item| !item.is_object()) => {
+            items.iter().map(text).collect::<Vec<_>>().join(",")
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn vm() -> Map<String, Value> {
+        let vm = json!({"ram": 1024, "alias": "Web1", "autoboot": true, "state": "running",
+            "disks": [{"size": 10}, {"size": 20, "media": "disk"}], "nics": [{"mac": "02:00:00:00:00:01", "ips": ["10.0.0.1/8"]}],
+            "tags": {"a.b": "x", "role": "db", "n": 4}, "resolvers": ["1.1.1.1", "8.8.8.8"]});
+        vm.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn conditions() {
+        for (filter, expected) in [
+            ("ram=1024", true),
+            ("ram=102", false),
+            ("alias=Web1", true),
+            ("alias=web1", false),
+            ("alias=~^web", true),
+            ("alias=~^eb", false),
+            ("hostname=", true),
+            ("alias=", false),
+            ("autoboot=true", true),
+            ("disks.0.size=10", true),
+            ("disks.1.size=10", false),
+            ("disks.*.size=20", true),
+            ("disks.7.size=20", false),
+            ("nics.*.mac=2:0:0:0:0:1", true),
+            ("nics.0.ips.0=10.0.0.1/8", true),
+            ("nics.0.ips.*=~^10\\.", true),
+            ("tags.role=db", true),
+            ("tags.a.b=x", true),
+            ("tags.n=4", true),
+            ("tags.none=", false),
+            ("resolvers.*=8.8.8.8", true),
+        ] {
+            assert_eq!(Filter::parse(filter).unwrap().matches(&vm()), expected, "{filter}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_filter() {
+        for (filter, words) in [
+            ("foo=1", "Invalid filter key: \"foo\""),
+            ("rma=1", "did you mean \"ram\"?"),
+            ("disks=1", "Invalid filter key"),
+            ("disks.*=1", "Invalid filter key"),
+            ("disks.x.size=1", "Invalid filter key"),
+            ("disks.0.sise=1", "Invalid filter key"),
+            ("tags=1", "Invalid filter key"),
+            ("ram.0=1", "Invalid filter key"),
+            ("vnc_password=x", "Invalid filter key"),
+            ("alias=~(", "Invalid filter"),
+            ("alias=~(a{1000}){1000}", "Invalid filter"),
+        ] {
+            let error = Filter::parse(filter).unwrap_err();
+            assert!(error.contains(words), "{filter}: {error}");
+        }
+        Filter::parse(&format!("alias={}", "x".repeat(MAX_FILTER))).unwrap_err();
+    }
+}

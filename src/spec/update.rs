@@ -1,0 +1,311 @@
+//! Changes of a machine: vmadm's patch verbs. All of a payload is applied or nothing is.
+
+use serde_json::{Map, Value};
+
+use super::{
+    Brand, DiskSpec, Note, VmSpec,
+    coerce::{Action, Coercion},
+    defaults::{Host, choose_primary, complete_disks, complete_memory, complete_nics},
+    machine_json::typed,
+    property::{Effect, Kind, VM, find},
+    validate,
+    violation::Violation,
+};
+
+/// Lists whose items are found by a key.
+const LISTS: [(&str, &str); 3] = [("disks", "path"), ("nics", "mac"), ("pci_devices", "path")];
+/// Objects whose keys are set and removed.
+const OBJECTS: [&str; 4] = ["customer_metadata", "internal_metadata", "tags", "routes"];
+
+/// A payload that was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patch {
+    given: Map<String, Value>,
+    /// What is accepted, and does nothing here.
+    pub notes: Vec<Note>,
+}
+
+impl Patch {
+    /// As it was read: each value in its one form.
+    #[must_use]
+    pub fn payload(&self) -> &Map<String, Value> {
+        &self.given
+    }
+}
+
+/// What came of a patch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Updated {
+    /// The machine as it is to be.
+    pub spec: VmSpec,
+    /// Top-level properties that changed and wait for the next boot.
+    pub next_boot: Vec<String>,
+}
+
+/// Reads a payload for an update. Without a brand what depends on it is not looked at.
+pub fn read(object: Map<String, Value>, brand: Option<Brand>) -> Result<Patch, Vec<Violation>> {
+    let mut coercion = Coercion::new(Action::Update, brand);
+    let given = coercion.object(VM, object, "");
+    for (list, _) in LISTS {
+        for (index, nic) in items(&given, &format!("update_{list}")).enumerate() {
+            if nic.get("primary").is_some_and(|flag| *flag != Value::Bool(true)) {
+                let shown = nic["primary"].to_string();
+                coercion.violations.push(Violation::value(
+                    format!("update_{list}.{index}.primary"),
+                    format!("invalid value for NIC's primary flag: {shown} (must be true)"),
+                ));
+            }
+        }
+    }
+    if coercion.violations.is_empty() {
+        Ok(Patch { given, notes: coercion.notes })
+    } else {
+        Err(coercion.violations)
+    }
+}
+
+/// Applies a patch to a machine.
+pub fn apply(current: &VmSpec, patch: &Patch, host: &Host<'_>) -> Result<Updated, Vec<Violation>> {
+    let mut object = match serde_json::to_value(current) {
+        Ok(Value::Object(object)) => object,
+        _ => Map::new(),
+    };
+    let mut found = Vec::new();
+    let mut verbs = Map::new();
+    for (name, value) in &patch.given {
+        if find(VM, name).is_some_and(|property| property.given == super::property::Given::InUpdates) {
+            verbs.insert(name.clone(), value.clone());
+        } else if value.is_null() {
+            object.shift_remove(name);
+        } else {
+            object.insert(name.clone(), value.clone());
+        }
+    }
+    for name in OBJECTS {
+        change_object(&mut object, name, &verbs);
+    }
+    for (list, key) in LISTS {
+        change_list(&mut object, list, key, &verbs, &mut found);
+    }
+    let mut spec = typed(object, &mut found);
+    if found.is_empty() {
+        // What is asked for in so many words is not raised in silence; what follows from something else is.
+        let asked = patch.given.contains_key("max_physical_memory");
+        found.extend(validate::memory(&spec).filter(|_| asked));
+        complete(&mut spec, current, &patch.given, host);
+        found.extend(check(&spec, current));
+    }
+    if !found.is_empty() {
+        return Err(found);
+    }
+    let next_boot = waiting(current, &spec);
+    Ok(Updated { spec, next_boot })
+}
+
+fn items<'m>(object: &'m Map<String, Value>, name: &str) -> impl Iterator<Item = &'m Map<String, Value>> {
+    object.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object)
+}
+
+/// A key that is both removed and set is set.
+fn change_object(object: &mut Map<String, Value>, name: &str, verbs: &Map<String, Value>) {
+    let slot = object.entry(name).or_insert_with(|| Value::Object(Map::new()));
+    let Value::Object(held) = slot else { return };
+    for key in verbs.get(&format!("remove_{name}")).and_then(Value::as_array).into_iter().flatten() {
+        held.shift_remove(key.as_str().unwrap_or_default());
+    }
+    if let Some(Value::Object(set)) = verbs.get(&format!("set_{name}")) {
+        held.extend(set.clone());
+    }
+}
+
+fn change_list(
+    object: &mut Map<String, Value>,
+    list: &str,
+    key: &str,
+    verbs: &Map<String, Value>,
+    found: &mut Vec<Violation>,
+) {
+    let [add, update, remove] = ["add", "update", "remove"].map(|verb| format!("{verb}_{list}"));
+    if ![&add, &update, &remove].iter().any(|verb| verbs.contains_key(*verb)) {
+        return;
+    }
+    let slot = object.entry(list).or_insert_with(|| Value::Array(Vec::new()));
+    let Value::Array(held) = slot else { return };
+    let place = |held: &[Value], wanted: &Value| held.iter().position(|item| item.get(key) == Some(wanted));
+    for (index, wanted) in verbs.get(&remove).and_then(Value::as_array).into_iter().flatten().enumerate() {
+        match place(held, wanted) {
+            Some(place) => drop(held.remove(place)),
+            None => found.push(not_there(format!("{remove}.{index}"), list, key, wanted)),
+        }
+    }
+    for (index, change) in items(verbs, &update).enumerate() {
+        let at = format!("{update}.{index}.{key}");
+        let Some(wanted) = change.get(key) else {
+            found.push(Violation::missing(at, format!("required: which of the VM's {list} to change")));
+            continue;
+        };
+        let Some(item) = place(held, wanted).and_then(|place| held[place].as_object_mut()) else {
+            found.push(not_there(at, list, key, wanted));
+            continue;
+        };
+        for (name, value) in change {
+            if value.is_null() {
+                item.shift_remove(name);
+            } else {
+                item.insert(name.clone(), value.clone());
+            }
+        }
+        keep_addresses_one(item, change);
+    }
+    held.extend(items(verbs, &add).cloned().map(Value::Object));
+    // An interface that is made the primary one takes that from the one before.
+    let asked = |verb: &str| {
+        let primaries = items(verbs, verb).filter(|item| item.get("primary") == Some(&Value::Bool(true)));
+        primaries.last().cloned()
+    };
+    if let Some(primary) = asked(&add).or_else(|| asked(&update)) {
+        let mut rest: Vec<&mut Map<String, Value>> =
+            held.iter_mut().filter_map(Value::as_object_mut).collect();
+        let own = rest.iter().rposition(|item| {
+            item.get("primary") == Some(&Value::Bool(true))
+                && primary.iter().all(|(name, value)| value.is_null() || item.get(name) == Some(value))
+        });
+        for (index, item) in rest.iter_mut().enumerate() {
+            if Some(index) != own {
+                item.shift_remove("primary");
+            }
+        }
+    }
+}
+
+/// `ip` and `ips` say the same, as do `gateway` and `gateways`: what is given wins over what was there.
+fn keep_addresses_one(item: &mut Map<String, Value>, change: &Map<String, Value>) {
+    let given = |name: &str| change.contains_key(name);
+    if given("ips") && !given("ip") {
+        item.shift_remove("ip");
+        if !given("netmask") {
+            item.shift_remove("netmask");
+        }
+    } else if (given("ip") || given("netmask")) && !given("ips") {
+        item.shift_remove("ips");
+    }
+    if given("gateways") && !given("gateway") {
+        item.shift_remove("gateway");
+    } else if given("gateway") && !given("gateways") {
+        item.shift_remove("gateways");
+    }
+}
+
+fn not_there(at: String, list: &str, key: &str, wanted: &Value) -> Violation {
+    Violation::value(at, format!("none of the VM's {list} has the {key} {wanted}"))
+}
+
+/// Fills in what new disks and interfaces left open, and lets dependent limits follow.
+fn complete(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>, host: &Host<'_>) {
+    follow_memory(spec, current, given, host.overhead);
+    complete_memory(spec, host.overhead);
+    complete_disks(&mut spec.disks, spec.disk_driver, host);
+    complete_nics(&mut spec.nics, spec.nic_driver, host);
+    choose_primary(&mut spec.nics);
+}
+
+/// Limits that nobody set keep their distance from the ones that they follow.
+fn follow_memory(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>, overhead: i32) {
+    let given = |name: &str| given.contains_key(name);
+    if given("ram") && !given("max_physical_memory") {
+        let more = spec.ram().saturating_sub(current.ram());
+        spec.max_physical_memory = current.max_physical_memory.map(|limit| limit.saturating_add(more));
+    }
+    let least = spec.ram().saturating_add(overhead);
+    spec.max_physical_memory = spec.max_physical_memory.map(|limit| limit.max(least));
+    if spec.max_physical_memory == current.max_physical_memory {
+        return;
+    }
+    for (name, limit, was) in [
+        ("max_locked_memory", &mut spec.max_locked_memory, current.max_locked_memory),
+        ("max_swap", &mut spec.max_swap, current.max_swap),
+    ] {
+        // One that was set on its own stays, as far as the rules let it.
+        if !given(name) && was == current.max_physical_memory {
+            *limit = spec.max_physical_memory;
+        }
+    }
+}
+
+/// The rules of a whole machine, less those of a new one: disks that are there have their paths.
+fn check(spec: &VmSpec, current: &VmSpec) -> Vec<Violation> {
+    let mut looked_at = spec.clone();
+    for disk in looked_at.disks.iter_mut().filter(|disk| disk.is_made_here()) {
+        disk.path = None;
+    }
+    let mut found = validate::check(&looked_at);
+    for (index, disk) in spec.disks.iter().enumerate() {
+        let Some(was) = current.disks.iter().find(|was| was.path == disk.path) else { continue };
+        grows(&mut found, index, was, disk);
+    }
+    found
+}
+
+fn grows(found: &mut Vec<Violation>, index: usize, was: &DiskSpec, disk: &DiskSpec) {
+    if let (Some(before), Some(after)) = (was.size, disk.size)
+        && after < before
+    {
+        found.push(Violation::value(
+            format!("disks.{index}.size"),
+            format!("new size must be greater than current size. ({before} > {after})"),
+        ));
+    }
+    if was.is_made_here() != disk.is_made_here() {
+        found.push(Violation::value(
+            format!("disks.{index}.media"),
+            "a disk that the agent made stays one, and a file that it did not make too",
+        ));
+    }
+}
+
+/// Top-level properties that differ and take effect when the VM is started next.
+fn waiting(current: &VmSpec, spec: &VmSpec) -> Vec<String> {
+    let (Ok(Value::Object(before)), Ok(Value::Object(after))) =
+        (serde_json::to_value(current), serde_json::to_value(spec))
+    else {
+        return Vec::new();
+    };
+    let waits = |name: &str| find(VM, name).is_some_and(|property| property.effect == Effect::NextBoot);
+    let differs = |name: &&str| before.get(*name) != after.get(*name);
+    VM.iter()
+        .map(|property| property.name)
+        .filter(differs)
+        .filter(|name| waits(name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Whether an update changes anything that a VM must be stopped for.
+#[must_use]
+pub fn needs_stopped(current: &VmSpec, spec: &VmSpec) -> bool {
+    let without_what_is_live = |disk: &DiskSpec| {
+        let mut disk = disk.clone();
+        // Kept only.
+        disk.other.clear();
+        disk
+    };
+    let of = |spec: &VmSpec| spec.disks.iter().map(without_what_is_live).collect::<Vec<_>>();
+    of(current) != of(spec)
+}
+
+/// A payload from `key=value` words: everything is text, and the last of several wins.
+pub fn from_words<S: AsRef<str>>(words: &[S]) -> Result<Map<String, Value>, String> {
+    let mut object = Map::new();
+    for word in words {
+        let word = word.as_ref();
+        let Some((key, value)) = word.split_once('=') else {
+            return Err(format!("{word:?} is not a change; give key=value, like ram=2048"));
+        };
+        let is_list = find(VM, key).is_some_and(|p| matches!(p.kind, Kind::Objects(_) | Kind::FlatObject));
+        if is_list {
+            return Err(format!("{key} can't be given as key=value; give a JSON payload on standard input"));
+        }
+        object.insert(key.to_owned(), Value::String(value.to_owned()));
+    }
+    Ok(object)
+}
