@@ -39,6 +39,8 @@ pub struct Config {
     pub vnc: Vnc,
     /// Serial consoles.
     pub console: Console,
+    /// The journal of events.
+    pub journal: Journal,
 }
 
 /// Certificates of the TCP endpoint. Relative paths are below the working directory.
@@ -169,6 +171,22 @@ pub struct Console {
     pub keep_kib: u64,
 }
 
+/// The journal of events. It is trimmed by these alone.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Journal {
+    /// Days that an event is kept.
+    pub keep_days: u32,
+    /// MiB that the state file may need; the newest thousand events stay in any case.
+    pub keep_mib: u32,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { keep_days: 30, keep_mib: 1024 }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -183,6 +201,7 @@ impl Default for Config {
             qemu: Qemu::default(),
             vnc: Vnc::default(),
             console: Console::default(),
+            journal: Journal::default(),
         }
     }
 }
@@ -322,6 +341,8 @@ impl Config {
                 self.zone.uid_base.checked_add(self.zone.uid_count).is_some(),
                 "zone.uid_base + zone.uid_count: over the largest user id",
             ),
+            (self.journal.keep_days >= 1, "journal.keep_days: at least 1"),
+            (self.journal.keep_mib >= 1, "journal.keep_mib: at least 1"),
             (plain(&self.zone.cgroup), "zone.cgroup: letters, digits, - and _"),
         ];
         if let Some((_, demand)) = demands.iter().find(|(met, _)| !met) {
@@ -401,8 +422,8 @@ mod tests {
         let default = Config { socket: Some("/run/zoneward/zoneward.sock".into()), ..Config::default() };
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         let keys = example.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        // Less five sections, and zone.level and zone.limits, which have no default.
-        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 7, "every key stands there");
+        // Less six sections, and zone.level and zone.limits, which have no default.
+        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 8, "every key stands there");
     }
 
     #[test]

@@ -55,7 +55,7 @@ use crate::{
         BootOptions, Enforcement, LimitReport, Mac, Violation, VmSpec, VmState, filter::Filter, validate,
     },
     storage,
-    store::{Store, VmRecord},
+    store::{Keep, Store, VmRecord},
 };
 use actor::{
     Command,
@@ -118,7 +118,7 @@ impl Agent {
             make_folder(folder, mode)?;
         }
         let lock = lock(&layout)?;
-        let (store, reader, journal) = Journal::open(&layout.database())?;
+        let (store, reader, journal) = Journal::open(&layout.database(), keep(&config))?;
         let consoles = ConsoleHub::new().map_err(StartError::Consoles)?;
         let records = reader.vms()?;
         let agent = Self {
@@ -188,6 +188,13 @@ impl Agent {
     #[must_use]
     pub fn vms(&self, after: Option<Uuid>, limit: usize, filters: &[Filter]) -> (Vec<Arc<View>>, bool) {
         self.inner.registry.page(after, limit, filters)
+    }
+
+    /// Whether a VM meets all filters now; nothing when it is not there.
+    #[must_use]
+    pub fn matches(&self, uuid: Uuid, filters: &[Filter]) -> Option<bool> {
+        let view = self.inner.registry.get(uuid).ok()?.view();
+        Some(filters.iter().all(|filter| filter.matches(&view.object)))
     }
 
     /// A VM's console.
@@ -407,6 +414,14 @@ impl Agent {
             return Err(Error::Stopping);
         }
         self.inner.requests.once(&self.inner.tasks, call, work).await
+    }
+}
+
+fn keep(config: &Config) -> Keep {
+    Keep {
+        age: i64::from(config.journal.keep_days) * 24 * 3600 * 1000,
+        bytes: i64::from(config.journal.keep_mib) << 20,
+        ..Keep::default()
     }
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     convert,
-    request::{actor, bytes, call, call_of, invalid, page_size, uuid, uuid_at},
+    request::{actor, bytes, call, call_of, filters, invalid, page_size, uuid, uuid_at},
     status::status,
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         spec_from_proto, update_to_json,
         v1::{self, put_file_request, start_vm_response, vm_service_server::VmService},
     },
-    spec::{Brand, MAX_PAYLOAD, Note, Violation, VmSpec, filter::Filter, property::schema, update},
+    spec::{Brand, MAX_PAYLOAD, Note, Violation, VmSpec, property::schema, update},
     storage::UploadPlan,
     store::{BootPhase, VmRecord},
 };
@@ -28,8 +28,6 @@ use crate::{
 const PHASES: usize = 16;
 /// Largest chunk of an upload.
 const MAX_CHUNK: usize = 1 << 20;
-/// Filters of one list.
-const MAX_FILTERS: usize = 100;
 /// Seconds that a guest has to obey the power button, unless the caller says otherwise.
 const STOP_SECONDS: i32 = 180;
 
@@ -232,11 +230,7 @@ impl VmService for Vms {
             token => Some(uuid_at("page_token", token)?),
         };
         let limit = page_size(request.page_size)?;
-        if request.filters.len() > MAX_FILTERS {
-            return Err(invalid("filters", format!("over the limit of {MAX_FILTERS}")));
-        }
-        let filters = request.filters.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>();
-        let filters = filters.map_err(|why| invalid("filters", why))?;
+        let filters = filters(&request.filters)?;
         let this = self.clone();
         // Thousands of VMs that nobody looked at before take a moment.
         let answer = tokio::task::spawn_blocking(move || {

@@ -240,6 +240,15 @@ pub(super) enum Command {
     },
     /// Print events as they happen
     Events(EventOptions),
+    /// Print where the time of the last boot went
+    BootLog {
+        /// The VM
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+        /// One JSON object
+        #[arg(short, long)]
+        json: bool,
+    },
     /// Put a file into the zone's root; goes on where a broken try ended
     PutFile {
         uuid: String,
@@ -330,11 +339,17 @@ pub(super) struct EventOptions {
     #[arg(short, long)]
     pub(super) ready: bool,
     /// Begin with the oldest event in the journal
-    #[arg(long, conflicts_with = "cursor")]
+    #[arg(long, conflicts_with_all = ["cursor", "snapshot"])]
     pub(super) from_start: bool,
+    /// Begin with every VM as it is
+    #[arg(long, conflicts_with = "cursor")]
+    pub(super) snapshot: bool,
     /// Go on after the event that had this cursor
     #[arg(long)]
     pub(super) cursor: Option<String>,
+    /// Only VMs that match, like tags.role=web; as in list
+    #[arg(long = "filter", value_name = "FILTER")]
+    pub(super) filters: Vec<String>,
     /// Only this VM
     pub(super) uuid: Option<String>,
 }

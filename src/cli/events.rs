@@ -3,7 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{Clients, arguments::EventOptions, error::CliError, lifecycle::phase_line, machine, print};
-use crate::proto::v1::{self, event::Kind, watch_events_request::Start, watch_events_response::Item};
+use crate::{
+    client::{EventWatcher, Watched},
+    proto::v1::{self, event::Kind, watch_events_request::Start},
+    spec::filter,
+};
 
 pub(super) async fn events(
     clients: &mut Clients,
@@ -16,25 +20,51 @@ pub(super) async fn events(
     let start = match &options.cursor {
         Some(cursor) => Start::Cursor(cursor.clone()),
         None if options.from_start => Start::Beginning(true),
+        None if options.snapshot => Start::Snapshot(true),
         None => Start::Now(true),
     };
     let uuids = uuid.map(str::to_owned).into_iter().collect();
-    let request = v1::WatchEventsRequest { start: Some(start), uuids };
-    let mut stream = clients.events.watch_events(request).await?.into_inner();
+    let filters = options.filters.clone();
+    let request = v1::WatchEventsRequest { start: Some(start), uuids, filters, ..Default::default() };
+    let mut watcher = EventWatcher::start(clients.events.clone(), request).await?;
     let mut ready = !options.ready;
-    while let Some(message) = stream.message().await? {
-        let text = match &message.item {
-            Some(Item::Event(event)) if options.json => json_line(event, &message.cursor)?,
-            Some(Item::Event(event)) => lines(event, options.full),
-            Some(Item::Bookmark(_)) if !ready => {
+    loop {
+        let item = watcher.next().await?;
+        let cursor = watcher.cursor().unwrap_or_default();
+        let text = match &item {
+            Watched::Event(event) if options.json => json_line(event, cursor)?,
+            Watched::Event(event) => lines(event, options.full),
+            Watched::Bookmark | Watched::SnapshotEnd if !ready => {
                 ready = true;
-                ready_line(options, &message.cursor)
+                ready_line(options, cursor)
             }
-            Some(Item::Bookmark(_)) | None => continue,
+            Watched::Snapshot(vm) => snapshot_line(vm, options),
+            Watched::Bookmark | Watched::SnapshotEnd => continue,
+            Watched::Disconnected(why) => {
+                anstream::eprintln!("The connection to the agent is lost ({why}); trying again.");
+                continue;
+            }
+            Watched::Reconnected { anew } => {
+                let rest = if *anew { "the snapshot begins anew" } else { "nothing was missed" };
+                anstream::eprintln!("Connected again; {rest}.");
+                continue;
+            }
         };
         print(&text)?;
     }
-    Err(CliError::failed("the agent ended the stream"))
+}
+
+/// A VM of the snapshot, as if it had just been made.
+fn snapshot_line(vm: &v1::Vm, options: &EventOptions) -> String {
+    let machine = machine::machine(vm);
+    if options.json {
+        return json!({"type": "snapshot", "zonename": vm.uuid, "uuid": vm.uuid, "vm": machine}).to_string();
+    }
+    let uuid = if options.full { vm.uuid.as_str() } else { vm.uuid.get(..8).unwrap_or_default() };
+    let text = |name: &str| machine.get(name).map(filter::text).unwrap_or_default();
+    let alias: String = text("alias").chars().take(30).collect();
+    let alias = if alias.is_empty() { "-" } else { &alias };
+    format!("{uuid} {alias} is {}", text("state"))
 }
 
 fn ready_line(options: &EventOptions, cursor: &str) -> String {

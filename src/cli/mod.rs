@@ -4,6 +4,7 @@
 //! went wrong on standard error; 0 done, 1 refused or failed, 2 not understood.
 
 mod arguments;
+mod boot_log;
 mod connect;
 mod console;
 mod create;
@@ -171,6 +172,10 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
         Command::Events(options) => {
             let uuid = options.uuid.as_deref().map(|uuid| checked(uuid, "events")).transpose()?;
             events::events(&mut clients(&arguments).await?, uuid, options).await
+        }
+        Command::BootLog { uuid, json } => {
+            let uuid = checked(uuid, "boot-log")?;
+            boot_log::boot_log(&mut clients(&arguments).await?, uuid, *json).await
         }
         Command::Console { uuid, log } => {
             let uuid = checked(uuid, "console")?;

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::cursor::Cursor;
-use crate::store::{Event, JournalRange, Reader, Store, StoreError};
+use crate::store::{Event, EventQuery, JournalRange, Keep, Reader, Store, StoreError, Timestamp};
 
 /// Newest events kept in memory for watchers that keep up.
 const TAIL: usize = 1024;
@@ -52,12 +52,12 @@ pub struct Journal {
 
 impl Journal {
     /// Opens the state file; gives the store to write it and the journal to read it.
-    pub fn open(path: &Path) -> Result<(Store, Reader, Self), StoreError> {
+    pub fn open(path: &Path, keep: Keep) -> Result<(Store, Reader, Self), StoreError> {
         let tail = Arc::new(RwLock::new(VecDeque::with_capacity(TAIL)));
         let (sender, newest) = watch::channel(0);
         let grown = tail.clone();
         let sequence = sender.clone();
-        let store = Store::open(path, move |events: Vec<Arc<Event>>| {
+        let store = Store::open(path, keep, move |events: Vec<Arc<Event>>| {
             let Some(last) = events.last().map(|event| event.sequence) else { return };
             let mut tail = grown.write().unwrap_or_else(PoisonError::into_inner);
             for event in events {
@@ -90,6 +90,28 @@ impl Journal {
     /// Watches from the oldest event.
     pub fn watch_all(&self) -> Result<Watcher, WatchError> {
         Ok(self.watcher(self.reader.journal_range()?.oldest - 1))
+    }
+
+    /// Watches what happened from that time on, as far as the journal reaches back.
+    pub fn watch_since(&self, time: Timestamp) -> Result<Watcher, WatchError> {
+        Ok(self.watcher(self.reader.last_before(time)?))
+    }
+
+    /// Some events at once; see [`Reader::events_where`].
+    pub async fn list(&self, query: EventQuery, limit: u32) -> Result<Vec<Arc<Event>>, WatchError> {
+        let journal = self.clone();
+        let read = move || {
+            if !query.backwards {
+                journal.reaches(query.from, journal.reader.journal_range()?)?;
+            }
+            Ok(journal.reader.events_where(&query, limit)?)
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|_| WatchError::Store(StoreError::Closed))?
+    }
+
+    /// The place that a cursor names.
+    pub fn place(&self, cursor: Cursor) -> Result<i64, WatchError> {
+        Ok(self.watch_from(cursor)?.after)
     }
 
     /// Watches from the place that `cursor` names.
@@ -173,6 +195,12 @@ impl Watcher {
         self.ready.is_empty() && self.after >= *self.newest.borrow()
     }
 
+    /// The number of the last event that was given out.
+    #[must_use]
+    pub fn place(&self) -> i64 {
+        self.after
+    }
+
     /// Where the next watch would continue.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
@@ -196,7 +224,7 @@ mod tests {
     #[tokio::test]
     async fn every_start_sees_every_event_once_and_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, _, journal) = Journal::open(&dir.path().join("s.db")).unwrap();
+        let (store, _, journal) = Journal::open(&dir.path().join("s.db"), Keep::default()).unwrap();
         let total = TAIL as u128 + 300;
         let mut now = journal.watch_now();
         for n in 0..total {
@@ -216,15 +244,64 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn it_is_trimmed_by_age_and_size_and_a_cursor_that_is_too_old_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.db");
+        let keep = Keep { age: i64::MAX, bytes: 1, least: 10 };
+        let (store, _, journal) = Journal::open(&path, keep).unwrap();
+        let first = journal.watch_now().cursor();
+        let mut slow = journal.watch_now();
+        for n in 0..3000 {
+            store.commit_soon(fact(n)).await;
+        }
+        store.commit(fact(3000)).await.unwrap();
+        let mut range = journal.reader.journal_range().unwrap();
+        assert!(range.oldest > 2000, "{range:?}");
+        assert!(matches!(journal.watch_from(first), Err(WatchError::Expired { .. })));
+        // One that was watching all the time is told too, and nothing is skipped for it.
+        assert!(matches!(slow.next().await, Err(WatchError::Expired { .. })));
+        drop((store, journal));
+
+        // A start trims nothing.
+        let (store, _, journal) = Journal::open(&path, keep).unwrap();
+        assert_eq!(journal.reader.journal_range().unwrap(), range);
+        let mut all = journal.watch_all().unwrap();
+        assert_eq!(all.next().await.unwrap().sequence, range.oldest);
+        drop((store, journal));
+
+        // By age: everything but the least is too old in the future.
+        let keep = Keep { age: -1000, bytes: i64::MAX, least: 10 };
+        let (store, _, journal) = Journal::open(&path, keep).unwrap();
+        for n in 0..2000 {
+            store.commit_soon(fact(n)).await;
+        }
+        store.commit(fact(0)).await.unwrap();
+        range = journal.reader.journal_range().unwrap();
+        assert!(range.newest - range.oldest < 600, "{range:?}");
+    }
+
+    #[tokio::test]
+    async fn times_are_places_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _, journal) = Journal::open(&dir.path().join("s.db"), Keep::default()).unwrap();
+        store.commit(fact(1)).await.unwrap();
+        let watcher = journal.watch_all().unwrap().next().await.unwrap();
+        let mut from_then = journal.watch_since(watcher.time).unwrap();
+        assert_eq!(from_then.next().await.unwrap().sequence, watcher.sequence);
+        assert!(journal.watch_since(Timestamp(watcher.time.0 + 1)).unwrap().is_at_end());
+        assert!(!journal.watch_since(Timestamp(0)).unwrap().is_at_end());
+    }
+
+    #[tokio::test]
     async fn a_cursor_survives_a_restart_and_a_foreign_one_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.db");
-        let (store, _, journal) = Journal::open(&path).unwrap();
+        let (store, _, journal) = Journal::open(&path, Keep::default()).unwrap();
         store.commit(fact(1)).await.unwrap();
         let cursor = journal.watch_now().cursor();
         drop((store, journal));
 
-        let (store, _, journal) = Journal::open(&path).unwrap();
+        let (store, _, journal) = Journal::open(&path, Keep::default()).unwrap();
         store.commit(fact(2)).await.unwrap();
         let mut watcher = journal.watch_from(cursor).unwrap();
         assert_eq!(watcher.next().await.unwrap().fact.uuid, Uuid::from_u128(2));

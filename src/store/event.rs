@@ -67,6 +67,20 @@ pub enum EventKind {
     },
 }
 
+impl EventKind {
+    /// Its name in the journal.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Created { .. } => "created",
+            Self::Modified { .. } => "modified",
+            Self::Deleted { .. } => "deleted",
+            Self::Boot(_) => "boot",
+            Self::File { .. } => "file",
+        }
+    }
+}
+
 /// One property that changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {

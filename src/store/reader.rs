@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value};
 use uuid::Uuid;
 
 use super::{
@@ -21,6 +21,19 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Reader {
     connection: Arc<Mutex<Connection>>,
+}
+
+/// Which events are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct EventQuery {
+    /// Behind this one; before it when backwards.
+    pub from: i64,
+    /// The newest first.
+    pub backwards: bool,
+    /// Of these VMs; of all when empty.
+    pub uuids: Vec<Uuid>,
+    /// Of these kinds, by their names in the journal; of all when empty.
+    pub kinds: Vec<&'static str>,
 }
 
 /// What is in the journal.
@@ -86,6 +99,51 @@ impl Reader {
         })
     }
 
+    /// At most `limit` events behind (or before) a place, of some VMs and kinds only.
+    pub fn events_where(&self, query: &EventQuery, limit: u32) -> Result<Vec<Arc<Event>>, StoreError> {
+        let marks = |count: usize| vec!["?"; count].join(", ");
+        let (compare, order) = if query.backwards { ("<", "DESC") } else { (">", "ASC") };
+        let mut text = format!("SELECT sequence, time, fact FROM event WHERE sequence {compare} ?");
+        let mut values: Vec<Value> = vec![Value::from(query.from)];
+        if !query.uuids.is_empty() {
+            text.push_str(&format!(" AND uuid IN ({})", marks(query.uuids.len())));
+            values.extend(query.uuids.iter().map(|uuid| Value::from(uuid.to_string())));
+        }
+        if !query.kinds.is_empty() {
+            text.push_str(&format!(" AND kind IN ({})", marks(query.kinds.len())));
+            values.extend(query.kinds.iter().map(|kind| Value::from((*kind).to_owned())));
+        }
+        text.push_str(&format!(" ORDER BY sequence {order} LIMIT ?"));
+        values.push(Value::from(i64::from(limit)));
+        let rows: Vec<(i64, i64, String)> = self.with(|connection| {
+            let mut statement = connection.prepare_cached(&text)?;
+            let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            Ok(statement.query_map(params_from_iter(values), columns)?.collect::<Result<_, _>>()?)
+        })?;
+        rows.into_iter().map(event).collect()
+    }
+
+    /// The sequence of the last event before that time. Sequences and times grow together, so it is found
+    /// by halving; a clock that was set back only makes the place a little wrong.
+    pub fn last_before(&self, time: Timestamp) -> Result<i64, StoreError> {
+        let range = self.journal_range()?;
+        let (mut least, mut most) = (range.oldest - 1, range.newest);
+        while least < most {
+            let middle = least + (most - least + 1) / 2;
+            if self.time_of(middle)? < time { least = middle } else { most = middle - 1 }
+        }
+        Ok(least)
+    }
+
+    /// The time of the event with that number, or of the next one that is there.
+    fn time_of(&self, sequence: i64) -> Result<Timestamp, StoreError> {
+        let query = "SELECT time FROM event WHERE sequence >= ?1 ORDER BY sequence LIMIT 1";
+        let found: Option<i64> = self.with(|connection| {
+            Ok(connection.prepare_cached(query)?.query_row([sequence], |row| row.get(0)).optional()?)
+        })?;
+        Ok(Timestamp(found.unwrap_or(i64::MAX)))
+    }
+
     /// At most `limit` events after `sequence`, in order.
     pub fn events_after(&self, sequence: i64, limit: u32) -> Result<Vec<Arc<Event>>, StoreError> {
         let rows: Vec<(i64, i64, String)> = self.with(|connection| {
@@ -96,12 +154,12 @@ impl Reader {
             let rows = query.query_map(params![sequence, limit], columns)?.collect::<Result<_, _>>()?;
             Ok(rows)
         })?;
-        rows.into_iter()
-            .map(|(sequence, time, text)| {
-                Ok(Arc::new(Event { sequence, time: Timestamp(time), fact: parse("event", &text)? }))
-            })
-            .collect()
+        rows.into_iter().map(event).collect()
     }
+}
+
+fn event((sequence, time, text): (i64, i64, String)) -> Result<Arc<Event>, StoreError> {
+    Ok(Arc::new(Event { sequence, time: Timestamp(time), fact: parse("event", &text)? }))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {

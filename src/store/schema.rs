@@ -7,7 +7,8 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::StoreError;
 
 /// Each entry brings a file from the version of its index to the next.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     -- Made once: a cursor of another journal is told apart by it.
     INSERT INTO meta VALUES ('epoch', lower(hex(randomblob(8))));
@@ -27,10 +28,17 @@ const MIGRATIONS: &[&str] = &["
         time INTEGER NOT NULL,
         fact TEXT NOT NULL
     ) STRICT;
-"];
+",
+    // A VM's own events are found without reading everybody's.
+    "
+    ALTER TABLE event ADD COLUMN uuid TEXT GENERATED ALWAYS AS (json_extract(fact, '$.uuid')) VIRTUAL;
+    ALTER TABLE event ADD COLUMN kind TEXT GENERATED ALWAYS AS (json_extract(fact, '$.kind')) VIRTUAL;
+    CREATE INDEX event_uuid ON event (uuid, sequence);
+",
+];
 
 /// The version that this agent writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 const _: () = assert!(VERSION.unsigned_abs() == MIGRATIONS.len() as u64);
 
 /// Opens the file for the writer, and brings it to [`VERSION`].
@@ -91,6 +99,24 @@ mod tests {
         assert_eq!(text("journal_mode"), "wal");
         assert_eq!(text("synchronous"), "2", "FULL");
         assert_eq!(text("user_version"), VERSION.to_string());
+    }
+
+    #[test]
+    fn an_older_file_becomes_a_newer_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        old.execute_batch(r#"INSERT INTO event (time, fact) VALUES (1, '{"uuid":"u","kind":"deleted"}')"#)
+            .unwrap();
+        drop(old);
+        let new = open_writer(&path).unwrap();
+        let found: (String, String) =
+            new.query_row("SELECT uuid, kind FROM event", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        assert_eq!(found, ("u".to_owned(), "deleted".to_owned()));
+        let version: i64 = new.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, VERSION);
     }
 
     #[test]

@@ -57,6 +57,28 @@ struct Work {
 /// Called by the writer with each transaction's events, in order, after they are durable.
 type Listener = Box<dyn Fn(Vec<Arc<Event>>) + Send>;
 
+/// How much of the journal is kept. It is trimmed by this alone, never because an agent starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// Milliseconds.
+    pub age: i64,
+    /// Bytes of the state file that are in use; records of VMs count too.
+    pub bytes: i64,
+    /// The newest ones stay, however large they are.
+    pub least: i64,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { age: 30 * 24 * 3600 * 1000, bytes: 1 << 30, least: 1000 }
+    }
+}
+
+/// Commits between looks at what can be trimmed.
+const TRIM_EVERY: u32 = 256;
+/// Events that are trimmed at once, so that no commit waits for long.
+const TRIM: i64 = 2000;
+
 /// The handle on the writer. Dropping the last one ends it.
 #[derive(Clone)]
 pub struct Store {
@@ -73,6 +95,7 @@ impl Store {
     /// Opens (or makes) the state file. `listener` hears of every committed event.
     pub fn open(
         path: &Path,
+        keep: Keep,
         listener: impl Fn(Vec<Arc<Event>>) + Send + 'static,
     ) -> Result<Self, StoreError> {
         let connection = schema::open_writer(path)?;
@@ -80,7 +103,7 @@ impl Store {
         let listener: Listener = Box::new(listener);
         thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || write_all(connection, work, &listener))
+            .spawn(move || write_all(connection, work, &listener, keep))
             .map_err(|error| StoreError::Sqlite(format!("cannot start the writer: {error}")))?;
         Ok(Self { queue })
     }
@@ -102,7 +125,8 @@ impl Store {
     }
 }
 
-fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Work>, listener: &Listener) {
+fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Work>, listener: &Listener, keep: Keep) {
+    let mut since_trim = 0;
     while let Some(first) = queue.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH
@@ -110,8 +134,36 @@ fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Work>, listen
         {
             batch.push(next);
         }
+        since_trim += u32::try_from(batch.len()).unwrap_or(TRIM_EVERY);
         write_batch(&mut connection, batch, listener);
+        if since_trim >= TRIM_EVERY {
+            since_trim = 0;
+            if let Err(error) = trim(&connection, keep, Timestamp::now()) {
+                tracing::warn!(%error, "the journal could not be trimmed");
+            }
+        }
     }
+}
+
+/// Removes the oldest events that are too old, or too much.
+fn trim(connection: &Connection, keep: Keep, now: Timestamp) -> Result<(), StoreError> {
+    let number = |query: &str| connection.query_row(query, [], |row| row.get::<_, i64>(0));
+    let used =
+        (number("PRAGMA page_count")? - number("PRAGMA freelist_count")?) * number("PRAGMA page_size")?;
+    let newest = number("SELECT coalesce(max(sequence), 0) FROM event")?;
+    let last = newest - keep.least;
+    let old = now.0 - keep.age;
+    let condition = if used > keep.bytes { "" } else { " AND time < ?3" };
+    // The condition has the same three values in both cases.
+    let query = format!(
+        "DELETE FROM event WHERE sequence IN \
+         (SELECT sequence FROM event WHERE sequence <= ?1 AND ?3 = ?3{condition} ORDER BY sequence LIMIT ?2)"
+    );
+    let removed = connection.execute(&query, params![last, TRIM, old])?;
+    if removed > 0 {
+        tracing::info!(removed, "trimmed the journal");
+    }
+    Ok(())
 }
 
 /// Writes a batch as one transaction. When that fails, each commit is tried by itself, so that one

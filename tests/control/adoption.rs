@@ -27,7 +27,7 @@ async fn left_as(agent: &Simulated, uuid: &str, state: VmState) {
     let path = agent.config.state_dir.join("state.db");
     let reader = zoneward::store::Reader::open(&path).unwrap();
     let record = reader.vms().unwrap().into_iter().find(|vm| vm.uuid.to_string() == uuid).unwrap();
-    let store = Store::open(&path, |_| ()).unwrap();
+    let store = Store::open(&path, zoneward::store::Keep::default(), |_| ()).unwrap();
     let vm = Some(VmChange::Put(Box::new(VmRecord { state, ..record })));
     store.commit(Commit { vm, ..Commit::default() }).await.unwrap();
 }

@@ -46,6 +46,7 @@ async fn phases_come_in_order_and_are_journaled() {
     let request = v1::WatchEventsRequest {
         start: Some(v1::watch_events_request::Start::Beginning(true)),
         uuids: vec![uuid.clone()],
+        ..Default::default()
     };
     let mut stream = clients.events.watch_events(request).await.unwrap().into_inner();
     let mut journaled = Vec::new();

@@ -12,7 +12,12 @@ async fn watch(
     uuids: &[&str],
 ) -> Streaming<v1::WatchEventsResponse> {
     let uuids = uuids.iter().map(|uuid| (*uuid).to_owned()).collect();
-    clients.events.watch_events(v1::WatchEventsRequest { start, uuids }).await.unwrap().into_inner()
+    clients
+        .events
+        .watch_events(v1::WatchEventsRequest { start, uuids, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 /// Events up to the bookmark at the end of the journal, and its cursor.
@@ -23,6 +28,7 @@ async fn drain(stream: &mut Streaming<v1::WatchEventsResponse>) -> (Vec<v1::Even
         match message.item.unwrap() {
             Item::Event(event) => events.push(event),
             Item::Bookmark(_) => return (events, message.cursor),
+            Item::Snapshot(_) | Item::SnapshotEnd(_) => panic!("nobody asked for a snapshot"),
         }
     }
 }
@@ -72,7 +78,8 @@ async fn a_cursor_lives_as_long_as_the_journal() {
 
     let other = Simulated::start().await;
     let mut clients = other.clients().await;
-    let request = v1::WatchEventsRequest { start: Some(Start::Cursor(cursor)), uuids: vec![] };
+    let request =
+        v1::WatchEventsRequest { start: Some(Start::Cursor(cursor)), uuids: vec![], ..Default::default() };
     let status = clients.events.watch_events(request).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "CURSOR_FOREIGN"));
 }
@@ -87,13 +94,17 @@ async fn bad_starts_and_filters() {
         (Start::Now(false), "now"),
         (Start::Beginning(false), "beginning"),
     ] {
-        let request = v1::WatchEventsRequest { start: Some(start), uuids: vec![] };
+        let request = v1::WatchEventsRequest { start: Some(start), uuids: vec![], ..Default::default() };
         let status = clients.events.watch_events(request).await.unwrap_err();
         assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec![field.to_owned()]));
     }
-    let request = v1::WatchEventsRequest { start: None, uuids: vec!["x".into()] };
+    let request = v1::WatchEventsRequest { start: None, uuids: vec!["x".into()], ..Default::default() };
     assert_eq!(fields(&clients.events.watch_events(request).await.unwrap_err()), ["uuids.0"]);
-    let request = v1::WatchEventsRequest { start: None, uuids: vec![uuid::Uuid::new_v4().to_string(); 1001] };
+    let request = v1::WatchEventsRequest {
+        start: None,
+        uuids: vec![uuid::Uuid::new_v4().to_string(); 1001],
+        ..Default::default()
+    };
     assert_eq!(fields(&clients.events.watch_events(request).await.unwrap_err()), ["uuids"]);
 }
 
@@ -158,4 +169,196 @@ async fn a_watcher_that_does_not_read_disturbs_nobody() {
     for expected in 1..=1600 {
         assert_eq!(next_event(&mut stalled).await.sequence, expected);
     }
+}
+
+/// The place where a snapshot ends and changes begin is exact: no change is missing, none was seen already.
+#[tokio::test]
+async fn a_snapshot_then_changes() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    for index in 0..100 {
+        let alias = Some(format!("vm{index}"));
+        clients.create(v1::VmSpec { alias, ..machine() }).await;
+    }
+    // Changes go on while the snapshot is told.
+    let mut busy = clients.clone();
+    let uuids: Vec<String> = clients
+        .vms
+        .list_vms(v1::ListVmsRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .vms
+        .into_iter()
+        .map(|vm| vm.uuid)
+        .collect();
+    let targets = uuids.clone();
+    let worker = tokio::spawn(async move {
+        for (index, uuid) in targets.iter().cycle().take(200).enumerate() {
+            let vm = v1::VmSpec { hostname: Some(format!("h{index}")), ..Default::default() };
+            let request =
+                v1::UpdateVmRequest { uuid: uuid.clone(), vm: Some(Box::new(vm)), ..Default::default() };
+            busy.vms.update_vm(request).await.unwrap();
+        }
+    });
+    let mut stream = watch(&mut clients, Some(Start::Snapshot(true)), &[]).await;
+    let mut known: std::collections::HashMap<String, v1::Vm> = std::collections::HashMap::new();
+    let number = |vm: &v1::Vm| vm.etag[1..].parse::<u64>().unwrap();
+    loop {
+        let message = stream.next().await.unwrap().unwrap();
+        match message.item.unwrap() {
+            Item::Snapshot(vm) => {
+                assert!(message.cursor.is_empty());
+                assert!(known.insert(vm.uuid.clone(), vm).is_none(), "each VM once");
+            }
+            Item::SnapshotEnd(_) => break assert!(!message.cursor.is_empty()),
+            other => panic!("{other:?} in the middle of the snapshot"),
+        }
+    }
+    assert_eq!(known.len(), 100);
+    worker.await.unwrap();
+    let mut last: std::collections::HashMap<String, String> = std::collections::HashMap::new();
+    for uuid in &uuids {
+        last.insert(uuid.clone(), clients.get(uuid).await.unwrap().etag);
+    }
+    while known.values().any(|vm| vm.etag != last[&vm.uuid]) {
+        let event = next_event(&mut stream).await;
+        let Some(v1::event::Kind::Modified(modified)) = event.kind else { panic!("{event:?}") };
+        let vm = modified.vm.unwrap();
+        assert_eq!(number(&vm), number(&known[&vm.uuid]) + 1, "no change is missing, none comes twice");
+        known.insert(vm.uuid.clone(), vm);
+    }
+    for uuid in &uuids {
+        assert_eq!(clients.get(uuid).await.unwrap().spec, known[uuid].spec);
+    }
+}
+
+#[tokio::test]
+async fn kinds_filters_and_times() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let web = clients.create(v1::VmSpec { alias: Some("web".into()), ..machine() }).await;
+    let db = clients.create(v1::VmSpec { alias: Some("db".into()), ..machine() }).await;
+    clients.start(&web).await.unwrap();
+    clients.start(&db).await.unwrap();
+    let mut of = async |request: v1::WatchEventsRequest| {
+        drain(&mut clients.events.watch_events(request).await.unwrap().into_inner()).await.0
+    };
+    let begin = || v1::WatchEventsRequest { start: Some(Start::Beginning(true)), ..Default::default() };
+    let boots = of(v1::WatchEventsRequest { kinds: vec![v1::EventKind::Boot.into()], ..begin() }).await;
+    assert!(!boots.is_empty() && boots.iter().all(|e| matches!(e.kind, Some(v1::event::Kind::Boot(_)))));
+    let webs = of(v1::WatchEventsRequest { filters: vec!["alias=~^we".into()], ..begin() }).await;
+    assert!(!webs.is_empty() && webs.iter().all(|event| event.uuid == web));
+    let all = of(begin()).await;
+    let middle = all[all.len() / 2].time.unwrap();
+    let since = of(v1::WatchEventsRequest { start: Some(Start::Time(middle)), ..Default::default() }).await;
+    let expected = all.iter().filter(|e| {
+        let time = e.time.unwrap();
+        (time.seconds, time.nanos) >= (middle.seconds, middle.nanos)
+    });
+    assert_eq!(since, expected.cloned().collect::<Vec<_>>());
+
+    // A VM that matched is followed to its end.
+    let request = v1::WatchEventsRequest { filters: vec!["alias=web".into()], ..Default::default() };
+    let mut stream = clients.events.watch_events(request).await.unwrap().into_inner();
+    clients.delete(&db).await.unwrap();
+    clients.delete(&web).await.unwrap();
+    loop {
+        let event = next_event(&mut stream).await;
+        assert_eq!(event.uuid, web);
+        if matches!(event.kind, Some(v1::event::Kind::Deleted(_))) {
+            break;
+        }
+    }
+    for bad in [
+        v1::WatchEventsRequest { kinds: vec![99], ..Default::default() },
+        v1::WatchEventsRequest { filters: vec!["foo=1".into()], ..Default::default() },
+        v1::WatchEventsRequest { start: Some(Start::Snapshot(false)), ..Default::default() },
+    ] {
+        let status = clients.events.watch_events(bad).await.unwrap_err();
+        assert_eq!((status.code(), fields(&status).len()), (Code::InvalidArgument, 1));
+    }
+}
+
+#[tokio::test]
+async fn the_journal_is_listed_both_ways() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(machine()).await;
+    clients.start(&uuid).await.unwrap();
+    let other = clients.create(machine()).await;
+    let all = clients.journal().await;
+    let mut list = async |request: v1::ListEventsRequest| {
+        let (mut request, mut found) = (request, Vec::new());
+        loop {
+            let page = clients.events.list_events(request.clone()).await.unwrap().into_inner();
+            found.extend(page.events);
+            if page.next_page_token.is_empty() {
+                return found;
+            }
+            request.page_token = page.next_page_token;
+        }
+    };
+    let by_two = v1::ListEventsRequest { page_size: 2, ..Default::default() };
+    assert_eq!(list(by_two.clone()).await, all);
+    let mut backwards = list(v1::ListEventsRequest { newest_first: true, ..by_two.clone() }).await;
+    backwards.reverse();
+    assert_eq!(backwards, all);
+    let others = list(v1::ListEventsRequest { uuids: vec![other.clone()], ..by_two.clone() }).await;
+    assert_eq!(others, all.iter().filter(|event| event.uuid == other).cloned().collect::<Vec<_>>());
+    let made = list(v1::ListEventsRequest { kinds: vec![v1::EventKind::Created.into()], ..by_two }).await;
+    assert_eq!(made.len(), 2);
+    for bad in [
+        v1::ListEventsRequest { page_token: "x".into(), ..Default::default() },
+        v1::ListEventsRequest { page_size: -1, ..Default::default() },
+        v1::ListEventsRequest { uuids: vec!["x".into()], ..Default::default() },
+    ] {
+        assert_eq!(clients.events.list_events(bad).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+}
+
+/// The library's watcher goes on over restarts of the agent; nothing is missing, nothing comes twice.
+#[tokio::test]
+async fn the_client_goes_on_over_restarts() {
+    use zoneward::client::{EventWatcher, Watched};
+    let mut agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let request = v1::WatchEventsRequest { start: Some(Start::Beginning(true)), ..Default::default() };
+    let mut watcher = EventWatcher::start(clients.events.clone(), request).await.unwrap();
+    let (mut sequences, mut breaks) = (Vec::new(), 0);
+    for _ in 0..3 {
+        clients.create(machine()).await;
+        loop {
+            match watcher.next().await.unwrap() {
+                Watched::Event(event) => sequences.push(event.sequence),
+                Watched::Bookmark => {}
+                other => panic!("{other:?}"),
+            }
+            if *sequences.last().unwrap_or(&0) == clients.journal().await.last().unwrap().sequence {
+                break;
+            }
+        }
+        agent.stop().await;
+        loop {
+            if let Watched::Disconnected(_) = watcher.next().await.unwrap() {
+                break;
+            }
+        }
+        agent.resume().await;
+        clients = agent.clients().await;
+        clients.create(machine()).await;
+        loop {
+            match watcher.next().await.unwrap() {
+                Watched::Reconnected { anew } => breaks += usize::from(!anew),
+                Watched::Event(event) => sequences.push(event.sequence),
+                Watched::Bookmark => {}
+                other => panic!("{other:?}"),
+            }
+            if *sequences.last().unwrap() == clients.journal().await.last().unwrap().sequence {
+                break;
+            }
+        }
+    }
+    let all: Vec<i64> = clients.journal().await.iter().map(|event| event.sequence).collect();
+    assert_eq!((sequences, breaks), (all, 3));
 }

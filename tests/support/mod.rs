@@ -101,13 +101,15 @@ impl Clients {
     /// Everything in the journal so far.
     pub(crate) async fn journal(&mut self) -> Vec<v1::Event> {
         let start = Some(v1::watch_events_request::Start::Beginning(true));
-        let request = v1::WatchEventsRequest { start, uuids: vec![] };
+        let request = v1::WatchEventsRequest { start, uuids: vec![], ..Default::default() };
         let mut stream = self.events.watch_events(request).await.expect("watch").into_inner();
         let mut events = Vec::new();
         loop {
             match stream.message().await.expect("event").expect("an endless stream").item.expect("item") {
                 v1::watch_events_response::Item::Event(event) => events.push(event),
                 v1::watch_events_response::Item::Bookmark(_) => return events,
+                v1::watch_events_response::Item::Snapshot(_)
+                | v1::watch_events_response::Item::SnapshotEnd(_) => {}
             }
         }
     }

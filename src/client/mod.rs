@@ -1,0 +1,5 @@
+//! For programs that talk to agents: what every controller would otherwise write again.
+
+mod watcher;
+
+pub use watcher::{EventWatcher, Watched};

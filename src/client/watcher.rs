@@ -1,0 +1,138 @@
+//! Following an agent's events across broken connections and restarts of the agent.
+//!
+//! ```text
+//!            ┌───────────── item with a cursor: kept ────────────┐
+//!            ▼                                                   │
+//!   asking ─▶ following ──connection breaks, agent stops──▶ waiting ─▶ asking, from the cursor
+//!            │                                                       (or the snapshot anew)
+//!            └── OUT_OF_RANGE, INVALID_ARGUMENT, no permission ──▶ an error for the caller
+//! ```
+//!
+//! Every event comes once and in order: the cursor of the last item is where the next stream begins.
+
+use std::time::Duration;
+
+use tonic::{Code, Status, Streaming, transport::Channel};
+
+use crate::proto::v1::{
+    self, event_service_client::EventServiceClient, watch_events_request::Start, watch_events_response::Item,
+};
+
+/// Between tries; doubled after each that failed.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// The longest wait.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// What a watch gives.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Watched {
+    /// Something happened.
+    Event(Box<v1::Event>),
+    /// With a start at snapshot: a VM as it is.
+    Snapshot(Box<v1::Vm>),
+    /// Every VM was told.
+    SnapshotEnd,
+    /// The stream is at the end of the journal.
+    Bookmark,
+    /// The connection broke, for this reason; it is tried again.
+    Disconnected(String),
+    /// It is there again. Nothing was missed; with `anew` an unfinished snapshot begins from its beginning.
+    Reconnected {
+        /// What was told of the snapshot so far does not count.
+        anew: bool,
+    },
+}
+
+/// Follows events.
+#[derive(Debug)]
+pub struct EventWatcher {
+    client: EventServiceClient<Channel>,
+    request: v1::WatchEventsRequest,
+    stream: Option<Streaming<v1::WatchEventsResponse>>,
+    /// What came with the news that the connection is there again.
+    next: Option<Watched>,
+    broken: bool,
+    wait: Duration,
+}
+
+impl EventWatcher {
+    /// Follows what `request` names. The channel has to connect again by itself, as tonic's do.
+    pub async fn start(
+        mut client: EventServiceClient<Channel>,
+        request: v1::WatchEventsRequest,
+    ) -> Result<Self, Status> {
+        let stream = client.watch_events(request.clone()).await?.into_inner();
+        Ok(Self { client, request, stream: Some(stream), next: None, broken: false, wait: FIRST_WAIT })
+    }
+
+    /// The place behind the last item: a watch that starts there misses nothing. Nothing before the first.
+    #[must_use]
+    pub fn cursor(&self) -> Option<&str> {
+        match &self.request.start {
+            Some(Start::Cursor(cursor)) => Some(cursor),
+            _ => None,
+        }
+    }
+
+    /// What comes next. An error is final: the caller has to decide where to start anew.
+    pub async fn next(&mut self) -> Result<Watched, Status> {
+        if let Some(item) = self.next.take() {
+            return Ok(item);
+        }
+        loop {
+            let Some(stream) = &mut self.stream else {
+                tokio::time::sleep(self.wait).await;
+                self.wait = (self.wait * 2).min(LAST_WAIT);
+                match self.client.watch_events(self.request.clone()).await {
+                    Ok(answer) => self.stream = Some(answer.into_inner()),
+                    Err(status) if is_passing(&status) => {}
+                    Err(status) => return Err(status),
+                }
+                continue;
+            };
+            let broke = match stream.message().await {
+                Ok(Some(message)) => match self.take(message) {
+                    Some(item) => return Ok(item),
+                    None => continue,
+                },
+                Ok(None) => "the agent ended the stream".to_owned(),
+                Err(status) if is_passing(&status) => status.message().to_owned(),
+                Err(status) => return Err(status),
+            };
+            self.stream = None;
+            if !std::mem::replace(&mut self.broken, true) {
+                return Ok(Watched::Disconnected(broke));
+            }
+        }
+    }
+
+    /// Notes the place, and gives what the caller is to see; after a break, that it is over comes first.
+    fn take(&mut self, message: v1::WatchEventsResponse) -> Option<Watched> {
+        let anew = self.cursor().is_none();
+        if !message.cursor.is_empty() {
+            self.request.start = Some(Start::Cursor(message.cursor));
+        }
+        let item = match message.item? {
+            Item::Event(event) => Watched::Event(Box::new(event)),
+            Item::Snapshot(vm) => Watched::Snapshot(Box::new(vm)),
+            Item::SnapshotEnd(_) => Watched::SnapshotEnd,
+            Item::Bookmark(_) => Watched::Bookmark,
+        };
+        if !std::mem::take(&mut self.broken) {
+            return Some(item);
+        }
+        self.wait = FIRST_WAIT;
+        self.next = Some(item);
+        Some(Watched::Reconnected { anew })
+    }
+}
+
+/// Whether trying again can help.
+fn is_passing(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => true,
+        // How a broken connection looks, depending on where it broke.
+        Code::Unknown | Code::Internal => std::error::Error::source(status).is_some(),
+        _ => false,
+    }
+}
