@@ -167,6 +167,14 @@ pub enum Error {
         /// One more than the last byte.
         end: u64,
     },
+    /// Another writes to the console.
+    #[error("{message}")]
+    ConsoleBusy {
+        /// Who.
+        writer: String,
+        /// In words.
+        message: String,
+    },
     /// The agent takes no more work.
     #[error("the agent is stopping; try again later")]
     Stopping,
@@ -230,6 +238,9 @@ impl From<ConsoleError> for Error {
     fn from(error: ConsoleError) -> Self {
         match error {
             ConsoleError::Beyond { offset, oldest, end } => Self::ConsoleOffset { offset, oldest, end },
+            ConsoleError::Busy { ref writer } | ConsoleError::Taken { ref writer } => {
+                Self::ConsoleBusy { writer: writer.clone(), message: error.to_string() }
+            }
             ConsoleError::NotRunning | ConsoleError::Shrunk => {
                 Self::Hypervisor { message: error.to_string() }
             }

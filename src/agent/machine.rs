@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
+use tokio::net::UnixStream;
 use uuid::Uuid;
 
 use super::{Agent, actor::look, error::Error};
@@ -22,6 +23,21 @@ impl Agent {
             info.insert(name.to_owned(), value);
         }
         Ok(info)
+    }
+
+    /// A connection to the guest's screen that speaks RFB.
+    pub async fn connect_vnc(&self, uuid: Uuid) -> Result<UnixStream, Error> {
+        let machine = look(self, uuid).await?.machine;
+        let (ours, theirs) = UnixStream::pair().map_err(Error::internal)?;
+        let theirs = theirs.into_std().map_err(Error::internal)?;
+        // The caller's role was looked at already.
+        machine.add_vnc_client(theirs.into(), true).await?;
+        Ok(ours)
+    }
+
+    /// Sends a break on the guest's serial console.
+    pub async fn send_break(&self, uuid: Uuid) -> Result<(), Error> {
+        Ok(look(self, uuid).await?.machine.send_break().await?)
     }
 
     /// The guest's screen as a PNG.

@@ -2,20 +2,30 @@
 
 use std::pin::Pin;
 
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
+};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use uuid::Uuid;
 
 use super::{
     convert::offset,
-    request::{bytes, invalid, uuid, uuid_at},
+    request::{actor, bytes, invalid, uuid, uuid_at},
     status::{console_status, status},
 };
 use crate::{
     agent::{Agent, Error},
-    console::{Console, ConsoleError, ConsoleItem, ConsoleReader, ConsoleWriter},
+    console::{Console, ConsoleError, ConsoleItem, ConsoleReader, ConsoleWriter, WriterRight},
     proto::v1::{
-        self, attach_request, attach_response, console_service_server::ConsoleService, read_log_response,
+        self, attach_request, attach_response, connect_vnc_request, console_service_server::ConsoleService,
+        read_log_response,
     },
 };
 
@@ -64,6 +74,7 @@ impl Consoles {
 }
 
 type Attached = Pin<Box<dyn Stream<Item = Result<v1::AttachResponse, Status>> + Send>>;
+type Screen = Pin<Box<dyn Stream<Item = Result<v1::ConnectVncResponse, Status>> + Send>>;
 type Log = Pin<Box<dyn Stream<Item = Result<v1::ReadLogResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -74,17 +85,42 @@ impl ConsoleService for Consoles {
         &self,
         request: Request<Streaming<v1::AttachRequest>>,
     ) -> Result<Response<Attached>, Status> {
+        let actor = actor(&request)?;
         let mut input = request.into_inner();
         let first = input.message().await?.and_then(|message| message.item);
         let Some(attach_request::Item::Attach(start)) = first else {
             return Err(invalid("attach", "the first message must be attach"));
         };
-        let console = self.agent.console(uuid_at("attach.uuid", &start.uuid)?).map_err(status)?;
+        let vm = uuid_at("attach.uuid", &start.uuid)?;
+        let console = self.agent.console(vm).map_err(status)?;
         let from = start.offset.map(|offset| bytes("attach.offset", offset)).transpose()?;
         let reader = console.reader(from).map_err(console_status)?.follow();
+        let right = match start.read_only {
+            true => None,
+            false => Some(console.take_writer(&actor, start.take_over).map_err(console_status)?),
+        };
         let (sender, stream) = mpsc::channel(BUFFER);
-        tokio::spawn(type_in(console, input, sender.clone()));
+        let typing = Typing { agent: self.agent.clone(), vm, console, right, writer: None };
+        tokio::spawn(typing.run(input, sender.clone()));
         self.forward(reader, attach_item, sender);
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type ConnectVncStream = Screen;
+
+    async fn connect_vnc(
+        &self,
+        request: Request<Streaming<v1::ConnectVncRequest>>,
+    ) -> Result<Response<Screen>, Status> {
+        let mut input = request.into_inner();
+        let first = input.message().await?.and_then(|message| message.item);
+        let Some(connect_vnc_request::Item::Connect(start)) = first else {
+            return Err(invalid("connect", "the first message must be connect"));
+        };
+        let vm = uuid_at("connect.uuid", &start.uuid)?;
+        let screen = self.agent.connect_vnc(vm).await.map_err(status)?;
+        let (sender, stream) = mpsc::channel(BUFFER);
+        tokio::spawn(carry(screen, input, sender, self.agent.stopping()));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -103,55 +139,134 @@ impl ConsoleService for Consoles {
     }
 }
 
-/// Types what the client sends, until the client is done.
-async fn type_in(
+/// A client that is attached.
+struct Typing {
+    agent: Agent,
+    vm: Uuid,
     console: Console,
-    mut input: Streaming<v1::AttachRequest>,
-    sender: mpsc::Sender<Result<v1::AttachResponse, Status>>,
-) {
-    let mut writer: Option<ConsoleWriter> = None;
-    let failure = loop {
-        let next = tokio::select! {
-            () = sender.closed() => return,
-            next = input.next() => next,
-        };
-        let typed = match next {
-            Some(Ok(v1::AttachRequest { item: Some(attach_request::Item::Input(typed)) })) => typed,
-            Some(Ok(_)) => break invalid("input", "only input may follow attach"),
-            // The client is done, or gone: the reader notices the latter by itself.
-            None | Some(Err(_)) => return,
-        };
-        if typed.len() > MAX_INPUT {
-            break invalid("input", format!("{} bytes is over the limit of {MAX_INPUT}", typed.len()));
-        }
-        // A guest that does not read makes the writer wait, but not longer than its client stays.
-        let written = tokio::select! {
-            () = sender.closed() => return,
-            written = write(&console, &mut writer, &typed) => written,
-        };
-        if let Err(error) = written {
-            break console_status(error);
-        }
-    };
-    let _ = sender.send(Err(failure)).await;
+    /// None for who only looks.
+    right: Option<WriterRight>,
+    writer: Option<ConsoleWriter>,
 }
 
-/// Opens the input at the first byte, and again for a VM that was started anew meanwhile.
-async fn write(
-    console: &Console,
-    writer: &mut Option<ConsoleWriter>,
-    typed: &[u8],
-) -> Result<(), ConsoleError> {
-    if let Some(open) = writer {
-        match open.write(typed).await {
-            Err(ConsoleError::NotRunning) => {}
-            written => return written,
+impl Typing {
+    /// Types what the client sends, until the client is done or another takes over.
+    async fn run(
+        mut self,
+        mut input: Streaming<v1::AttachRequest>,
+        sender: mpsc::Sender<Result<v1::AttachResponse, Status>>,
+    ) {
+        let failure = loop {
+            let next = tokio::select! {
+                () = sender.closed() => return,
+                writer = taken(&mut self.right) => break console_status(ConsoleError::Taken { writer }),
+                next = input.next() => next,
+            };
+            let item = match next {
+                Some(Ok(v1::AttachRequest { item: Some(item) })) => item,
+                Some(Ok(_)) => break invalid("input", "only input may follow attach"),
+                // The client is done, or gone: the reader notices the latter by itself. Who has nothing more
+                // to type gives the right to write back.
+                None | Some(Err(_)) => return,
+            };
+            // A guest that does not read makes the writer wait, but not longer than its client stays.
+            let done = tokio::select! {
+                () = sender.closed() => return,
+                done = self.obey(item) => done,
+            };
+            if let Err(failure) = done {
+                break failure;
+            }
+        };
+        // Free again before anybody hears of it.
+        self.right = None;
+        let _ = sender.send(Err(failure)).await;
+    }
+
+    async fn obey(&mut self, item: attach_request::Item) -> Result<(), Status> {
+        if self.right.is_none() {
+            return Err(invalid("input", "attached read only"));
+        }
+        match item {
+            attach_request::Item::Attach(_) => Err(invalid("attach", "only input may follow attach")),
+            attach_request::Item::SendBreak(_) => self.agent.send_break(self.vm).await.map_err(status),
+            attach_request::Item::Input(typed) if typed.len() > MAX_INPUT => {
+                Err(invalid("input", format!("{} bytes is over the limit of {MAX_INPUT}", typed.len())))
+            }
+            attach_request::Item::Input(typed) => self.write(&typed).await.map_err(console_status),
         }
     }
-    let mut opened = console.writer()?;
-    let written = opened.write(typed).await;
-    *writer = Some(opened);
-    written
+
+    /// Opens the input at the first byte, and again for a VM that was started anew meanwhile.
+    async fn write(&mut self, typed: &[u8]) -> Result<(), ConsoleError> {
+        if let Some(open) = &mut self.writer {
+            match open.write(typed).await {
+                Err(ConsoleError::NotRunning) => {}
+                written => return written,
+            }
+        }
+        let mut opened = self.console.writer()?;
+        let written = opened.write(typed).await;
+        self.writer = Some(opened);
+        written
+    }
+}
+
+/// Waits until the right to write is another's; forever for who never had it.
+async fn taken(right: &mut Option<WriterRight>) -> String {
+    match right {
+        Some(right) => right.taken().await,
+        None => std::future::pending().await,
+    }
+}
+
+type ScreenSender = mpsc::Sender<Result<v1::ConnectVncResponse, Status>>;
+
+/// Carries RFB between a client and a screen until either ends. A direction that is stuck holds up only
+/// itself.
+async fn carry(
+    screen: UnixStream,
+    input: Streaming<v1::ConnectVncRequest>,
+    sender: ScreenSender,
+    stopping: CancellationToken,
+) {
+    let (from, to) = screen.into_split();
+    let failure = tokio::select! {
+        () = sender.closed() => None,
+        () = stopping.cancelled() => Some(status(Error::Stopping)),
+        () = show(from, &sender) => None,
+        failure = point_and_type(to, input) => failure,
+    };
+    if let Some(failure) = failure {
+        let _ = sender.send(Err(failure)).await;
+    }
+}
+
+async fn show(mut from: OwnedReadHalf, sender: &ScreenSender) {
+    let mut buffer = vec![0; MAX_INPUT];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let data = bytes::Bytes::copy_from_slice(&buffer[..count]);
+        if sender.send(Ok(v1::ConnectVncResponse { data })).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Gives why the client can't go on; nothing when it or the screen is done.
+async fn point_and_type(
+    mut to: OwnedWriteHalf,
+    mut input: Streaming<v1::ConnectVncRequest>,
+) -> Option<Status> {
+    while let Some(Ok(message)) = input.next().await {
+        let Some(connect_vnc_request::Item::Data(data)) = message.item else {
+            return Some(invalid("data", "only data may follow connect"));
+        };
+        if data.len() > MAX_INPUT {
+            return Some(invalid("data", format!("{} bytes is over the limit of {MAX_INPUT}", data.len())));
+        }
+        to.write_all(&data).await.ok()?;
+    }
+    None
 }
 
 fn attach_item(item: ConsoleItem) -> v1::AttachResponse {

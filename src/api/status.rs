@@ -89,6 +89,9 @@ pub(super) fn status(error: Error) -> Status {
             "CONSOLE_OFFSET",
             vec![("oldest", oldest.to_string()), ("end", end.to_string())],
         ),
+        Error::ConsoleBusy { writer, .. } => {
+            (Code::FailedPrecondition, "CONSOLE_BUSY", vec![("writer", writer)])
+        }
         Error::Stopping => {
             details.set_retry_info(Some(Duration::from_secs(1)));
             (Code::Unavailable, "STOPPING", vec![])

@@ -237,6 +237,26 @@ pub(super) enum Command {
         /// Print the history and leave
         #[arg(long)]
         log: bool,
+        /// Only look
+        #[arg(long)]
+        read_only: bool,
+        /// Write though another does, whose session ends then
+        #[arg(long, conflicts_with = "read_only")]
+        take_over: bool,
+        /// Begin at this byte of the output
+        #[arg(long, value_name = "OFFSET", default_value_t = 0, hide_default_value = true)]
+        since: i64,
+    },
+    /// Open a local port for a VNC viewer, and carry what it does to the guest's screen
+    ///
+    /// No TCP port of the host is needed; the connection to the agent carries it.
+    Vnc {
+        /// The VM
+        #[arg(default_value = "", hide_default_value = true)]
+        uuid: String,
+        /// Where the viewer connects to
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+        listen: String,
     },
     /// Print events as they happen
     Events(EventOptions),

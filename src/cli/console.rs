@@ -1,13 +1,18 @@
 //! `console`.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::{io::AsyncReadExt as _, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
 
 use super::{Clients, error::CliError, machine};
 use crate::{
+    client::is_passing,
     proto::v1::{self, attach_request, attach_response, read_log_response},
     spec::VmState,
 };
@@ -31,8 +36,8 @@ fn tell_gap(gap: &v1::ConsoleGap) {
 }
 
 /// Prints the history.
-pub(super) async fn log(clients: &mut Clients, uuid: &str) -> Result<(), CliError> {
-    log_from(clients, uuid, 0).await
+pub(super) async fn log(clients: &mut Clients, uuid: &str, since: i64) -> Result<(), CliError> {
+    log_from(clients, uuid, since).await
 }
 
 async fn log_from(clients: &mut Clients, uuid: &str, offset: i64) -> Result<(), CliError> {
@@ -48,9 +53,22 @@ async fn log_from(clients: &mut Clients, uuid: &str, offset: i64) -> Result<(), 
     Ok(())
 }
 
+/// How a console is attached to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mode {
+    pub(super) read_only: bool,
+    pub(super) take_over: bool,
+    /// Where the history begins.
+    pub(super) since: i64,
+}
+
+/// Between tries to connect again; doubled after each that failed, up to the last.
+const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+
 /// History first, then what happens; what is typed goes to the guest, until Ctrl-]. The end of the
-/// input leaves too, once everything that was printed so far is shown.
-pub(super) async fn attach(clients: &mut Clients, uuid: &str) -> Result<(), CliError> {
+/// input leaves too, once everything that was printed so far is shown. A connection that breaks is made
+/// again, and goes on at the byte where it broke.
+pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Result<(), CliError> {
     let vm = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?.into_inner().vm;
     let state = machine::state(vm.unwrap_or_default().status.unwrap_or_default().state());
     if state != VmState::Running {
@@ -58,34 +76,28 @@ pub(super) async fn attach(clients: &mut Clients, uuid: &str) -> Result<(), CliE
             "cannot connect to console when state is \"{state}\" must be \"running\"."
         )));
     }
-    let (sender, input) = mpsc::channel(8);
-    let start = v1::AttachStart { uuid: uuid.to_owned(), offset: Some(0) };
-    let first = v1::AttachRequest { item: Some(attach_request::Item::Attach(start)) };
-    sender.send(first).await.map_err(|_| CliError::failed("the connection is gone"))?;
-    let mut stream = clients.consoles.attach(ReceiverStream::new(input)).await?.into_inner();
-
+    let (typed, mut keys) = mpsc::channel(8);
+    let mut connection = Connection::open(clients, uuid, mode, mode.since).await?;
     let terminal = RawTerminal::enter()?;
     if terminal.is_some() {
-        anstream::eprint!("[Connected to the console of VM {uuid}; Ctrl-] leaves]\r\n");
+        let what = if mode.read_only { "Watching" } else { "Connected to" };
+        anstream::eprint!("[{what} the console of VM {uuid}; Ctrl-] leaves]\r\n");
     }
-    let mut typing = tokio::spawn(type_in(sender));
-    let mut shown = 0;
+    let typing = tokio::spawn(type_in(typed));
+    let mut shown = mode.since;
     let left = loop {
-        tokio::select! {
-            left = &mut typing => break Ok(left.unwrap_or(Left::Escaped)),
-            message = stream.message() => match message {
-                Ok(Some(message)) => match message.item {
-                    Some(attach_response::Item::Data(data)) => {
-                        show(&data.data)?;
-                        shown = data.offset.saturating_add(i64::try_from(data.data.len()).unwrap_or(i64::MAX));
-                    }
-                    Some(attach_response::Item::Gap(gap)) => tell_gap(&gap),
-                    None => {}
-                },
-                Ok(None) => break Err(CliError::failed("the agent ended the console")),
-                Err(status) => break Err(status.into()),
-            },
+        let broke = match connection.carry(&mut keys, &mut shown).await {
+            Carried::Left(left) => break Ok(left),
+            Carried::Failed(error) => break Err(error),
+            Carried::Broke(why) => why,
+        };
+        anstream::eprint!("\r\n[The connection is lost ({broke}); trying again]\r\n");
+        match Connection::again(clients, uuid, mode, shown, &mut keys).await {
+            Ok(Some(again)) => connection = again,
+            Ok(None) => break Ok(Left::Escaped),
+            Err(error) => break Err(error),
         }
+        anstream::eprint!("[Connected again; nothing was missed]\r\n");
     };
     typing.abort();
     if terminal.is_some() {
@@ -98,31 +110,128 @@ pub(super) async fn attach(clients: &mut Clients, uuid: &str) -> Result<(), CliE
     }
 }
 
+/// An attached console.
+struct Connection {
+    sender: mpsc::Sender<v1::AttachRequest>,
+    stream: Streaming<v1::AttachResponse>,
+}
+
+enum Carried {
+    Left(Left),
+    Broke(String),
+    Failed(CliError),
+}
+
+impl Connection {
+    async fn open(clients: &mut Clients, uuid: &str, mode: Mode, offset: i64) -> Result<Self, Status> {
+        let (sender, input) = mpsc::channel(8);
+        let Mode { read_only, take_over, .. } = mode;
+        let start = v1::AttachStart { uuid: uuid.to_owned(), offset: Some(offset), read_only, take_over };
+        let first = v1::AttachRequest { item: Some(attach_request::Item::Attach(start)) };
+        let _ = sender.send(first).await;
+        let stream = clients.consoles.attach(ReceiverStream::new(input)).await?.into_inner();
+        Ok(Self { sender, stream })
+    }
+
+    /// Tries until it is there; nothing when the escape was typed meanwhile.
+    async fn again(
+        clients: &mut Clients,
+        uuid: &str,
+        mode: Mode,
+        offset: i64,
+        keys: &mut mpsc::Receiver<Key>,
+    ) -> Result<Option<Self>, CliError> {
+        let (mut wait, longest) = WAITS;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                key = keys.recv() => match key {
+                    Some(Key::Leave(_)) | None => return Ok(None),
+                    // Typed into nothing.
+                    Some(Key::Typed(_)) => continue,
+                }
+            }
+            wait = (wait * 2).min(longest);
+            match Self::open(clients, uuid, mode, offset).await {
+                Ok(connection) => return Ok(Some(connection)),
+                Err(status) if is_passing(&status) => {}
+                Err(status) => return Err(status.into()),
+            }
+        }
+    }
+
+    async fn carry(&mut self, keys: &mut mpsc::Receiver<Key>, shown: &mut i64) -> Carried {
+        loop {
+            tokio::select! {
+                key = keys.recv() => match key {
+                    Some(Key::Leave(left)) => return Carried::Left(left),
+                    None => return Carried::Left(Left::Escaped),
+                    Some(Key::Typed(typed)) => {
+                        let item = Some(attach_request::Item::Input(typed.into()));
+                        let _ = self.sender.send(v1::AttachRequest { item }).await;
+                    }
+                },
+                message = self.stream.message() => {
+                    let item = match message {
+                        Ok(Some(message)) => message.item,
+                        Ok(None) => return Carried::Failed(CliError::failed("the agent ended the console")),
+                        Err(status) if is_passing(&status) => {
+                            return Carried::Broke(status.message().to_owned());
+                        }
+                        Err(status) => return Carried::Failed(status.into()),
+                    };
+                    if let Err(error) = show_item(item, shown) {
+                        return Carried::Failed(error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn show_item(item: Option<attach_response::Item>, shown: &mut i64) -> Result<(), CliError> {
+    match item {
+        Some(attach_response::Item::Data(data)) => {
+            show(&data.data)?;
+            *shown = data.offset.saturating_add(i64::try_from(data.data.len()).unwrap_or(i64::MAX));
+        }
+        Some(attach_response::Item::Gap(gap)) => tell_gap(&gap),
+        None => {}
+    }
+    Ok(())
+}
+
+/// What was typed, or that typing is over.
+#[derive(Debug)]
+enum Key {
+    Typed(Vec<u8>),
+    Leave(Left),
+}
+
 /// Why typing ended.
+#[derive(Clone, Copy, Debug)]
 enum Left {
     Escaped,
     AtEnd,
 }
 
-/// Sends what is typed until the escape.
-async fn type_in(sender: mpsc::Sender<v1::AttachRequest>) -> Left {
+/// Passes on what is typed until the escape.
+async fn type_in(keys: mpsc::Sender<Key>) {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 4096];
     while let Ok(count @ 1..) = stdin.read(&mut buffer).await {
         let typed = &buffer[..count];
         let leave = typed.iter().position(|byte| *byte == ESCAPE);
         let typed = &typed[..leave.unwrap_or(count)];
-        if !typed.is_empty() {
-            let item = Some(attach_request::Item::Input(typed.to_vec().into()));
-            if sender.send(v1::AttachRequest { item }).await.is_err() {
-                return Left::Escaped;
-            }
+        if !typed.is_empty() && keys.send(Key::Typed(typed.to_vec())).await.is_err() {
+            return;
         }
         if leave.is_some() {
-            return Left::Escaped;
+            let _ = keys.send(Key::Leave(Left::Escaped)).await;
+            return;
         }
     }
-    Left::AtEnd
+    let _ = keys.send(Key::Leave(Left::AtEnd)).await;
 }
 
 /// The terminal in raw mode; as it was again when this is dropped.

@@ -16,6 +16,7 @@ mod list;
 mod look;
 mod machine;
 mod update;
+mod vnc;
 
 use std::{
     ffi::OsString,
@@ -177,14 +178,19 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
             let uuid = checked(uuid, "boot-log")?;
             boot_log::boot_log(&mut clients(&arguments).await?, uuid, *json).await
         }
-        Command::Console { uuid, log } => {
+        Command::Console { uuid, log, read_only, take_over, since } => {
             let uuid = checked(uuid, "console")?;
             let mut clients = clients(&arguments).await?;
+            let mode = console::Mode { read_only: *read_only, take_over: *take_over, since: *since };
             if *log {
-                console::log(&mut clients, uuid).await
+                console::log(&mut clients, uuid, *since).await
             } else {
-                console::attach(&mut clients, uuid).await
+                console::attach(&mut clients, uuid, mode).await
             }
+        }
+        Command::Vnc { uuid, listen } => {
+            let uuid = checked(uuid, "vnc")?;
+            vnc::vnc(&mut clients(&arguments).await?, uuid, listen).await
         }
         Command::PutFile { uuid, file, path, overwrite } => {
             let uuid = checked(uuid, "put-file")?;

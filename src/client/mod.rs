@@ -2,4 +2,5 @@
 
 mod watcher;
 
+pub(crate) use watcher::is_passing;
 pub use watcher::{EventWatcher, Watched};

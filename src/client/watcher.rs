@@ -128,7 +128,7 @@ impl EventWatcher {
 }
 
 /// Whether trying again can help.
-fn is_passing(status: &Status) -> bool {
+pub(crate) fn is_passing(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => true,
         // How a broken connection looks, depending on where it broke.

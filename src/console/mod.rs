@@ -11,6 +11,7 @@
 //! The hypervisor holds both ends of the FIFO, so an agent that dies does not end the input.
 
 mod hub;
+mod lock;
 mod reader;
 mod vnc;
 
@@ -26,6 +27,8 @@ use rustix::fs::{CWD, FallocateFlags, Mode, SeekFrom};
 use tokio::{io::AsyncWriteExt as _, net::unix::pipe, sync::watch};
 
 pub use hub::ConsoleHub;
+use lock::WriterLock;
+pub use lock::WriterRight;
 pub use reader::{ConsoleItem, ConsoleReader};
 pub use vnc::VncEndpoint;
 
@@ -52,6 +55,18 @@ pub enum ConsoleError {
         oldest: u64,
         /// One more than the last byte.
         end: u64,
+    },
+    /// Another writes.
+    #[error("{writer} writes to this console; read only, or take over")]
+    Busy {
+        /// Who.
+        writer: String,
+    },
+    /// Another took over.
+    #[error("{writer} took this console over")]
+    Taken {
+        /// Who.
+        writer: String,
     },
     /// No hypervisor to write to.
     #[error("the VM does not run")]
@@ -94,6 +109,7 @@ pub struct Console {
     log: Arc<Log>,
     errors: Arc<Log>,
     input: PathBuf,
+    writer: Arc<WriterLock>,
     hub: ConsoleHub,
 }
 
@@ -115,6 +131,7 @@ impl Console {
             log: log(layout.console_log(), keep),
             errors: log(layout.hypervisor_log(), ERRORS),
             input: layout.console_input(),
+            writer: Arc::new(WriterLock::new()),
             hub: hub.clone(),
         }
     }
@@ -193,6 +210,11 @@ impl Console {
             Ok(text)
         };
         String::from_utf8_lossy(&read().unwrap_or_default()).trim_matches(['\0', '\n', ' ']).to_owned()
+    }
+
+    /// Takes the right to write; from whoever has it when `over` says so.
+    pub fn take_writer(&self, name: &str, over: bool) -> Result<WriterRight, ConsoleError> {
+        self.writer.take(name, over)
     }
 
     /// Opens the input for one writer.

@@ -198,6 +198,8 @@ pub trait Machine: Send + Sync + fmt::Debug {
     async fn pause(&self) -> Result<(), HypervisorError>;
     /// Sends the guest a non-maskable interrupt.
     async fn inject_nmi(&self) -> Result<(), HypervisorError>;
+    /// Sends a break on the serial console.
+    async fn send_break(&self) -> Result<(), HypervisorError>;
     /// Presses a key that does nothing but wake a screen.
     async fn wake_screen(&self) -> Result<(), HypervisorError>;
     /// Puts a medium into a CD drive; none leaves it empty.

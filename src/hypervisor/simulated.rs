@@ -61,6 +61,8 @@ struct Knobs {
     events: mpsc::Sender<MachineEvent>,
     received: AsyncMutex<mpsc::Receiver<MachineEvent>>,
     done: Mutex<Vec<String>>,
+    /// Stay connected until the machine is forgotten.
+    viewers: Mutex<Vec<OwnedFd>>,
 }
 
 impl SimulatedHypervisor {
@@ -91,7 +93,12 @@ impl SimulatedHypervisor {
             .entry(uuid)
             .or_insert_with(|| {
                 let (events, received) = mpsc::channel(16);
-                Arc::new(Knobs { events, received: AsyncMutex::new(received), done: Mutex::default() })
+                Arc::new(Knobs {
+                    events,
+                    received: AsyncMutex::new(received),
+                    done: Mutex::default(),
+                    viewers: Mutex::default(),
+                })
             })
             .clone()
     }
@@ -198,6 +205,10 @@ impl Machine for SimulatedMachine {
         self.done("nmi")
     }
 
+    async fn send_break(&self) -> Result<(), HypervisorError> {
+        self.done("break")
+    }
+
     async fn wake_screen(&self) -> Result<(), HypervisorError> {
         self.done("wake")
     }
@@ -250,6 +261,7 @@ impl Machine for SimulatedMachine {
     async fn add_vnc_client(&self, socket: OwnedFd, trusted: bool) -> Result<(), HypervisorError> {
         self.done(if trusted { "viewer trusted" } else { "viewer asked" })?;
         rustix::io::write(&socket, b"RFB 003.008\n").map_err(HypervisorError::at("greeting"))?;
+        lock(&self.knobs.viewers).push(socket);
         Ok(())
     }
 

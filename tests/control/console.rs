@@ -32,7 +32,12 @@ async fn attach(
 }
 
 fn start(uuid: &str, offset: Option<i64>) -> attach_request::Item {
-    attach_request::Item::Attach(v1::AttachStart { uuid: uuid.to_owned(), offset })
+    attach_request::Item::Attach(v1::AttachStart { uuid: uuid.to_owned(), offset, ..Default::default() })
+}
+
+fn looking(uuid: &str) -> attach_request::Item {
+    let start = v1::AttachStart { uuid: uuid.to_owned(), read_only: true, ..Default::default() };
+    attach_request::Item::Attach(start)
 }
 
 #[tokio::test]
@@ -47,7 +52,7 @@ async fn history_then_what_follows_by_offset() {
     assert_eq!(data(attached.next().await.unwrap().unwrap()), (2, "llo ".into()));
     agent.process(&uuid).print("world");
     assert_eq!(data(attached.next().await.unwrap().unwrap()), (6, "world".into()));
-    let (_sender, mut at_end) = attach(&mut clients, start(&uuid, None)).await.unwrap();
+    let (_sender, mut at_end) = attach(&mut clients, looking(&uuid)).await.unwrap();
     agent.process(&uuid).print("!");
     assert_eq!(data(at_end.next().await.unwrap().unwrap()), (11, "!".into()), "no offset: only what is new");
     assert_eq!(clients.console_log(&uuid).await, "hello world!");
@@ -120,7 +125,7 @@ async fn bad_requests() {
 
     let (sender, mut stream) = attach(&mut clients, start(&uuid, None)).await.unwrap();
     sender.send(v1::AttachRequest { item: Some(start(&uuid, None)) }).await.unwrap();
-    assert_eq!(fields(&stream.next().await.unwrap().unwrap_err()), ["input"], "attach twice");
+    assert_eq!(fields(&stream.next().await.unwrap().unwrap_err()), ["attach"], "attach twice");
     let (sender, mut stream) = attach(&mut clients, start(&uuid, None)).await.unwrap();
     let huge = attach_request::Item::Input(vec![b'x'; (64 << 10) + 1].into());
     sender.send(v1::AttachRequest { item: Some(huge) }).await.unwrap();
@@ -133,4 +138,73 @@ async fn followers_end_when_the_vm_is_deleted() {
     let mut stream = clients.consoles.read_log(from(&uuid, 0, true)).await.unwrap().into_inner();
     clients.delete(&uuid).await.unwrap();
     assert!(stream.next().await.is_none());
+}
+
+/// One writes; others look, or say that they take over, and the one who wrote is told by whom.
+#[tokio::test]
+async fn one_writer_at_a_time() {
+    let (agent, mut clients, uuid) = running().await;
+    let (first, mut first_out) = attach(&mut clients, start(&uuid, None)).await.unwrap();
+    let status = attach(&mut clients, start(&uuid, None)).await.map(drop).unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "CONSOLE_BUSY"));
+    assert!(status.message().contains("writes to this console; read only, or take over"), "{status:?}");
+    let (looker, mut looker_out) = attach(&mut clients, looking(&uuid)).await.unwrap();
+    let typed = || v1::AttachRequest { item: Some(attach_request::Item::Input(b"x".to_vec().into())) };
+    looker.send(typed()).await.unwrap();
+    assert_eq!(
+        fields(&looker_out.next().await.unwrap().unwrap_err()),
+        ["input"],
+        "who only looks can't type"
+    );
+
+    let over = v1::AttachStart { uuid: uuid.clone(), take_over: true, ..Default::default() };
+    let (second, _second_out) = attach(&mut clients, attach_request::Item::Attach(over)).await.unwrap();
+    let status = first_out.next().await.unwrap().unwrap_err();
+    assert_eq!(reason(&status), "CONSOLE_BUSY");
+    assert!(status.message().contains("took this console over"), "{status:?}");
+    drop(first);
+    let pressed = v1::AttachRequest { item: Some(attach_request::Item::SendBreak(v1::ConsoleBreak {})) };
+    second.send(pressed).await.unwrap();
+    super::support::eventually("the break is sent", || {
+        let done = agent.hypervisor.done(uuid.parse().unwrap());
+        async move { (done == ["break"]).then_some(()) }
+    })
+    .await;
+    // Who leaves gives the right back.
+    drop(second);
+    super::support::eventually("free again", || {
+        let (mut clients, uuid) = (clients.clone(), uuid.clone());
+        async move { attach(&mut clients, start(&uuid, None)).await.ok() }
+    })
+    .await;
+}
+
+/// The screen without a port: RFB in both directions, for as long as the VM runs.
+#[tokio::test]
+async fn a_screen_over_the_api() {
+    let (_agent, mut clients, uuid) = running().await;
+    let open = async |clients: &mut Clients, item: v1::connect_vnc_request::Item| {
+        let (sender, input) = mpsc::channel(4);
+        sender.send(v1::ConnectVncRequest { item: Some(item) }).await.unwrap();
+        let stream = clients.consoles.connect_vnc(ReceiverStream::new(input)).await?.into_inner();
+        Ok::<_, Status>((sender, stream))
+    };
+    use v1::connect_vnc_request::Item;
+    let connect = |uuid: &str| Item::Connect(v1::ConnectVncStart { uuid: uuid.to_owned() });
+    let (sender, mut screen) = open(&mut clients, connect(&uuid)).await.unwrap();
+    assert_eq!(screen.next().await.unwrap().unwrap().data, "RFB 003.008\n");
+    let huge = Item::Data(vec![0; (64 << 10) + 1].into());
+    sender.send(v1::ConnectVncRequest { item: Some(huge) }).await.unwrap();
+    loop {
+        if let Err(status) = screen.next().await.unwrap() {
+            break assert_eq!(fields(&status), ["data"]);
+        }
+    }
+    let status = open(&mut clients, Item::Data(vec![1].into())).await.map(drop).unwrap_err();
+    assert_eq!(fields(&status), ["connect"]);
+    let status = open(&mut clients, connect("x")).await.map(drop).unwrap_err();
+    assert_eq!(fields(&status), ["connect.uuid"]);
+    clients.stop(&uuid, true).await.unwrap();
+    let status = open(&mut clients, connect(&uuid)).await.map(drop).unwrap_err();
+    assert_eq!(reason(&status), "VM_STATE");
 }

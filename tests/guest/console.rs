@@ -1,7 +1,10 @@
 //! What a real hypervisor does to its console, and what it says about itself.
 
 use super::{
-    support::real::{Real, target},
+    support::{
+        machine,
+        real::{Real, target},
+    },
     survival::booted,
 };
 
@@ -62,4 +65,78 @@ async fn info_and_screen() {
     assert!(png.starts_with(b"\x89PNG\r\n\x1a\n"));
     assert_eq!((number(16), number(20)), (720, 400), "text mode");
     assert!(png.len() > 2000, "not a blank screen: {} bytes", png.len());
+}
+
+/// A screen over the API alone: the VM has no port, and a viewer's port is the operator's own.
+#[tokio::test]
+async fn a_viewer_sees_the_screen_without_a_port_of_the_host() {
+    use std::io::{BufRead as _, BufReader};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let agent = Real::start().await;
+    let (_clients, uuid, _) =
+        super::survival::booted_as(&agent, zoneward::proto::v1::VmSpec { vnc_port: Some(-1), ..machine() })
+            .await;
+    let mut tunnel =
+        agent.vmadm_command().args(["vnc", &uuid]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut address = String::new();
+    BufReader::new(tunnel.stdout.take().unwrap()).read_line(&mut address).unwrap();
+    for _ in 0..2 {
+        let mut viewer = tokio::net::TcpStream::connect(address.trim()).await.unwrap();
+        let mut banner = [0; 12];
+        viewer.read_exact(&mut banner).await.unwrap();
+        assert_eq!(&banner, b"RFB 003.008\n");
+        viewer.write_all(&banner).await.unwrap();
+        let mut types = [0; 2];
+        viewer.read_exact(&mut types).await.unwrap();
+        assert_eq!(types, [1, 1], "one type: nothing is asked for");
+        viewer.write_all(&[1]).await.unwrap();
+        let mut result = [0; 4];
+        viewer.read_exact(&mut result).await.unwrap();
+        viewer.write_all(&[1]).await.unwrap();
+        let mut size = [0; 4];
+        viewer.read_exact(&mut size).await.unwrap();
+        assert!(u16::from_be_bytes([size[0], size[1]]) >= 640, "{size:?}");
+    }
+    tunnel.kill().unwrap();
+    tunnel.wait().unwrap();
+}
+
+/// The operator's console goes on over a restart of the agent, at the byte where it broke.
+#[tokio::test]
+async fn the_console_connects_again() {
+    use std::io::Write as _;
+    let mut agent = Real::start().await;
+    let (mut clients, uuid, offset) = booted(&agent).await;
+    let since = offset.to_string();
+    let mut console = agent
+        .vmadm_command()
+        .args(["console", "--since", &since, &uuid])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keys = console.stdin.take().unwrap();
+    keys.write_all(
+        b"n=0; while [ $n -lt 60 ]; do echo tick-$n; n=$((n+1)); sleep 0.1; done; echo over-$((1+1))\n",
+    )
+    .unwrap();
+    clients.console_until(&uuid, offset, "tick-3\r").await;
+    agent.kill();
+    agent.resume().await;
+    let mut clients = agent.clients().await;
+    clients.console_until(&uuid, offset, "over-2").await;
+    drop(keys);
+    let output = console.wait_with_output().unwrap();
+    let (text, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let ticks: Vec<u32> =
+        text.lines().filter_map(|line| line.trim().strip_prefix("tick-")?.parse().ok()).collect();
+    assert_eq!(ticks, (0..60).collect::<Vec<_>>(), "{told}");
+    assert!(told.contains("The connection is lost") && told.contains("nothing was missed"), "{told}");
+    let (log, _) = agent.vmadm_ok(&["boot-log", &uuid]);
+    for line in ["Boot of ", "ZONE_READY", "HYPERVISOR_SPAWNED", "RUNNING", "FIRST_CONSOLE_BYTE", "█"] {
+        assert!(log.contains(line), "{log}");
+    }
+    print!("{log}");
 }

@@ -73,6 +73,10 @@ impl Machine for QemuMachine {
         self.query("inject-nmi").await.map(drop)
     }
 
+    async fn send_break(&self) -> Result<(), HypervisorError> {
+        self.qmp.execute("chardev-send-break", json!({"id": "console"})).await.map(drop)
+    }
+
     async fn wake_screen(&self) -> Result<(), HypervisorError> {
         let keys = json!({"keys": [{"type": "qcode", "data": "shift"}]});
         self.qmp.execute("send-key", keys).await.map(drop)
