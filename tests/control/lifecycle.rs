@@ -256,3 +256,18 @@ async fn vnc_viewers_reach_the_hypervisor() {
     let empty = prost_types::value::Kind::StructValue(prost_types::Struct::default());
     assert_eq!(info.fields["vnc"].kind, Some(empty));
 }
+
+/// A stop overtakes a reboot: who wanted the VM to run again is told that it does not.
+#[tokio::test]
+async fn a_stop_overtakes_a_reboot() {
+    let (agent, mut clients, uuid) = running().await;
+    agent.hypervisor.set_faults(Faults { deaf: true, ..Faults::default() });
+    let mut rebooting = clients.clone();
+    let request = v1::RebootVmRequest { uuid: uuid.clone(), ..Default::default() };
+    let reboot = tokio::spawn(async move { rebooting.vms.reboot_vm(request).await });
+    wait_for(&clients, &uuid, v1::VmState::Stopping).await;
+    clients.stop(&uuid, true).await.unwrap();
+    let status = reboot.await.unwrap().unwrap_err();
+    assert!(status.message().contains("stopped by another call"), "{status:?}");
+    assert_eq!(clients.state(&uuid).await, v1::VmState::Stopped);
+}

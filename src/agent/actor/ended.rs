@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Actor, Live};
+use super::{Actor, Live, stop::Waiting};
 use crate::{
-    agent::call::{Call, Outcome},
+    agent::{
+        call::{Call, Outcome},
+        error::Error,
+    },
     boot,
     hypervisor::MachineEvent,
     spec::{BootOptions, VmState},
@@ -63,20 +66,30 @@ impl Actor {
             vm.machine = None;
             vm.exit = Some(exit);
         });
-        let cause = waiting.first().map_or_else(Call::own, |(call, _)| call.clone());
+        let cause = waiting.first().map_or_else(Call::own, |first| first.call.clone());
         if then_start {
             self.commit_surely(&cause, vm, None).await;
             let result = self.start(&cause, &BootOptions::default(), None, |_| ()).await;
-            for (_, reply) in waiting {
+            for Waiting { reply, .. } in waiting {
                 let _ = reply.send(result.clone());
             }
             return;
         }
-        let outcome = Ok(Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() });
-        let answers: Vec<_> = waiting.iter().filter_map(|(call, _)| call.answer(&outcome)).collect();
+        let stopped = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() };
+        let overtaken = Error::WrongState {
+            uuid: vm.uuid,
+            state: vm.state,
+            message: "the VM was stopped by another call while it was to be rebooted".to_owned(),
+        };
+        let result = |waiting: &Waiting| {
+            if waiting.reboots { Err(overtaken.clone()) } else { Ok(stopped.clone()) }
+        };
+        let answers: Vec<_> =
+            waiting.iter().filter_map(|waiting| waiting.call.answer(&result(waiting))).collect();
         self.commit_surely(&cause, vm, answers).await;
-        for (_, reply) in waiting {
-            let _ = reply.send(outcome.clone());
+        for waiting in waiting {
+            let result = result(&waiting);
+            let _ = waiting.reply.send(result);
         }
     }
 

@@ -23,9 +23,21 @@ const REBOOT: Duration = Duration::from_secs(180);
 #[derive(Debug)]
 pub(super) struct Stop {
     pub(super) deadline: Instant,
-    pub(super) waiting: Vec<(Call, Reply)>,
+    pub(super) waiting: Vec<Waiting>,
     pub(super) then_start: bool,
 }
+
+/// A caller that waits for the end of a stop.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) call: Call,
+    pub(super) reply: Reply,
+    /// It wants the VM to run again.
+    pub(super) reboots: bool,
+}
+
+/// Callers that may wait for one stop.
+const MAX_WAITING: usize = 64;
 
 impl Actor {
     pub(super) async fn begin_stop(
@@ -52,7 +64,7 @@ impl Actor {
         match begun {
             Ok(stop) => {
                 stop.then_start = false;
-                stop.waiting.push((call, reply));
+                stop.waiting.push(Waiting { call, reply, reboots: false });
             }
             Err(error) => {
                 let _ = reply.send(Err(error));
@@ -61,6 +73,9 @@ impl Actor {
     }
 
     fn may_stop(&self, etag: &str, force: bool) -> Result<(), Error> {
+        if self.stop.as_ref().is_some_and(|stop| stop.waiting.len() >= MAX_WAITING) {
+            return Err(Error::QueueFull { uuid: self.record.uuid });
+        }
         match self.record.state {
             // Whoever wants it stopped too is not disturbed by that it is being stopped.
             VmState::Stopping => Ok(()),
@@ -158,7 +173,7 @@ impl Actor {
         match begun {
             Ok(stop) => {
                 stop.then_start = true;
-                stop.waiting.push((call, reply));
+                stop.waiting.push(Waiting { call, reply, reboots: true });
             }
             Err(error) => {
                 let _ = reply.send(Err(error));

@@ -1,6 +1,7 @@
 //! A running QEMU.
 
 use std::{
+    fs::File,
     io::{Read as _, Seek as _},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
@@ -18,7 +19,7 @@ use super::{
     qmp::Qmp,
 };
 
-/// Largest picture that is taken from QEMU.
+/// Bytes of a picture that is taken from QEMU.
 const MAX_PICTURE: u64 = 64 << 20;
 
 /// A QEMU by its control connection.
@@ -222,13 +223,30 @@ fn known_reason(reason: &str) -> &'static str {
     known.into_iter().find(|word| *word == reason).unwrap_or("unknown")
 }
 
-fn read_picture(mut file: std::fs::File) -> std::io::Result<Vec<u8>> {
-    let size = file.metadata()?.len();
-    if size > MAX_PICTURE {
-        return Err(std::io::Error::other(format!("{size} bytes is over the limit of {MAX_PICTURE}")));
-    }
+/// The PNG that a file begins with: its chunks up to the last.
+fn read_picture(mut file: File) -> std::io::Result<Vec<u8>> {
+    let broken = || std::io::Error::other("the hypervisor made no PNG");
     file.rewind()?;
-    let mut picture = Vec::new();
-    file.take(MAX_PICTURE).read_to_end(&mut picture)?;
-    Ok(picture)
+    let mut picture = vec![0; 8];
+    file.read_exact(&mut picture)?;
+    if picture != b"\x89PNG\r\n\x1a\n" {
+        return Err(broken());
+    }
+    loop {
+        let mut head = [0; 8];
+        file.read_exact(&mut head).map_err(|_| broken())?;
+        let (length, kind) = head.split_at(4);
+        let length = u32::from_be_bytes(length.try_into().map_err(|_| broken())?);
+        picture.extend_from_slice(&head);
+        // Data and checksum.
+        let rest = u64::from(length) + 4;
+        if picture.len() as u64 + rest > MAX_PICTURE
+            || (&file).take(rest).read_to_end(&mut picture)? as u64 != rest
+        {
+            return Err(broken());
+        }
+        if kind == b"IEND" {
+            return Ok(picture);
+        }
+    }
 }
