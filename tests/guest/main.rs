@@ -18,6 +18,7 @@ mod remote;
 mod serve;
 mod stop;
 mod survival;
+mod watchers;
 mod zone;
 
 /// Waits until the VM is stopped; how it ended.

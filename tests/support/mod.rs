@@ -167,7 +167,8 @@ pub(crate) async fn connect_unix(path: std::path::PathBuf) -> Channel {
         let path = path.clone();
         async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
     });
-    Endpoint::from_static("http://localhost").connect_with_connector(connector).await.expect("connected")
+    // Connects at the first call, and again after a break.
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
 }
 
 /// Waits until `look` gives something. For what has no event to wait for.
