@@ -50,7 +50,7 @@ pub struct EventWatcher {
     request: v1::WatchEventsRequest,
     stream: Option<Streaming<v1::WatchEventsResponse>>,
     /// What came with the news that the connection is there again.
-    next: Option<Watched>,
+    next: Option<v1::WatchEventsResponse>,
     broken: bool,
     wait: Duration,
 }
@@ -76,7 +76,7 @@ impl EventWatcher {
 
     /// What comes next. An error is final: the caller has to decide where to start anew.
     pub async fn next(&mut self) -> Result<Watched, Status> {
-        if let Some(item) = self.next.take() {
+        if let Some(item) = self.next.take().and_then(|message| self.take(message)) {
             return Ok(item);
         }
         loop {
@@ -106,24 +106,24 @@ impl EventWatcher {
         }
     }
 
-    /// Notes the place, and gives what the caller is to see; after a break, that it is over comes first.
+    /// What the caller is to see; after a break, that it is over comes first. The place is that of what was
+    /// given, so a caller that leaves in between misses nothing.
     fn take(&mut self, message: v1::WatchEventsResponse) -> Option<Watched> {
-        let anew = self.cursor().is_none();
+        if std::mem::take(&mut self.broken) {
+            self.wait = FIRST_WAIT;
+            let anew = self.cursor().is_none();
+            self.next = Some(message);
+            return Some(Watched::Reconnected { anew });
+        }
         if !message.cursor.is_empty() {
             self.request.start = Some(Start::Cursor(message.cursor));
         }
-        let item = match message.item? {
+        Some(match message.item? {
             Item::Event(event) => Watched::Event(Box::new(event)),
             Item::Snapshot(vm) => Watched::Snapshot(Box::new(vm)),
             Item::SnapshotEnd(_) => Watched::SnapshotEnd,
             Item::Bookmark(_) => Watched::Bookmark,
-        };
-        if !std::mem::take(&mut self.broken) {
-            return Some(item);
-        }
-        self.wait = FIRST_WAIT;
-        self.next = Some(item);
-        Some(Watched::Reconnected { anew })
+        })
     }
 }
 

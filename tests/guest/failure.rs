@@ -68,10 +68,11 @@ async fn two_vms_do_not_write_the_same_disk() {
         path: Some("/d.raw".into()),
         ..Default::default()
     };
-    let uuid = clients
-        .create(zoneward::proto::v1::VmSpec { disks: vec![shared.clone(), shared], ..machine() })
-        .await;
+    let other_name = zoneward::proto::v1::DiskSpec { path: Some("/e.raw".into()), ..shared.clone() };
+    let uuid =
+        clients.create(zoneward::proto::v1::VmSpec { disks: vec![shared, other_name], ..machine() }).await;
     std::fs::write(agent.root(&uuid).join("d.raw"), vec![0; 1 << 20]).unwrap();
+    std::fs::hard_link(agent.root(&uuid).join("d.raw"), agent.root(&uuid).join("e.raw")).unwrap();
     let status = clients.start(&uuid).await.unwrap_err();
     assert!(status.message().contains("\"write\" lock"), "{status:?}");
 }
