@@ -32,6 +32,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     for field in ["ValidateVmRequest.update", "ValidateVmRequest.vm", "UpdateVmRequest.vm"] {
         config = config.boxed(format!(".zoneward.v1.{field}"));
     }
+    // Made from a machine's JSON many times a second: faster than by reflection.
+    for message in ["VmSpec", "DiskSpec", "NicSpec", "PciDeviceSpec"] {
+        let attributes = "#[derive(serde::Deserialize)] #[serde(default, deny_unknown_fields)]";
+        config = config.type_attribute(format!(".zoneward.v1.{message}"), attributes);
+    }
+    for field in ["customer_metadata", "internal_metadata", "tags", "routes"] {
+        let attribute = "#[serde(deserialize_with = \"crate::proto::flat_object\")]";
+        config = config.field_attribute(format!(".zoneward.v1.VmSpec.{field}"), attribute);
+    }
     config.compile_fds(descriptors)?;
     Ok(())
 }

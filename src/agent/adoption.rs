@@ -59,6 +59,8 @@ async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
             return Ok(());
         }
         VmState::Stopped => {
+            // What the last process had, if the agent that saw its end died just then.
+            agent.inner.platform.zone.forget(record.uuid, &agent.inner.layout.vm(record.uuid)).await;
             enter(agent, record, None).await;
             return Ok(());
         }

@@ -5,6 +5,7 @@ mod spec;
 mod update;
 
 pub use generated::{DESCRIPTORS, Rpc, v1};
+pub(crate) use spec::flat_object;
 pub use spec::{spec_from_proto, spec_to_json, spec_to_proto};
 pub use update::{json_to_update, update_to_json};
 

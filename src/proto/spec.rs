@@ -1,14 +1,13 @@
 //! The machine model and its protobuf form.
 
 use prost::Message as _;
+use prost_types::{Struct, value::Kind as JsonKind};
+use serde::{Deserialize as _, Deserializer};
 use serde_json::{Map, Number, Value};
 
-use super::{
-    json::{from_json, to_json},
-    v1,
-};
+use super::{json::to_json, v1};
 use crate::spec::{
-    MAX_PAYLOAD, Violation, VmSpec,
+    FlatObject, MAX_PAYLOAD, Scalar, Violation, VmSpec,
     machine_json::{Parsed, parse_object},
 };
 
@@ -54,7 +53,22 @@ pub(super) fn json_to_spec(mut object: Map<String, Value>) -> Result<v1::VmSpec,
     for disk in disks.filter_map(Value::as_object_mut) {
         reservation_as_text(disk);
     }
-    from_json(VM_SPEC, object)
+    serde_json::from_value(Value::Object(object)).map_err(|error| error.to_string())
+}
+
+/// A flat object of a machine JSON as a protobuf struct.
+pub(crate) fn flat_object<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Struct>, D::Error> {
+    let object = FlatObject::deserialize(from)?;
+    let value = |scalar| match scalar {
+        Scalar::Bool(flag) => JsonKind::BoolValue(flag),
+        Scalar::Number(number) => JsonKind::NumberValue(number.as_f64().unwrap_or_default()),
+        Scalar::Text(text) => JsonKind::StringValue(text),
+    };
+    let fields = object.into_iter().map(|(key, scalar)| {
+        let value = prost_types::Value { kind: Some(value(scalar)) };
+        (key, value)
+    });
+    Ok(Some(Struct { fields: fields.collect() }))
 }
 
 /// It may be a number or a word, and a field of a message has one type.

@@ -56,7 +56,6 @@ impl Actor {
         let exit = self.exit(ended);
         self.console.unwatch();
         self.live = Live::default();
-        self.agent.inner.platform.zone.forget(self.record.uuid, &self.layout).await;
         let stop = self.stop.take();
         let then_start = stop.as_ref().is_some_and(|stop| stop.then_start);
         let waiting = stop.map(|stop| stop.waiting).unwrap_or_default();
@@ -69,6 +68,7 @@ impl Actor {
         let cause = waiting.first().map_or_else(Call::own, |first| first.call.clone());
         if then_start {
             self.commit_surely(&cause, vm, None).await;
+            self.forget().await;
             let result = self.start(&cause, &BootOptions::default(), None, |_| ()).await;
             for Waiting { reply, .. } in waiting {
                 let _ = reply.send(result.clone());
@@ -87,10 +87,17 @@ impl Actor {
         let answers: Vec<_> =
             waiting.iter().filter_map(|waiting| waiting.call.answer(&result(waiting))).collect();
         self.commit_surely(&cause, vm, answers).await;
+        self.forget().await;
         for waiting in waiting {
             let result = result(&waiting);
             let _ = waiting.reply.send(result);
         }
+    }
+
+    /// Removes what the process had of the host. Not before its end is written down, which others wait for;
+    /// the next start does it for an agent that died in between.
+    async fn forget(&self) {
+        self.agent.inner.platform.zone.forget(self.record.uuid, &self.layout).await;
     }
 
     /// What the hypervisor said just before it went may still be in the pipe.
