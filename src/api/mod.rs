@@ -3,6 +3,7 @@
 mod console_service;
 mod convert;
 mod event_service;
+mod files;
 mod host_service;
 mod request;
 mod server;

@@ -4,37 +4,33 @@ use std::pin::Pin;
 
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
-use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
-use uuid::Uuid;
 
 use super::{
     convert,
-    request::{actor, bytes, call, call_of, filters, invalid, page_size, uuid, uuid_at},
+    request::{actor, call, call_of, filters, invalid, page_size, uuid, uuid_at},
     status::status,
 };
 use crate::{
-    agent::{Agent, Error, Outcome, Uploader, View},
+    agent::{Agent, Error, Outcome, View},
     proto::{
         spec_from_proto, update_to_json,
-        v1::{self, put_file_request, start_vm_response, vm_service_server::VmService},
+        v1::{self, start_vm_response, vm_service_server::VmService},
     },
     spec::{Brand, MAX_PAYLOAD, Note, Violation, VmSpec, property::schema, update},
-    storage::UploadPlan,
     store::{BootPhase, VmRecord},
 };
 
 /// Boot phases that wait for a client.
 const PHASES: usize = 16;
-/// Largest chunk of an upload.
-const MAX_CHUNK: usize = 1 << 20;
 /// Seconds that a guest has to obey the power button, unless the caller says otherwise.
 const STOP_SECONDS: i32 = 180;
 
 /// Serves VMs.
 #[derive(Clone, Debug)]
 pub(super) struct Vms {
-    agent: Agent,
+    pub(super) agent: Agent,
 }
 
 impl Vms {
@@ -66,7 +62,7 @@ impl Vms {
     }
 }
 
-fn other_kind() -> Status {
+pub(super) fn other_kind() -> Status {
     Status::internal("the answer is of another kind")
 }
 
@@ -320,50 +316,14 @@ impl VmService for Vms {
         &self,
         request: Request<Streaming<v1::PutFileRequest>>,
     ) -> Result<Response<v1::PutFileResponse>, Status> {
-        let actor = actor(&request)?;
-        let mut stream = request.into_inner();
-        let first = stream.message().await?.and_then(|message| message.item);
-        let Some(put_file_request::Item::Header(header)) = first else {
-            return Err(invalid("header", "the first message must be the header"));
-        };
-        let uploader = self.begin_upload(actor, header)?;
-        let outcome = receive(uploader, &mut stream).await?;
-        match outcome {
-            Outcome::File(file) => Ok(Response::new(v1::PutFileResponse {
-                file: Some(v1::FileEntry {
-                    path: file.path,
-                    r#type: v1::file_entry::Type::File.into(),
-                    size: convert::offset(file.size),
-                    modified: Some(prost_types::Timestamp { seconds: file.modified, nanos: 0 }),
-                }),
-            })),
-            Outcome::Vm { .. } | Outcome::Updated { .. } | Outcome::Deleted => Err(other_kind()),
-        }
+        self.put(request).await
     }
 
     async fn list_files(
         &self,
         request: Request<v1::ListFilesRequest>,
     ) -> Result<Response<v1::ListFilesResponse>, Status> {
-        let request = request.into_inner();
-        let path = if request.path.is_empty() { "/".to_owned() } else { request.path };
-        let limit = page_size(request.page_size)?;
-        let list = self.agent.list_files(uuid(&request.uuid)?, path).await.map_err(status)?;
-        // The token is the last path of the page before.
-        let from = list.entries.partition_point(|entry| entry.path <= request.page_token);
-        let page = list.entries[from..].iter().take(limit);
-        let more = list.entries.len() > from + limit;
-        let next_page_token =
-            page.clone().next_back().filter(|_| more).map(|e| e.path.clone()).unwrap_or_default();
-        let uploads = match request.page_token.as_str() {
-            "" => list.uploads.into_iter().map(convert::upload).collect(),
-            _ => Vec::new(),
-        };
-        Ok(Response::new(v1::ListFilesResponse {
-            files: page.map(convert::file_entry).collect(),
-            next_page_token,
-            uploads,
-        }))
+        self.list(request).await
     }
 
     async fn delete_file(
@@ -449,43 +409,6 @@ impl Vms {
             Err(error) => {
                 let _ = items.send(Err(status(error))).await;
             }
-        }
-    }
-
-    fn begin_upload(&self, actor: String, header: v1::PutFileHeader) -> Result<Uploader, Status> {
-        // The offset differs between tries of the same upload.
-        let content = prost::Message::encode_to_vec(&v1::PutFileHeader { offset: 0, ..header.clone() });
-        let call = call_of(actor, "PutFile", &header.request_id, &content)?;
-        let vm: Uuid = uuid_at("header.uuid", &header.uuid)?;
-        let plan =
-            UploadPlan { path: header.path, size: bytes("header.size", header.size)?, sha256: header.sha256 };
-        let offset = bytes("header.offset", header.offset)?;
-        self.agent.put_file(call, vm, plan, offset, header.overwrite).map_err(status)
-    }
-}
-
-/// Passes chunks on until the client says that this was all, or is gone.
-async fn receive(uploader: Uploader, stream: &mut Streaming<v1::PutFileRequest>) -> Result<Outcome, Status> {
-    loop {
-        let chunk = match stream.next().await {
-            None => return uploader.finish().await.map_err(status),
-            Some(Ok(v1::PutFileRequest { item: Some(put_file_request::Item::Chunk(chunk)) })) => chunk,
-            Some(Ok(_)) => {
-                uploader.cut().await;
-                return Err(invalid("chunk", "only chunks may follow the header"));
-            }
-            Some(Err(error)) => {
-                uploader.cut().await;
-                return Err(error);
-            }
-        };
-        if chunk.len() > MAX_CHUNK {
-            let size = chunk.len();
-            uploader.cut().await;
-            return Err(invalid("chunk", format!("{size} bytes is over the limit of {MAX_CHUNK}")));
-        }
-        if !uploader.chunk(chunk).await {
-            return uploader.finish().await.map_err(status);
         }
     }
 }

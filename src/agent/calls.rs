@@ -1,0 +1,186 @@
+//! What callers can ask of VMs. Each change is a task that outlives its caller, done once for each request
+//! id, and carried out by the VM's actor.
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{
+    Agent,
+    actor::{
+        self, Command,
+        control::{Control, parse_signal},
+    },
+    call::{BootProgress, Call, Outcome},
+    create,
+    error::Error,
+};
+use crate::{
+    spec::{BootOptions, Violation, VmSpec, validate},
+    store::VmRecord,
+};
+
+impl Agent {
+    /// Everything that is wrong with a machine, as [`Self::create`] would find it.
+    #[must_use]
+    pub fn validate(&self, spec: &VmSpec) -> Vec<Violation> {
+        validate::check(spec)
+    }
+
+    /// Makes a VM.
+    pub async fn create(&self, call: Call, spec: VmSpec, validate_only: bool) -> Result<VmRecord, Error> {
+        create::create(self, call, spec, validate_only).await
+    }
+
+    /// Starts a VM; `progress` hears of the phases.
+    pub async fn start_vm(
+        &self,
+        call: Call,
+        uuid: Uuid,
+        etag: String,
+        options: BootOptions,
+        progress: BootProgress,
+    ) -> Result<Outcome, Error> {
+        let invalid = options.check();
+        if !invalid.is_empty() {
+            return Err(Error::Invalid(invalid));
+        }
+        self.command(call, uuid, move |call, reply| Command::Start { call, etag, options, progress, reply })
+            .await
+    }
+
+    /// Stops a VM: by the power button and, after `timeout_seconds`, by force; or by force at once.
+    pub async fn stop_vm(
+        &self,
+        call: Call,
+        uuid: Uuid,
+        etag: String,
+        force: bool,
+        timeout_seconds: u32,
+    ) -> Result<Outcome, Error> {
+        self.command(call, uuid, move |call, reply| Command::Stop {
+            call,
+            etag,
+            force,
+            timeout_seconds,
+            reply,
+        })
+        .await
+    }
+
+    /// Stops a VM and starts it again; or presses reset.
+    pub async fn reboot_vm(
+        &self,
+        call: Call,
+        uuid: Uuid,
+        etag: String,
+        force: bool,
+    ) -> Result<Outcome, Error> {
+        self.command(call, uuid, move |call, reply| Command::Reboot { call, etag, force, reply }).await
+    }
+
+    /// Changes a VM by vmadm's update payload.
+    pub async fn update_vm(
+        &self,
+        call: Call,
+        uuid: Uuid,
+        etag: String,
+        payload: Map<String, Value>,
+        validate_only: bool,
+    ) -> Result<Outcome, Error> {
+        self.command(call, uuid, move |call, reply| Command::Update {
+            call,
+            etag,
+            payload,
+            validate_only,
+            reply,
+        })
+        .await
+    }
+
+    /// Sends a signal to a VM's hypervisor; gives its name.
+    pub async fn kill_vm(&self, call: Call, uuid: Uuid, etag: String, signal: &str) -> Result<String, Error> {
+        let signal = if signal.is_empty() { "TERM" } else { signal };
+        let (name, signal) = parse_signal(signal)?;
+        self.control(call, uuid, etag, Control::Kill(signal)).await?;
+        Ok(name)
+    }
+
+    /// Interrupts a guest.
+    pub async fn inject_nmi(&self, call: Call, uuid: Uuid) -> Result<Outcome, Error> {
+        self.control(call, uuid, String::new(), Control::Nmi).await
+    }
+
+    /// Wakes a guest's screen and leaves a picture of it in the zone.
+    pub async fn sysrq_screenshot(&self, call: Call, uuid: Uuid) -> Result<Outcome, Error> {
+        self.control(call, uuid, String::new(), Control::Screenshot).await
+    }
+
+    /// Halts a guest.
+    pub async fn pause_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+        self.control(call, uuid, etag, Control::Pause).await
+    }
+
+    /// Lets a halted guest go on.
+    pub async fn resume_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+        self.control(call, uuid, etag, Control::Resume).await
+    }
+
+    /// Puts `path` into the drive that has `drive`; an empty `path` takes out what is there.
+    pub async fn change_media(
+        &self,
+        call: Call,
+        uuid: Uuid,
+        etag: String,
+        drive: String,
+        path: String,
+    ) -> Result<Outcome, Error> {
+        self.control(call, uuid, etag, Control::Media { drive, path }).await
+    }
+
+    async fn control(
+        &self,
+        call: Call,
+        uuid: Uuid,
+        etag: String,
+        control: Control,
+    ) -> Result<Outcome, Error> {
+        self.command(call, uuid, move |call, reply| Command::Control { call, etag, control, reply }).await
+    }
+
+    /// Removes a VM and its disks.
+    pub async fn delete_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+        self.command(call, uuid, move |call, reply| Command::Delete { call, etag, reply }).await
+    }
+
+    /// Queues a command with the VM's actor, as a task that outlives the caller.
+    pub(super) async fn command(
+        &self,
+        call: Call,
+        uuid: Uuid,
+        command: impl FnOnce(Call, actor::Reply) -> Command + Send + 'static,
+    ) -> Result<Outcome, Error> {
+        let registry = self.inner.registry.clone();
+        self.once(call, move |call| async move {
+            let handle = registry.get(uuid)?;
+            let (reply, answer) = tokio::sync::oneshot::channel();
+            handle.send(command(call, reply))?;
+            answer.await.map_err(|_| Error::Stopping)?
+        })
+        .await
+    }
+
+    /// Runs a mutation as a tracked task, once for each request id.
+    pub(super) async fn once<F>(
+        &self,
+        call: Call,
+        work: impl FnOnce(Call) -> F + Send + 'static,
+    ) -> Result<Outcome, Error>
+    where
+        F: Future<Output = Result<Outcome, Error>> + Send + 'static,
+    {
+        if self.inner.stopping.is_cancelled() {
+            return Err(Error::Stopping);
+        }
+        self.inner.requests.once(&self.inner.tasks, call, work).await
+    }
+}

@@ -1,0 +1,129 @@
+//! The rules of disks and CDs.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::MAX_IDE;
+use crate::spec::{DiskModel, DiskSpec, Media, VmSpec, property::is_block_size, violation::Violation};
+
+pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
+    let disks = &spec.disks;
+    for (index, disk) in disks.iter().enumerate() {
+        self::disk(out, &format!("disks.{index}"), disk, spec);
+    }
+    let boot: Vec<usize> = disks.iter().enumerate().filter(|(_, d)| d.boot).map(|(i, _)| i).collect();
+    for index in boot.iter().skip(1) {
+        out.push(Violation::value(
+            format!("disks.{index}.boot"),
+            format!("multiple boot disks: disks.{} has boot already", boot[0]),
+        ));
+    }
+    let ide = disks.iter().filter(|d| d.model == Some(DiskModel::Ide)).count();
+    if ide > MAX_IDE {
+        out.push(Violation::value("disks", format!("{ide} ide disks are over the limit of {MAX_IDE}")));
+    }
+    let mut paths = HashSet::new();
+    for (index, path) in disks.iter().enumerate().filter_map(|(i, d)| Some((i, d.path.as_ref()?))) {
+        if !paths.insert(path) {
+            out.push(Violation::value(
+                format!("disks.{index}.path"),
+                format!("another disk has the path {path:?} already"),
+            ));
+        }
+    }
+}
+
+fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
+    if let (Some(model), Some(brand)) = (disk.model, spec.brand)
+        && let Some(fault) = model.fault(brand)
+    {
+        out.push(Violation::value(format!("{at}.model"), fault));
+    }
+    if disk.is_made_here() {
+        source(out, at, disk, spec);
+        if disk.path.is_some() {
+            out.push(Violation::property(
+                format!("{at}.path"),
+                "you cannot specify a path for a disk unless you set nocreate=true",
+            ));
+        }
+        return;
+    }
+    if disk.size.is_some() {
+        out.push(Violation::property(
+            format!("{at}.size"),
+            "only for a disk that is made; the file at path has its own",
+        ));
+    }
+    match &disk.path {
+        None => out.push(Violation::missing(
+            format!("{at}.path"),
+            "required: the path of the file inside the zone's root, like /tiny.iso",
+        )),
+        Some(path) => {
+            if let Err(why) = zone_path(path) {
+                out.push(Violation::value(format!("{at}.path"), why));
+            }
+        }
+    }
+    if disk.media == Media::Cdrom && disk.boot {
+        out.push(Violation::value(format!("{at}.boot"), "is for disks; boot a CD with order=d or once=d"));
+    }
+}
+
+/// What a disk begins as: nothing of a size, or an image.
+fn source(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
+    let block_size = disk.other.get("block_size").and_then(Value::as_i64);
+    if let Some(size) = block_size.filter(|size| !is_block_size(*size)) {
+        out.push(Violation::value(
+            format!("{at}.block_size"),
+            format!("invalid .block_size({size}), must be 512-131072 and a power of 2."),
+        ));
+    }
+    if !disk.other.contains_key("image_uuid") {
+        if disk.size.is_none() {
+            out.push(Violation::missing(format!("{at}.size"), "required: the size of the new disk in MiB"));
+        }
+        for key in ["image_size", "image_name"].iter().filter(|key| disk.other.contains_key(**key)) {
+            out.push(Violation::property(format!("{at}.{key}"), "goes with image_uuid"));
+        }
+        return;
+    }
+    let flexible = spec.other.contains_key("flexible_disk_size");
+    if disk.size.is_some() && !flexible {
+        out.push(Violation::property(format!("{at}.size"), "the image has its own; give image_size"));
+    }
+    if block_size.is_some() {
+        out.push(Violation::property(format!("{at}.block_size"), "the image has its own"));
+    }
+    let image = disk.other.get("image_size").and_then(Value::as_i64);
+    if let (Some(size), Some(image)) = (disk.size, image)
+        && i64::from(size) < image
+    {
+        out.push(Violation::value(format!("{at}.size"), format!("{size} is less than the image ({image})")));
+    }
+}
+
+/// Checks that `path` is an absolute path of plain names, as paths inside a zone's root are.
+pub fn zone_path(path: &str) -> Result<(), String> {
+    let shown = if path.len() > 80 { "the path" } else { path };
+    if !path.starts_with('/') {
+        return Err(format!("{shown:?} must be absolute: / is the zone's root"));
+    }
+    if path.len() > 1024 {
+        return Err(format!("{} bytes is over the limit of 1024", path.len()));
+    }
+    if path.chars().any(char::is_control) {
+        return Err("control characters are not allowed in a path".to_owned());
+    }
+    for part in path.split('/').skip(1) {
+        match part {
+            "" if path.len() > 1 => return Err(format!("{shown:?} has an empty part")),
+            "." | ".." => return Err(format!("{shown:?} has a \"{part}\" in it; give the plain path")),
+            part if part.len() > 255 => return Err(format!("{shown:?} has a part of over 255 bytes")),
+            _ => {}
+        }
+    }
+    Ok(())
+}

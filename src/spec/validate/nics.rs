@@ -1,0 +1,213 @@
+//! The rules of interfaces, and of the routes that name them.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnet::IpNet;
+
+use crate::spec::{
+    Mac, NicAddress, NicSpec, VmSpec,
+    violation::Violation,
+    vm::{FlatObject, Scalar},
+};
+
+/// Addresses of one interface.
+const MAX_IPS: usize = 20;
+/// Further networks of one interface.
+const MAX_ALLOWED_IPS: usize = 13;
+/// Addresses and further networks of one interface together.
+const MAX_ALL_IPS: usize = 32;
+/// DHCP client identifiers of one interface, and their bytes together.
+const MAX_CIDS: usize = 20;
+const MAX_CID_BYTES: usize = 1024;
+
+pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
+    let nics = &spec.nics;
+    let derivable = spec.nic_driver.is_some() || nics.iter().any(|nic| nic.model.is_some());
+    let mut macs: HashSet<Mac> = HashSet::new();
+    let mut ips: HashSet<(Option<&str>, i32, IpAddr)> = HashSet::new();
+    let mut vrids = HashSet::new();
+    for (index, nic) in nics.iter().enumerate() {
+        let at = format!("nics.{index}");
+        self::nic(out, &at, nic);
+        if nic.model.is_none() && !derivable {
+            out.push(Violation::missing(
+                format!("{at}.model"),
+                "missing .model option for NIC; one of: virtio, e1000, rtl8139",
+            ));
+        }
+        vrrp(out, &at, nic, nics);
+        if let Some(mac) = nic.mac
+            && !macs.insert(mac)
+        {
+            out.push(Violation::value(
+                format!("{at}.mac"),
+                format!("Cannot add multiple NICs with the same MAC: {mac}"),
+            ));
+        }
+        let place = (nic.nic_tag.as_deref(), nic.vlan_id.unwrap_or(0));
+        for ip in nic.addresses() {
+            if !ips.insert((place.0, place.1, ip)) {
+                out.push(Violation::value(
+                    format!("{at}.ip"),
+                    format!("Cannot add multiple NICs with the same IP: {ip}"),
+                ));
+            }
+        }
+        if let Some(vrid) = nic.vrrp_vrid
+            && !vrids.insert((place, vrid))
+        {
+            out.push(Violation::value(
+                format!("{at}.vrrp_vrid"),
+                format!("Cannot add multiple NICs with the same VRID: {vrid}"),
+            ));
+        }
+    }
+    if !nics.is_empty() && nics.iter().all(|nic| nic.vrrp_vrid.is_some()) {
+        out.push(Violation::value("nics", "VM cannot contain only VRRP nics"));
+    }
+    for (index, _) in nics.iter().enumerate().filter(|(_, nic)| nic.primary).skip(1) {
+        out.push(Violation::value(
+            format!("nics.{index}.primary"),
+            "payload specifies more than 1 primary NIC",
+        ));
+    }
+}
+
+fn nic(out: &mut Vec<Violation>, at: &str, nic: &NicSpec) {
+    if nic.nic_tag.is_none() {
+        out.push(Violation::missing(format!("{at}.nic_tag"), "required: the network of the interface"));
+    }
+    match (nic.ip, nic.netmask) {
+        (Some(NicAddress::Static(_)), None) if nic.ips.is_empty() => {
+            out.push(Violation::missing(
+                format!("{at}.netmask"),
+                "Missing .netmask option for NIC: required with a static ip",
+            ));
+        }
+        (None, Some(_)) if nic.ips.is_empty() => {
+            out.push(Violation::property(format!("{at}.netmask"), "goes with an ip"));
+        }
+        _ => {}
+    }
+    if let Some(netmask) = nic.netmask
+        && !is_netmask(netmask)
+    {
+        out.push(Violation::value(
+            format!("{at}.netmask"),
+            format!("Specified netmask value is invalid: {netmask}"),
+        ));
+    }
+    for ip in nic.addresses() {
+        let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || broadcast {
+            out.push(Violation::value(format!("{at}.ip"), format!("{ip} can't be an interface's address")));
+        }
+    }
+    ip_and_ips(out, at, nic);
+    counts(out, nic, at);
+}
+
+/// `ip` and `netmask` are the first IPv4 entry of `ips` in other words.
+fn ip_and_ips(out: &mut Vec<Violation>, at: &str, nic: &NicSpec) {
+    let first = nic.ips.iter().find_map(|text| match text.parse::<IpNet>() {
+        Ok(IpNet::V4(net)) => Some(net),
+        _ => None,
+    });
+    let (Some(NicAddress::Static(ip)), Some(net)) = (nic.ip, first) else { return };
+    if ip != net.addr() || nic.netmask.is_some_and(|mask| mask != net.netmask()) {
+        out.push(Violation::value(
+            format!("{at}.ips"),
+            format!("{net} is not ip {ip} with its netmask; give one of the two"),
+        ));
+    }
+}
+
+fn counts(out: &mut Vec<Violation>, nic: &NicSpec, at: &str) {
+    let (ips, allowed, cids) = (nic.ips.len(), nic.allowed_ips.len(), nic.allowed_dhcp_cids.len());
+    if ips > MAX_IPS {
+        let why = format!("nic.*.ips contains {ips} addresses, but is limited to {MAX_IPS}");
+        out.push(Violation::value(format!("{at}.ips"), why));
+    }
+    if allowed > MAX_ALLOWED_IPS {
+        let why = format!("Maximum of {MAX_ALLOWED_IPS} allowed_ips per nic");
+        out.push(Violation::value(format!("{at}.allowed_ips"), why));
+    }
+    if ips + allowed > MAX_ALL_IPS {
+        let why = format!("More than {MAX_ALL_IPS} IPs cannot be associated with a NIC");
+        out.push(Violation::value(format!("{at}.allowed_ips"), why));
+    }
+    if cids > MAX_CIDS {
+        let why = format!(
+            "nics.*.allowed_dhcp_cids contains {cids} Client Identifiers, but is limited to {MAX_CIDS}"
+        );
+        out.push(Violation::value(format!("{at}.allowed_dhcp_cids"), why));
+    } else if nic.allowed_dhcp_cids.join(",").len() >= MAX_CID_BYTES {
+        let why = "nics.*.allowed_dhcp_cids contains too many long Client Identifiers";
+        out.push(Violation::value(format!("{at}.allowed_dhcp_cids"), why));
+    }
+}
+
+fn vrrp(out: &mut Vec<Violation>, at: &str, nic: &NicSpec, nics: &[NicSpec]) {
+    if nic.vrrp_vrid.is_some() && nic.mac.is_some() && nic.mac != nic.vrrp_mac() {
+        out.push(Violation::value(format!("{at}.mac"), "Cannot set both mac and vrrp_vrid"));
+    }
+    match (nic.vrrp_vrid, nic.vrrp_primary_ip) {
+        (Some(_), None) => {
+            out.push(Violation::missing(
+                format!("{at}.vrrp_primary_ip"),
+                "vrrp_vrid set but not vrrp_primary_ip",
+            ));
+        }
+        (_, Some(primary)) => {
+            let has = |nic: &NicSpec| nic.addresses().any(|ip| ip == IpAddr::V4(primary));
+            let field = format!("{at}.vrrp_primary_ip");
+            match nics.iter().find(|other| has(other)) {
+                Some(other) if other.vrrp_vrid.is_some() => {
+                    out.push(Violation::value(field, "Cannot set vrrp_primary_ip to the IP of a VRRP nic"));
+                }
+                Some(_) => {}
+                None => out.push(Violation::value(field, "vrrp_primary_ip must belong to the same VM")),
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_netmask(mask: Ipv4Addr) -> bool {
+    let bits = u32::from(mask);
+    bits != 0 && bits.leading_ones() + bits.trailing_zeros() == 32
+}
+
+/// Destinations are addresses or networks; gateways are addresses, MACs or `nics[0]`.
+pub(super) fn routes(out: &mut Vec<Violation>, routes: &FlatObject, nics: &[NicSpec]) {
+    for (destination, gateway) in routes {
+        if destination.parse::<IpAddr>().is_err() && destination.parse::<IpNet>().is_err() {
+            let why = format!("Invalid route destination: \"{destination}\" (must be IP address or CIDR)");
+            out.push(Violation::value(format!("routes.{destination}"), why));
+        }
+        let text = match gateway {
+            Scalar::Text(text) => text.clone(),
+            Scalar::Bool(_) | Scalar::Number(_) => String::new(),
+        };
+        let index = text.strip_prefix("nics[").and_then(|rest| rest.strip_suffix(']')?.parse::<usize>().ok());
+        let by_mac = text.parse::<Mac>().ok();
+        let nic = match (index, by_mac) {
+            (Some(index), _) => Some(nics.get(index)),
+            (_, Some(mac)) => Some(nics.iter().find(|nic| nic.mac == Some(mac))),
+            _ => None,
+        };
+        let why = match nic {
+            Some(nic) if nic.is_none_or(|nic| nic.addresses().next().is_none()) => {
+                format!("Route gateway: \"{text}\" refers to non-existent or DHCP nic")
+            }
+            None if text.parse::<IpAddr>().is_err() => {
+                format!("Invalid route gateway: \"{text}\" (must be IP address, MAC address, or nic)")
+            }
+            _ => continue,
+        };
+        out.push(Violation::value(format!("routes.{destination}"), why));
+    }
+}
