@@ -42,3 +42,4 @@ guest:
 foreign:
 	dist/install-packages.sh test
 	tests/foreign/setup.sh target/foreign
+	dist/install-novnc.sh target/novnc

@@ -32,6 +32,8 @@ kmod              /sbin/depmod
 test='
 iproute2          /sbin/ip
 nodejs            /usr/bin/node
+npm               /usr/bin/npm
+chromium          /usr/bin/chromium
 python3           /usr/bin/python3
 python3-venv      -
 '
@@ -51,7 +53,7 @@ has() { # has PACKAGE FILE
     [ -e "$2" ] && return 0
     case "$1" in
     # These may come from elsewhere than Debian's packages.
-    python3 | nodejs | gcc | make) command -v "$(basename "$2")" >/dev/null 2>&1 ;;
+    python3 | nodejs | npm | gcc | make) command -v "$(basename "$2")" >/dev/null 2>&1 ;;
     python3-venv) python3 -c 'import ensurepip, venv' >/dev/null 2>&1 ;;
     *) return 1 ;;
     esac

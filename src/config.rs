@@ -37,6 +37,8 @@ pub struct Config {
     pub qemu: Qemu,
     /// VNC endpoints.
     pub vnc: Vnc,
+    /// Screens in a browser.
+    pub browser: Browser,
     /// Serial consoles.
     pub console: Console,
     /// The journal of events.
@@ -163,6 +165,20 @@ pub struct Vnc {
     pub address: IpAddr,
 }
 
+/// Screens in a browser, over links that open once (`vmadm vnc --browser`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Browser {
+    /// TCP address of the browser console (TLS, with the agent's certificate). Empty: none.
+    pub listen: String,
+    /// What links begin with, like `https://host1.example:9444`. Empty: the address that is listened on.
+    pub url: String,
+    /// Seconds that a link can be opened.
+    pub link_seconds: u32,
+    /// Folder of noVNC; `dist/install-novnc.sh` makes it.
+    pub novnc: PathBuf,
+}
+
 /// Serial consoles.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -200,6 +216,7 @@ impl Default for Config {
             zone: Zone::default(),
             qemu: Qemu::default(),
             vnc: Vnc::default(),
+            browser: Browser::default(),
             console: Console::default(),
             journal: Journal::default(),
         }
@@ -253,6 +270,17 @@ impl Default for Qemu {
 impl Default for Vnc {
     fn default() -> Self {
         Self { address: IpAddr::V4(Ipv4Addr::LOCALHOST) }
+    }
+}
+
+impl Default for Browser {
+    fn default() -> Self {
+        Self {
+            listen: String::new(),
+            url: String::new(),
+            link_seconds: 60,
+            novnc: "/usr/share/zoneward/novnc".into(),
+        }
     }
 }
 
@@ -324,10 +352,11 @@ impl Config {
     }
 
     fn check(self) -> Result<Self, ConfigError> {
-        if !self.listen.is_empty() {
-            self.listen.parse::<SocketAddr>().map_err(|_| {
-                ConfigError::Value(format!("listen: {:?} is not an address like 0.0.0.0:9443", self.listen))
-            })?;
+        for (key, address) in [("listen", &self.listen), ("browser.listen", &self.browser.listen)] {
+            if !address.is_empty() && address.parse::<SocketAddr>().is_err() {
+                let text = format!("{key}: {address:?} is not an address like 0.0.0.0:9443");
+                return Err(ConfigError::Value(text));
+            }
         }
         let plain = |name: &str| {
             !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
@@ -343,6 +372,15 @@ impl Config {
             ),
             (self.journal.keep_days >= 1, "journal.keep_days: at least 1"),
             (self.journal.keep_mib >= 1, "journal.keep_mib: at least 1"),
+            ((1..=3600).contains(&self.browser.link_seconds), "browser.link_seconds: 1 to 3600"),
+            (
+                self.browser.url.is_empty() || self.browser.url.starts_with("https://"),
+                "browser.url: begins with https://",
+            ),
+            (
+                self.browser.listen.is_empty() || !self.listen.is_empty(),
+                "browser.listen: needs listen too; links are made over the API, and both have one certificate",
+            ),
             (plain(&self.zone.cgroup), "zone.cgroup: letters, digits, - and _"),
         ];
         if let Some((_, demand)) = demands.iter().find(|(met, _)| !met) {
@@ -422,8 +460,8 @@ mod tests {
         let default = Config { socket: Some("/run/zoneward/zoneward.sock".into()), ..Config::default() };
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         let keys = example.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        // Less six sections, and zone.level and zone.limits, which have no default.
-        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 8, "every key stands there");
+        // Less seven sections, and zone.level and zone.limits, which have no default.
+        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 9, "every key stands there");
     }
 
     #[test]
@@ -438,6 +476,10 @@ mod tests {
         assert!(text(load("zone.uid_base = 0", &[], &[])).contains("0 is root"));
         assert!(text(load("zone.uid_base = 4294967295", &[], &[])).contains("over the largest"));
         assert!(text(load("zone.cgroup = \"a/b\"", &[], &[])).contains("zone.cgroup"));
+        assert!(text(load("browser.listen = \"9444\"", &[], &[])).contains("browser.listen"));
+        assert!(text(load("browser.listen = \"127.0.0.1:1\"", &[], &[])).contains("needs listen too"));
+        assert!(text(load("browser.url = \"http://a\"", &[], &[])).contains("https://"));
+        assert!(text(load("browser.link_seconds = 0", &[], &[])).contains("1 to 3600"));
         assert!(text(load("zone.limits = \"some\"", &[], &[])).contains("best-effort"));
     }
 }

@@ -6,7 +6,7 @@
 //! bin/zoneward   bin/vmadm
 //!    |              |
 //!   api            cli            gRPC edge                    |  the operator's command
-//!    |            client          |             what other programs talk to agents with
+//!  browser        client          a screen in a browser        |  what other programs talk to agents with
 //!    |  auth        |             who may call what; TLS
 //!   probe doctor     |             what a zone stops, and what a host can do
 //!    |              |
@@ -29,6 +29,7 @@ pub mod agent;
 pub mod api;
 pub mod auth;
 pub mod boot;
+pub mod browser;
 pub mod cli;
 pub mod client;
 pub mod config;

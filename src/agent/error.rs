@@ -192,7 +192,7 @@ impl Error {
         Self::Invalid(vec![Violation::value(field, message)])
     }
 
-    pub(super) fn internal(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn internal(error: impl std::fmt::Display) -> Self {
         Self::Internal { message: error.to_string() }
     }
 }

@@ -25,6 +25,11 @@ impl Agent {
         Ok(info)
     }
 
+    /// Fails unless the VM runs.
+    pub async fn check_running(&self, uuid: Uuid) -> Result<(), Error> {
+        look(self, uuid).await.map(drop)
+    }
+
     /// A connection to the guest's screen that speaks RFB.
     pub async fn connect_vnc(&self, uuid: Uuid) -> Result<UnixStream, Error> {
         let machine = look(self, uuid).await?.machine;

@@ -1,6 +1,6 @@
 //! `ConsoleService`.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc, time::SystemTime};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -17,11 +17,12 @@ use uuid::Uuid;
 
 use super::{
     convert::offset,
-    request::{actor, bytes, invalid, uuid, uuid_at},
-    status::{console_status, status},
+    request::{actor, bytes, invalid, peer, uuid, uuid_at},
+    status::{console_status, link_status, status},
 };
 use crate::{
     agent::{Agent, Error},
+    auth::Links,
     console::{Console, ConsoleError, ConsoleItem, ConsoleReader, ConsoleWriter, WriterRight},
     proto::v1::{
         self, attach_request, attach_response, connect_vnc_request, console_service_server::ConsoleService,
@@ -38,11 +39,13 @@ const MAX_INPUT: usize = 64 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Consoles {
     agent: Agent,
+    /// Where there is a browser console.
+    links: Option<Arc<Links>>,
 }
 
 impl Consoles {
-    pub(super) fn new(agent: Agent) -> Self {
-        Self { agent }
+    pub(super) fn new(agent: Agent, links: Option<Arc<Links>>) -> Self {
+        Self { agent, links }
     }
 
     /// Reads until the reader is done, the client leaves or the agent stops.
@@ -122,6 +125,25 @@ impl ConsoleService for Consoles {
         let (sender, stream) = mpsc::channel(BUFFER);
         tokio::spawn(carry(screen, input, sender, self.agent.stopping()));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn create_vnc_link(
+        &self,
+        request: Request<v1::CreateVncLinkRequest>,
+    ) -> Result<Response<v1::CreateVncLinkResponse>, Status> {
+        let caller = peer(&request)?.clone();
+        let vm = uuid(&request.get_ref().uuid)?;
+        let Some(links) = &self.links else {
+            return Err(status(Error::Unsupported {
+                capability: "browser console".to_owned(),
+                message: "this host has no browser console; set browser.listen".to_owned(),
+            }));
+        };
+        self.agent.check_running(vm).await.map_err(status)?;
+        tracing::info!(%vm, caller = %caller.name, "made a link to the screen");
+        let url = links.make(vm, caller).map_err(link_status)?;
+        let expire_time = Some((SystemTime::now() + links.life()).into());
+        Ok(Response::new(v1::CreateVncLinkResponse { url, expire_time }))
     }
 
     type ReadLogStream = Log;

@@ -34,10 +34,13 @@ pub(super) fn call_of(actor: String, method: &str, request_id: &str, content: &[
 
 /// The caller's verified name. The gate lets nobody without one through.
 pub(super) fn actor<T>(request: &Request<T>) -> Result<String, Status> {
-    match request.extensions().get::<Peer>() {
-        Some(peer) => Ok(peer.name.to_string()),
-        None => Err(Status::unauthenticated("the connection has no verified identity")),
-    }
+    peer(request).map(|peer| peer.name.to_string())
+}
+
+/// The caller.
+pub(super) fn peer<T>(request: &Request<T>) -> Result<&Peer, Status> {
+    let peer = request.extensions().get::<Peer>();
+    peer.ok_or_else(|| Status::unauthenticated("the connection has no verified identity"))
 }
 
 /// The VM that a request names.

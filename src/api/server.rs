@@ -59,6 +59,7 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
 
+    let links = listeners.links.clone();
     let tls = listeners.tcp.as_ref().map(|(_, tls)| tls.clone());
     let cut = CancellationToken::new();
     let connections = incoming(listeners, &stop, &cut);
@@ -89,7 +90,7 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
         .add_service(reflection().build_v1alpha()?)
         .add_service(limited!(VmServiceServer, Vms::new(agent.clone())))
         .add_service(limited!(EventServiceServer, Events::new(agent.clone())))
-        .add_service(limited!(ConsoleServiceServer, Consoles::new(agent.clone())))
+        .add_service(limited!(ConsoleServiceServer, Consoles::new(agent.clone(), links)))
         .add_service(limited!(HostServiceServer, Host::new(agent)))
         .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
         .await?;

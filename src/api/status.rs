@@ -20,7 +20,13 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{agent::Error, auth::ERROR_DOMAIN, console::ConsoleError, events::WatchError, spec::Violation};
+use crate::{
+    agent::Error,
+    auth::{ERROR_DOMAIN, LinkError},
+    console::ConsoleError,
+    events::WatchError,
+    spec::Violation,
+};
 
 /// The status of an error.
 pub(super) fn status(error: Error) -> Status {
@@ -120,6 +126,18 @@ pub(super) fn watch_status(error: WatchError) -> Status {
         WatchError::Store(source) => return status(source.into()),
     };
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata))
+}
+
+/// The status of a link that can't be made.
+pub(super) fn link_status(error: LinkError) -> Status {
+    match error {
+        LinkError::TooMany => {
+            let mut details = ErrorDetails::with_error_info("TOO_MANY_LINKS", ERROR_DOMAIN, HashMap::new());
+            details.set_retry_info(Some(Duration::from_secs(1)));
+            Status::with_error_details(Code::ResourceExhausted, error.to_string(), details)
+        }
+        LinkError::Random => status(Error::internal(error)),
+    }
 }
 
 /// The status of a console that can't be read or written.

@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -19,6 +20,9 @@ use tonic::transport::server::Connected;
 
 use super::role::Role;
 
+/// A client's certificates, leaf first.
+pub(crate) type Chain = Arc<[CertificateDer<'static>]>;
+
 /// Who calls. Each request carries it in its extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -26,6 +30,14 @@ pub struct Peer {
     pub name: Arc<str>,
     /// What the caller may do.
     pub role: Role,
+    /// What it showed; none on the UNIX socket.
+    pub(crate) chain: Option<Chain>,
+}
+
+impl Peer {
+    pub(super) fn new(name: Arc<str>, role: Role) -> Self {
+        Self { name, role, chain: None }
+    }
 }
 
 /// A connection with a kill switch: hyper has no handle on a single connection, so the switch works

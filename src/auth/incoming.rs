@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Connection, Peer},
+    links::Links,
     role::Role,
     tls::Tls,
 };
@@ -30,6 +31,8 @@ pub struct Listeners {
     pub unix: Option<UnixListener>,
     /// For everybody else.
     pub tcp: Option<(TcpListener, Arc<Tls>)>,
+    /// Where there is a browser console: whom it lets in.
+    pub links: Option<Arc<Links>>,
 }
 
 /// Accepts until `stop`, and cuts UNIX connections at `cut`.
@@ -80,7 +83,7 @@ fn local_peer(stream: &UnixStream) -> io::Result<Option<Peer>> {
     if uid != 0 && uid != rustix::process::geteuid().as_raw() {
         return Ok(None);
     }
-    Ok(Some(Peer { name: format!("unix:uid={uid}").into(), role: Role::Admin }))
+    Ok(Some(Peer::new(format!("unix:uid={uid}").into(), Role::Admin)))
 }
 
 async fn accept_tcp(

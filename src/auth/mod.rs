@@ -11,6 +11,7 @@
 mod connection;
 mod gate;
 mod incoming;
+mod links;
 pub mod pki;
 mod role;
 mod tls;
@@ -19,5 +20,7 @@ pub use connection::{Connection, Peer};
 pub(crate) use gate::ERROR_DOMAIN;
 pub use gate::GateLayer;
 pub use incoming::{Listeners, incoming};
+pub use links::Links;
+pub(crate) use links::{Link, LinkError};
 pub use role::{Role, needed};
 pub use tls::{Files, ReloadError, Tls};

@@ -76,6 +76,7 @@ pub const fn needed(rpc: Rpc) -> Role {
         | Rpc::DeleteFile
         | Rpc::Attach
         | Rpc::ConnectVnc
+        | Rpc::CreateVncLink
         | Rpc::ReadLog => Role::Operator,
         Rpc::CreateVm | Rpc::UpdateVm | Rpc::DeleteVm => Role::Admin,
     }
@@ -99,6 +100,6 @@ mod tests {
         assert_eq!(needed_for_path("/zoneward.v1.ConsoleService/Attach"), Some(Role::Operator));
         assert_eq!(needed_for_path("/grpc.health.v1.Health/Check"), Some(Role::Viewer));
         assert_eq!(needed_for_path("/zoneward.v1.VmService/createVm"), None);
-        assert_eq!(Rpc::ALL.len(), 26);
+        assert_eq!(Rpc::ALL.len(), 27);
     }
 }

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
@@ -21,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 use zoneward::{
     agent::Agent,
     api,
-    auth::{Files, Listeners, Role, Tls, pki::Pki},
+    auth::{Files, Links, Listeners, Role, Tls, pki::Pki},
     boot::Platform,
+    browser::{self, Browser},
     config::Config,
     doctor::{self, Verdict},
     hypervisor::qemu::Qemu,
@@ -167,16 +169,22 @@ async fn serve(config: Config) -> Result<(), AnyError> {
             Some((listener, tls))
         }
     };
+    let stop = CancellationToken::new();
+    let links = match &tcp {
+        Some((_, tls)) if !config.browser.listen.is_empty() => {
+            Some(serve_browser(&agent, tls.clone(), stop.clone()).await?)
+        }
+        _ => None,
+    };
     let socket = config.socket_path();
     let unix = Some(bind_socket(&socket)?);
     tracing::info!(socket = %socket.display(), "serving");
 
-    let stop = CancellationToken::new();
     tokio::spawn(handle_signals(stop.clone(), tcp.as_ref().map(|(_, tls)| tls.clone())));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    api::serve(agent.clone(), Listeners { unix, tcp }, stop).await?;
+    api::serve(agent.clone(), Listeners { unix, tcp, links }, stop).await?;
     // Accepted work goes on for as long as streams may.
-    let drain = std::time::Duration::from_secs(config.drain_seconds);
+    let drain = Duration::from_secs(config.drain_seconds);
     if tokio::time::timeout(drain, agent.stop()).await.is_err() {
         tracing::warn!("work was still under way; the next start finishes it");
     }
@@ -191,6 +199,32 @@ fn load_tls(config: &Config) -> Result<Option<(SocketAddr, Arc<Tls>)>, AnyError>
     }
     let address = config.listen.parse()?;
     Ok(Some((address, Tls::load(Files::new(&config.tls), config.tls.trust_domain.clone())?)))
+}
+
+/// Shows screens in browsers, whom the links let in.
+async fn serve_browser(
+    agent: &Agent,
+    tls: Arc<Tls>,
+    stop: CancellationToken,
+) -> Result<Arc<Links>, AnyError> {
+    let config = &agent.config().browser;
+    if !config.novnc.join("core/rfb.js").exists() {
+        let folder = config.novnc.display();
+        return Err(
+            format!("browser.novnc: there is no noVNC in {folder}; dist/install-novnc.sh gets it").into()
+        );
+    }
+    let listener = TcpListener::bind(&config.listen)
+        .await
+        .map_err(|error| format!("browser.listen {}: {error}", config.listen))?;
+    let base = match config.url.as_str() {
+        "" => format!("https://{}", listener.local_addr()?),
+        url => url.to_owned(),
+    };
+    tracing::info!(address = %listener.local_addr()?, "serving browsers");
+    let links = Arc::new(Links::new(&base, Duration::from_secs(config.link_seconds.into())));
+    tokio::spawn(browser::serve(Browser::new(agent.clone(), links.clone(), tls), listener, stop));
+    Ok(links)
 }
 
 /// Connections that may wait to be accepted.

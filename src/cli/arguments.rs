@@ -249,7 +249,8 @@ pub(super) enum Command {
     },
     /// Open a local port for a VNC viewer, and carry what it does to the guest's screen
     ///
-    /// No TCP port of the host is needed; the connection to the agent carries it.
+    /// No TCP port of the host is needed; the connection to the agent carries it. With --browser, a link is
+    /// printed that shows the screen in a browser, where the host has a browser console.
     Vnc {
         /// The VM
         #[arg(default_value = "", hide_default_value = true)]
@@ -257,6 +258,9 @@ pub(super) enum Command {
         /// Where the viewer connects to
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
         listen: String,
+        /// Print a link for a browser; it opens once, within a minute
+        #[arg(long, conflicts_with = "listen")]
+        browser: bool,
     },
     /// Print events as they happen
     Events(EventOptions),

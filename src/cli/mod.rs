@@ -188,9 +188,13 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
                 console::attach(&mut clients, uuid, mode).await
             }
         }
-        Command::Vnc { uuid, listen } => {
+        Command::Vnc { uuid, listen, browser } => {
             let uuid = checked(uuid, "vnc")?;
-            vnc::vnc(&mut clients(&arguments).await?, uuid, listen).await
+            let mut clients = clients(&arguments).await?;
+            match browser {
+                true => vnc::link(&mut clients, uuid).await,
+                false => vnc::vnc(&mut clients, uuid, listen).await,
+            }
         }
         Command::PutFile { uuid, file, path, overwrite } => {
             let uuid = checked(uuid, "put-file")?;

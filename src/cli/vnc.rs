@@ -34,6 +34,21 @@ pub(super) async fn vnc(clients: &mut Clients, uuid: &str, listen: &str) -> Resu
     }
 }
 
+/// Prints a link for a browser.
+pub(super) async fn link(clients: &mut Clients, uuid: &str) -> Result<(), CliError> {
+    let request = v1::CreateVncLinkRequest { uuid: uuid.to_owned() };
+    let made = clients.consoles.create_vnc_link(request).await?.into_inner();
+    print(&made.url)?;
+    if let Some(time) = made.expire_time {
+        let time = jiff::Timestamp::new(time.seconds, time.nanos).unwrap_or_default();
+        anstream::eprintln!(
+            "It opens once, until {}; whoever has it may use the screen.",
+            time.strftime("%T UTC")
+        );
+    }
+    Ok(())
+}
+
 async fn carry(
     viewer: TcpStream,
     mut client: ConsoleServiceClient<Channel>,

@@ -270,7 +270,11 @@ impl Machine for SimulatedMachine {
         tokio::select! {
             biased;
             event = received.recv() => event,
-            () = self.host.processes.gone(self.uuid) => None,
+            () = self.host.processes.gone(self.uuid) => {
+                // A process that ends takes its sockets with it.
+                lock(&self.knobs.viewers).clear();
+                None
+            }
         }
     }
 }

@@ -14,26 +14,30 @@ use tonic::{
 use zoneward::{
     api,
     auth::{
-        Files, Listeners, Role, Tls,
+        Files, Links, Listeners, Role, Tls,
         pki::{Pki, provider},
     },
+    browser::{self, Browser},
     config::Config,
     proto::{Rpc, v1},
 };
 
 use super::support::{Clients, eventually, machine, metadata, reason, simulated::Simulated};
 
-struct Door {
-    agent: Simulated,
-    certs: TempDir,
-    pki: Pki,
-    tls: Arc<Tls>,
+pub(super) struct Door {
+    pub(super) agent: Simulated,
+    pub(super) certs: TempDir,
+    pub(super) pki: Pki,
+    pub(super) tls: Arc<Tls>,
     address: SocketAddr,
     _stop: tokio_util::sync::DropGuard,
 }
 
-async fn door() -> Door {
-    let agent = Simulated::start().await;
+/// An agent on TCP, with a browser console.
+pub(super) async fn door() -> Door {
+    // Any folder with files in it.
+    let novnc = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src");
+    let agent = Simulated::start_with(|config| config.browser.novnc = novnc).await;
     let certs = tempfile::tempdir().unwrap();
     let pki = Pki::new(certs.path().to_owned(), "zoneward".to_owned());
     pki.init(&["localhost".to_owned(), "127.0.0.1".to_owned()], 30).unwrap();
@@ -44,7 +48,12 @@ async fn door() -> Door {
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let serving = agent.agent().clone();
-    let listeners = Listeners { unix: None, tcp: Some((listener, tls.clone())) };
+    let browsers = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("https://{}", browsers.local_addr().unwrap());
+    let links = Arc::new(Links::new(&base, std::time::Duration::from_secs(60)));
+    let console = Browser::new(serving.clone(), links.clone(), tls.clone());
+    tokio::spawn(browser::serve(console, browsers, stop.clone()));
+    let listeners = Listeners { unix: None, tcp: Some((listener, tls.clone())), links: Some(links) };
     tokio::spawn(api::serve(serving, listeners, stop.clone()));
     Door { agent, certs, pki, tls, address, _stop: stop.drop_guard() }
 }
@@ -82,7 +91,7 @@ async fn connect(address: SocketAddr, certs: &Path, name: &str) -> Result<Channe
 }
 
 impl Door {
-    async fn clients(&self, name: &str) -> Result<Clients, String> {
+    pub(super) async fn clients(&self, name: &str) -> Result<Clients, String> {
         connect(self.address, self.certs.path(), name).await.map(Clients::new)
     }
 

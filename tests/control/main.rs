@@ -7,6 +7,7 @@ mod support;
 mod adoption;
 mod auth;
 mod boot;
+mod browser;
 mod cases;
 mod console;
 mod contract;

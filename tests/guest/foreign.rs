@@ -9,14 +9,19 @@ use serde_json::{Value, json};
 
 use super::support::real::{Real, guest, ok, run_with, target};
 
-struct Foreign {
-    agent: Real,
+pub(super) struct Foreign {
+    pub(super) agent: Real,
     certs: tempfile::TempDir,
     address: String,
-    tools: PathBuf,
+    pub(super) tools: PathBuf,
 }
 
 async fn foreign() -> Foreign {
+    foreign_with(&[]).await
+}
+
+/// An agent on TCP with more configuration, and the foreign clients.
+pub(super) async fn foreign_with(sets: &[&str]) -> Foreign {
     let tools = target().join("foreign");
     assert!(
         tools.join("key").exists(),
@@ -31,7 +36,7 @@ async fn foreign() -> Foreign {
     // A port that is free now; taken at once.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let listen = format!("listen=127.0.0.1:{port}");
-    let agent = Real::start_with(&[&listen, &format!("tls.dir={dir}")]).await;
+    let agent = Real::start_with(&[&[listen.as_str(), &format!("tls.dir={dir}")], sets].concat()).await;
     Foreign { agent, certs, address: format!("localhost:{port}"), tools }
 }
 

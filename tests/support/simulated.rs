@@ -91,7 +91,7 @@ impl Simulated {
         let serving = {
             let (agent, stop) = (agent.clone(), stop.clone());
             tokio::spawn(async move {
-                api::serve(agent, Listeners { unix, tcp: None }, stop).await.expect("served");
+                api::serve(agent, Listeners { unix, tcp: None, links: None }, stop).await.expect("served");
             })
         };
         self.running = Some((stop, serving, agent));

@@ -1,0 +1,143 @@
+//! Links to the browser console: who has one may see one guest's screen, once.
+//!
+//! ```text
+//!   make ──▶ fresh ──use up──▶ forgotten
+//!              │                   ▲
+//!              └── its life ends ──┘
+//! ```
+//!
+//! They are in memory only: the next agent knows none. What is kept of a token is its digest, so that neither a
+//! look at memory nor the time of a comparison gives one away.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::{connection::Peer, pki};
+
+/// Fresh links at once.
+const MOST: usize = 1024;
+
+/// The links of one agent.
+#[derive(Debug)]
+pub struct Links {
+    base: String,
+    life: Duration,
+    fresh: Mutex<HashMap<[u8; 32], Link>>,
+}
+
+/// What a link is good for.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    /// Whose screen.
+    pub(crate) vm: Uuid,
+    /// In whose name.
+    pub(crate) maker: Peer,
+    until: Instant,
+}
+
+/// Why there is no link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// Too many.
+    #[error("{MOST} links were made and not opened yet; try again later")]
+    TooMany,
+    /// The system gives no random bytes.
+    #[error("no random bytes for a link")]
+    Random,
+}
+
+impl Links {
+    /// Links that begin with `base` and can be opened for as long as `life`.
+    #[must_use]
+    pub fn new(base: &str, life: Duration) -> Self {
+        Self { base: base.trim_end_matches('/').to_owned(), life, fresh: Mutex::default() }
+    }
+
+    /// How long a link can be opened.
+    pub(crate) fn life(&self) -> Duration {
+        self.life
+    }
+
+    /// A new link, as a URL.
+    pub(crate) fn make(&self, vm: Uuid, maker: Peer) -> Result<String, LinkError> {
+        let mut random = [0; 32];
+        pki::provider().secure_random.fill(&mut random).map_err(|_| LinkError::Random)?;
+        let token = BASE64_URL_SAFE_NO_PAD.encode(random);
+        let now = Instant::now();
+        let mut fresh = self.fresh();
+        fresh.retain(|_, link| link.until > now);
+        if fresh.len() >= MOST {
+            return Err(LinkError::TooMany);
+        }
+        fresh.insert(digest(&token), Link { vm, maker, until: now + self.life });
+        Ok(format!("{}/{token}/", self.base))
+    }
+
+    /// What a token is good for, if it is.
+    pub(crate) fn look(&self, token: &str) -> Option<Link> {
+        self.fresh().get(&digest(token)).filter(|link| link.until > Instant::now()).cloned()
+    }
+
+    /// As [`Self::look`]; the token is good for nothing afterwards.
+    pub(crate) fn use_up(&self, token: &str) -> Option<Link> {
+        self.fresh().remove(&digest(token)).filter(|link| link.until > Instant::now())
+    }
+
+    fn fresh(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Link>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Role;
+
+    fn maker() -> Peer {
+        Peer::new("spiffe://zoneward/operator/alice".into(), Role::Operator)
+    }
+
+    fn token(url: &str) -> &str {
+        url.strip_prefix("https://host:1/").unwrap().strip_suffix('/').unwrap()
+    }
+
+    #[test]
+    fn a_link_is_good_once() {
+        let links = Links::new("https://host:1/", Duration::from_secs(60));
+        let (one, other) = (Uuid::new_v4(), Uuid::new_v4());
+        let (first, second) = (links.make(one, maker()).unwrap(), links.make(other, maker()).unwrap());
+        assert_eq!(token(&first).len(), 43, "256 bits");
+        assert_eq!(links.look(token(&first)).unwrap().vm, one);
+        assert_eq!(links.use_up(token(&first)).unwrap().maker, maker());
+        assert!(links.look(token(&first)).is_none());
+        assert!(links.use_up(token(&first)).is_none());
+        assert_eq!(links.use_up(token(&second)).unwrap().vm, other);
+        assert!(links.look("").is_none());
+    }
+
+    #[test]
+    fn a_link_has_an_end_and_makes_room() {
+        let links = Links::new("https://host:1", Duration::ZERO);
+        for _ in 0..=MOST {
+            let url = links.make(Uuid::nil(), maker()).unwrap();
+            assert!(links.look(token(&url)).is_none());
+            assert!(links.use_up(token(&url)).is_none());
+        }
+        let links = Links::new("https://host:1", Duration::from_secs(60));
+        for _ in 0..MOST {
+            links.make(Uuid::nil(), maker()).unwrap();
+        }
+        assert_eq!(links.make(Uuid::nil(), maker()).unwrap_err(), LinkError::TooMany);
+    }
+}

@@ -1,0 +1,16 @@
+//! The browser console: a guest's screen in a browser, over a link that opens once.
+//!
+//! ```text
+//!   browser ──TLS──▶ link ──fresh──▶ page, noVNC ──▶ WebSocket (the link is used up) ◀──RFB──▶ hypervisor
+//!                      │
+//!                      └─ else: 404, whatever was asked for
+//! ```
+//!
+//! There is no client certificate here: the link says who opens it, and for what. It was made over the API in
+//! somebody's name, and the screen is cut when that one's certificate is not accepted any more.
+
+mod page;
+mod screen;
+mod server;
+
+pub use server::{Browser, serve};
