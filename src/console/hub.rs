@@ -1,9 +1,10 @@
 //! One inotify instance for all consoles.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use futures_util::StreamExt as _;
@@ -11,6 +12,12 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Log;
+
+/// Between looks. A hypervisor writes byte by byte, and each would wake us: a guest that floods its console would
+/// have a processor of the host's for it, whatever its own limits are.
+const BEAT: Duration = Duration::from_millis(5);
+/// Notifications that are taken at once.
+const BATCH: usize = 1024;
 
 /// Notices the growth of console logs.
 #[derive(Clone, Debug)]
@@ -35,16 +42,21 @@ impl ConsoleHub {
     pub fn new() -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let shared = Arc::new(Shared { watches: Mutex::new(inotify.watches()), logs: Mutex::default() });
-        let mut events = inotify.into_event_stream(vec![0; 4096])?;
+        let mut events = inotify.into_event_stream(vec![0; 16 << 10])?.ready_chunks(BATCH);
         let reader = {
             let shared = shared.clone();
             tokio::spawn(async move {
-                while let Some(event) = events.next().await {
-                    match event {
-                        Ok(event) if event.mask.contains(EventMask::Q_OVERFLOW) => shared.notice_all(),
-                        Ok(event) => shared.notice(&event.wd),
-                        Err(error) => tracing::error!(%error, "reading inotify events"),
+                while let Some(batch) = events.next().await {
+                    let mut grown = HashSet::new();
+                    for event in batch {
+                        match event {
+                            Ok(event) if event.mask.contains(EventMask::Q_OVERFLOW) => shared.notice_all(),
+                            Ok(event) => _ = grown.insert(event.wd),
+                            Err(error) => tracing::error!(%error, "reading inotify events"),
+                        }
                     }
+                    grown.iter().for_each(|descriptor| shared.notice(descriptor));
+                    tokio::time::sleep(BEAT).await;
                 }
             })
         };

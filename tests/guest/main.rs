@@ -15,6 +15,7 @@ mod install;
 mod journey;
 mod limits;
 mod probe;
+mod readers;
 mod remote;
 mod serve;
 mod stop;
