@@ -133,6 +133,8 @@ pub(super) enum Command {
     },
     /// Start a VM
     ///
+    /// On a terminal, or with -v, each phase of the boot is shown as it is reached; vmadm boot-log has them later.
+    ///
     /// Options hold for this boot only:
     ///   order=LETTERS[,once=LETTERS]   c disk, d CD, n network; once= until the guest resets
     ///   cdrom=PATH,MODEL               add a CD; MODEL is ide, scsi or virtio

@@ -1,5 +1,8 @@
 //! `start`, `stop`, `reboot`, `delete`.
 
+use std::io::{self, IsTerminal as _};
+
+use anstyle::Style;
 use uuid::Uuid;
 
 use super::{Clients, error::CliError};
@@ -34,6 +37,7 @@ pub(super) fn boot_options(words: &[String]) -> Result<v1::BootOptions, CliError
     })
 }
 
+/// Starts a VM. The phases of the boot are shown as they are reached, to who looks at a terminal or asks for more.
 pub(super) async fn start(
     clients: &mut Clients,
     uuid: &str,
@@ -49,12 +53,14 @@ pub(super) async fn start(
     };
     let failed = |status: tonic::Status| CliError::from(status).with_prefix(&prefix);
     let mut stream = clients.vms.start_vm(request).await.map_err(failed)?.into_inner();
+    let live = verbose || io::stderr().is_terminal();
+    let dim = Style::new().dimmed();
     let mut phases = 0;
     while let Some(item) = stream.message().await.map_err(failed)? {
         if let Some(Item::Phase(phase)) = item.item {
             phases += 1;
-            if verbose {
-                anstream::eprintln!("{}", phase_line(&phase));
+            if live {
+                anstream::eprintln!("{dim}{}{dim:#}", phase_line(&phase));
             }
         }
     }

@@ -52,6 +52,37 @@ impl Shell {
     }
 }
 
+/// Who looks at a terminal sees the phases of a boot without asking.
+#[tokio::test]
+async fn a_boot_is_shown_on_a_terminal() {
+    use std::io::Read as _;
+    let shell = Shell::start().await;
+    let uuid = shell.create().await;
+    let ours =
+        rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
+    rustix::pty::unlockpt(&ours).unwrap();
+    let name = rustix::pty::ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
+    let theirs = std::fs::OpenOptions::new().read(true).write(true).open(name).unwrap();
+    let socket = shell.agent.socket();
+    let output = tokio::task::spawn_blocking(move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmadm"));
+        command.env("ZONEWARD_ENDPOINT", format!("unix:{}", socket.display())).env("TERM", "xterm");
+        command.env_remove("NO_COLOR").args(["boot", &uuid]).stderr(theirs);
+        assert!(command.status().unwrap().success());
+        drop(command);
+        let mut text = Vec::new();
+        // The end of a terminal that nobody else has is an error.
+        let _ = std::fs::File::from(ours).read_to_end(&mut text);
+        String::from_utf8(text).unwrap()
+    })
+    .await
+    .unwrap();
+    let at = |what: &str| output.find(what).unwrap_or_else(|| panic!("{what}: {output:?}"));
+    assert!(at("ZONE_READY +") < at("HYPERVISOR_SPAWNED +"), "{output:?}");
+    assert!(at("RUNNING +") < at("Successfully started"), "{output:?}");
+    assert!(output.starts_with("\x1b[2mZONE_READY"), "colour on a terminal: {output:?}");
+}
+
 #[tokio::test]
 async fn the_journeys_texts() {
     let shell = Shell::start().await;

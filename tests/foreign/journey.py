@@ -8,17 +8,15 @@ vncdotool, stops and deletes. Exits with 0 when everything was as it should be.
 """
 
 import hashlib
-import json
 import subprocess
 import sys
 import threading
 import uuid as uuids
 
 import grpc
-from google.protobuf import json_format, message_factory
-from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from agent import Agent, dict_of
 
 ADDRESS, CERTS, ISO, PICTURE, VNCDO = sys.argv[1:]
 MACHINE = {
@@ -32,39 +30,10 @@ MACHINE = {
     "customer_metadata": {"text": "x", "flag": True, "number": 42},
 }
 
+agent = Agent(ADDRESS, CERTS)
+message, rpc = agent.message, agent.rpc
 
-def read(name):
-    with open(f"{CERTS}/{name}", "rb") as file:
-        return file.read()
-
-
-credentials = grpc.ssl_channel_credentials(read("ca.pem"), read("admin.key"), read("admin.pem"))
-channel = grpc.secure_channel(ADDRESS, credentials)
-pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
-
-
-def message(name, value=None):
-    cls = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"zoneward.v1.{name}"))
-    return json_format.ParseDict(value or {}, cls())
-
-
-def rpc(service, method):
-    found = pool.FindServiceByName(f"zoneward.v1.{service}").FindMethodByName(method)
-    answer = message_factory.GetMessageClass(found.output_type)
-    kind = ("stream" if found.client_streaming else "unary", "stream" if found.server_streaming else "unary")
-    call = getattr(channel, "_".join(kind))
-    return call(
-        f"/zoneward.v1.{service}/{method}",
-        request_serializer=lambda request: request.SerializeToString(),
-        response_deserializer=answer.FromString,
-    )
-
-
-def dict_of(value):
-    return json_format.MessageToDict(value, preserving_proto_field_name=True)
-
-
-health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="zoneward.v1.VmService"))
+health = health_pb2_grpc.HealthStub(agent.channel).Check(health_pb2.HealthCheckRequest(service="zoneward.v1.VmService"))
 assert health.status == health_pb2.HealthCheckResponse.SERVING
 
 # --- a refusal is understood -------------------------------------------------------------

@@ -2,12 +2,17 @@
 
 use std::{
     path::PathBuf,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::{Value, json};
 
-use super::support::real::{Real, guest, ok, run_with, target};
+use zoneward::proto::v1;
+
+use super::support::{
+    machine,
+    real::{Real, guest, ok, run_with, target},
+};
 
 pub(super) struct Foreign {
     pub(super) agent: Real,
@@ -46,6 +51,7 @@ async fn python_grpcio_by_reflection_and_a_vnc_viewer() {
     let picture = target().join("screen-by-vnc.png");
     let _ = std::fs::remove_file(&picture);
     let output = Command::new(foreign.tools.join("venv/bin/python"))
+        .arg("-B")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign/journey.py"))
         .arg(&foreign.address)
         .arg(foreign.certs.path())
@@ -63,6 +69,49 @@ async fn python_grpcio_by_reflection_and_a_vnc_viewer() {
         foreign.agent.log()
     );
     assert!(std::fs::metadata(picture).unwrap().len() > 2000, "not a blank screen");
+}
+
+/// A controller in Python that knows nothing but reflection, and an agent that goes away twice: killed, and asked to.
+#[tokio::test]
+async fn python_follows_events_over_restarts_with_its_cursor() {
+    use std::io::{BufRead as _, BufReader};
+    let mut foreign = foreign().await;
+    let mut clients = foreign.agent.clients().await;
+    let uuid = clients.create(machine()).await;
+    let mut python = Command::new(foreign.tools.join("venv/bin/python"))
+        .arg("-B")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign/follow.py"))
+        .args([foreign.address.as_str(), foreign.certs.path().to_str().unwrap(), "the-last"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(python.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), format!("vm {uuid}"));
+    assert_eq!(lines.next().unwrap(), "end");
+    let known = clients.journal().await.len();
+    let mut heard = Vec::new();
+
+    clients.start(&uuid).await.unwrap();
+    for kill in [true, false] {
+        match kill {
+            true => foreign.agent.kill(),
+            false => assert!(foreign.agent.terminate().success()),
+        }
+        // It hears that the agent is gone, each time.
+        heard.extend(lines.by_ref().take_while(|line| line != "again"));
+        foreign.agent.resume().await;
+        clients = foreign.agent.clients().await;
+        clients.create(machine()).await;
+    }
+    clients.stop(&uuid, true).await.unwrap();
+    let last = clients.create(v1::VmSpec { alias: Some("the-last".to_owned()), ..machine() }).await;
+    clients.delete(&last).await.unwrap();
+    heard.extend(lines.filter(|line| line != "again"));
+    assert!(python.wait().unwrap().success());
+    let journal = clients.journal().await;
+    let told: Vec<String> =
+        journal[known..].iter().map(|event| format!("event {}", event.sequence)).collect();
+    assert_eq!(heard, told, "each event once, and in order");
 }
 
 #[tokio::test]
