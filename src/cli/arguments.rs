@@ -370,9 +370,18 @@ pub(super) struct EventOptions {
     /// Begin with every VM as it is
     #[arg(long, conflicts_with = "cursor")]
     pub(super) snapshot: bool,
+    /// Begin at this time, like 2026-11-23T10:00:00Z, or so long ago, like 90s, 10m, 2h
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["cursor", "snapshot", "from_start"])]
+    pub(super) since: Option<String>,
     /// Go on after the event that had this cursor
     #[arg(long)]
     pub(super) cursor: Option<String>,
+    /// Go on as events happen; what it does without --no-follow
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// Leave once everything that the journal has is printed
+    #[arg(long, conflicts_with = "follow")]
+    pub(super) no_follow: bool,
     /// Only VMs that match, like tags.role=web; as in list
     #[arg(long = "filter", value_name = "FILTER")]
     pub(super) filters: Vec<String>,

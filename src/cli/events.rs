@@ -17,11 +17,12 @@ pub(super) async fn events(
     if let Some(uuid) = uuid {
         clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?;
     }
-    let start = match &options.cursor {
-        Some(cursor) => Start::Cursor(cursor.clone()),
-        None if options.from_start => Start::Beginning(true),
-        None if options.snapshot => Start::Snapshot(true),
-        None => Start::Now(true),
+    let start = match (&options.cursor, &options.since) {
+        (Some(cursor), _) => Start::Cursor(cursor.clone()),
+        (None, Some(since)) => Start::Time(time(since, jiff::Timestamp::now())?),
+        (None, None) if options.from_start => Start::Beginning(true),
+        (None, None) if options.snapshot => Start::Snapshot(true),
+        (None, None) => Start::Now(true),
     };
     let uuids = uuid.map(str::to_owned).into_iter().collect();
     let filters = options.filters.clone();
@@ -39,7 +40,7 @@ pub(super) async fn events(
                 ready_line(options, cursor)
             }
             Watched::Snapshot(vm) => snapshot_line(vm, options),
-            Watched::Bookmark | Watched::SnapshotEnd => continue,
+            Watched::Bookmark | Watched::SnapshotEnd => String::new(),
             Watched::Disconnected(why) => {
                 anstream::eprintln!("The connection to the agent is lost ({why}); trying again.");
                 continue;
@@ -50,8 +51,22 @@ pub(super) async fn events(
                 continue;
             }
         };
-        print(&text)?;
+        if !text.is_empty() {
+            print(&text)?;
+        }
+        if options.no_follow && item == Watched::Bookmark {
+            return Ok(());
+        }
     }
+}
+
+/// A time, or how long ago it was.
+fn time(text: &str, now: jiff::Timestamp) -> Result<prost_types::Timestamp, CliError> {
+    let ago = || text.parse::<jiff::SignedDuration>().ok().and_then(|ago| now.checked_sub(ago).ok());
+    let time = text.parse::<jiff::Timestamp>().ok().or_else(ago).ok_or_else(|| {
+        CliError::usage(format!("--since {text}: not a time like 2026-11-23T10:00:00Z, nor one like 10m"))
+    })?;
+    Ok(prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() })
 }
 
 /// A VM of the snapshot, as if it had just been made.

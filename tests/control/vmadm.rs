@@ -275,6 +275,26 @@ async fn events_are_printed_as_they_happen() {
     assert!(all.next_line().await.unwrap().unwrap().ends_with("create"));
 }
 
+/// What the journal has, and no waiting.
+#[tokio::test]
+async fn events_that_were() {
+    let shell = Shell::start().await;
+    assert_eq!(shell.ok(&["events", "--from-start", "--no-follow"]).await.0, "");
+    let uuid = shell.create().await;
+    let whole = shell.ok(&["events", "--from-start", "--no-follow", "--full"]).await.0;
+    assert!(whole.contains(&format!("{uuid} - create\n")), "{whole}");
+    assert_eq!(shell.ok(&["events", "--since", "1h", "--no-follow", "--full"]).await.0, whole);
+    assert_eq!(
+        shell.ok(&["events", "--since", "2020-01-01T00:00:00Z", "--no-follow", "--full"]).await.0,
+        whole
+    );
+    assert_eq!(shell.ok(&["events", "--since", "2120-01-01T00:00:00Z", "--no-follow"]).await.0, "");
+    let snapshot = shell.ok(&["events", "--snapshot", "--no-follow", "--full"]).await.0;
+    assert_eq!(snapshot, format!("{uuid} - is stopped\n"));
+    let (_, error) = shell.fails(2, &["events", "--since", "yesterday-ish"], "").await;
+    assert!(error.contains("--since yesterday-ish: not a time"), "{error}");
+}
+
 /// The same machine under another name, as it was when it was asked for.
 #[tokio::test]
 async fn changing_machines() {
