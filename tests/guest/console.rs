@@ -1,5 +1,7 @@
 //! What a real hypervisor does to its console, and what it says about itself.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::{
     support::{
         machine,
@@ -67,37 +69,60 @@ async fn info_and_screen() {
     assert!(png.len() > 2000, "not a blank screen: {} bytes", png.len());
 }
 
+/// What a viewer says until it is shown a screen.
+async fn greet(viewer: &mut tokio::net::TcpStream) {
+    let mut banner = [0; 12];
+    viewer.read_exact(&mut banner).await.unwrap();
+    assert_eq!(&banner, b"RFB 003.008\n");
+    viewer.write_all(&banner).await.unwrap();
+    let mut types = [0; 2];
+    viewer.read_exact(&mut types).await.unwrap();
+    assert_eq!(types, [1, 1], "one type: nothing is asked for");
+    viewer.write_all(&[1]).await.unwrap();
+    let mut result = [0; 4];
+    viewer.read_exact(&mut result).await.unwrap();
+    viewer.write_all(&[1]).await.unwrap();
+    // ServerInit: size, pixel format, name.
+    let mut init = [0; 24];
+    viewer.read_exact(&mut init).await.unwrap();
+    assert!(u16::from_be_bytes([init[0], init[1]]) >= 640, "{init:?}");
+    let name = u32::from_be_bytes([init[20], init[21], init[22], init[23]]);
+    viewer.read_exact(&mut vec![0; usize::try_from(name).unwrap()]).await.unwrap();
+}
+
 /// A screen over the API alone: the VM has no port, and a viewer's port is the operator's own.
 #[tokio::test]
 async fn a_viewer_sees_the_screen_without_a_port_of_the_host() {
     use std::io::{BufRead as _, BufReader};
 
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let agent = Real::start().await;
-    let (_clients, uuid, _) =
+    let (mut clients, uuid, _) =
         super::survival::booted_as(&agent, zoneward::proto::v1::VmSpec { vnc_port: Some(-1), ..machine() })
             .await;
     let mut tunnel =
         agent.vmadm_command().args(["vnc", &uuid]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut address = String::new();
     BufReader::new(tunnel.stdout.take().unwrap()).read_line(&mut address).unwrap();
-    for _ in 0..2 {
-        let mut viewer = tokio::net::TcpStream::connect(address.trim()).await.unwrap();
-        let mut banner = [0; 12];
-        viewer.read_exact(&mut banner).await.unwrap();
-        assert_eq!(&banner, b"RFB 003.008\n");
-        viewer.write_all(&banner).await.unwrap();
-        let mut types = [0; 2];
-        viewer.read_exact(&mut types).await.unwrap();
-        assert_eq!(types, [1, 1], "one type: nothing is asked for");
-        viewer.write_all(&[1]).await.unwrap();
-        let mut result = [0; 4];
-        viewer.read_exact(&mut result).await.unwrap();
-        viewer.write_all(&[1]).await.unwrap();
-        let mut size = [0; 4];
-        viewer.read_exact(&mut size).await.unwrap();
-        assert!(u16::from_be_bytes([size[0], size[1]]) >= 640, "{size:?}");
+    // One that is well-behaved stays while others are not.
+    let mut first = tokio::net::TcpStream::connect(address.trim()).await.unwrap();
+    greet(&mut first).await;
+    for garbage in [&[0xff_u8; 100_000][..], b"RFB 999.999\n", b"GET / HTTP/1.1\r\n\r\n"] {
+        let mut bad = tokio::net::TcpStream::connect(address.trim()).await.unwrap();
+        let _ = bad.write_all(garbage).await;
+        // It is cut off, with or without an answer.
+        let _ = bad.read_to_end(&mut Vec::new()).await;
     }
+    // As much garbage behind a proper greeting.
+    let mut bad = tokio::net::TcpStream::connect(address.trim()).await.unwrap();
+    greet(&mut bad).await;
+    let _ = bad.write_all(&[0xff; 100_000]).await;
+    let _ = bad.read_to_end(&mut Vec::new()).await;
+    // FramebufferUpdateRequest of the whole of a small corner; the answer is a FramebufferUpdate.
+    first.write_all(&[3, 0, 0, 0, 0, 0, 0, 16, 0, 16]).await.unwrap();
+    let mut answer = [9; 4];
+    first.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer[0], 0, "{answer:?}");
+    assert_eq!(clients.state(&uuid).await, zoneward::proto::v1::VmState::Running);
     tunnel.kill().unwrap();
     tunnel.wait().unwrap();
 }
