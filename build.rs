@@ -41,7 +41,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         let attribute = "#[serde(deserialize_with = \"crate::proto::flat_object\")]";
         config = config.field_attribute(format!(".zoneward.v1.VmSpec.{field}"), attribute);
     }
-    config.compile_fds(descriptors)?;
+    config.build_server(false).compile_fds(descriptors.clone())?;
+
+    // Servers apart: theirs is another form of the one message that goes to very many.
+    let servers = out.join("servers");
+    fs::create_dir_all(&servers)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .extern_path(".zoneward.v1", "crate::proto::v1")
+        .extern_path(".zoneward.v1.WatchEventsResponse", "crate::proto::Packed")
+        .out_dir(servers)
+        .compile_fds(descriptors)?;
     Ok(())
 }
 

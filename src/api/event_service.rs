@@ -3,13 +3,13 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use tokio::{sync::mpsc, time::Instant};
-use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tokio_util::sync::CancellationToken;
+use futures_util::stream::{self, Stream};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -21,15 +21,17 @@ use super::{
 use crate::{
     agent::{Agent, Error},
     events::{Cursor, CursorError, Watcher},
-    proto::v1::{
-        self, event_service_server::EventService, watch_events_request::Start, watch_events_response::Item,
+    proto::{
+        Packed,
+        v1::{
+            self, event_service_server::EventService, watch_events_request::Start,
+            watch_events_response::Item,
+        },
     },
     spec::filter::Filter,
     store::{Event, EventKind, EventQuery, Timestamp},
 };
 
-/// Items that wait in the transport of one watcher. Everything behind them waits in the journal.
-const BUFFER: usize = 16;
 /// Between bookmarks on an idle stream.
 const BOOKMARK: Duration = Duration::from_secs(20);
 /// VMs that a watch may name.
@@ -137,36 +139,34 @@ fn kinds(numbers: &[i32]) -> Result<Vec<&'static str>, Status> {
     numbers.iter().enumerate().map(name).collect()
 }
 
-/// The newest events in the contract's form, made once for all watchers.
+/// The newest events in the contract's bytes, made once for all watchers.
 #[derive(Debug, Default)]
-struct Shared(Mutex<VecDeque<(i64, Arc<v1::WatchEventsResponse>)>>);
+struct Shared(RwLock<VecDeque<(i64, Packed)>>);
 
 impl Shared {
-    fn get(&self, agent: &Agent, event: &Event) -> v1::WatchEventsResponse {
-        let find = |kept: &VecDeque<(i64, Arc<v1::WatchEventsResponse>)>| {
-            let place = kept.binary_search_by_key(&event.sequence, |(sequence, _)| *sequence).ok()?;
-            kept.get(place).map(|(_, item)| item.clone())
-        };
-        if let Some(item) = find(&self.lock()) {
-            return (*item).clone();
+    fn get(&self, agent: &Agent, event: &Event) -> Packed {
+        if let Some(item) = self.find(event.sequence) {
+            return item;
         }
-        let item = convert::event(agent.journal(), event);
-        let mut kept = self.lock();
+        let item = Packed::from(&convert::event(agent.journal(), event));
+        let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if kept.back().is_none_or(|(last, _)| *last < event.sequence) {
             if kept.len() == SHARED {
                 kept.pop_front();
             }
-            kept.push_back((event.sequence, Arc::new(item.clone())));
+            kept.push_back((event.sequence, item.clone()));
         }
         item
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(i64, Arc<v1::WatchEventsResponse>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn find(&self, sequence: i64) -> Option<Packed> {
+        let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let place = kept.binary_search_by_key(&sequence, |(kept, _)| *kept).ok()?;
+        kept.get(place).map(|(_, item)| item.clone())
     }
 }
 
-type EventStream = Pin<Box<dyn Stream<Item = Result<v1::WatchEventsResponse, Status>> + Send>>;
+type EventStream = Pin<Box<dyn Stream<Item = Result<Packed, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl EventService for Events {
@@ -184,10 +184,9 @@ impl EventService for Events {
         let watcher = tokio::task::spawn_blocking(move || this.watcher(request.start))
             .await
             .map_err(|_| Status::internal("the journal could not be read"))??;
-        let (sender, stream) = mpsc::channel(BUFFER);
-        let watch = Watch { agent: self.agent.clone(), shared: self.shared.clone(), watcher, wanted, sender };
-        tokio::spawn(watch.run(snapshot));
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        let watch = Watch::new(self, watcher, wanted, snapshot);
+        let next = |mut watch: Box<Watch>| async move { watch.next().await.map(|item| (item, watch)) };
+        Ok(Response::new(Box::pin(stream::unfold(Box::new(watch), next))))
     }
 
     async fn list_events(
@@ -218,82 +217,142 @@ impl EventService for Events {
     }
 }
 
-/// One caller's watch.
+/// One caller's watch. It goes on when the caller's connection takes more: nothing is made in advance, and nothing
+/// waits but in the journal.
 struct Watch {
     agent: Agent,
     shared: Arc<Shared>,
     watcher: Watcher,
     wanted: Wanted,
-    sender: mpsc::Sender<Result<v1::WatchEventsResponse, Status>>,
+    /// What is left of the snapshot to tell.
+    snapshot: Option<Snapshot>,
+    told_end: bool,
+    /// Nothing comes after an error.
+    over: bool,
+    bookmark_due: Instant,
+    // Made once, not for each event: they are registered with the runtime.
+    bookmark: Pin<Box<Sleep>>,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// A place among the VMs of a snapshot.
+#[derive(Debug, Default)]
+struct Snapshot {
+    page: VecDeque<Packed>,
+    after: Option<Uuid>,
+    last: bool,
 }
 
 impl Watch {
-    async fn run(mut self, snapshot: bool) {
-        if snapshot && self.tell_snapshot().await.is_none() {
-            return;
+    fn new(events: &Events, watcher: Watcher, wanted: Wanted, snapshot: bool) -> Self {
+        let bookmark_due = Instant::now() + BOOKMARK;
+        Self {
+            agent: events.agent.clone(),
+            shared: events.shared.clone(),
+            watcher,
+            wanted,
+            snapshot: snapshot.then(Snapshot::default),
+            told_end: false,
+            over: false,
+            bookmark_due,
+            bookmark: Box::pin(sleep_until(bookmark_due)),
+            stopping: Box::pin(events.agent.stopping().cancelled_owned()),
         }
-        let stopping: CancellationToken = self.agent.stopping();
-        let mut told_end = false;
-        // Also while events that the filter holds back go by: they move the cursor.
-        let mut bookmark_due = Instant::now() + BOOKMARK;
+    }
+
+    async fn next(&mut self) -> Option<Result<Packed, Status>> {
+        if self.over {
+            return None;
+        }
+        let item = match self.snapshot.take() {
+            Some(snapshot) => self.tell(snapshot).await,
+            None => self.follow().await,
+        };
+        self.over = item.is_err();
+        Some(item)
+    }
+
+    /// The next VM that is wanted, or that every VM was told.
+    async fn tell(&mut self, mut snapshot: Snapshot) -> Result<Packed, Status> {
+        while snapshot.page.is_empty() && !snapshot.last {
+            self.turn_page(&mut snapshot).await?;
+        }
+        match snapshot.page.pop_front() {
+            Some(item) => {
+                self.snapshot = Some(snapshot);
+                Ok(item)
+            }
+            None => Ok(self.place(Item::SnapshotEnd(v1::SnapshotEnd {}))),
+        }
+    }
+
+    async fn turn_page(&mut self, snapshot: &mut Snapshot) -> Result<(), Status> {
+        let (agent, filters, after) = (self.agent.clone(), self.wanted.filters.clone(), snapshot.after);
+        let (views, more) = tokio::task::spawn_blocking(move || agent.vms(after, PAGE, &filters))
+            .await
+            .map_err(|_| Status::internal("the VMs could not be read"))?;
+        snapshot.last = !more;
+        for view in views {
+            let record = &view.record;
+            snapshot.after = Some(record.uuid);
+            if !self.wanted.uuids.is_empty() && !self.wanted.uuids.contains(&record.uuid) {
+                continue;
+            }
+            self.wanted.met.insert(record.uuid);
+            self.wanted.seen.insert(record.uuid, record.generation);
+            let vm = convert::vm_with(record, view.spec.clone());
+            let item = v1::WatchEventsResponse { cursor: String::new(), item: Some(Item::Snapshot(vm)) };
+            snapshot.page.push_back(Packed::from(&item));
+        }
+        Ok(())
+    }
+
+    /// The next event that is wanted, or where the watch is.
+    async fn follow(&mut self) -> Result<Packed, Status> {
         loop {
             // Also what a watcher whose filter lets nothing through moves on with.
-            if !told_end && self.watcher.is_at_end() {
-                told_end = true;
-                if self.sender.send(Ok(self.bookmark(Item::Bookmark(v1::Bookmark {})))).await.is_err() {
-                    return;
-                }
+            if !self.told_end && self.watcher.is_at_end() {
+                self.told_end = true;
+                return Ok(self.place(Item::Bookmark(v1::Bookmark {})));
             }
-            let item = tokio::select! {
-                () = self.sender.closed() => return,
-                () = stopping.cancelled() => {
-                    let _ = self.sender.send(Err(status(Error::Stopping))).await;
-                    return;
-                }
-                () = tokio::time::sleep_until(bookmark_due) => {
-                    Ok(self.bookmark(Item::Bookmark(v1::Bookmark {})))
-                }
-                event = self.watcher.next() => match event {
-                    Ok(event) if !self.wanted.has(&self.agent, &event) => continue,
-                    Ok(event) => Ok(self.shared.get(&self.agent, &event)),
-                    Err(error) => Err(watch_status(error)),
+            let event = match self.watcher.ready() {
+                Some(event) => event,
+                None => tokio::select! {
+                    event = self.watcher.next() => event.map_err(watch_status)?,
+                    () = &mut self.stopping => return Err(status(Error::Stopping)),
+                    () = &mut self.bookmark => {
+                        if let Some(bookmark) = self.bookmark_if_due() {
+                            return Ok(bookmark);
+                        }
+                        continue;
+                    }
                 },
             };
-            bookmark_due = Instant::now() + BOOKMARK;
-            let last = item.is_err();
-            if self.sender.send(item).await.is_err() || last {
-                return;
+            if self.wanted.has(&self.agent, &event) {
+                self.bookmark_due = Instant::now() + BOOKMARK;
+                return Ok(self.shared.get(&self.agent, &event));
             }
+            // What the filter holds back moves the cursor as well.
+            if let Some(bookmark) = self.bookmark_if_due() {
+                return Ok(bookmark);
+            }
+            tokio::task::coop::consume_budget().await;
         }
     }
 
-    /// Every VM that is wanted, and the place from which on changes are told; nothing when the caller left.
-    async fn tell_snapshot(&mut self) -> Option<()> {
-        let mut after = None;
-        loop {
-            let (agent, filters) = (self.agent.clone(), self.wanted.filters.clone());
-            let page = tokio::task::spawn_blocking(move || agent.vms(after, PAGE, &filters)).await;
-            let (views, more) = page.ok()?;
-            for view in &views {
-                let record = &view.record;
-                after = Some(record.uuid);
-                if !self.wanted.uuids.is_empty() && !self.wanted.uuids.contains(&record.uuid) {
-                    continue;
-                }
-                self.wanted.met.insert(record.uuid);
-                self.wanted.seen.insert(record.uuid, record.generation);
-                let vm = convert::vm_with(record, view.spec.clone());
-                let item = v1::WatchEventsResponse { cursor: String::new(), item: Some(Item::Snapshot(vm)) };
-                self.sender.send(Ok(item)).await.ok()?;
-            }
-            if !more {
-                break;
-            }
+    fn bookmark_if_due(&mut self) -> Option<Packed> {
+        let now = Instant::now();
+        let due = now >= self.bookmark_due;
+        if due {
+            self.bookmark_due = now + BOOKMARK;
         }
-        self.sender.send(Ok(self.bookmark(Item::SnapshotEnd(v1::SnapshotEnd {})))).await.ok()
+        if due || self.bookmark.is_elapsed() {
+            self.bookmark.as_mut().reset(self.bookmark_due);
+        }
+        due.then(|| self.place(Item::Bookmark(v1::Bookmark {})))
     }
 
-    fn bookmark(&self, item: Item) -> v1::WatchEventsResponse {
-        v1::WatchEventsResponse { cursor: self.watcher.cursor().to_string(), item: Some(item) }
+    fn place(&self, item: Item) -> Packed {
+        Packed::from(&v1::WatchEventsResponse { cursor: self.watcher.cursor().to_string(), item: Some(item) })
     }
 }

@@ -172,12 +172,18 @@ pub struct Watcher {
 }
 
 impl Watcher {
+    /// The next event, if it is at hand.
+    pub fn ready(&mut self) -> Option<Arc<Event>> {
+        let event = self.ready.pop_front()?;
+        self.after = event.sequence;
+        Some(event)
+    }
+
     /// The next event; waits for it when there is none yet. Nothing is lost when the returned
     /// future is dropped.
     pub async fn next(&mut self) -> Result<Arc<Event>, WatchError> {
         loop {
-            if let Some(event) = self.ready.pop_front() {
-                self.after = event.sequence;
+            if let Some(event) = self.ready() {
                 return Ok(event);
             }
             let after = self.after;

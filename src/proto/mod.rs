@@ -1,10 +1,12 @@
 //! The contract: generated messages and services, and the machine model's two forms.
 
 mod json;
+mod packed;
 mod spec;
 mod update;
 
 pub use generated::{DESCRIPTORS, Rpc, v1};
+pub use packed::Packed;
 pub(crate) use spec::flat_object;
 pub use spec::{spec_from_proto, spec_to_json, spec_to_proto};
 pub use update::{json_to_update, update_to_json};
@@ -23,6 +25,7 @@ mod generated {
     /// `zoneward.v1`.
     pub mod v1 {
         tonic::include_proto!("zoneward.v1");
+        include!(concat!(env!("OUT_DIR"), "/servers/zoneward.v1.rs"));
     }
 
     include!(concat!(env!("OUT_DIR"), "/rpcs.rs"));
