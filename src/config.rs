@@ -29,6 +29,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Seconds that streams may go on after a request to stop.
     pub drain_seconds: u64,
+    /// VMs with autoboot that start at the same time after a start of the host. 0: none is started.
+    pub autoboot_parallel: u32,
     /// Certificates.
     pub tls: Tls,
     /// Sandboxes of hypervisors.
@@ -212,6 +214,7 @@ impl Default for Config {
             listen: String::new(),
             socket: None,
             drain_seconds: 5,
+            autoboot_parallel: 4,
             tls: Tls::default(),
             zone: Zone::default(),
             qemu: Qemu::default(),

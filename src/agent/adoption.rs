@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::{
     Agent,
     actor::{Actor, Live, unseen_exit},
+    autoboot,
     call::Call,
     change, create,
     error::Error,
@@ -87,6 +88,13 @@ async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
 
 /// Registers the VM under its actor.
 async fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
+    let record = match autoboot::pass_over(agent, record.clone()).await {
+        Ok(record) => record,
+        Err(error) => {
+            tracing::error!(vm = %record.uuid, %error, "the next start decides again whether it is started");
+            record
+        }
+    };
     let known: Vec<String> = record.spec.disks.iter().filter_map(|disk| disk.path.clone()).collect();
     let layout = agent.inner.layout.vm(record.uuid);
     let swept = tokio::task::spawn_blocking(move || remove_unknown_disks(&layout, &known)).await;
@@ -169,7 +177,7 @@ async fn stopped(agent: &Agent, record: VmRecord, ended: Ended) -> Result<(), Er
         vm.state = VmState::Stopped;
         vm.machine = None;
         if !never_ran {
-            vm.exit = Some(unseen_exit(vm, ended));
+            vm.exit = Some(unseen_exit(vm, ended, &agent.inner.platform.host_boot));
         }
     })
     .await?;

@@ -15,6 +15,7 @@
 
 mod actor;
 mod adoption;
+mod autoboot;
 mod call;
 mod calls;
 mod change;
@@ -132,6 +133,7 @@ impl Agent {
             }),
         };
         adoption::adopt_all(&agent, records).await;
+        autoboot::begin(&agent);
         // Finding out what the host can do may take seconds; it is done when the first VM is started.
         let platform = agent.inner.platform.clone();
         agent.inner.tasks.spawn(async move {

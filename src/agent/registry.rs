@@ -150,6 +150,11 @@ impl Registry {
         }
     }
 
+    /// All of them, in order.
+    pub(super) fn all(&self) -> Vec<VmHandle> {
+        self.handles(None, usize::MAX)
+    }
+
     fn handles(&self, after: Option<Uuid>, limit: usize) -> Vec<VmHandle> {
         let slots = self.read();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);

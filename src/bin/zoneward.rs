@@ -23,7 +23,7 @@ use zoneward::{
     agent::Agent,
     api,
     auth::{Files, Links, Listeners, Role, Tls, pki::Pki},
-    boot::Platform,
+    boot::{Platform, this_host_boot},
     browser::{self, Browser},
     config::Config,
     doctor::{self, Verdict},
@@ -156,6 +156,7 @@ async fn serve(config: Config) -> Result<(), AnyError> {
         kvm: Arc::new(Qemu::new(config.qemu.clone())),
         volumes: Arc::new(FileVolumes),
         links: Arc::new(NoUplink),
+        host_boot: this_host_boot()?,
     };
     // Adopts what an earlier agent left, before anybody can ask.
     let agent = Agent::start(config.clone(), platform).await?;

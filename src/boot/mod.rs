@@ -15,6 +15,7 @@
 //! only half made. The error carries the step and the hypervisor's last words.
 
 mod devices;
+mod host;
 mod plan;
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
@@ -32,6 +33,7 @@ use crate::{
     zone::{Process, Zone},
 };
 
+pub use host::this_host_boot;
 pub use plan::{boot, listen_vnc};
 
 /// The mechanisms of this host.
@@ -45,6 +47,8 @@ pub struct Platform {
     pub volumes: Arc<dyn Volumes>,
     /// Plugs interfaces.
     pub links: Arc<dyn Links>,
+    /// Tells this boot of the host from any other; see [`this_host_boot`].
+    pub host_boot: String,
 }
 
 impl Platform {

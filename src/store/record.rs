@@ -40,6 +40,10 @@ pub struct VmRecord {
     pub machine: Option<Machine>,
     /// How the last run ended.
     pub exit: Option<Exit>,
+    /// The boot of the host in which the VM was made, started, or decided to stay stopped. In another one it is
+    /// started once, if it has autoboot.
+    #[serde(default)]
+    pub host_boot: Option<String>,
     /// The TCP port of the VNC endpoint in the last run, so that it stays the same over a restart of
     /// the agent.
     pub vnc_port: Option<u16>,

@@ -6,6 +6,7 @@ mod support;
 
 mod adoption;
 mod auth;
+mod autoboot;
 mod boot;
 mod browser;
 mod cases;

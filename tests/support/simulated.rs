@@ -48,6 +48,8 @@ pub(crate) struct Simulated {
     pub(crate) host: SimulatedHost,
     pub(crate) hypervisor: SimulatedHypervisor,
     pub(crate) config: Config,
+    /// Which boot of the host the next agent finds itself in.
+    pub(crate) host_boot: String,
     running: Option<(CancellationToken, JoinHandle<()>, Agent)>,
 }
 
@@ -68,7 +70,8 @@ impl Simulated {
         edit(&mut config);
         let host = SimulatedHost::default();
         let hypervisor = SimulatedHypervisor::new(Processes(host.clone()));
-        let mut simulated = Self { dir, host, hypervisor, config, running: None };
+        let mut simulated =
+            Self { dir, host, hypervisor, config, host_boot: "first".to_owned(), running: None };
         simulated.resume().await;
         simulated
     }
@@ -79,6 +82,7 @@ impl Simulated {
             kvm: Arc::new(self.hypervisor.clone()),
             volumes: Arc::new(FileVolumes),
             links: Arc::new(NoUplink),
+            host_boot: self.host_boot.clone(),
         }
     }
 

@@ -41,9 +41,12 @@ fn out_of_memory(vm: &VmRecord) -> String {
 }
 
 /// How a run ended that no agent saw the end of.
-pub(in crate::agent) fn unseen_exit(vm: &VmRecord, ended: Ended) -> Exit {
+pub(in crate::agent) fn unseen_exit(vm: &VmRecord, ended: Ended, this_host_boot: &str) -> Exit {
     let (reason, detail) = match ended {
         Ended::OutOfMemory => (ExitReason::OutOfMemory, out_of_memory(vm)),
+        _ if vm.host_boot.as_ref().is_some_and(|boot| boot != this_host_boot) => {
+            (ExitReason::Unknown, "the host was restarted while the VM ran".to_owned())
+        }
         _ => (ExitReason::Unknown, "the hypervisor ended while no agent was there to see it".to_owned()),
     };
     Exit { reason, status: status(ended), time: Timestamp::now(), detail }

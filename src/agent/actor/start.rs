@@ -36,6 +36,7 @@ impl Actor {
         let since = std::time::Instant::now();
         let starting = self.changed(|vm| {
             vm.state = VmState::Starting;
+            vm.host_boot = Some(self.agent.inner.platform.host_boot.clone());
             edit(vm);
         });
         self.commit(call, starting, Vec::new(), None).await?;

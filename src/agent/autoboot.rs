@@ -1,0 +1,88 @@
+//! Starting VMs with their host: each with autoboot once for each boot of the host.
+//!
+//! ```text
+//!   record.host_boot is        the VM is            then it is
+//!   this boot                  anything             left alone: it had its turn
+//!   another                    stopped, autoboot    started; the commit "starting" gives it this boot
+//!   another, or none           anything else        given this boot, so that a later change of autoboot
+//!                                                   does not start it when the agent is restarted
+//! ```
+//!
+//! An agent that is killed in the middle leaves the others with the old boot, and the next goes on with them. A
+//! boot that fails is not repeated. Records of agents that had no autoboot have no boot at all: an upgrade starts
+//! nothing.
+
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{Agent, actor::Command, call::Call, error::Error};
+use crate::{
+    spec::{BootOptions, VmState},
+    store::{Commit, VmChange, VmRecord},
+};
+
+/// Starts in the background what has to be started.
+pub(super) fn begin(agent: &Agent) {
+    let parallel = parallel(agent);
+    let vms = agent.inner.registry.all().into_iter().map(|handle| handle.record());
+    let mut due: Vec<_> = vms.filter(|vm| is_due(agent, vm)).map(|vm| (vm.created, vm.uuid)).collect();
+    if due.is_empty() {
+        return;
+    }
+    // The oldest first: what others were built on.
+    due.sort();
+    tracing::info!(vms = due.len(), parallel, "the host was started; starting its VMs");
+    let worker = agent.clone();
+    agent.inner.tasks.spawn(async move {
+        let starts = stream::iter(due).for_each_concurrent(parallel, |(_, uuid)| {
+            let agent = worker.clone();
+            async move {
+                match start(&agent, uuid).await {
+                    Ok(()) | Err(Error::Stopping | Error::VmNotFound { .. }) => {}
+                    Err(error) => tracing::error!(vm = %uuid, %error, "autoboot"),
+                }
+            }
+        });
+        let _ = worker.stopping().run_until_cancelled(starts).await;
+    });
+}
+
+/// Takes the VM's turn away, unless it is due. Without an event: nothing that anybody sees is different.
+pub(super) async fn pass_over(agent: &Agent, mut vm: VmRecord) -> Result<VmRecord, Error> {
+    let this = &agent.inner.platform.host_boot;
+    if vm.host_boot.as_ref() != Some(this) && !is_due(agent, &vm) {
+        vm.host_boot = Some(this.clone());
+        let vm = Some(VmChange::Put(Box::new(vm.clone())));
+        agent.inner.store.commit(Commit { vm, ..Commit::default() }).await?;
+    }
+    Ok(vm)
+}
+
+fn is_due(agent: &Agent, vm: &VmRecord) -> bool {
+    let another = vm.host_boot.as_ref().is_some_and(|boot| *boot != agent.inner.platform.host_boot);
+    another && vm.state == VmState::Stopped && vm.spec.autoboot() && parallel(agent) > 0
+}
+
+fn parallel(agent: &Agent) -> usize {
+    usize::try_from(agent.inner.config.autoboot_parallel).unwrap_or(usize::MAX)
+}
+
+/// Starts a VM, unless somebody else decided about it meanwhile.
+async fn start(agent: &Agent, uuid: Uuid) -> Result<(), Error> {
+    loop {
+        let handle = agent.inner.registry.get(uuid)?;
+        let vm = handle.record();
+        if !is_due(agent, &vm) {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        let (call, etag, options) = (Call::own(), vm.etag(), BootOptions::default());
+        handle.send(Command::Start { call, etag, options, progress: None, reply })?;
+        match answer.await.map_err(|_| Error::Stopping)? {
+            // It was changed in between: look again.
+            Err(Error::EtagMismatch { .. }) => {}
+            result => return result.map(drop),
+        }
+    }
+}

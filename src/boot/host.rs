@@ -1,0 +1,30 @@
+//! Which boot of the host this is.
+
+use std::{io, path::Path};
+
+/// Made by the kernel at its start.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Names this boot of the host; after a restart of the host it is another.
+pub fn this_host_boot() -> io::Result<String> {
+    read(Path::new(BOOT_ID))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    Ok(std::fs::read_to_string(path).map_err(with_path)?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_stays_the_same_until_the_host_is_restarted() {
+        let boot = this_host_boot().unwrap();
+        assert_eq!(boot.len(), 36, "{boot}");
+        assert_eq!(boot, this_host_boot().unwrap());
+        let error = read(Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.starts_with("/nowhere: "), "{error}");
+    }
+}
