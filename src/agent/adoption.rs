@@ -6,7 +6,8 @@
 //! | provisioning | anything | removed, as if it had never been |
 //! | deleting | anything | deleted |
 //! | starting | a process that does not run guest code yet | killed, stopped |
-//! | any with a hypervisor | no process | stopped |
+//! | any with a hypervisor | no process | stopped; started again, if it was to be rebooted |
+//! | stopping | the process, and it answers | stopping, until the deadline that was set |
 //! | any with a hypervisor | the process, and it answers | as it was |
 //! | any with a hypervisor | the process, silent; or nobody can tell | lost, and left alone |
 
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 
 use super::{
     Agent,
-    actor::{Actor, Live, unseen_exit},
+    actor::{Actor, Live, stop_result, unseen_exit},
     autoboot,
     call::Call,
     change, create,
@@ -27,7 +28,7 @@ use crate::{
     hypervisor::{HypervisorError, InfoType, Machine, RunStatus},
     spec::{Limits, VmState},
     storage::remove_unknown_disks,
-    store::{Commit, EventKind, Timestamp, VmChange, VmRecord},
+    store::{Answer, Commit, EventKind, Timestamp, VmChange, VmRecord, WaitingCall},
     zone::{Ended, Found, Process},
 };
 
@@ -173,14 +174,27 @@ async fn take_over(
 async fn stopped(agent: &Agent, record: VmRecord, ended: Ended) -> Result<(), Error> {
     agent.inner.platform.zone.forget(record.uuid, &agent.inner.layout.vm(record.uuid)).await;
     let never_ran = record.state == VmState::Starting;
-    let record = change(agent, record, |vm| {
-        vm.state = VmState::Stopped;
-        vm.machine = None;
-        if !never_ran {
-            vm.exit = Some(unseen_exit(vm, ended, &agent.inner.platform.host_boot));
-        }
-    })
-    .await?;
+    // The actor does the second half of a reboot, and answers its calls. Others are answered now.
+    let (reboot, stop) = match record.stop.clone() {
+        Some(stop) if stop.then_start => (Some(stop), None),
+        stop => (None, stop),
+    };
+    let mut vm = record.clone();
+    vm.state = VmState::Stopped;
+    vm.machine = None;
+    vm.stop = reboot;
+    if !never_ran {
+        vm.exit = Some(unseen_exit(&record, ended, &agent.inner.platform.host_boot));
+    }
+    let calls = stop.map(|stop| stop.calls).unwrap_or_default();
+    let answers = |vm: &VmRecord| {
+        let answer = |call: WaitingCall| {
+            let result = stop_result(vm, call.reboots);
+            Call::from_waiting(call).answer(&result)
+        };
+        calls.into_iter().filter_map(answer).collect()
+    };
+    let record = commit(agent, record, vm, answers).await?;
     enter(agent, record, None).await;
     Ok(())
 }
@@ -202,6 +216,15 @@ async fn lost(
 async fn change(agent: &Agent, old: VmRecord, edit: impl FnOnce(&mut VmRecord)) -> Result<VmRecord, Error> {
     let mut vm = old.clone();
     edit(&mut vm);
+    commit(agent, old, vm, |_| Vec::new()).await
+}
+
+async fn commit(
+    agent: &Agent,
+    old: VmRecord,
+    mut vm: VmRecord,
+    answers: impl FnOnce(&VmRecord) -> Vec<Answer>,
+) -> Result<VmRecord, Error> {
     if vm == old {
         return Ok(vm);
     }
@@ -211,7 +234,7 @@ async fn change(agent: &Agent, old: VmRecord, edit: impl FnOnce(&mut VmRecord)) 
     let commit = Commit {
         vm: Some(VmChange::Put(Box::new(vm.clone()))),
         events: vec![Call::own().event(vm.uuid, kind)],
-        answers: Vec::new(),
+        answers: answers(&vm),
     };
     agent.inner.store.commit(commit).await?;
     Ok(vm)

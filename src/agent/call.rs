@@ -8,7 +8,7 @@ use super::error::Error;
 use crate::{
     spec::Note,
     storage::Entry,
-    store::{Answer, BootPhase, Change, EventKind, NewEvent, VmRecord},
+    store::{Answer, BootPhase, Change, EventKind, NewEvent, VmRecord, WaitingCall},
 };
 
 /// Who asks for a change.
@@ -72,9 +72,20 @@ impl From<&Entry> for FileOutcome {
 pub type BootProgress = Option<mpsc::Sender<BootPhase>>;
 
 impl Call {
+    /// One that an earlier agent was asked.
+    pub(super) fn from_waiting(call: WaitingCall) -> Self {
+        Self { actor: call.actor, request_id: call.request_id, digest: call.digest }
+    }
+
     /// The agent's own doing.
     pub(super) fn own() -> Self {
         Self { actor: String::new(), request_id: None, digest: [0; 32] }
+    }
+
+    /// For the agent that has to answer it, should that be another one.
+    pub(super) fn waiting(&self, reboots: bool) -> WaitingCall {
+        let Self { actor, request_id, digest } = self.clone();
+        WaitingCall { actor, request_id, digest, reboots }
     }
 
     /// A fact that this call caused.

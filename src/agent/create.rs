@@ -95,6 +95,7 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
         modified: now,
         machine: None,
         exit: None,
+        stop: None,
         host_boot: Some(agent.inner.platform.host_boot.clone()),
         vnc_port: None,
     }

@@ -14,7 +14,6 @@ use super::{Clients, error::CliError, machine};
 use crate::{
     client::is_passing,
     proto::v1::{self, attach_request, attach_response, read_log_response},
-    spec::VmState,
 };
 
 /// Ctrl-]
@@ -71,7 +70,8 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Result<(), CliError> {
     let vm = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?.into_inner().vm;
     let state = machine::state(vm.unwrap_or_default().status.unwrap_or_default().state());
-    if state != VmState::Running {
+    // A guest that hangs on its way down is looked at most of all.
+    if !state.has_hypervisor() {
         return Err(CliError::failed(format!(
             "cannot connect to console when state is \"{state}\" must be \"running\"."
         )));

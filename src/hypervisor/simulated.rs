@@ -229,6 +229,7 @@ impl Machine for SimulatedMachine {
     }
 
     async fn press_power_button(&self) -> Result<(), HypervisorError> {
+        self.done("power button")?;
         if !lock(&self.host.faults).deaf {
             let event = MachineEvent::Shutdown { guest: true, reason: "guest-shutdown".into() };
             let _ = self.knobs.events.send(event).await;

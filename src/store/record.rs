@@ -1,5 +1,7 @@
 //! What is kept of a VM.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -15,6 +17,18 @@ impl Timestamp {
     #[must_use]
     pub fn now() -> Self {
         Self(jiff::Timestamp::now().as_millisecond())
+    }
+
+    /// So much later.
+    #[must_use]
+    pub fn later(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// How long it is until then; nothing when it is over.
+    #[must_use]
+    pub fn until(self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(Self::now().0)).unwrap_or(0))
     }
 }
 
@@ -40,6 +54,9 @@ pub struct VmRecord {
     pub machine: Option<Machine>,
     /// How the last run ended.
     pub exit: Option<Exit>,
+    /// The stop that is under way; with a reboot until the VM runs again.
+    #[serde(default)]
+    pub stop: Option<StopPlan>,
     /// The boot of the host in which the VM was made, started, or decided to stay stopped. In another one it is
     /// started once, if it has autoboot.
     #[serde(default)]
@@ -70,6 +87,30 @@ pub struct Machine {
     /// Its CD drives.
     #[serde(default)]
     pub cds: Vec<CdDrive>,
+}
+
+/// A stop as it was meant, so that the next agent finishes it as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopPlan {
+    /// When the power is cut.
+    pub deadline: Timestamp,
+    /// A reboot: the VM is started again.
+    pub then_start: bool,
+    /// The calls whose answers wait for its end.
+    pub calls: Vec<WaitingCall>,
+}
+
+/// A call that is answered later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingCall {
+    /// Who called.
+    pub actor: String,
+    /// The caller's id of the request.
+    pub request_id: Option<Uuid>,
+    /// Of the request's content.
+    pub digest: [u8; 32],
+    /// It wants the VM to run again.
+    pub reboots: bool,
 }
 
 /// A CD drive of a running machine.

@@ -5,11 +5,11 @@ use zoneward::{
     hypervisor::simulated::Faults,
     proto::v1,
     spec::VmState,
-    store::{Commit, Store, VmChange, VmRecord},
+    store::{Commit, StopPlan, Store, Timestamp, VmChange, VmRecord},
     zone::Ended,
 };
 
-use super::support::{machine, reason, simulated::Simulated};
+use super::support::{Clients, eventually, machine, reason, simulated::Simulated};
 
 async fn restarted(between: impl AsyncFnOnce(&Simulated, &str)) -> (Simulated, String) {
     let mut agent = Simulated::start().await;
@@ -24,11 +24,16 @@ async fn restarted(between: impl AsyncFnOnce(&Simulated, &str)) -> (Simulated, S
 
 /// Rewrites a record as an agent that was killed would have left it.
 async fn left_as(agent: &Simulated, uuid: &str, state: VmState) {
+    left(agent, uuid, |vm| vm.state = state).await;
+}
+
+async fn left(agent: &Simulated, uuid: &str, edit: impl FnOnce(&mut VmRecord)) {
     let path = agent.config.state_dir.join("state.db");
     let reader = zoneward::store::Reader::open(&path).unwrap();
-    let record = reader.vms().unwrap().into_iter().find(|vm| vm.uuid.to_string() == uuid).unwrap();
+    let mut record = reader.vms().unwrap().into_iter().find(|vm| vm.uuid.to_string() == uuid).unwrap();
+    edit(&mut record);
     let store = Store::open(&path, zoneward::store::Keep::default(), |_| ()).unwrap();
-    let vm = Some(VmChange::Put(Box::new(VmRecord { state, ..record })));
+    let vm = Some(VmChange::Put(Box::new(record)));
     store.commit(Commit { vm, ..Commit::default() }).await.unwrap();
 }
 
@@ -83,7 +88,7 @@ async fn a_lost_one_that_answers_again_is_found() {
     let mut clients = agent.clients().await;
     assert_eq!(clients.state(&uuid).await, v1::VmState::Lost);
     agent.hypervisor.set_faults(Faults::default());
-    super::support::eventually("found", || {
+    eventually("found", || {
         let (mut clients, uuid) = (clients.clone(), uuid.clone());
         async move { (clients.state(&uuid).await == v1::VmState::Running).then_some(()) }
     })
@@ -118,6 +123,127 @@ async fn a_stop_that_was_interrupted_is_finished() {
     assert_eq!(clients.state(&uuid).await, v1::VmState::Stopped);
 }
 
+fn plan(then_start: bool, seconds: i64) -> Option<StopPlan> {
+    let deadline = Timestamp(Timestamp::now().0 + seconds * 1000);
+    Some(StopPlan { deadline, then_start, calls: Vec::new() })
+}
+
+async fn until(clients: &Clients, uuid: &str, state: v1::VmState) {
+    eventually("the state", || {
+        let (mut clients, uuid) = (clients.clone(), uuid.to_owned());
+        async move { (clients.state(&uuid).await == state).then_some(()) }
+    })
+    .await;
+}
+
+/// Wherever the agent was killed on the way through a reboot, the VM runs again in the end: once.
+#[tokio::test]
+async fn a_reboot_that_was_interrupted_is_finished() {
+    for (state, alive) in [
+        (VmState::Stopping, true),
+        (VmState::Stopping, false),
+        (VmState::Stopped, false),
+        (VmState::Starting, false),
+    ] {
+        let (mut agent, uuid) = restarted(async |agent, uuid| {
+            if !alive {
+                agent.process(uuid).end(Ended::Code(0));
+            }
+            left(agent, uuid, |vm| {
+                vm.state = state;
+                vm.stop = plan(true, 60);
+                if state == VmState::Stopped {
+                    vm.machine = None;
+                }
+            })
+            .await;
+        })
+        .await;
+        let mut clients = agent.clients().await;
+        until(&clients, &uuid, v1::VmState::Running).await;
+        let boots = |event: &v1::Event| match &event.kind {
+            Some(v1::event::Kind::Boot(phase)) => phase.phase() == v1::boot_phase::Phase::Running,
+            _ => false,
+        };
+        assert_eq!(clients.journal().await.iter().filter(|event| boots(event)).count(), 2, "{state}");
+        // Nothing of it is left.
+        agent.stop().await;
+        agent.resume().await;
+        let mut clients = agent.clients().await;
+        assert_eq!(clients.state(&uuid).await, v1::VmState::Running);
+        assert_eq!(clients.journal().await.iter().filter(|event| boots(event)).count(), 2, "{state}");
+    }
+}
+
+/// The deadline is the caller's, not the next agent's.
+#[tokio::test]
+async fn a_stop_keeps_its_deadline() {
+    for (seconds, stops) in [(-5, true), (3600, false)] {
+        let (agent, uuid) = restarted(async |agent, uuid| {
+            agent.hypervisor.set_faults(Faults { deaf: true, ..Faults::default() });
+            left(agent, uuid, |vm| {
+                vm.state = VmState::Stopping;
+                vm.stop = plan(false, seconds);
+            })
+            .await;
+        })
+        .await;
+        let mut clients = agent.clients().await;
+        if stops {
+            until(&clients, &uuid, v1::VmState::Stopped).await;
+        } else {
+            // It was asked again, and did not hear.
+            eventually("the power button", || {
+                let done = agent.hypervisor.done(Simulated::uuid(&uuid));
+                async move { done.iter().any(|what| what.contains("power")).then_some(()) }
+            })
+            .await;
+            assert_eq!(clients.state(&uuid).await, v1::VmState::Stopping);
+            clients.stop(&uuid, true).await.unwrap();
+        }
+    }
+}
+
+/// Who asked the earlier agent gets the answer from the next.
+#[tokio::test]
+async fn the_answer_to_an_interrupted_stop_is_kept() {
+    for while_away in [true, false] {
+        let mut agent = Simulated::start().await;
+        let mut clients = agent.clients().await;
+        let uuid = clients.create(machine()).await;
+        clients.start(&uuid).await.unwrap();
+        agent.hypervisor.set_faults(Faults { deaf: true, ..Faults::default() });
+        let request = v1::StopVmRequest {
+            uuid: uuid.clone(),
+            timeout_seconds: Some(3600),
+            request_id: "7d444840-9dc0-11d1-b245-5ffdce74fad2".to_owned(),
+            ..Default::default()
+        };
+        let call = tokio::spawn({
+            let (mut clients, request) = (clients.clone(), request.clone());
+            async move { clients.vms.stop_vm(request).await }
+        });
+        until(&clients, &uuid, v1::VmState::Stopping).await;
+        agent.stop().await;
+        call.await.unwrap().unwrap_err();
+        if while_away {
+            agent.process(&uuid).end(Ended::Code(0));
+        }
+        agent.resume().await;
+        if !while_away {
+            agent.process(&uuid).end(Ended::Code(0));
+        }
+        let mut clients = agent.clients().await;
+        until(&clients, &uuid, v1::VmState::Stopped).await;
+        let exit = clients.get(&uuid).await.unwrap().status.unwrap().exit.unwrap();
+        assert_eq!(exit.reason(), v1::ExitReason::Operator);
+        clients.start(&uuid).await.unwrap();
+        let answer = clients.vms.stop_vm(request).await.unwrap().into_inner();
+        assert!(!answer.already_stopped);
+        assert_eq!(clients.state(&uuid).await, v1::VmState::Running, "a repeat does not act");
+    }
+}
+
 #[tokio::test]
 async fn a_boot_that_was_interrupted_before_the_process_is_stopped() {
     let mut agent = Simulated::start().await;
@@ -147,7 +273,7 @@ async fn vm_json_is_repaired() {
     })
     .await;
     let path = agent.zonepath(&uuid).join("vm.json");
-    super::support::eventually("repaired", || {
+    eventually("repaired", || {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let uuid = uuid.clone();
         async move { text.contains(&uuid).then_some(()) }

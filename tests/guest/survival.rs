@@ -84,3 +84,27 @@ async fn sigterm_leaves_guests_alone_too() {
     let status = clients.get(&uuid).await.unwrap().status.unwrap();
     assert_eq!(status.state(), v1::VmState::Stopped);
 }
+
+/// A reboot whose agent is killed while the guest takes its time: the next agent starts the VM again.
+#[tokio::test]
+async fn a_reboot_outlives_its_agent() {
+    let mut agent = Real::start().await;
+    let (mut clients, uuid, offset) = booted(&agent).await;
+    agent.vmadm_with(&["console", &uuid], "acpi ignore; echo deaf-$((1+1))\n");
+    clients.console_until(&uuid, offset, "deaf-2").await;
+    let mut reboot = agent.vmadm_command().args(["reboot", &uuid]).spawn().unwrap();
+    let state = |wanted: v1::VmState, clients: &Clients| {
+        let (mut clients, uuid) = (clients.clone(), uuid.clone());
+        async move { (clients.state(&uuid).await == wanted).then_some(()) }
+    };
+    super::support::eventually("it stops", || state(v1::VmState::Stopping, &clients)).await;
+    agent.kill();
+    assert!(!reboot.wait().unwrap().success());
+    agent.resume().await;
+    let mut clients = agent.clients().await;
+    let pid = clients.get(&uuid).await.unwrap().status.unwrap().pid;
+    agent.vmadm_with(&["console", &uuid], "poweroff -f\n");
+    super::support::eventually("it runs again", || state(v1::VmState::Running, &clients)).await;
+    assert_ne!(clients.get(&uuid).await.unwrap().status.unwrap().pid, pid, "another hypervisor");
+    clients.stop(&uuid, true).await.unwrap();
+}

@@ -43,6 +43,7 @@ fn out_of_memory(vm: &VmRecord) -> String {
 /// How a run ended that no agent saw the end of.
 pub(in crate::agent) fn unseen_exit(vm: &VmRecord, ended: Ended, this_host_boot: &str) -> Exit {
     let (reason, detail) = match ended {
+        _ if vm.state == VmState::Stopping => (ExitReason::Operator, String::new()),
         Ended::OutOfMemory => (ExitReason::OutOfMemory, out_of_memory(vm)),
         _ if vm.host_boot.as_ref().is_some_and(|boot| boot != this_host_boot) => {
             (ExitReason::Unknown, "the host was restarted while the VM ran".to_owned())
@@ -50,6 +51,15 @@ pub(in crate::agent) fn unseen_exit(vm: &VmRecord, ended: Ended, this_host_boot:
         _ => (ExitReason::Unknown, "the hypervisor ended while no agent was there to see it".to_owned()),
     };
     Exit { reason, status: status(ended), time: Timestamp::now(), detail }
+}
+
+/// What a call is told whose VM is stopped now.
+pub(in crate::agent) fn stop_result(vm: &VmRecord, reboots: bool) -> Result<Outcome, Error> {
+    if reboots {
+        let message = "the VM was stopped by another call while it was to be rebooted".to_owned();
+        return Err(Error::WrongState { uuid: vm.uuid, state: vm.state, message });
+    }
+    Ok(Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() })
 }
 
 impl Actor {
@@ -67,6 +77,8 @@ impl Actor {
             vm.state = VmState::Stopped;
             vm.machine = None;
             vm.exit = Some(exit);
+            // The second half of a reboot is still to be done.
+            vm.stop = vm.stop.take().filter(|_| then_start);
         });
         let cause = waiting.first().map_or_else(Call::own, |first| first.call.clone());
         if then_start {
@@ -78,15 +90,8 @@ impl Actor {
             }
             return;
         }
-        let stopped = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() };
-        let overtaken = Error::WrongState {
-            uuid: vm.uuid,
-            state: vm.state,
-            message: "the VM was stopped by another call while it was to be rebooted".to_owned(),
-        };
-        let result = |waiting: &Waiting| {
-            if waiting.reboots { Err(overtaken.clone()) } else { Ok(stopped.clone()) }
-        };
+        let stopped = vm.clone();
+        let result = |waiting: &Waiting| stop_result(&stopped, waiting.reboots);
         let answers: Vec<_> =
             waiting.iter().filter_map(|waiting| waiting.call.answer(&result(waiting))).collect();
         self.commit_surely(&cause, vm, answers).await;

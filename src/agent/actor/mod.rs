@@ -30,7 +30,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-pub(super) use ended::unseen_exit;
+pub(super) use ended::{stop_result, unseen_exit};
 
 use super::{
     Agent,
@@ -49,7 +49,7 @@ use crate::{
 };
 use control::Control;
 use ended::LastWords;
-use stop::Stop;
+use stop::{Manner, Stop};
 
 /// Between looks for a hypervisor that does not answer.
 const LOOK_FOR_LOST: Duration = Duration::from_secs(5);
@@ -154,7 +154,6 @@ impl Actor {
         let (published, watched) = watch::channel(Arc::new(record.clone()));
         let zonepath = layout.zonepath().display().to_string();
         let handle = VmHandle::new(record.uuid, zonepath, sender, watched, console.clone());
-        let resume_stop = record.state == VmState::Stopping;
         let mut actor = Self {
             agent: agent.clone(),
             layout,
@@ -167,9 +166,7 @@ impl Actor {
             last_words: None,
         };
         agent.inner.tasks.spawn(async move {
-            if resume_stop {
-                actor.resume_stop().await;
-            }
+            actor.resume_stop().await;
             actor.run().await;
         });
         handle
@@ -263,7 +260,8 @@ impl Actor {
                 .wrong_state("nobody can tell whether the VM's hypervisor lives; stop it with force first"));
         }
         if let Some(process) = self.live.process.clone() {
-            self.enter_stop(call, true, Duration::ZERO, |_| ()).await?.then_start = false;
+            let manner = Manner { force: true, timeout: Duration::ZERO, then_start: false, answered: false };
+            self.enter_stop(call, manner, |_| ()).await?;
             let ended = process.ended().await;
             self.on_ended(ended).await;
         }

@@ -50,7 +50,10 @@ impl Actor {
                     step: failure.step.to_owned(),
                     reason: failure.reason,
                 };
-                let stopped = self.changed(|vm| vm.state = VmState::Stopped);
+                let stopped = self.changed(|vm| {
+                    vm.state = VmState::Stopped;
+                    vm.stop = None;
+                });
                 self.commit_surely(call, stopped, call.answer(&Err(error.clone()))).await;
                 Err(error)
             }
@@ -112,6 +115,7 @@ impl Actor {
             vm.state = VmState::Running;
             vm.machine = Some(machine);
             vm.exit = None;
+            vm.stop = None;
             vm.vnc_port = port;
         });
         let outcome = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases };

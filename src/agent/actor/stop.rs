@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{Actor, Reply};
 use crate::{
@@ -10,12 +10,13 @@ use crate::{
         call::{Call, Outcome},
         error::Error,
     },
-    spec::VmState,
-    store::VmRecord,
+    spec::{BootOptions, VmState},
+    store::{StopPlan, Timestamp, VmRecord, WaitingCall},
 };
 
 /// Longest wait for a guest to obey the power button, in seconds: a day.
 const MAX_TIMEOUT: u32 = 86_400;
+const MAX_LEFT: Duration = Duration::from_secs(MAX_TIMEOUT as u64);
 /// vmadm's patience with a reboot.
 const REBOOT: Duration = Duration::from_secs(180);
 
@@ -34,6 +35,25 @@ pub(super) struct Waiting {
     pub(super) reply: Reply,
     /// It wants the VM to run again.
     pub(super) reboots: bool,
+}
+
+impl Waiting {
+    /// Its caller hears nothing any more, but a repeat gets the answer.
+    fn of_an_earlier_agent(call: WaitingCall) -> Self {
+        let (reply, _) = oneshot::channel();
+        Self { reboots: call.reboots, call: Call::from_waiting(call), reply }
+    }
+}
+
+/// How a VM is stopped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    pub(super) force: bool,
+    /// Until its power is cut.
+    pub(super) timeout: Duration,
+    pub(super) then_start: bool,
+    /// The end of the stop answers the call.
+    pub(super) answered: bool,
 }
 
 /// Callers that may wait for one stop.
@@ -58,14 +78,14 @@ impl Actor {
         }
         let timeout = Duration::from_secs(timeout_seconds.min(MAX_TIMEOUT).into());
         let begun = match self.may_stop(etag, force) {
-            Ok(()) => self.enter_stop(&call, force, timeout, |vm| vm.spec.autoboot = Some(false)).await,
+            Ok(()) => {
+                let manner = Manner { force, timeout, then_start: false, answered: true };
+                self.enter_stop(&call, manner, |vm| vm.spec.autoboot = Some(false)).await
+            }
             Err(error) => Err(error),
         };
         match begun {
-            Ok(stop) => {
-                stop.then_start = false;
-                stop.waiting.push(Waiting { call, reply, reboots: false });
-            }
+            Ok(stop) => stop.waiting.push(Waiting { call, reply, reboots: false }),
             Err(error) => {
                 let _ = reply.send(Err(error));
             }
@@ -92,22 +112,29 @@ impl Actor {
         }
     }
 
-    /// Commits the intention, then acts on it.
+    /// Commits the intention, then acts on it. A stop that is under way is joined; the last word counts.
     pub(super) async fn enter_stop(
         &mut self,
         call: &Call,
-        force: bool,
-        timeout: Duration,
+        manner: Manner,
         edit: impl FnOnce(&mut VmRecord),
     ) -> Result<&mut Stop, Error> {
         let failed = self.record.state == VmState::Failed;
         let paused = self.record.state == VmState::Paused;
+        let deadline = Timestamp::now().later(manner.timeout);
         let stopping = self.changed(|vm| {
             vm.state = VmState::Stopping;
+            let joined = vm.stop.take();
+            let mut calls = joined.as_ref().map(|stop| stop.calls.clone()).unwrap_or_default();
+            if manner.answered && call.request_id.is_some() {
+                calls.push(call.waiting(manner.then_start));
+            }
+            let deadline = joined.map_or(deadline, |stop| stop.deadline.min(deadline));
+            vm.stop = Some(StopPlan { deadline, then_start: manner.then_start, calls });
             edit(vm);
         });
         self.commit(call, stopping, Vec::new(), None).await?;
-        if force || failed {
+        if manner.force || failed {
             self.kill();
         } else {
             if paused && let Some(machine) = &self.live.machine {
@@ -116,16 +143,35 @@ impl Actor {
             }
             self.press_power_button().await;
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + manner.timeout;
         let stop = self.stop.get_or_insert(Stop { deadline, waiting: Vec::new(), then_start: false });
         stop.deadline = stop.deadline.min(deadline);
+        stop.then_start = manner.then_start;
         Ok(stop)
     }
 
-    /// A stop that an earlier agent did not finish.
+    /// A stop or a reboot that an earlier agent did not finish, as it was meant.
     pub(super) async fn resume_stop(&mut self) {
-        self.press_power_button().await;
-        self.stop = Some(Stop { deadline: Instant::now() + REBOOT, waiting: Vec::new(), then_start: false });
+        let plan = self.record.stop.clone();
+        let then_start = plan.as_ref().is_some_and(|plan| plan.then_start);
+        // A clock that jumped makes nobody wait longer than was asked for at most.
+        let left = plan.as_ref().map_or(REBOOT, |plan| plan.deadline.until().min(MAX_LEFT));
+        let calls = plan.map(|plan| plan.calls).unwrap_or_default();
+        match self.record.state {
+            VmState::Stopping => {
+                self.press_power_button().await;
+                let waiting = calls.into_iter().map(Waiting::of_an_earlier_agent).collect();
+                self.stop = Some(Stop { deadline: Instant::now() + left, waiting, then_start });
+            }
+            VmState::Stopped if then_start => {
+                let cause = calls.into_iter().next().map_or_else(Call::own, Call::from_waiting);
+                tracing::info!(vm = %self.record.uuid, "going on with a reboot");
+                if let Err(error) = self.start(&cause, &BootOptions::default(), None, |_| ()).await {
+                    tracing::error!(vm = %self.record.uuid, %error, "the second half of a reboot");
+                }
+            }
+            _ => {}
+        }
     }
 
     async fn press_power_button(&self) {
@@ -156,6 +202,14 @@ impl Actor {
 
     pub(super) async fn reboot(&mut self, call: Call, etag: &str, force: bool, reply: Reply) {
         let state = self.record.state;
+        let same = |waiting: &Waiting| waiting.reboots && waiting.call.request_id == call.request_id;
+        if call.request_id.is_some()
+            && let Some(stop) = self.stop.as_mut().filter(|stop| stop.waiting.iter().any(same))
+        {
+            // A repeat, and the first was asked of an earlier agent.
+            stop.waiting.push(Waiting { call, reply, reboots: true });
+            return;
+        }
         let allowed = match state {
             VmState::Running => self.check_etag(etag),
             _ => {
@@ -168,13 +222,13 @@ impl Actor {
                 let _ = reply.send(self.reset(&call).await);
                 return;
             }
-            Ok(()) => self.enter_stop(&call, false, REBOOT, |_| ()).await,
+            Ok(()) => {
+                let manner = Manner { force: false, timeout: REBOOT, then_start: true, answered: true };
+                self.enter_stop(&call, manner, |_| ()).await
+            }
         };
         match begun {
-            Ok(stop) => {
-                stop.then_start = true;
-                stop.waiting.push(Waiting { call, reply, reboots: true });
-            }
+            Ok(stop) => stop.waiting.push(Waiting { call, reply, reboots: true }),
             Err(error) => {
                 let _ = reply.send(Err(error));
             }
