@@ -17,11 +17,12 @@ use tokio::time::timeout;
 
 use super::{
     Agent,
-    actor::{Actor, Live, stop_result, unseen_exit},
+    actor::{Actor, Live, stop_result},
     autoboot,
     call::Call,
     change, create,
     error::Error,
+    exit,
 };
 use crate::{
     boot,
@@ -147,6 +148,7 @@ async fn take_over(
     };
     let pid = process.pid();
     let port = vnc.as_ref().map(|vnc| vnc.address().port());
+    let (resets, last_reset) = exit::unseen_resets(agent, &record);
     let record = change(agent, record, |vm| {
         vm.state = state;
         vm.vnc_port = port;
@@ -158,11 +160,18 @@ async fn take_over(
             enforcements: Vec::new(),
             limits: Vec::new(),
             cds: Vec::new(),
+            resets: 0,
+            last_reset: None,
         });
         if let Some(machine) = &mut vm.machine {
             // As they are now, whatever an earlier agent saw.
             machine.enforcements = process.enforcements().to_vec();
             machine.limits = process.bound(&Limits::of(&vm.spec));
+            machine.resets += resets;
+            machine.last_reset = last_reset.or(machine.last_reset);
+        }
+        if let Some(time) = last_reset {
+            vm.exit = Some(exit::reset(true, time));
         }
     })
     .await?;
@@ -172,6 +181,7 @@ async fn take_over(
 }
 
 async fn stopped(agent: &Agent, record: VmRecord, ended: Ended) -> Result<(), Error> {
+    let exit = exit::unseen(agent, &record, ended);
     agent.inner.platform.zone.forget(record.uuid, &agent.inner.layout.vm(record.uuid)).await;
     let never_ran = record.state == VmState::Starting;
     // The actor does the second half of a reboot, and answers its calls. Others are answered now.
@@ -184,7 +194,7 @@ async fn stopped(agent: &Agent, record: VmRecord, ended: Ended) -> Result<(), Er
     vm.machine = None;
     vm.stop = reboot;
     if !never_ran {
-        vm.exit = Some(unseen_exit(&record, ended, &agent.inner.platform.host_boot));
+        vm.exit = Some(exit);
     }
     let calls = stop.map(|stop| stop.calls).unwrap_or_default();
     let answers = |vm: &VmRecord| {

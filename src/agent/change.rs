@@ -58,7 +58,9 @@ pub(super) fn public(vm: &VmRecord) -> Value {
     if let Some(machine) = &vm.machine {
         object.insert("pid".to_owned(), json!(machine.pid));
         object.insert("boot_timestamp".to_owned(), json!(iso(machine.booted)));
-    } else if let Some(exit) = &vm.exit {
+        object.insert("init_restarts".to_owned(), json!(machine.resets));
+    }
+    if let Some(exit) = &vm.exit {
         object.insert("exit_status".to_owned(), json!(exit.status));
         object.insert("exit_timestamp".to_owned(), json!(iso(exit.time)));
         object.insert("exit_reason".to_owned(), json!(exit.reason));

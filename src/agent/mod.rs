@@ -22,6 +22,7 @@ mod change;
 mod claims;
 mod create;
 mod error;
+mod exit;
 mod files;
 mod machine;
 mod registry;

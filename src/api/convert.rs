@@ -106,6 +106,7 @@ pub(super) fn vm_with(record: &VmRecord, spec: v1::VmSpec) -> v1::Vm {
             zonepath: String::new(),
             restrictions: machine.map(|machine| restrictions(&machine.enforcements)).unwrap_or_default(),
             limits: machine.map(|machine| limits(&machine.limits)).unwrap_or_default(),
+            resets: machine.map(|machine| i64::try_from(machine.resets).unwrap_or(i64::MAX)),
         }),
         etag: record.etag(),
     }
@@ -166,6 +167,8 @@ fn exit(exit: &Exit) -> v1::ExitInfo {
         ExitReason::HypervisorError => v1::ExitReason::HypervisorError,
         ExitReason::Signal => v1::ExitReason::Signal,
         ExitReason::OutOfMemory => v1::ExitReason::OutOfMemory,
+        ExitReason::GuestReset => v1::ExitReason::GuestReset,
+        ExitReason::HostShutdown => v1::ExitReason::HostShutdown,
     };
     v1::ExitInfo {
         reason: reason.into(),

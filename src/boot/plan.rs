@@ -249,7 +249,10 @@ impl Boot<'_> {
         if let Some(process) = &self.made.process {
             // A connection that breaks is most often a process that ends: let it say its last words.
             let _ = tokio::time::timeout(std::time::Duration::from_secs(1), process.ended()).await;
-            let words = self.request.console.last_words();
+            let words = self.hypervisor().map_or_else(
+                |_| String::new(),
+                |hypervisor| hypervisor.last_words(&self.request.console.last_words()).words,
+            );
             if !words.is_empty() {
                 reason = format!("{reason}; its last words: {words}");
             }

@@ -47,7 +47,10 @@ pub(super) fn machine(vm: &v1::Vm) -> Map<String, Value> {
     if !status.limits.is_empty() {
         put("limits", limits(&status.limits));
     }
-    if let Some(exit) = status.exit.as_ref().filter(|_| status.pid.is_none() || state == VmState::Failed) {
+    if let Some(resets) = status.resets {
+        put("init_restarts", json!(resets));
+    }
+    if let Some(exit) = &status.exit {
         put("exit_status", json!(exit.status));
         if let Some(time) = &exit.time {
             put("exit_timestamp", json!(iso(time)));

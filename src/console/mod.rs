@@ -38,10 +38,24 @@ use crate::layout::VmLayout;
 const SLACK: u64 = 256 << 10;
 /// Bytes of the hypervisor's own messages that are kept.
 const ERRORS: u64 = 256 << 10;
-/// Bytes of its last words.
-const LAST_WORDS: u64 = 2048;
+/// Bytes of its last words that are looked at.
+const LAST_WORDS: u64 = 16 << 10;
 /// Punching is done in multiples of this.
 const BLOCK: u64 = 64 << 10;
+
+/// The end of what a hypervisor said about itself in its last boot; nothing when that can't be read.
+#[must_use]
+pub fn last_words(log: &Path) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(log)?;
+        let end = file.metadata()?.len();
+        file.seek(io::SeekFrom::Start(end.saturating_sub(LAST_WORDS)))?;
+        let mut text = Vec::new();
+        file.take(LAST_WORDS).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).trim_matches(['\0', '\n', ' ']).to_owned()
+}
 
 /// Why a console can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -201,15 +215,7 @@ impl Console {
     /// The end of what the hypervisor said about itself in its last boot.
     #[must_use]
     pub fn last_words(&self) -> String {
-        let read = || -> io::Result<Vec<u8>> {
-            let mut file = File::open(&self.errors.path)?;
-            let end = file.metadata()?.len();
-            file.seek(io::SeekFrom::Start(end.saturating_sub(LAST_WORDS)))?;
-            let mut text = Vec::new();
-            file.take(LAST_WORDS).read_to_end(&mut text)?;
-            Ok(text)
-        };
-        String::from_utf8_lossy(&read().unwrap_or_default()).trim_matches(['\0', '\n', ' ']).to_owned()
+        last_words(&self.errors.path)
     }
 
     /// Takes the right to write; from whoever has it when `over` says so.

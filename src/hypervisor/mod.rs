@@ -14,7 +14,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -174,8 +174,36 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
         control: &Path,
         patience: Duration,
     ) -> Result<Arc<dyn Machine>, HypervisorError>;
+    /// What a program said about resets and its end, and its other words; from what it wrote as errors.
+    fn last_words(&self, text: &str) -> LastWords;
     /// How long a program that was just started may take until it answers.
     fn patience(&self) -> Duration;
+}
+
+/// What a hypervisor left behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastWords {
+    /// What it said about resets and its end, in order, as far back as is kept.
+    pub said: Vec<Said>,
+    /// For people.
+    pub words: String,
+}
+
+/// Something that a hypervisor told by itself, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// By its own word.
+    pub time: SystemTime,
+    /// What.
+    pub event: MachineEvent,
+}
+
+impl LastWords {
+    /// What it said about its end, if it ended as hypervisors do.
+    #[must_use]
+    pub fn end(&self) -> Option<&Said> {
+        self.said.iter().rev().find(|said| !matches!(said.event, MachineEvent::Reset { .. }))
+    }
 }
 
 /// A hypervisor on this host.

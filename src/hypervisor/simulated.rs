@@ -6,7 +6,7 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -15,8 +15,8 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use uuid::Uuid;
 
 use super::{
-    Description, Firmware, Hypervisor, HypervisorError, InfoType, Machine, MachineEvent, MachinePlan, Medium,
-    Program, RunStatus, Setup,
+    Description, Firmware, Hypervisor, HypervisorError, InfoType, LastWords, Machine, MachineEvent,
+    MachinePlan, Medium, Program, RunStatus, Said, Setup,
 };
 
 /// The process of a VM, as far as its machine is concerned. Wired to the simulated zone by whoever
@@ -113,6 +113,19 @@ impl Hypervisor for SimulatedHypervisor {
     fn open_uefi(&self, _vars: &Path) -> Result<Firmware, HypervisorError> {
         let null = || File::open("/dev/null").map_err(HypervisorError::at("opening /dev/null"));
         Ok(Firmware::Uefi { code: null()?, vars: null()? })
+    }
+
+    fn last_words(&self, text: &str) -> LastWords {
+        let event = |word: &str| match word {
+            "panic" => MachineEvent::Panicked,
+            "reset" => MachineEvent::Reset { guest: true },
+            reason => {
+                MachineEvent::Shutdown { guest: reason.starts_with("guest"), reason: reason.to_owned() }
+            }
+        };
+        let said =
+            |line: &str| Some(Said { time: SystemTime::now(), event: event(line.strip_prefix("said: ")?) });
+        LastWords { said: text.lines().filter_map(said).collect(), words: text.to_owned() }
     }
 
     async fn program(&self, plan: MachinePlan) -> Result<Program, HypervisorError> {

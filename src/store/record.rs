@@ -1,6 +1,6 @@
 //! What is kept of a VM.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -17,6 +17,12 @@ impl Timestamp {
     #[must_use]
     pub fn now() -> Self {
         Self(jiff::Timestamp::now().as_millisecond())
+    }
+
+    /// That time.
+    #[must_use]
+    pub fn from_system(time: SystemTime) -> Self {
+        Self(jiff::Timestamp::try_from(time).map_or(0, jiff::Timestamp::as_millisecond))
     }
 
     /// So much later.
@@ -52,7 +58,7 @@ pub struct VmRecord {
     pub modified: Timestamp,
     /// The hypervisor; there while the state has one, or may have one.
     pub machine: Option<Machine>,
-    /// How the last run ended.
+    /// How the last run ended; in a running hypervisor, the guest's run before its last reset.
     pub exit: Option<Exit>,
     /// The stop that is under way; with a reboot until the VM runs again.
     #[serde(default)]
@@ -87,6 +93,12 @@ pub struct Machine {
     /// Its CD drives.
     #[serde(default)]
     pub cds: Vec<CdDrive>,
+    /// How often it was reset.
+    #[serde(default)]
+    pub resets: u64,
+    /// When it was reset last.
+    #[serde(default)]
+    pub last_reset: Option<Timestamp>,
 }
 
 /// A stop as it was meant, so that the next agent finishes it as it was.
@@ -129,7 +141,7 @@ pub struct Exit {
     pub reason: ExitReason,
     /// Exit code, or 128 + signal.
     pub status: i32,
-    /// When it was noticed.
+    /// When, by the hypervisor's word; else when it was noticed.
     pub time: Timestamp,
     /// The hypervisor's last words, when it failed.
     pub detail: String,
@@ -153,6 +165,10 @@ pub enum ExitReason {
     Signal,
     /// The host, because it needed more memory than its limit.
     OutOfMemory,
+    /// The guest rebooted itself.
+    GuestReset,
+    /// Stopped because the host goes down.
+    HostShutdown,
 }
 
 impl VmRecord {

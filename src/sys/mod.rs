@@ -13,7 +13,7 @@ pub(crate) use clone::{Side, clone_beside};
 pub(crate) use descriptor::{close_on_exec_except, inherited};
 pub(crate) use hostile::{Aim, Arg, act};
 pub(crate) use kvm_probe::KVM_PROBE;
-pub(crate) use pidfd::PidFd;
+pub(crate) use pidfd::{ExitStatus, PidFd};
 pub(crate) use sandbox::{
     NODEV, NOEXEC, NOSUID, RDONLY, become_user, drop_bounding_set, enter_namespaces, exec_descriptor,
     landlock_abi, set_mount_attributes, unshare,

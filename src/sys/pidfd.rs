@@ -1,14 +1,28 @@
 //! Processes by descriptor, so that a reused process id is never mistaken for ours.
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    time::Duration,
+};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::{Interest, unix::AsyncFd};
+
+/// How long a dead process that is another's child may wait for its parent.
+const REAPED: Duration = Duration::from_secs(1);
 
 /// A process that was alive when this was made.
 #[derive(Debug)]
 pub(crate) struct PidFd {
     fd: AsyncFd<OwnedFd>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ExitStatus {
+    Code(i32),
+    Signal(i32),
 }
 
 impl PidFd {
@@ -32,17 +46,94 @@ impl PidFd {
         Ok(rustix::process::pidfd_send_signal(self.fd.get_ref(), signal)?)
     }
 
-    /// Waits for the end of the process and reaps it. `None` when it is not our child, so that its
-    /// status went to another.
-    pub(crate) async fn exited(&self) -> io::Result<Option<rustix::process::WaitIdStatus>> {
+    /// Waits for the end of the process, and reaps it if it is our child. `None` when it is another's, and this
+    /// kernel tells its status to nobody else (before Linux 6.15).
+    pub(crate) async fn exited(&self) -> io::Result<Option<ExitStatus>> {
         let _ready = self.fd.readable().await?;
-        match rustix::process::waitid(
-            WaitId::PidFd(std::os::fd::AsFd::as_fd(self.fd.get_ref())),
-            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
-        ) {
-            Ok(status) => Ok(status),
-            Err(rustix::io::Errno::CHILD) => Ok(None),
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match rustix::process::waitid(WaitId::PidFd(self.fd.get_ref().as_fd()), options) {
+            Ok(status) => Ok(status.and_then(|status| match status.exit_status() {
+                Some(code) => Some(ExitStatus::Code(code)),
+                None => status.terminating_signal().map(ExitStatus::Signal),
+            })),
+            Err(rustix::io::Errno::CHILD) => {
+                Ok(tokio::time::timeout(REAPED, self.reaped()).await.unwrap_or_default())
+            }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The status of a process that is another's child: the kernel tells it once that one has taken it.
+    async fn reaped(&self) -> Option<ExitStatus> {
+        loop {
+            let mut ready = self.fd.readable().await.ok()?;
+            match exit_status(self.fd.get_ref().as_fd()) {
+                Ok(Some(status)) => return Some(status),
+                // The descriptor gets ready again (POLLHUP) when it is reaped.
+                Ok(None) => ready.clear_ready(),
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// What the kernel still knows of a process that was reaped; `None` before that.
+fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
+    /// The kernel's `struct pidfd_info` in its first version.
+    #[repr(C)]
+    #[derive(Default)]
+    struct PidfdInfo {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const EXIT: u64 = 1 << 3;
+    const GET_INFO: libc::Ioctl = libc::_IOWR::<PidfdInfo>(0xff, 11);
+    let mut info = PidfdInfo { mask: EXIT, ..PidfdInfo::default() };
+    // SAFETY: the structure has the kernel's layout and the size that is in the request's number, and outlives
+    // the call.
+    if unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) } == -1 {
+        let error = io::Error::last_os_error();
+        // A kernel that does not keep it finds no process any more.
+        return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
+    }
+    Ok((info.mask & EXIT != 0).then(|| match libc::WIFSIGNALED(info.exit_code) {
+        true => ExitStatus::Signal(libc::WTERMSIG(info.exit_code)),
+        false => ExitStatus::Code(libc::WEXITSTATUS(info.exit_code)),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    async fn status_of(script: &str) -> Option<ExitStatus> {
+        // A grandchild: its parent is not us, and waits for it.
+        let mut shell = Command::new("sh")
+            .args(["-c", &format!("read line; ({script}) & echo $!; wait")])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = shell.stdin.take().unwrap();
+        std::io::Write::write_all(&mut input, b"go\n").unwrap();
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(shell.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        let pidfd = PidFd::new(PidFd::open(line.trim().parse().unwrap()).unwrap()).unwrap();
+        let status = pidfd.exited().await.unwrap();
+        shell.wait().unwrap();
+        status
+    }
+
+    #[tokio::test]
+    async fn the_status_of_anothers_child_is_known_where_the_kernel_keeps_it() {
+        let code = status_of("sleep 0.2; exit 7").await;
+        let signal = status_of("sleep 0.2; kill -9 $(sh -c 'echo $PPID')").await;
+        let known = [Some(ExitStatus::Code(7)), Some(ExitStatus::Signal(9))];
+        assert!([code, signal] == known || [code, signal] == [None, None], "{code:?} {signal:?}");
     }
 }

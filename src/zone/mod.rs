@@ -70,7 +70,7 @@ pub enum Ended {
     Signal(i32),
     /// By the host, because it needed more memory than its limit.
     OutOfMemory,
-    /// It is gone; its status went to another process.
+    /// It is gone, and nobody can tell its status any more.
     Unseen,
 }
 

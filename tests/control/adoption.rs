@@ -2,7 +2,7 @@
 
 use tonic::Code;
 use zoneward::{
-    hypervisor::simulated::Faults,
+    hypervisor::{MachineEvent, simulated::Faults},
     proto::v1,
     spec::VmState,
     store::{Commit, StopPlan, Store, Timestamp, VmChange, VmRecord},
@@ -49,15 +49,61 @@ async fn a_running_vm_stays_running() {
 }
 
 #[tokio::test]
-async fn one_that_ended_meanwhile_is_stopped_and_nobody_knows_why() {
-    let (agent, uuid) = restarted(async |agent, uuid| agent.process(uuid).end(Ended::Code(0))).await;
+async fn one_that_ended_meanwhile_is_stopped_for_the_reason_that_it_left_behind() {
+    use v1::ExitReason as Reason;
+    for (ended, words, reason) in [
+        (Ended::Unseen, "", Reason::Unknown),
+        (Ended::Unseen, "said: guest-shutdown", Reason::GuestShutdown),
+        (Ended::Unseen, "said: reset\nsaid: panic", Reason::GuestPanic),
+        (Ended::Unseen, "said: host-signal", Reason::Signal),
+        (Ended::OutOfMemory, "said: guest-shutdown", Reason::OutOfMemory),
+        (Ended::Signal(9), "", Reason::Signal),
+        (Ended::Code(1), "it burns", Reason::HypervisorError),
+    ] {
+        let (agent, uuid) = restarted(async |agent, uuid| {
+            std::fs::write(agent.config.run_dir.join(uuid).join("hypervisor.log"), words).unwrap();
+            agent.process(uuid).end(ended);
+        })
+        .await;
+        let mut clients = agent.clients().await;
+        let status = clients.get(&uuid).await.unwrap().status.unwrap();
+        assert_eq!(status.state(), v1::VmState::Stopped);
+        let exit = status.exit.unwrap();
+        assert_eq!(exit.reason(), reason, "{ended:?} {words}");
+        assert_eq!(exit.detail.contains("it burns"), words == "it burns", "{exit:?}");
+        clients.start(&uuid).await.unwrap();
+    }
+}
+
+/// A guest that resets itself runs on; each time is counted, whether an agent was there or not.
+#[tokio::test]
+async fn resets_are_counted_and_do_not_fill_the_journal() {
+    let (agent, uuid) = restarted(async |agent, uuid| {
+        let words = "said: reset\nsaid: reset\n";
+        std::fs::write(agent.config.run_dir.join(uuid).join("hypervisor.log"), words).unwrap();
+    })
+    .await;
     let mut clients = agent.clients().await;
     let status = clients.get(&uuid).await.unwrap().status.unwrap();
-    assert_eq!(
-        (status.state(), status.exit.unwrap().reason()),
-        (v1::VmState::Stopped, v1::ExitReason::Unknown)
-    );
-    clients.start(&uuid).await.unwrap();
+    assert_eq!((status.state(), status.resets), (v1::VmState::Running, Some(1)), "the second is an echo");
+    assert_eq!(status.exit.as_ref().unwrap().reason(), v1::ExitReason::GuestReset);
+    let events = clients.journal().await.len();
+    eventually("a reset that is no echo", || {
+        let time = status.exit.as_ref().unwrap().time.unwrap();
+        let age =
+            jiff::Timestamp::now().duration_since(jiff::Timestamp::new(time.seconds, time.nanos).unwrap());
+        async move { (age.as_millis() > 1000).then_some(()) }
+    })
+    .await;
+    for _ in 0..100 {
+        agent.hypervisor.tell(Simulated::uuid(&uuid), MachineEvent::Reset { guest: true }).await;
+    }
+    eventually("the first is told at once", || {
+        let (mut clients, uuid) = (clients.clone(), uuid.clone());
+        async move { (clients.get(&uuid).await.unwrap().status.unwrap().resets > Some(1)).then_some(()) }
+    })
+    .await;
+    assert!(clients.journal().await.len() <= events + 2, "and the others together");
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ ln -s busybox "$root/bin/sh"
 install -m 755 "$here/init" "$root/init"
 cc -O2 -static -s -o "$root/bin/flood" "$here/flood.c"
 wanted='virtio_pci virtio_blk virtio_net virtio_scsi virtio_console virtio-rng virtio_balloon evdev button
-    ata_piix ahci sr_mod sd_mod cdrom isofs fat vfat nls_cp437 nls_ascii nls_utf8 e1000 8139cp qemu_fw_cfg pvpanic-pci'
+    ata_piix ahci sr_mod sd_mod cdrom isofs fat vfat nls_cp437 nls_ascii nls_utf8 e1000 8139cp qemu_fw_cfg pvpanic-mmio'
 from=$work/pkg/lib/modules/$release
 /sbin/depmod -b "$work/pkg" "$release"
 for module in $wanted; do # each with what it depends on

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// A machine whose guest may not use all of the memory that it believes to have.
-fn starved() -> v1::VmSpec {
+pub(crate) fn starved() -> v1::VmSpec {
     v1::VmSpec { ram: Some(256), max_physical_memory: Some(256), ..machine() }
 }
 

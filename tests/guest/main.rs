@@ -8,6 +8,7 @@ mod browser;
 mod changes;
 mod console;
 mod cycles;
+mod exits;
 mod failure;
 mod foreign;
 mod full_disk;

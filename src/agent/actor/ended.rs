@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Actor, Live, stop::Waiting};
+use super::{Actor, Live, resets::Resets, stop::Waiting};
 use crate::{
     agent::{
         call::{Call, Outcome},
         error::Error,
+        exit,
     },
     boot,
     hypervisor::MachineEvent,
@@ -17,41 +18,6 @@ use crate::{
 
 /// How long a hypervisor that fell silent may hold up its VM's other commands.
 const REATTACH: Duration = Duration::from_secs(2);
-
-/// What a hypervisor said about its end.
-#[derive(Clone, Debug)]
-pub(super) enum LastWords {
-    Shutdown { guest: bool, reason: String },
-    Panicked,
-}
-
-/// As a shell would say it.
-fn status(ended: Ended) -> i32 {
-    match ended {
-        Ended::Code(code) => code,
-        Ended::Signal(signal) => 128 + signal,
-        Ended::OutOfMemory => 128 + libc::SIGKILL,
-        Ended::Unseen => 0,
-    }
-}
-
-fn out_of_memory(vm: &VmRecord) -> String {
-    let limit = vm.spec.max_physical_memory.unwrap_or_default();
-    format!("the hypervisor needed more than max_physical_memory ({limit} MiB); raise it, or lower ram")
-}
-
-/// How a run ended that no agent saw the end of.
-pub(in crate::agent) fn unseen_exit(vm: &VmRecord, ended: Ended, this_host_boot: &str) -> Exit {
-    let (reason, detail) = match ended {
-        _ if vm.state == VmState::Stopping => (ExitReason::Operator, String::new()),
-        Ended::OutOfMemory => (ExitReason::OutOfMemory, out_of_memory(vm)),
-        _ if vm.host_boot.as_ref().is_some_and(|boot| boot != this_host_boot) => {
-            (ExitReason::Unknown, "the host was restarted while the VM ran".to_owned())
-        }
-        _ => (ExitReason::Unknown, "the hypervisor ended while no agent was there to see it".to_owned()),
-    };
-    Exit { reason, status: status(ended), time: Timestamp::now(), detail }
-}
 
 /// What a call is told whose VM is stopped now.
 pub(in crate::agent) fn stop_result(vm: &VmRecord, reboots: bool) -> Result<Outcome, Error> {
@@ -69,6 +35,7 @@ impl Actor {
         let exit = self.exit(ended);
         self.console.unwatch();
         self.live = Live::default();
+        self.resets = Resets::default();
         let stop = self.stop.take();
         let then_start = stop.as_ref().is_some_and(|stop| stop.then_start);
         let waiting = stop.map(|stop| stop.waiting).unwrap_or_default();
@@ -120,37 +87,22 @@ impl Actor {
     }
 
     fn note_last_words(&mut self, event: &MachineEvent) {
-        match event {
-            MachineEvent::Shutdown { guest, reason }
-                if !matches!(self.last_words, Some(LastWords::Panicked)) =>
-            {
-                self.last_words = Some(LastWords::Shutdown { guest: *guest, reason: reason.clone() });
-            }
-            MachineEvent::Panicked => self.last_words = Some(LastWords::Panicked),
-            _ => {}
+        let panicked = matches!(self.last_words, Some(MachineEvent::Panicked));
+        if matches!(event, MachineEvent::Panicked | MachineEvent::Shutdown { .. }) && !panicked {
+            self.last_words = Some(event.clone());
         }
     }
 
     fn exit(&mut self, ended: Ended) -> Exit {
-        let reason = match (self.last_words.take(), ended) {
-            _ if self.stop.is_some() => ExitReason::Operator,
-            (_, Ended::OutOfMemory) => ExitReason::OutOfMemory,
-            (Some(LastWords::Panicked), _) => ExitReason::GuestPanic,
-            (Some(LastWords::Shutdown { reason, .. }), _) if reason == "guest-panic" => {
-                ExitReason::GuestPanic
-            }
-            (Some(LastWords::Shutdown { guest: true, .. }), _) => ExitReason::GuestShutdown,
-            (Some(LastWords::Shutdown { reason, .. }), _) if reason == "host-signal" => ExitReason::Signal,
-            (_, Ended::Signal(_)) => ExitReason::Signal,
-            (_, Ended::Unseen) => ExitReason::Unknown,
-            (_, Ended::Code(_)) => ExitReason::HypervisorError,
-        };
+        let reason = exit::reason(self.stop.is_some(), ended, self.last_words.take().as_ref());
         let detail = match reason {
-            ExitReason::HypervisorError | ExitReason::Signal => self.console.last_words(),
-            ExitReason::OutOfMemory => out_of_memory(&self.record),
+            ExitReason::HypervisorError | ExitReason::Signal => {
+                self.agent.hypervisor(&self.record).last_words(&self.console.last_words()).words
+            }
+            ExitReason::OutOfMemory => exit::out_of_memory(&self.record),
             _ => String::new(),
         };
-        Exit { reason, status: status(ended), time: Timestamp::now(), detail }
+        Exit { reason, status: exit::status(ended), time: Timestamp::now(), detail }
     }
 
     pub(super) async fn on_event(&mut self, event: Option<MachineEvent>) {
@@ -158,7 +110,10 @@ impl Actor {
         self.note_last_words(&event);
         match event {
             MachineEvent::Stopped => self.look_whether_it_runs().await,
-            MachineEvent::Reset { guest } => tracing::debug!(vm = %self.record.uuid, guest, "reset"),
+            MachineEvent::Reset { guest } => {
+                let before = self.record.machine.as_ref().and_then(|machine| machine.last_reset);
+                self.resets.count(guest, before);
+            }
             _ => {}
         }
     }

@@ -16,6 +16,7 @@
 pub(super) mod control;
 mod ended;
 mod record;
+mod resets;
 mod start;
 mod stop;
 mod update;
@@ -30,7 +31,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-pub(super) use ended::{stop_result, unseen_exit};
+pub(super) use ended::stop_result;
 
 use super::{
     Agent,
@@ -48,7 +49,7 @@ use crate::{
     zone::{Ended, Process},
 };
 use control::Control;
-use ended::LastWords;
+use resets::Resets;
 use stop::{Manner, Stop};
 
 /// Between looks for a hypervisor that does not answer.
@@ -134,7 +135,8 @@ pub(super) struct Actor {
     commands: mpsc::Receiver<Command>,
     live: Live,
     stop: Option<Stop>,
-    last_words: Option<LastWords>,
+    last_words: Option<MachineEvent>,
+    resets: Resets,
 }
 
 enum Then {
@@ -164,6 +166,7 @@ impl Actor {
             live: live.unwrap_or_default(),
             stop: None,
             last_words: None,
+            resets: Resets::default(),
         };
         agent.inner.tasks.spawn(async move {
             actor.resume_stop().await;
@@ -182,6 +185,7 @@ impl Actor {
                 () = stopping.cancelled() => break,
                 ended = ended(self.live.process.clone()) => self.on_ended(ended).await,
                 () = until(deadline) => self.on_deadline(),
+                () = until(self.resets.due()) => self.tell_resets().await,
                 () = tokio::time::sleep(LOOK_FOR_LOST), if lost => self.look_for_lost().await,
                 command = self.commands.recv() => match command {
                     Some(command) => if matches!(self.obey(command).await, Then::End) { break },

@@ -3,7 +3,7 @@
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Actor, Live};
+use super::{Actor, Live, resets::Resets};
 use crate::{
     agent::{
         call::{BootProgress, Call, Outcome},
@@ -109,6 +109,8 @@ impl Actor {
             enforcements: running.process.enforcements().to_vec(),
             limits: running.process.bound(&Limits::of(&self.record.spec)),
             cds: running.cds.into_iter().map(|(id, path)| CdDrive { id, path }).collect(),
+            resets: 0,
+            last_reset: None,
         };
         let port = running.vnc.as_ref().map(|vnc| vnc.address().port());
         let vm = self.changed(|vm| {
@@ -120,7 +122,7 @@ impl Actor {
         });
         let outcome = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases };
         let answer = call.answer(&Ok(outcome.clone()));
-        self.last_words = None;
+        (self.last_words, self.resets) = (None, Resets::default());
         self.live = Live {
             process: Some(running.process),
             machine: Some(running.machine),

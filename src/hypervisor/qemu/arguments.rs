@@ -57,6 +57,9 @@ pub(super) fn program(
     b.option("-object", "rng-builtin,id=random");
     b.option("-device", "virtio-rng-pci,rng=random,addr=4");
     b.option("-device", "pvpanic");
+    for event in super::trace::EVENTS {
+        b.option("-trace", event);
+    }
     firmware(b, plan.firmware);
     let cds = drives(b, plan.drives)?;
     nics(b, &plan.nics, &plan.tuning)?;

@@ -9,6 +9,7 @@ mod boot_order;
 mod info;
 mod machine;
 mod qmp;
+mod trace;
 
 use std::{
     fs::{File, OpenOptions},
@@ -26,7 +27,7 @@ use uuid::Uuid;
 pub use accel::{Accelerator, probe_kvm};
 use machine::QemuMachine;
 
-use super::{Description, Firmware, Hypervisor, HypervisorError, Machine, MachinePlan, Program};
+use super::{Description, Firmware, Hypervisor, HypervisorError, LastWords, Machine, MachinePlan, Program};
 use crate::config;
 
 /// Runs QEMU.
@@ -86,6 +87,10 @@ impl Hypervisor for Qemu {
             )));
         }
         arguments::program(&self.config, self.accelerator().await, plan)
+    }
+
+    fn last_words(&self, text: &str) -> LastWords {
+        trace::last_words(text)
     }
 
     fn patience(&self) -> Duration {

@@ -12,7 +12,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use crate::{
     layout::VmLayout,
     spec::{Enforcement, LimitReport, Limits},
-    sys::PidFd,
+    sys::{ExitStatus, PidFd},
     zone::{
         Ended, Process, ZoneError,
         cgroup::Cgroup,
@@ -112,12 +112,11 @@ impl Process for LinuxProcess {
 
     async fn ended(&self) -> Ended {
         let ended = match self.pidfd.exited().await {
-            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => Ended::Code(code),
-                (_, Some(libc::SIGKILL)) if self.cgroup.was_out_of_memory() => Ended::OutOfMemory,
-                (_, Some(signal)) => Ended::Signal(signal),
-                _ => Ended::Unseen,
-            },
+            Ok(Some(ExitStatus::Code(code))) => Ended::Code(code),
+            Ok(Some(ExitStatus::Signal(libc::SIGKILL))) if self.cgroup.was_out_of_memory() => {
+                Ended::OutOfMemory
+            }
+            Ok(Some(ExitStatus::Signal(signal))) => Ended::Signal(signal),
             Ok(None) if self.cgroup.was_out_of_memory() => Ended::OutOfMemory,
             Ok(None) => Ended::Unseen,
             Err(error) => {

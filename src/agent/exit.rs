@@ -1,0 +1,143 @@
+//! Why a run of a guest is over: from who wanted it, what the kernel says, and what the hypervisor said itself.
+//!
+//! What a hypervisor says may be in a guest's hands, so it is believed last, and its clock only as far as it lies
+//! within the run.
+
+use std::time::SystemTime;
+
+use crate::{
+    console,
+    hypervisor::{LastWords, MachineEvent},
+    spec::VmState,
+    store::{Exit, ExitReason, Timestamp, VmRecord},
+    zone::Ended,
+};
+
+use super::Agent;
+
+/// Who wanted it goes before the kernel, and the kernel before what a hypervisor says.
+pub(super) fn reason(by_operator: bool, ended: Ended, said: Option<&MachineEvent>) -> ExitReason {
+    match (ended, said) {
+        _ if by_operator => ExitReason::Operator,
+        (Ended::OutOfMemory, _) => ExitReason::OutOfMemory,
+        (_, Some(MachineEvent::Panicked)) => ExitReason::GuestPanic,
+        (_, Some(MachineEvent::Shutdown { reason, .. })) if reason == "guest-panic" => ExitReason::GuestPanic,
+        (_, Some(MachineEvent::Shutdown { reason, .. })) if reason == "guest-reset" => ExitReason::GuestReset,
+        (_, Some(MachineEvent::Shutdown { guest: true, .. })) => ExitReason::GuestShutdown,
+        (_, Some(MachineEvent::Shutdown { reason, .. })) if reason == "host-signal" => ExitReason::Signal,
+        (Ended::Signal(_), _) => ExitReason::Signal,
+        (Ended::Unseen, _) => ExitReason::Unknown,
+        (Ended::Code(_), _) => ExitReason::HypervisorError,
+    }
+}
+
+/// As a shell would say it.
+pub(super) fn status(ended: Ended) -> i32 {
+    match ended {
+        Ended::Code(code) => code,
+        Ended::Signal(signal) => 128 + signal,
+        Ended::OutOfMemory => 128 + libc::SIGKILL,
+        Ended::Unseen => 0,
+    }
+}
+
+pub(super) fn out_of_memory(vm: &VmRecord) -> String {
+    let limit = vm.spec.max_physical_memory.unwrap_or_default();
+    format!("the hypervisor needed more than max_physical_memory ({limit} MiB); raise it, or lower ram")
+}
+
+/// The machine was reset, and runs on.
+pub(super) fn reset(guest: bool, time: Timestamp) -> Exit {
+    let reason = if guest { ExitReason::GuestReset } else { ExitReason::Operator };
+    Exit { reason, status: 0, time, detail: "the machine was reset".to_owned() }
+}
+
+/// How a run ended that no agent saw the end of: from what is left of it.
+pub(super) fn unseen(agent: &Agent, vm: &VmRecord, ended: Ended) -> Exit {
+    let last = last_words(agent, vm);
+    let end = last.end();
+    let another_boot = vm.host_boot.as_ref().is_some_and(|boot| *boot != agent.inner.platform.host_boot);
+    let reason = match reason(vm.state == VmState::Stopping, ended, end.map(|said| &said.event)) {
+        // The host ended it, if it did not end by itself before.
+        ExitReason::Signal | ExitReason::HypervisorError if another_boot && end.is_none() => {
+            ExitReason::Unknown
+        }
+        reason => reason,
+    };
+    let detail = match reason {
+        ExitReason::OutOfMemory => out_of_memory(vm),
+        ExitReason::Unknown if another_boot => "the host was restarted while the VM ran".to_owned(),
+        ExitReason::Unknown => {
+            let told = "the hypervisor ended while no agent was there to see it, and did not say why";
+            if last.words.is_empty() {
+                told.to_owned()
+            } else {
+                format!("{told}; its last words: {}", last.words)
+            }
+        }
+        ExitReason::Signal | ExitReason::HypervisorError => last.words.clone(),
+        _ => String::new(),
+    };
+    // Where it did not say when, nobody knows, and this is when it was noticed.
+    let time = end.map_or_else(Timestamp::now, |said| within_run(vm, said.time));
+    Exit { reason, status: status(ended), time, detail }
+}
+
+/// The resets of a running machine that no agent saw: how many, and when the last was.
+pub(super) fn unseen_resets(agent: &Agent, vm: &VmRecord) -> (u64, Option<Timestamp>) {
+    let Some(machine) = &vm.machine else { return (0, None) };
+    let seen = machine.last_reset.unwrap_or(machine.booted);
+    let last = last_words(agent, vm);
+    let resets = last.said.iter().filter(|said| matches!(said.event, MachineEvent::Reset { .. }));
+    let (mut count, mut last_reset) = (0, None);
+    for time in resets.map(|said| within_run(vm, said.time)).filter(|time| *time > seen) {
+        if is_another_reset(last_reset.or(machine.last_reset), time) {
+            (count, last_reset) = (count + 1, Some(time));
+        }
+    }
+    (count, last_reset)
+}
+
+/// Guests pull several levers to reset a machine, one after another, and each is told by itself.
+const ONE_RESET: i64 = 1000;
+
+/// Whether a reset is not just an echo of the one before.
+pub(super) fn is_another_reset(before: Option<Timestamp>, time: Timestamp) -> bool {
+    before.is_none_or(|before| !(0..ONE_RESET).contains(&(time.0 - before.0)))
+}
+
+fn last_words(agent: &Agent, vm: &VmRecord) -> LastWords {
+    let log = agent.inner.layout.vm(vm.uuid).hypervisor_log();
+    agent.hypervisor(vm).last_words(&console::last_words(&log))
+}
+
+fn within_run(vm: &VmRecord, time: SystemTime) -> Timestamp {
+    let now = Timestamp::now();
+    let begin = vm.machine.as_ref().map_or(vm.created, |machine| machine.booted);
+    Timestamp::from_system(time).clamp(begin.min(now), now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_believed() {
+        let shutdown = |guest, reason: &str| MachineEvent::Shutdown { guest, reason: reason.to_owned() };
+        let off = shutdown(true, "guest-shutdown");
+        for (by_operator, ended, said, wanted) in [
+            (true, Ended::Signal(9), Some(&off), ExitReason::Operator),
+            (false, Ended::OutOfMemory, Some(&off), ExitReason::OutOfMemory),
+            (false, Ended::Unseen, Some(&off), ExitReason::GuestShutdown),
+            (false, Ended::Unseen, Some(&MachineEvent::Panicked), ExitReason::GuestPanic),
+            (false, Ended::Code(0), Some(&shutdown(true, "guest-panic")), ExitReason::GuestPanic),
+            (false, Ended::Code(0), Some(&shutdown(true, "guest-reset")), ExitReason::GuestReset),
+            (false, Ended::Unseen, Some(&shutdown(false, "host-signal")), ExitReason::Signal),
+            (false, Ended::Signal(11), None, ExitReason::Signal),
+            (false, Ended::Code(1), None, ExitReason::HypervisorError),
+            (false, Ended::Unseen, None, ExitReason::Unknown),
+        ] {
+            assert_eq!(reason(by_operator, ended, said), wanted, "{ended:?} {said:?}");
+        }
+    }
+}
