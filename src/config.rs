@@ -45,6 +45,8 @@ pub struct Config {
     pub console: Console,
     /// The journal of events.
     pub journal: Journal,
+    /// What VMs may have of the host together.
+    pub capacity: Capacity,
 }
 
 /// Certificates of the TCP endpoint. Relative paths are below the working directory.
@@ -199,6 +201,26 @@ pub struct Journal {
     pub keep_mib: u32,
 }
 
+/// What VMs may have of the host together, whether they run or not. A VM over it is not made.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Capacity {
+    /// MiB of memory that are the host's own.
+    pub host_ram_mib: u32,
+    /// Times the memory that is left: the sum of `max_physical_memory`. 0: no limit.
+    pub ram_overcommit: f64,
+    /// Times the host's processors: the sum of `vcpus`. 0: no limit.
+    pub vcpu_overcommit: f64,
+    /// Times the file system of `zones_dir`: the sum of the sizes of disks, which are sparse. 0: no limit.
+    pub disk_overcommit: f64,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { host_ram_mib: 512, ram_overcommit: 1.0, vcpu_overcommit: 16.0, disk_overcommit: 10.0 }
+    }
+}
+
 impl Default for Journal {
     fn default() -> Self {
         Self { keep_days: 30, keep_mib: 1024 }
@@ -222,6 +244,7 @@ impl Default for Config {
             browser: Browser::default(),
             console: Console::default(),
             journal: Journal::default(),
+            capacity: Capacity::default(),
         }
     }
 }
@@ -373,6 +396,12 @@ impl Config {
                 self.zone.uid_base.checked_add(self.zone.uid_count).is_some(),
                 "zone.uid_base + zone.uid_count: over the largest user id",
             ),
+            (
+                [self.capacity.ram_overcommit, self.capacity.vcpu_overcommit, self.capacity.disk_overcommit]
+                    .iter()
+                    .all(|factor| (0.0..=1e6).contains(factor)),
+                "capacity.*_overcommit: a factor from 0 (no limit) to 1000000",
+            ),
             (self.journal.keep_days >= 1, "journal.keep_days: at least 1"),
             (self.journal.keep_mib >= 1, "journal.keep_mib: at least 1"),
             ((1..=3600).contains(&self.browser.link_seconds), "browser.link_seconds: 1 to 3600"),
@@ -463,8 +492,8 @@ mod tests {
         let default = Config { socket: Some("/run/zoneward/zoneward.sock".into()), ..Config::default() };
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         let keys = example.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        // Less seven sections, and zone.level and zone.limits, which have no default.
-        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 9, "every key stands there");
+        // Less eight sections, and zone.level and zone.limits, which have no default.
+        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 10, "every key stands there");
     }
 
     #[test]

@@ -84,6 +84,11 @@ pub struct VmLayout {
 }
 
 impl VmLayout {
+    /// Of something that only runs, and is no VM.
+    pub(crate) fn of_run(run: PathBuf) -> Self {
+        Self { zonepath: PathBuf::new(), run }
+    }
+
     /// vmadm's `zonepath`.
     #[must_use]
     pub fn zonepath(&self) -> &Path {

@@ -34,6 +34,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod console;
+mod crash;
 pub mod doctor;
 pub mod events;
 pub mod hypervisor;

@@ -103,8 +103,8 @@ async fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
     if let Ok(Err(error)) = swept {
         tracing::warn!(vm = %record.uuid, %error, "disks of an update that was cut");
     }
-    // They were checked when they were given.
-    let _ = agent.inner.claims.take(record.uuid, &record.spec, |_| true);
+    // Checked when it was given.
+    agent.inner.claims.put(record.uuid, &record.spec);
     agent.write_vm_json(&record).await;
     agent.inner.registry.insert(Actor::spawn(agent, record, live));
 }

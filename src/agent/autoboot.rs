@@ -3,7 +3,8 @@
 //! ```text
 //!   record.host_boot is        the VM is            then it is
 //!   this boot                  anything             left alone: it had its turn
-//!   another                    stopped, autoboot    started; the commit "starting" gives it this boot
+//!   another                    stopped, autoboot    started; the commit "starting" gives it this boot. A VM that
+//!                                                   was made to be started at once has an empty one until then
 //!   another, or none           anything else        given this boot, so that a later change of autoboot
 //!                                                   does not start it when the agent is restarted
 //! ```

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::error::Error;
+use super::{error::Error, leaks::Reclaimed};
 use crate::{
     spec::Note,
     storage::Entry,
@@ -49,6 +49,8 @@ pub enum Outcome {
     Deleted,
     /// A file is there, or gone.
     File(FileOutcome),
+    /// What became of leaks.
+    Reclaimed(Vec<Reclaimed>),
 }
 
 /// A file after a change.

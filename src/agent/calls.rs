@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     spec::{BootOptions, Violation, VmSpec, validate},
-    store::VmRecord,
+    store::{StopCause, VmRecord},
 };
 
 impl Agent {
@@ -62,6 +62,7 @@ impl Agent {
             etag,
             force,
             timeout_seconds,
+            cause: StopCause::Operator,
             reply,
         })
         .await

@@ -1,4 +1,4 @@
-//! What only one VM of the host may have: addresses on a network, and VNC ports.
+//! What only one VM of the host may have: addresses on a network, VNC ports, and its share of the host.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,10 @@ use std::{
 
 use uuid::Uuid;
 
-use super::error::Error;
+use super::{
+    capacity::{Budget, Capacity},
+    error::Error,
+};
 use crate::spec::{Mac, VmSpec};
 
 /// Something that only one VM may have.
@@ -46,12 +49,27 @@ impl Claim {
 }
 
 /// Who has what.
-#[derive(Debug, Default)]
-pub(super) struct Claims(Mutex<HashMap<Claim, Uuid>>);
+#[derive(Debug)]
+pub(super) struct Claims(Mutex<Held>);
+
+#[derive(Debug)]
+struct Held {
+    claims: HashMap<Claim, Uuid>,
+    budget: Budget,
+}
 
 impl Claims {
-    /// Takes what a machine needs for a VM, and gives back what that had before; all or nothing. What VMs
-    /// in `ignored` have does not count.
+    pub(super) fn new(budget: Budget) -> Self {
+        Self(Mutex::new(Held { claims: HashMap::new(), budget }))
+    }
+
+    /// Counts what a VM has that is there already: it is not refused.
+    pub(super) fn put(&self, uuid: Uuid, spec: &VmSpec) {
+        self.lock().hold(uuid, spec, Claim::of(spec));
+    }
+
+    /// Takes what a machine needs for a VM, and gives back what that had before; all or nothing. Addresses
+    /// that VMs in `ignored` have do not count.
     pub(super) fn take(
         &self,
         uuid: Uuid,
@@ -61,27 +79,42 @@ impl Claims {
         let wanted = Claim::of(spec);
         let mut held = self.lock();
         for (field, claim) in &wanted {
-            if let Some(owner) = held.get(claim).filter(|owner| **owner != uuid && !ignored(**owner)) {
+            if let Some(owner) = held.claims.get(claim).filter(|owner| **owner != uuid && !ignored(**owner)) {
                 return Err(Error::Conflict { field: field.clone(), owner: *owner });
             }
         }
-        held.retain(|_, owner| *owner != uuid);
-        held.extend(wanted.into_iter().map(|(_, claim)| (claim, uuid)));
+        held.budget.check(uuid, spec)?;
+        held.hold(uuid, spec, wanted);
         Ok(())
     }
 
     /// Gives everything of a VM back.
     pub(super) fn release(&self, uuid: Uuid) {
-        self.lock().retain(|_, owner| *owner != uuid);
+        let mut held = self.lock();
+        held.claims.retain(|_, owner| *owner != uuid);
+        held.budget.release(uuid);
+    }
+
+    /// What the host has, and what is left of it.
+    pub(super) fn capacity(&self) -> Vec<Capacity> {
+        self.lock().budget.look()
     }
 
     /// Whether an interface has that address.
     pub(super) fn has_mac(&self, mac: Mac) -> bool {
-        self.lock().contains_key(&Claim::Mac(mac))
+        self.lock().claims.contains_key(&Claim::Mac(mac))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Claim, Uuid>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn hold(&mut self, uuid: Uuid, spec: &VmSpec, claims: Vec<(String, Claim)>) {
+        self.claims.retain(|_, owner| *owner != uuid);
+        self.claims.extend(claims.into_iter().map(|(_, claim)| (claim, uuid)));
+        self.budget.set(uuid, spec);
     }
 }
 
@@ -103,7 +136,7 @@ mod tests {
 
     #[test]
     fn one_vm_has_an_address() {
-        let claims = Claims::default();
+        let claims = Claims::new(Budget::new(&crate::config::Capacity::default(), std::path::Path::new("/")));
         let nobody = |_: Uuid| false;
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let nic = |rest: &str| format!(r#""nics":[{{"nic_tag":"x","model":"virtio",{rest}}}]"#);

@@ -50,6 +50,9 @@ pub(super) async fn create(
             message: "this agent has no images yet; give size for an empty disk".to_owned(),
         });
     }
+    if spec.autoboot.unwrap_or(true) {
+        agent.inner.drain.check()?;
+    }
     let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
     if validate_only {
         drop(agent.inner.registry.reserve(uuid, agent.inner.config.zone.uid_count)?);
@@ -64,9 +67,7 @@ pub(super) async fn create(
     };
     match agent.once(call, work).await? {
         Outcome::Vm { vm, .. } => Ok(*vm),
-        Outcome::Updated { .. } | Outcome::Deleted | Outcome::File(_) => {
-            Err(Error::internal("a creation ended as something else"))
-        }
+        _ => Err(Error::internal("a creation ended as something else")),
     }
 }
 
@@ -84,7 +85,7 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
     let new_mac = || agent.new_mac();
     let disk_path = |number| layout.disk(number).display().to_string();
     defaults::complete(&mut spec, uuid, &host_for(agent, &disk_path, &new_mac));
-    let now = Timestamp::now();
+    let (now, autoboot) = (Timestamp::now(), spec.autoboot());
     VmRecord {
         uuid,
         generation: 1,
@@ -96,7 +97,8 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
         machine: None,
         exit: None,
         stop: None,
-        host_boot: Some(agent.inner.platform.host_boot.clone()),
+        // With autoboot it has its turn when it is started: if not by this agent, then by the next.
+        host_boot: Some(if autoboot { String::new() } else { agent.inner.platform.host_boot.clone() }),
         vnc_port: None,
     }
 }

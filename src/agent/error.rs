@@ -77,6 +77,31 @@ pub enum Error {
         /// How many there are.
         users: u32,
     },
+    /// The VMs of this host have all that they may have.
+    #[error(
+        "{wanted}{unit} of {resource} are wanted, and {left} of {limit}{unit} are left for VMs; delete or shrink a VM, or raise capacity.* in the configuration"
+    )]
+    NoCapacity {
+        /// Of what.
+        resource: String,
+        /// Behind numbers.
+        unit: String,
+        /// How much was asked for.
+        wanted: u64,
+        /// How much there is.
+        left: u64,
+        /// How much VMs may have together.
+        limit: u64,
+    },
+    /// The host goes down.
+    #[error("the host goes down; no VM is started any more")]
+    Draining,
+    /// The state file can't be written, though there is room.
+    #[error("{message}")]
+    ReadOnly {
+        /// In words.
+        message: String,
+    },
     /// No room on a disk.
     #[error("{what}")]
     NoRoom {
@@ -201,6 +226,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Full => Self::NoRoom { what: error.to_string() },
+            StoreError::ReadOnly => Self::ReadOnly { message: error.to_string() },
             StoreError::Closed => Self::Stopping,
             StoreError::Open { .. }
             | StoreError::Newer { .. }

@@ -9,16 +9,18 @@ use crate::{
     console,
     hypervisor::{LastWords, MachineEvent},
     spec::VmState,
-    store::{Exit, ExitReason, Timestamp, VmRecord},
+    store::{Exit, ExitReason, StopCause, Timestamp, VmRecord},
     zone::Ended,
 };
 
 use super::Agent;
 
 /// Who wanted it goes before the kernel, and the kernel before what a hypervisor says.
-pub(super) fn reason(by_operator: bool, ended: Ended, said: Option<&MachineEvent>) -> ExitReason {
+pub(super) fn reason(wanted: Option<StopCause>, ended: Ended, said: Option<&MachineEvent>) -> ExitReason {
+    if let Some(cause) = wanted {
+        return cause.reason();
+    }
     match (ended, said) {
-        _ if by_operator => ExitReason::Operator,
         (Ended::OutOfMemory, _) => ExitReason::OutOfMemory,
         (_, Some(MachineEvent::Panicked)) => ExitReason::GuestPanic,
         (_, Some(MachineEvent::Shutdown { reason, .. })) if reason == "guest-panic" => ExitReason::GuestPanic,
@@ -29,6 +31,12 @@ pub(super) fn reason(by_operator: bool, ended: Ended, said: Option<&MachineEvent
         (Ended::Unseen, _) => ExitReason::Unknown,
         (Ended::Code(_), _) => ExitReason::HypervisorError,
     }
+}
+
+/// Who wants the VM stopped, if anybody does.
+pub(super) fn wanted(vm: &VmRecord) -> Option<StopCause> {
+    let cause = vm.stop.as_ref().map(|stop| stop.cause).unwrap_or_default();
+    (vm.state == VmState::Stopping).then_some(cause)
 }
 
 /// As a shell would say it.
@@ -57,7 +65,7 @@ pub(super) fn unseen(agent: &Agent, vm: &VmRecord, ended: Ended) -> Exit {
     let last = last_words(agent, vm);
     let end = last.end();
     let another_boot = vm.host_boot.as_ref().is_some_and(|boot| *boot != agent.inner.platform.host_boot);
-    let reason = match reason(vm.state == VmState::Stopping, ended, end.map(|said| &said.event)) {
+    let reason = match reason(wanted(vm), ended, end.map(|said| &said.event)) {
         // The host ended it, if it did not end by itself before.
         ExitReason::Signal | ExitReason::HypervisorError if another_boot && end.is_none() => {
             ExitReason::Unknown
@@ -125,19 +133,20 @@ mod tests {
     fn who_is_believed() {
         let shutdown = |guest, reason: &str| MachineEvent::Shutdown { guest, reason: reason.to_owned() };
         let off = shutdown(true, "guest-shutdown");
-        for (by_operator, ended, said, wanted) in [
-            (true, Ended::Signal(9), Some(&off), ExitReason::Operator),
-            (false, Ended::OutOfMemory, Some(&off), ExitReason::OutOfMemory),
-            (false, Ended::Unseen, Some(&off), ExitReason::GuestShutdown),
-            (false, Ended::Unseen, Some(&MachineEvent::Panicked), ExitReason::GuestPanic),
-            (false, Ended::Code(0), Some(&shutdown(true, "guest-panic")), ExitReason::GuestPanic),
-            (false, Ended::Code(0), Some(&shutdown(true, "guest-reset")), ExitReason::GuestReset),
-            (false, Ended::Unseen, Some(&shutdown(false, "host-signal")), ExitReason::Signal),
-            (false, Ended::Signal(11), None, ExitReason::Signal),
-            (false, Ended::Code(1), None, ExitReason::HypervisorError),
-            (false, Ended::Unseen, None, ExitReason::Unknown),
+        for (cause, ended, said, wanted) in [
+            (Some(StopCause::HostShutdown), Ended::Signal(9), Some(&off), ExitReason::HostShutdown),
+            (Some(StopCause::Operator), Ended::Signal(9), Some(&off), ExitReason::Operator),
+            (None, Ended::OutOfMemory, Some(&off), ExitReason::OutOfMemory),
+            (None, Ended::Unseen, Some(&off), ExitReason::GuestShutdown),
+            (None, Ended::Unseen, Some(&MachineEvent::Panicked), ExitReason::GuestPanic),
+            (None, Ended::Code(0), Some(&shutdown(true, "guest-panic")), ExitReason::GuestPanic),
+            (None, Ended::Code(0), Some(&shutdown(true, "guest-reset")), ExitReason::GuestReset),
+            (None, Ended::Unseen, Some(&shutdown(false, "host-signal")), ExitReason::Signal),
+            (None, Ended::Signal(11), None, ExitReason::Signal),
+            (None, Ended::Code(1), None, ExitReason::HypervisorError),
+            (None, Ended::Unseen, None, ExitReason::Unknown),
         ] {
-            assert_eq!(reason(by_operator, ended, said), wanted, "{ended:?} {said:?}");
+            assert_eq!(reason(cause, ended, said), wanted, "{ended:?} {said:?}");
         }
     }
 }

@@ -18,12 +18,15 @@ mod adoption;
 mod autoboot;
 mod call;
 mod calls;
+mod capacity;
 mod change;
 mod claims;
 mod create;
+mod drain;
 mod error;
 mod exit;
 mod files;
+mod leaks;
 mod machine;
 mod registry;
 mod requests;
@@ -41,9 +44,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 pub use call::{BootProgress, Call, Outcome};
+pub use capacity::{Capacity, Resource};
 pub use change::shown;
+pub use drain::Drained;
 pub use error::Error;
 pub use files::{FileList, Uploader};
+pub use leaks::{Leak, LeakKind, Reclaimed};
 pub use registry::View;
 
 use crate::{
@@ -57,7 +63,9 @@ use crate::{
     storage,
     store::{Keep, Store, VmRecord},
 };
+use capacity::Budget;
 use claims::Claims;
+use drain::Drain;
 use registry::Registry;
 use requests::Requests;
 
@@ -77,6 +85,7 @@ struct Inner {
     consoles: ConsoleHub,
     registry: Registry,
     claims: Claims,
+    drain: Drain,
     requests: Requests,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -117,6 +126,7 @@ impl Agent {
         let (store, reader, journal) = Journal::open(&layout.database(), keep(&config))?;
         let consoles = ConsoleHub::new().map_err(StartError::Consoles)?;
         let records = reader.vms()?;
+        let claims = Claims::new(Budget::new(&config.capacity, layout.zones()));
         let agent = Self {
             inner: Arc::new(Inner {
                 config,
@@ -127,7 +137,8 @@ impl Agent {
                 journal,
                 consoles,
                 registry: Registry::default(),
-                claims: Claims::default(),
+                claims,
+                drain: Drain::default(),
                 tasks: TaskTracker::new(),
                 stopping: CancellationToken::new(),
                 _lock: lock,
@@ -135,6 +146,7 @@ impl Agent {
         };
         adoption::adopt_all(&agent, records).await;
         autoboot::begin(&agent);
+        leaks::report(&agent).await;
         // Finding out what the host can do may take seconds; it is done when the first VM is started.
         let platform = agent.inner.platform.clone();
         agent.inner.tasks.spawn(async move {
@@ -212,6 +224,12 @@ impl Agent {
     /// What zones on this host can bound.
     pub async fn limits(&self) -> Vec<LimitReport> {
         self.inner.platform.zone.limits().await
+    }
+
+    /// What the host has for VMs, and what is left of it.
+    #[must_use]
+    pub fn capacity(&self) -> Vec<Capacity> {
+        self.inner.claims.capacity()
     }
 
     /// What runs a VM; its creation made sure that there is one.

@@ -121,6 +121,11 @@ impl Registry {
         }
     }
 
+    /// Whether the UUID is a VM's, or taken for one.
+    pub(super) fn knows(&self, uuid: Uuid) -> bool {
+        self.read().contains_key(&uuid)
+    }
+
     /// At most `limit` VMs that meet all filters, in order, from behind `after`; and whether there may be
     /// more. The lock is held for a few handles at a time only.
     pub(super) fn page(

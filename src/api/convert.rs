@@ -3,7 +3,7 @@
 use prost_types::{Struct, Value, value::Kind as JsonKind};
 
 use crate::{
-    agent::shown,
+    agent::{Capacity, Leak, LeakKind, shown},
     events::Journal,
     proto::{spec_to_proto, v1},
     spec::{
@@ -227,6 +227,9 @@ pub(super) fn event(journal: &Journal, event: &Event) -> v1::WatchEventsResponse
             .into(),
             size: offset(*size),
         }),
+        EventKind::Reclaimed { leak, path } => {
+            Wire::Reclaimed(v1::LeakReclaimed { leak: leak.clone(), path: path.clone() })
+        }
     };
     let event = v1::Event {
         sequence: event.sequence,
@@ -277,5 +280,34 @@ pub(super) fn upload(partial: Partial) -> v1::Upload {
         size: offset(partial.plan.size),
         sha256: partial.plan.sha256,
         committed: offset(partial.committed),
+    }
+}
+
+// --- the host -----------------------------------------------------------------------------------
+
+pub(super) fn leak(leak: Leak) -> v1::Leak {
+    let kind = match leak.kind {
+        LeakKind::ZoneFolder => v1::leak::Kind::ZoneFolder,
+        LeakKind::RunFolder => v1::leak::Kind::RunFolder,
+        LeakKind::Process => v1::leak::Kind::Process,
+        LeakKind::ControlGroup => v1::leak::Kind::ControlGroup,
+        LeakKind::Upload => v1::leak::Kind::Upload,
+    };
+    v1::Leak {
+        id: leak.id,
+        kind: kind.into(),
+        uuid: leak.uuid.to_string(),
+        path: leak.path,
+        detail: leak.detail,
+        reclaimable: leak.reclaimable,
+    }
+}
+
+pub(super) fn capacity(capacity: Capacity) -> v1::Capacity {
+    v1::Capacity {
+        resource: capacity.resource.as_str().to_owned(),
+        total: offset(capacity.total),
+        limit: capacity.limit.map(offset),
+        promised: offset(capacity.promised),
     }
 }

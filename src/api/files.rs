@@ -41,7 +41,7 @@ impl Vms {
                     modified: Some(prost_types::Timestamp { seconds: file.modified, nanos: 0 }),
                 }),
             })),
-            Outcome::Vm { .. } | Outcome::Updated { .. } | Outcome::Deleted => Err(other_kind()),
+            _ => Err(other_kind()),
         }
     }
 

@@ -9,11 +9,13 @@
 //! | etag, or the same work under way | ABORTED | `ETAG_MISMATCH`, `UPLOAD_BUSY` |
 //! | a request id used twice | INVALID_ARGUMENT | `REQUEST_ID_REUSED` |
 //! | no room, too many requests | RESOURCE_EXHAUSTED | `NO_ROOM`, `QUEUE_FULL`, `UID_RANGE_EXHAUSTED` |
+//! | VMs have all that they may have | RESOURCE_EXHAUSTED | `CAPACITY`, with QuotaFailure and what is left |
 //! | an offset or cursor that does not reach | OUT_OF_RANGE | `UPLOAD_OFFSET`, `CONSOLE_OFFSET`, `CURSOR_EXPIRED` |
 //! | what came is not what was announced | DATA_LOSS | `UPLOAD_BROKEN` |
 //! | the host can't do it | UNIMPLEMENTED | `CAPABILITY_MISSING` |
 //! | the boot plan failed | FAILED_PRECONDITION | `BOOT_FAILED`, with step |
-//! | the agent stops | UNAVAILABLE | `STOPPING`, with RetryInfo |
+//! | the host goes down | FAILED_PRECONDITION | `HOST_DRAINING` |
+//! | the agent stops, or can't write its state | UNAVAILABLE | `STOPPING`, `STATE_READ_ONLY`, with RetryInfo |
 
 use std::{collections::HashMap, time::Duration};
 
@@ -72,7 +74,19 @@ pub(super) fn status(error: Error) -> Status {
         Error::UsersExhausted { users } => {
             (Code::ResourceExhausted, "UID_RANGE_EXHAUSTED", vec![("users", users.to_string())])
         }
+        Error::NoCapacity { resource, wanted, left, limit, .. } => {
+            details.add_quota_failure_violation(resource.clone(), message.clone());
+            let numbers = [("wanted", wanted), ("left", left), ("limit", limit)];
+            let numbers = numbers.map(|(key, number)| (key, number.to_string()));
+            let resource = [("resource", resource)].into_iter();
+            (Code::ResourceExhausted, "CAPACITY", resource.chain(numbers).collect())
+        }
         Error::NoRoom { .. } => (Code::ResourceExhausted, "NO_ROOM", vec![]),
+        Error::ReadOnly { .. } => {
+            details.set_retry_info(Some(Duration::from_secs(10)));
+            (Code::Unavailable, "STATE_READ_ONLY", vec![])
+        }
+        Error::Draining => (Code::FailedPrecondition, "HOST_DRAINING", vec![]),
         Error::BootFailed { uuid, step, reason } => (
             Code::FailedPrecondition,
             "BOOT_FAILED",

@@ -57,7 +57,7 @@ impl Vms {
     fn outcome(&self, outcome: Outcome) -> Result<(v1::Vm, bool), Status> {
         match outcome {
             Outcome::Vm { vm, already, .. } => Ok((self.vm(&vm), already)),
-            Outcome::Updated { .. } | Outcome::Deleted | Outcome::File(_) => Err(other_kind()),
+            _ => Err(other_kind()),
         }
     }
 }
@@ -143,7 +143,7 @@ impl VmService for Vms {
                 next_boot,
                 notes: notes.into_iter().map(convert::note).collect(),
             })),
-            Outcome::Vm { .. } | Outcome::Deleted | Outcome::File(_) => Err(other_kind()),
+            _ => Err(other_kind()),
         }
     }
 
@@ -403,7 +403,7 @@ impl Vms {
                 let item = Some(start_vm_response::Item::Vm(self.vm(&vm)));
                 let _ = items.send(Ok(v1::StartVmResponse { item })).await;
             }
-            Ok(Outcome::Updated { .. } | Outcome::Deleted | Outcome::File(_)) => {
+            Ok(_) => {
                 let _ = items.send(Err(other_kind())).await;
             }
             Err(error) => {

@@ -61,7 +61,8 @@ pub const fn needed(rpc: Rpc) -> Role {
         | Rpc::ListFiles
         | Rpc::WatchEvents
         | Rpc::ListEvents
-        | Rpc::GetHost => Role::Viewer,
+        | Rpc::GetHost
+        | Rpc::ListLeaks => Role::Viewer,
         // What a guest prints and shows is the guest's own.
         Rpc::StartVm
         | Rpc::StopVm
@@ -78,7 +79,7 @@ pub const fn needed(rpc: Rpc) -> Role {
         | Rpc::ConnectVnc
         | Rpc::CreateVncLink
         | Rpc::ReadLog => Role::Operator,
-        Rpc::CreateVm | Rpc::UpdateVm | Rpc::DeleteVm => Role::Admin,
+        Rpc::CreateVm | Rpc::UpdateVm | Rpc::DeleteVm | Rpc::ReclaimLeaks | Rpc::DrainHost => Role::Admin,
     }
 }
 
@@ -100,6 +101,6 @@ mod tests {
         assert_eq!(needed_for_path("/zoneward.v1.ConsoleService/Attach"), Some(Role::Operator));
         assert_eq!(needed_for_path("/grpc.health.v1.Health/Check"), Some(Role::Viewer));
         assert_eq!(needed_for_path("/zoneward.v1.VmService/createVm"), None);
-        assert_eq!(Rpc::ALL.len(), 27);
+        assert_eq!(Rpc::ALL.len(), 30);
     }
 }

@@ -183,6 +183,9 @@ async fn serve(config: Config) -> Result<(), AnyError> {
 
     tokio::spawn(handle_signals(stop.clone(), tcp.as_ref().map(|(_, tls)| tls.clone())));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    if let Some(period) = sd_notify::watchdog_enabled() {
+        tokio::spawn(feed_watchdog(period / 3));
+    }
     api::serve(agent.clone(), Listeners { unix, tcp, links }, stop).await?;
     // Accepted work goes on for as long as streams may.
     let drain = Duration::from_secs(config.drain_seconds);
@@ -273,6 +276,16 @@ async fn handle_signals(stop: CancellationToken, tls: Option<Arc<Tls>>) {
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
+}
+
+/// Says that the agent gets on, for as long as it does: its tasks are run, and so is work that may block.
+async fn feed_watchdog(period: Duration) {
+    loop {
+        tokio::time::sleep(period).await;
+        if tokio::task::spawn_blocking(|| ()).await.is_ok() {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }
 }
 
 async fn examine(config: &Config) -> Result<ExitCode, AnyError> {

@@ -15,6 +15,7 @@ use std::{
 use super::{BootFailure, BootRequest, Clock, Running, devices};
 use crate::{
     console::{ConsoleEnds, VncEndpoint},
+    crash,
     hypervisor::{Drive, Firmware, Hypervisor, Machine, MachinePlan, Nic, Setup},
     spec::{Brand, Limits},
     store::Phase,
@@ -69,15 +70,18 @@ impl Step {
 pub async fn boot(request: BootRequest<'_>, clock: Clock) -> Result<Running, BootFailure> {
     let mut boot = Boot { request, made: Made::default() };
     for (index, step) in PLAN.iter().enumerate() {
+        crash::point(format_args!("boot.{}", step.name()));
         if let Err(error) = boot.act(*step).await {
             let reason = boot.explain(error.to_string()).await;
             for step in PLAN[..=index].iter().rev() {
                 boot.undo(*step).await;
+                crash::point(format_args!("boot.{}.undone", step.name()));
             }
             let failure = BootFailure { step: step.name(), reason };
             clock.reached(Phase::Failed { step: failure.step.to_owned(), reason: failure.reason.clone() });
             return Err(failure);
         }
+        crash::point(format_args!("boot.{}.done", step.name()));
         if let Some(phase) = step.phase() {
             clock.reached(phase);
         }

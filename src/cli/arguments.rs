@@ -298,6 +298,34 @@ pub(super) enum Command {
     DeleteFile { uuid: String, path: String },
     /// Print what the host is and can do
     Host,
+    /// List what lies on the host with the name of a VM, and is no VM's
+    ///
+    /// The ids are on standard output, and why each is a leak on standard error.
+    Leaks {
+        /// Print JSON
+        #[arg(short, long)]
+        json: bool,
+    },
+    /// Remove leaks, with the disks that are in them
+    Reclaim {
+        /// As `vmadm leaks` prints them
+        #[arg(value_name = "ID", conflicts_with = "all")]
+        ids: Vec<String>,
+        /// Every one that can be removed
+        #[arg(long)]
+        all: bool,
+        /// Say what would be removed
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+    /// Power off every guest because the host goes down
+    ///
+    /// autoboot stays as it is: the VMs start with the host. No VM is started until the agent is restarted.
+    Drain {
+        /// Seconds until a guest's power is cut [default: 60]
+        #[arg(short, long, value_name = "SECONDS")]
+        timeout: Option<u32>,
+    },
     /// Print the JSON schema of a machine JSON
     Schema,
     /// Write manual pages into a folder

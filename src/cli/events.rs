@@ -111,6 +111,9 @@ fn lines(event: &v1::Event, full: bool) -> String {
             let action = file.action().as_str_name().trim_start_matches("ACTION_").to_lowercase();
             text.push_str(&format!(" {action} {} ({} bytes)", file.path, file.size));
         }
+        Some(Kind::Reclaimed(reclaimed)) => {
+            text.push_str(&format!(" {} {}", reclaimed.leak, reclaimed.path));
+        }
         Some(Kind::Modified(modified)) => {
             for change in &modified.changes {
                 text.push_str(&format!("\n    {}", change_line(change)));
@@ -139,6 +142,7 @@ fn kind(event: &v1::Event) -> &'static str {
         Some(Kind::Deleted(_)) => "delete",
         Some(Kind::Boot(_)) => "boot",
         Some(Kind::File(_)) => "file",
+        Some(Kind::Reclaimed(_)) => "reclaim",
         None => "unknown",
     }
 }
@@ -206,6 +210,10 @@ fn json_line(event: &v1::Event, cursor: &str) -> Result<String, CliError> {
             object["action"] =
                 json!(file.action().as_str_name().trim_start_matches("ACTION_").to_lowercase());
             object["size"] = json!(file.size);
+        }
+        Some(Kind::Reclaimed(reclaimed)) => {
+            object["leak"] = json!(reclaimed.leak);
+            object["path"] = json!(reclaimed.path);
         }
         _ => {}
     }

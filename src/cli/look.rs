@@ -1,4 +1,4 @@
-//! `get`, `info`, `screenshot`, `host`.
+//! `get`, `info`, `screenshot`, `schema`.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Clients, error::CliError, machine, print};
 use crate::proto::v1;
 
-fn pretty(value: &impl serde::Serialize) -> String {
+pub(super) fn pretty(value: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
@@ -39,33 +39,6 @@ pub(super) async fn screenshot(clients: &mut Clients, uuid: &str, file: &Path) -
 pub(super) async fn schema(clients: &mut Clients) -> Result<(), CliError> {
     let answer = clients.vms.get_vm_schema(v1::GetVmSchemaRequest {}).await?.into_inner();
     print(&pretty(&object(answer.schema.unwrap_or_default())))
-}
-
-pub(super) async fn host(clients: &mut Clients) -> Result<(), CliError> {
-    let host = clients.host.get_host(v1::GetHostRequest {}).await?.into_inner();
-    let hypervisors: Vec<Value> = host
-        .hypervisors
-        .iter()
-        .map(|hypervisor| {
-            json!({
-                "brand": hypervisor.brand,
-                "version": hypervisor.version,
-                "accelerator": hypervisor.accelerator,
-                "accelerator_reason": hypervisor.accelerator_reason,
-            })
-        })
-        .collect();
-    print(&pretty(&json!({
-        "hostname": host.hostname,
-        "version": host.version,
-        "kernel": host.kernel,
-        "cpus": host.cpus,
-        "memory": host.memory,
-        "zones_dir": host.zones_dir,
-        "hypervisors": hypervisors,
-        "restrictions": machine::restrictions(&host.restrictions),
-        "limits": machine::limits(&host.limits),
-    })))
 }
 
 /// A protobuf struct as JSON. Its numbers are doubles; whole ones are printed as such.

@@ -11,6 +11,7 @@ mod create;
 mod error;
 mod events;
 mod files;
+mod host;
 mod lifecycle;
 mod list;
 mod look;
@@ -169,7 +170,12 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
             let uuid = checked(uuid, "screenshot")?;
             look::screenshot(&mut clients(&arguments).await?, uuid, file).await
         }
-        Command::Host => look::host(&mut clients(&arguments).await?).await,
+        Command::Host => host::host(&mut clients(&arguments).await?).await,
+        Command::Leaks { json } => host::leaks(&mut clients(&arguments).await?, *json).await,
+        Command::Reclaim { ids, all, dry_run } => {
+            host::reclaim(&mut clients(&arguments).await?, ids, *all, *dry_run).await
+        }
+        Command::Drain { timeout } => host::drain(&mut clients(&arguments).await?, *timeout).await,
         Command::Events(options) => {
             let uuid = options.uuid.as_deref().map(|uuid| checked(uuid, "events")).transpose()?;
             events::events(&mut clients(&arguments).await?, uuid, options).await

@@ -11,7 +11,7 @@ mod volumes;
 mod zone_root;
 
 pub use error::StorageError;
-pub use tree::{make_zone, remove_unknown_disks, remove_zone, write_vm_json};
+pub use tree::{make_zone, remove_run, remove_unknown_disks, remove_zone, write_vm_json};
 pub(crate) use upload::hex;
 pub use upload::{Partial, Upload, UploadPlan};
 pub use volumes::{FileVolumes, Volumes};

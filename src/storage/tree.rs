@@ -4,26 +4,33 @@ use std::{
     fs::{self, DirBuilder, Permissions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::Path,
 };
 
 use super::error::StorageError;
-use crate::layout::VmLayout;
+use crate::{crash, layout::VmLayout};
 
 /// Makes the zonepath and the zone's root. It is an error when it is there already: a new UUID has
 /// nothing.
 pub fn make_zone(layout: &VmLayout) -> Result<(), StorageError> {
     let path = layout.zonepath();
     DirBuilder::new().mode(0o755).create(path).map_err(StorageError::at(path.display().to_string()))?;
+    crash::point("zone.made(zonepath)");
     for (folder, mode) in [(layout.root(), 0o755), (layout.uploads(), 0o700)] {
         DirBuilder::new()
             .mode(mode)
             .create(&folder)
+            .inspect(|()| crash::point(format_args!("zone.made({})", folder_name(&folder))))
             .map_err(StorageError::at(folder.display().to_string()))?;
         // Whatever the umask is.
         fs::set_permissions(&folder, Permissions::from_mode(mode))
             .map_err(StorageError::at(folder.display().to_string()))?;
     }
     Ok(())
+}
+
+fn folder_name(folder: &Path) -> std::borrow::Cow<'_, str> {
+    folder.file_name().unwrap_or_default().to_string_lossy()
 }
 
 /// Removes disks that no record knows: an update that was cut made or left them.
@@ -49,16 +56,27 @@ pub fn remove_unknown_disks(layout: &VmLayout, known: &[String]) -> Result<(), S
 
 /// Removes everything of a VM. What is gone already is fine.
 pub fn remove_zone(layout: &VmLayout) -> Result<(), StorageError> {
-    // Both walk by descriptor and do not follow links.
-    for folder in [layout.run(), layout.zonepath()] {
-        match fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StorageError::at(folder.display().to_string())(error));
-            }
-            _ => {}
-        }
-    }
+    crash::point("zone.remove");
+    remove_run(layout)?;
+    crash::point("zone.remove(run folder is gone)");
+    remove_folder(layout.zonepath())?;
+    crash::point("zone.removed");
     Ok(())
+}
+
+/// Removes what a VM has for its run alone.
+pub fn remove_run(layout: &VmLayout) -> Result<(), StorageError> {
+    remove_folder(layout.run())
+}
+
+/// Walks by descriptor and does not follow links.
+fn remove_folder(folder: &Path) -> Result<(), StorageError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StorageError::at(folder.display().to_string())(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes the record for people to read. It is never read back as truth.
@@ -69,7 +87,10 @@ pub fn write_vm_json(layout: &VmLayout, text: &str) -> Result<(), StorageError> 
         let mut file = fs::File::create(&draft)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(text.as_bytes())?;
-        fs::rename(&draft, &path)
+        crash::point("vm.json(draft)");
+        fs::rename(&draft, &path)?;
+        crash::point("vm.json");
+        Ok(())
     };
     write().map_err(StorageError::at(path.display().to_string()))
 }

@@ -25,7 +25,7 @@ use super::{
     error::StorageError,
     zone_root::{Entry, ZoneRoot},
 };
-use crate::layout::VmLayout;
+use crate::{crash, layout::VmLayout};
 
 /// What an upload is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +98,7 @@ impl Upload {
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(StorageError::Busy { path: plan.path });
         }
+        crash::point("upload.part");
         let mut upload = Self { plan, overwrite, root, part, note, file, written: 0, hash: Sha256::new() };
         match upload.resume(offset) {
             Ok(()) => Ok(upload),
@@ -134,6 +135,7 @@ impl Upload {
         }
         let note = serde_json::to_vec(&self.plan).map_err(io::Error::from).map_err(self.at())?;
         fs::write(&self.note, note).map_err(self.at())?;
+        crash::point("upload.note");
         self.rehash(offset)?;
         self.written = offset;
         Ok(())
@@ -169,6 +171,7 @@ impl Upload {
             return Err(error);
         }
         self.file.write_all(chunk).map_err(self.at())?;
+        crash::point("upload.chunk");
         self.hash.update(chunk);
         self.written = after;
         Ok(())
@@ -191,9 +194,12 @@ impl Upload {
         }
         self.file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(self.at())?;
         self.file.sync_all().map_err(self.at())?;
+        crash::point("upload.synced");
         let part = self.part.to_string_lossy().into_owned();
         let entry = self.root.place((rustix::fs::CWD, &part), &self.plan.path, self.overwrite)?;
+        crash::point("upload.placed");
         let _ = fs::remove_file(&self.note);
+        crash::point("upload.done");
         Ok(entry)
     }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::error::StorageError;
+use crate::crash;
 
 /// Makes and opens disks.
 pub trait Volumes: Send + Sync + fmt::Debug {
@@ -32,6 +33,7 @@ impl Volumes for FileVolumes {
             .mode(0o600)
             .open(path)
             .map_err(StorageError::at(path.display().to_string()))?;
+        crash::point("disk.created");
         set_size(&file, path, size)
     }
 
@@ -56,7 +58,9 @@ fn set_size(file: &File, path: &Path, size: u64) -> Result<(), StorageError> {
         },
         _ => StorageError::at(path.display().to_string())(error),
     })?;
-    file.sync_all().map_err(StorageError::at(path.display().to_string()))
+    file.sync_all().map_err(StorageError::at(path.display().to_string()))?;
+    crash::point("disk.sized");
+    Ok(())
 }
 
 #[cfg(test)]

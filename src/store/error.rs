@@ -1,6 +1,6 @@
 //! What can go wrong with the store.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 /// A failed read or write of the state file.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -26,6 +26,11 @@ pub enum StoreError {
     /// No room; nothing was changed.
     #[error("the disk that holds the agent's state is full; nothing was changed")]
     Full,
+    /// The file system takes no writes; nothing was changed.
+    #[error(
+        "the file system that holds the agent's state is read-only; nothing was changed. Guests, consoles and streams go on; changes are taken again once it can be written"
+    )]
+    ReadOnly,
     /// SQLite refused.
     #[error("the state file can't be used: {0}")]
     Sqlite(String),
@@ -46,13 +51,22 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            Some(rusqlite::ErrorCode::ReadOnly) => Self::ReadOnly,
+            Some(rusqlite::ErrorCode::SystemIoFailure)
+                if last_error() == io::ErrorKind::ReadOnlyFilesystem =>
+            {
+                Self::ReadOnly
+            }
             // A full disk may also show as a failed write of the log.
-            Some(rusqlite::ErrorCode::SystemIoFailure) if last_write_found_no_room() => Self::Full,
+            Some(rusqlite::ErrorCode::SystemIoFailure) if last_error() == io::ErrorKind::StorageFull => {
+                Self::Full
+            }
             _ => Self::Sqlite(error.to_string()),
         }
     }
 }
 
-fn last_write_found_no_room() -> bool {
-    std::io::Error::last_os_error().kind() == std::io::ErrorKind::StorageFull
+/// What the last system call of this thread said.
+fn last_error() -> io::ErrorKind {
+    io::Error::last_os_error().kind()
 }

@@ -65,6 +65,13 @@ pub enum EventKind {
         /// Bytes.
         size: u64,
     },
+    /// Something that no VM had was removed.
+    Reclaimed {
+        /// What it was, as `zone-folder`.
+        leak: String,
+        /// Where it was.
+        path: String,
+    },
 }
 
 impl EventKind {
@@ -77,6 +84,7 @@ impl EventKind {
             Self::Deleted { .. } => "deleted",
             Self::Boot(_) => "boot",
             Self::File { .. } => "file",
+            Self::Reclaimed { .. } => "reclaimed",
         }
     }
 }

@@ -15,5 +15,5 @@ mod writer;
 pub use error::StoreError;
 pub use event::{BootPhase, Change, Event, EventKind, FileAction, NewEvent, Phase};
 pub use reader::{EventQuery, JournalRange, Reader};
-pub use record::{CdDrive, Exit, ExitReason, Machine, StopPlan, Timestamp, VmRecord, WaitingCall};
+pub use record::{CdDrive, Exit, ExitReason, Machine, StopCause, StopPlan, Timestamp, VmRecord, WaitingCall};
 pub use writer::{Answer, Commit, Keep, Store, VmChange};

@@ -110,6 +110,31 @@ pub struct StopPlan {
     pub then_start: bool,
     /// The calls whose answers wait for its end.
     pub calls: Vec<WaitingCall>,
+    /// Who wanted it.
+    #[serde(default)]
+    pub cause: StopCause,
+}
+
+/// Who wanted a VM stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopCause {
+    /// A caller.
+    #[default]
+    Operator,
+    /// The host, which goes down.
+    HostShutdown,
+}
+
+impl StopCause {
+    /// Why a run ends that is stopped for it.
+    #[must_use]
+    pub fn reason(self) -> ExitReason {
+        match self {
+            Self::Operator => ExitReason::Operator,
+            Self::HostShutdown => ExitReason::HostShutdown,
+        }
+    }
 }
 
 /// A call that is answered later.

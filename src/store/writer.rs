@@ -8,10 +8,11 @@ use uuid::Uuid;
 
 use super::{
     error::StoreError,
-    event::{Event, NewEvent},
+    event::{Event, EventKind, NewEvent},
     record::{Timestamp, VmRecord},
     schema,
 };
+use crate::crash;
 
 /// Commits waiting for the writer; more than that wait with their callers.
 const QUEUE: usize = 256;
@@ -197,13 +198,35 @@ fn write(
     commits: &[&Commit],
     time: Timestamp,
 ) -> Result<Vec<Arc<Event>>, StoreError> {
+    let label = Label(commits);
+    crash::point(format_args!("store.begin({label})"));
     let transaction = connection.transaction()?;
     let mut events = Vec::new();
     for commit in commits {
         write_one(&transaction, commit, time, &mut events)?;
     }
+    crash::point(format_args!("store.written({label})"));
     transaction.commit()?;
+    crash::point(format_args!("store.committed({label})"));
     Ok(events)
+}
+
+/// What is in a transaction, in words.
+struct Label<'a>(&'a [&'a Commit]);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, commit) in self.0.iter().enumerate() {
+            f.write_str(if index > 0 { "+" } else { "" })?;
+            match commit.events.first().map(|event| &event.kind) {
+                Some(EventKind::Modified { vm, .. }) => write!(f, "{}", vm.state)?,
+                Some(EventKind::Boot(reached)) => f.write_str(reached.phase.as_str())?,
+                Some(kind) => f.write_str(kind.name())?,
+                None => f.write_str("no event")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 fn write_one(

@@ -9,8 +9,8 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// How long a dead process that is another's child may wait for its parent.
-const REAPED: Duration = Duration::from_secs(1);
+/// How long a dead process that is another's child is waited for to be reaped: some hosts' init takes its time.
+const REAPED: Duration = Duration::from_millis(100);
 
 /// A process that was alive when this was made.
 #[derive(Debug)]
@@ -23,6 +23,16 @@ pub(crate) struct PidFd {
 pub(crate) enum ExitStatus {
     Code(i32),
     Signal(i32),
+}
+
+impl ExitStatus {
+    /// Of what `wait(2)` gives.
+    pub(crate) fn from_wait(status: i32) -> Self {
+        match libc::WIFSIGNALED(status) {
+            true => Self::Signal(libc::WTERMSIG(status)),
+            false => Self::Code(libc::WEXITSTATUS(status)),
+        }
+    }
 }
 
 impl PidFd {
@@ -46,8 +56,7 @@ impl PidFd {
         Ok(rustix::process::pidfd_send_signal(self.fd.get_ref(), signal)?)
     }
 
-    /// Waits for the end of the process, and reaps it if it is our child. `None` when it is another's, and this
-    /// kernel tells its status to nobody else (before Linux 6.15).
+    /// Waits for the end of the process, and reaps it if it is our child; `None` when it is another's.
     pub(crate) async fn exited(&self) -> io::Result<Option<ExitStatus>> {
         let _ready = self.fd.readable().await?;
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
@@ -56,24 +65,26 @@ impl PidFd {
                 Some(code) => Some(ExitStatus::Code(code)),
                 None => status.terminating_signal().map(ExitStatus::Signal),
             })),
-            Err(rustix::io::Errno::CHILD) => {
-                Ok(tokio::time::timeout(REAPED, self.reaped()).await.unwrap_or_default())
-            }
+            Err(rustix::io::Errno::CHILD) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The status of a process that is another's child: the kernel tells it once that one has taken it.
-    async fn reaped(&self) -> Option<ExitStatus> {
-        loop {
-            let mut ready = self.fd.readable().await.ok()?;
-            match exit_status(self.fd.get_ref().as_fd()) {
-                Ok(Some(status)) => return Some(status),
-                // The descriptor gets ready again (POLLHUP) when it is reaped.
-                Ok(None) => ready.clear_ready(),
-                Err(_) => return None,
+    /// The status of a process that another has reaped; `None` where this kernel tells it to nobody else (before
+    /// Linux 6.15).
+    pub(crate) async fn reaped(&self) -> Option<ExitStatus> {
+        let told = async {
+            loop {
+                let mut ready = self.fd.readable().await.ok()?;
+                match exit_status(self.fd.get_ref().as_fd()) {
+                    Ok(Some(status)) => return Some(status),
+                    // The descriptor gets ready again (POLLHUP) when it is reaped.
+                    Ok(None) => ready.clear_ready(),
+                    Err(_) => return None,
+                }
             }
-        }
+        };
+        tokio::time::timeout(REAPED, told).await.unwrap_or_default()
     }
 }
 
@@ -98,10 +109,7 @@ fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
         // A kernel that does not keep it finds no process any more.
         return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
     }
-    Ok((info.mask & EXIT != 0).then(|| match libc::WIFSIGNALED(info.exit_code) {
-        true => ExitStatus::Signal(libc::WTERMSIG(info.exit_code)),
-        false => ExitStatus::Code(libc::WEXITSTATUS(info.exit_code)),
-    }))
+    Ok((info.mask & EXIT != 0).then(|| ExitStatus::from_wait(info.exit_code)))
 }
 
 #[cfg(test)]
@@ -124,7 +132,8 @@ mod tests {
         let mut output = std::io::BufReader::new(shell.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut output, &mut line).unwrap();
         let pidfd = PidFd::new(PidFd::open(line.trim().parse().unwrap()).unwrap()).unwrap();
-        let status = pidfd.exited().await.unwrap();
+        assert_eq!(pidfd.exited().await.unwrap(), None);
+        let status = pidfd.reaped().await;
         shell.wait().unwrap();
         status
     }

@@ -4,6 +4,8 @@ use std::{fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys::ExitStatus;
+
 /// A process, beyond doubt: ids are reused, but not within the same clock tick of the same boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -43,10 +45,14 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Whether a process has ended and only waits to be reaped.
-pub(super) fn is_zombie(pid: i32) -> io::Result<bool> {
+/// How a process ended that only waits to be reaped; `None` for one that lives.
+pub(super) fn zombie_status(pid: i32) -> io::Result<Option<ExitStatus>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    Ok(stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with(['Z', 'X'])))
+    let Some((_, fields)) = stat.rsplit_once(')') else { return Ok(None) };
+    // Field 52 is the last; what only root may see is 0 for others.
+    let status = fields.split_whitespace().nth(49).and_then(|field| field.parse().ok()).unwrap_or(0);
+    let dead = fields.trim_start().starts_with(['Z', 'X']);
+    Ok(dead.then(|| ExitStatus::from_wait(status)))
 }
 
 /// Field 22 of `/proc/<pid>/stat`; the name before it may hold anything, so count from its end.

@@ -126,6 +126,21 @@ pub trait Zone: Send + Sync + fmt::Debug {
     fn find(&self, uuid: Uuid, layout: &VmLayout) -> Found;
     /// Forgets the process, once it is gone.
     async fn forget(&self, uuid: Uuid, layout: &VmLayout);
+    /// Every control group that has the name of a VM's.
+    async fn groups(&self) -> Vec<Group>;
+    /// Removes one; an error while something runs in it.
+    async fn remove_group(&self, group: &Group) -> Result<(), ZoneError>;
+}
+
+/// A control group that has the name of a VM's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Whose name.
+    pub uuid: Uuid,
+    /// Its folder.
+    pub path: PathBuf,
+    /// Something runs in it.
+    pub populated: bool,
 }
 
 /// Why a zone could not be made.

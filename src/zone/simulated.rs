@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Ended, Found, Launch, Process, Zone, ZoneError};
+use super::{Ended, Found, Group, Launch, Process, Zone, ZoneError};
 use crate::{
     layout::VmLayout,
     spec::{Enforcement, LimitReport, Limits, Restriction},
@@ -22,6 +22,7 @@ use crate::{
 pub struct SimulatedHost {
     guests: Arc<Mutex<HashMap<Uuid, Arc<SimulatedProcess>>>>,
     next_pid: Arc<AtomicI32>,
+    groups: Arc<Mutex<Vec<Group>>>,
 }
 
 /// A pretended hypervisor process.
@@ -36,6 +37,11 @@ pub struct SimulatedProcess {
 }
 
 impl SimulatedHost {
+    /// Lets it have control groups.
+    pub fn set_groups(&self, groups: Vec<Group>) {
+        *self.groups.lock().unwrap_or_else(PoisonError::into_inner) = groups;
+    }
+
     /// The process of a VM, alive or not.
     #[must_use]
     pub fn process(&self, uuid: Uuid) -> Option<Arc<SimulatedProcess>> {
@@ -137,6 +143,15 @@ impl Zone for SimulatedHost {
 
     async fn forget(&self, _uuid: Uuid, layout: &VmLayout) {
         let _ = std::fs::remove_file(layout.process());
+    }
+
+    async fn groups(&self) -> Vec<Group> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn remove_group(&self, group: &Group) -> Result<(), ZoneError> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other != group);
+        Ok(())
     }
 }
 

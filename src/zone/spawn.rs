@@ -15,6 +15,8 @@ use rustix::{
     process::{WaitId, WaitIdOptions},
 };
 
+use crate::crash;
+
 use super::{
     Launch, ZoneError,
     launcher::{ORDERS, Orders, REPORT, SUBCOMMAND},
@@ -70,9 +72,11 @@ fn spawn_blocking(process: PathBuf, launch: Launch, sandbox: Sandbox) -> Result<
     let mut child = command.spawn().map_err(ZoneError::at("starting the launcher"))?;
     // Closes our copies of the launcher's descriptors, so that the report ends when it does.
     drop(command);
+    crash::point("zone.launched");
 
     let report = read_report(&report);
     let status = child.wait().map_err(ZoneError::at("waiting for the launcher"))?;
+    crash::point("zone.reported");
     match report? {
         Some(made) => Ok(made),
         None => Err(ZoneError::Launcher(format!("it said nothing ({status})"))),

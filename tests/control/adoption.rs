@@ -5,7 +5,7 @@ use zoneward::{
     hypervisor::{MachineEvent, simulated::Faults},
     proto::v1,
     spec::VmState,
-    store::{Commit, StopPlan, Store, Timestamp, VmChange, VmRecord},
+    store::{Commit, StopCause, StopPlan, Store, Timestamp, VmChange, VmRecord},
     zone::Ended,
 };
 
@@ -171,7 +171,7 @@ async fn a_stop_that_was_interrupted_is_finished() {
 
 fn plan(then_start: bool, seconds: i64) -> Option<StopPlan> {
     let deadline = Timestamp(Timestamp::now().0 + seconds * 1000);
-    Some(StopPlan { deadline, then_start, calls: Vec::new() })
+    Some(StopPlan { deadline, then_start, calls: Vec::new(), cause: StopCause::Operator })
 }
 
 async fn until(clients: &Clients, uuid: &str, state: v1::VmState) {

@@ -7,6 +7,7 @@ mod support;
 mod browser;
 mod changes;
 mod console;
+mod crash_points;
 mod cycles;
 mod exits;
 mod failure;

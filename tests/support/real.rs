@@ -78,7 +78,7 @@ impl Real {
         for set in &self.sets {
             command.args(["--set", set]);
         }
-        command.env_remove("RUST_LOG");
+        command.env_remove("RUST_LOG").env("CRASH_POINTS", self.crash_points());
         command
     }
 
@@ -100,6 +100,11 @@ impl Real {
             async move { serves.then_some(()) }
         })
         .await;
+    }
+
+    /// Where a test says at which point the agent is killed; see `src/crash.rs`.
+    pub(crate) fn crash_points(&self) -> PathBuf {
+        self.dir.path().join("crash")
     }
 
     /// The agent's process id.
@@ -128,6 +133,19 @@ impl Real {
         let mut agent = self.agent.take().expect("running");
         agent.kill().expect("killed");
         agent.wait().expect("reaped");
+    }
+
+    /// Waits until the agent has ended by itself; false when it does not.
+    pub(crate) async fn has_died(&mut self, patience: Duration) -> bool {
+        let agent = self.agent.as_mut().expect("running");
+        let deadline = tokio::time::Instant::now() + patience;
+        while agent.try_wait().expect("waited").is_none() {
+            if tokio::time::Instant::now() > deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
     }
 
     /// SIGTERM, and the exit status.

@@ -67,6 +67,10 @@ impl Simulated {
             drain_seconds: 1,
             ..Config::default()
         };
+        // Tests make more machines than this host could run.
+        let none = (0.0, 0.0, 0.0);
+        let capacity = &mut config.capacity;
+        (capacity.ram_overcommit, capacity.vcpu_overcommit, capacity.disk_overcommit) = none;
         edit(&mut config);
         let host = SimulatedHost::default();
         let hypervisor = SimulatedHypervisor::new(Processes(host.clone()));

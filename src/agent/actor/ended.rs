@@ -9,7 +9,7 @@ use crate::{
         error::Error,
         exit,
     },
-    boot,
+    boot, crash,
     hypervisor::MachineEvent,
     spec::{BootOptions, VmState},
     store::{Exit, ExitReason, Timestamp, VmRecord},
@@ -32,12 +32,14 @@ impl Actor {
     /// The process is gone, by whatever.
     pub(super) async fn on_ended(&mut self, ended: Ended) {
         self.hear_last_events().await;
+        crash::point("ended");
         let exit = self.exit(ended);
         self.console.unwatch();
         self.live = Live::default();
         self.resets = Resets::default();
         let stop = self.stop.take();
-        let then_start = stop.as_ref().is_some_and(|stop| stop.then_start);
+        let then_start =
+            stop.as_ref().is_some_and(|stop| stop.then_start) && self.agent.inner.drain.check().is_ok();
         let waiting = stop.map(|stop| stop.waiting).unwrap_or_default();
 
         let vm = self.changed(|vm| {
@@ -94,7 +96,7 @@ impl Actor {
     }
 
     fn exit(&mut self, ended: Ended) -> Exit {
-        let reason = exit::reason(self.stop.is_some(), ended, self.last_words.take().as_ref());
+        let reason = exit::reason(exit::wanted(&self.record), ended, self.last_words.take().as_ref());
         let detail = match reason {
             ExitReason::HypervisorError | ExitReason::Signal => {
                 self.agent.hypervisor(&self.record).last_words(&self.console.last_words()).words

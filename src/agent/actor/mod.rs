@@ -45,7 +45,7 @@ use crate::{
     layout::VmLayout,
     spec::{BootOptions, VmState},
     storage::remove_zone,
-    store::{BootPhase, Commit, EventKind, VmChange, VmRecord},
+    store::{BootPhase, Commit, EventKind, StopCause, VmChange, VmRecord},
     zone::{Ended, Process},
 };
 use control::Control;
@@ -75,6 +75,7 @@ pub(super) enum Command {
         etag: String,
         force: bool,
         timeout_seconds: u32,
+        cause: StopCause,
         reply: Reply,
     },
     Reboot {
@@ -209,8 +210,10 @@ impl Actor {
                 };
                 let _ = reply.send(result);
             }
-            Command::Stop { call, etag, force, timeout_seconds, reply } => {
-                self.begin_stop(call, &etag, force, timeout_seconds, reply).await;
+            Command::Stop { call, etag, force, timeout_seconds, cause, reply } => {
+                let timeout = Duration::from_secs(timeout_seconds.min(stop::MAX_TIMEOUT).into());
+                let manner = Manner { force, timeout, cause, then_start: false, answered: true };
+                self.begin_stop(call, &etag, manner, reply).await;
             }
             Command::Reboot { call, etag, force, reply } => self.reboot(call, &etag, force, reply).await,
             Command::Update { call, etag, payload, validate_only, reply } => {
@@ -264,7 +267,9 @@ impl Actor {
                 .wrong_state("nobody can tell whether the VM's hypervisor lives; stop it with force first"));
         }
         if let Some(process) = self.live.process.clone() {
-            let manner = Manner { force: true, timeout: Duration::ZERO, then_start: false, answered: false };
+            let cause = StopCause::Operator;
+            let manner =
+                Manner { force: true, timeout: Duration::ZERO, cause, then_start: false, answered: false };
             self.enter_stop(call, manner, |_| ()).await?;
             let ended = process.ended().await;
             self.on_ended(ended).await;

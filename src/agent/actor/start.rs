@@ -18,7 +18,7 @@ impl Actor {
     pub(super) fn may_start(&self, etag: &str) -> Result<Option<Outcome>, Error> {
         self.check_etag(etag)?;
         match self.record.state {
-            VmState::Stopped => Ok(None),
+            VmState::Stopped => self.agent.inner.drain.check().map(|()| None),
             VmState::Running => Ok(Some(self.outcome(true, Vec::new()))),
             state => {
                 Err(self.wrong_state(format!("Cannot start vm from state \"{state}\", must be \"stopped\".")))

@@ -10,12 +10,13 @@ use crate::{
         call::{Call, Outcome},
         error::Error,
     },
+    crash,
     spec::{BootOptions, VmState},
-    store::{StopPlan, Timestamp, VmRecord, WaitingCall},
+    store::{StopCause, StopPlan, Timestamp, VmRecord, WaitingCall},
 };
 
 /// Longest wait for a guest to obey the power button, in seconds: a day.
-const MAX_TIMEOUT: u32 = 86_400;
+pub(super) const MAX_TIMEOUT: u32 = 86_400;
 const MAX_LEFT: Duration = Duration::from_secs(MAX_TIMEOUT as u64);
 /// vmadm's patience with a reboot.
 const REBOOT: Duration = Duration::from_secs(180);
@@ -51,6 +52,7 @@ pub(super) struct Manner {
     pub(super) force: bool,
     /// Until its power is cut.
     pub(super) timeout: Duration,
+    pub(super) cause: StopCause,
     pub(super) then_start: bool,
     /// The end of the stop answers the call.
     pub(super) answered: bool,
@@ -60,14 +62,7 @@ pub(super) struct Manner {
 const MAX_WAITING: usize = 64;
 
 impl Actor {
-    pub(super) async fn begin_stop(
-        &mut self,
-        call: Call,
-        etag: &str,
-        force: bool,
-        timeout_seconds: u32,
-        reply: Reply,
-    ) {
+    pub(super) async fn begin_stop(&mut self, call: Call, etag: &str, manner: Manner, reply: Reply) {
         if self.record.state == VmState::Stopped {
             let outcome = match self.check_etag(etag) {
                 Ok(()) => self.keep_answer(&call, self.outcome(true, Vec::new())).await,
@@ -76,11 +71,14 @@ impl Actor {
             let _ = reply.send(outcome);
             return;
         }
-        let timeout = Duration::from_secs(timeout_seconds.min(MAX_TIMEOUT).into());
-        let begun = match self.may_stop(etag, force) {
+        let begun = match self.may_stop(etag, manner.force) {
             Ok(()) => {
-                let manner = Manner { force, timeout, then_start: false, answered: true };
-                self.enter_stop(&call, manner, |vm| vm.spec.autoboot = Some(false)).await
+                let edit = |vm: &mut VmRecord| {
+                    if manner.cause == StopCause::Operator {
+                        vm.spec.autoboot = Some(false);
+                    }
+                };
+                self.enter_stop(&call, manner, edit).await
             }
             Err(error) => Err(error),
         };
@@ -129,11 +127,14 @@ impl Actor {
             if manner.answered && call.request_id.is_some() {
                 calls.push(call.waiting(manner.then_start));
             }
-            let deadline = joined.map_or(deadline, |stop| stop.deadline.min(deadline));
-            vm.stop = Some(StopPlan { deadline, then_start: manner.then_start, calls });
+            let deadline = joined.as_ref().map_or(deadline, |stop| stop.deadline.min(deadline));
+            // Whoever wanted it first.
+            let cause = joined.map_or(manner.cause, |stop| stop.cause);
+            vm.stop = Some(StopPlan { deadline, then_start: manner.then_start, calls, cause });
             edit(vm);
         });
         self.commit(call, stopping, Vec::new(), None).await?;
+        crash::point("stop.begun");
         if manner.force || failed {
             self.kill();
         } else {
@@ -143,6 +144,7 @@ impl Actor {
             }
             self.press_power_button().await;
         }
+        crash::point("stop.asked");
         let deadline = Instant::now() + manner.timeout;
         let stop = self.stop.get_or_insert(Stop { deadline, waiting: Vec::new(), then_start: false });
         stop.deadline = stop.deadline.min(deadline);
@@ -223,7 +225,9 @@ impl Actor {
                 return;
             }
             Ok(()) => {
-                let manner = Manner { force: false, timeout: REBOOT, then_start: true, answered: true };
+                let cause = StopCause::Operator;
+                let manner =
+                    Manner { force: false, timeout: REBOOT, cause, then_start: true, answered: true };
                 self.enter_stop(&call, manner, |_| ()).await
             }
         };

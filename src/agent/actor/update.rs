@@ -20,7 +20,7 @@ use crate::{
         create::host_for,
         error::Error,
     },
-    boot,
+    boot, crash,
     spec::{DiskSpec, Limits, VmSpec, VmState, update},
     storage::StorageError,
     store::VmRecord,
@@ -84,6 +84,7 @@ impl Actor {
     ) -> Result<Outcome, Error> {
         let before = self.record.spec.clone();
         let made = self.make_disks(&before, &vm.spec).await?;
+        crash::point("update.disks");
         let outcome = outcome(vm.clone());
         let answer = call.answer(&Ok(outcome.clone()));
         if let Err(error) = self.commit(call, vm, Vec::new(), answer).await {
@@ -91,6 +92,7 @@ impl Actor {
             return Err(error);
         }
         self.make_effective(&before).await;
+        crash::point("update.effective");
         let kept = &self.record.spec.disks;
         let gone = before
             .disks

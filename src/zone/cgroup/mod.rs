@@ -20,7 +20,13 @@ use std::{
 use hierarchy::{Hierarchy, Version};
 use setting::Setting;
 
-use crate::spec::{LimitReport, Limits};
+use uuid::Uuid;
+
+use super::Group;
+use crate::{
+    crash,
+    spec::{LimitReport, Limits},
+};
 
 /// Makes groups.
 #[derive(Clone, Debug)]
@@ -63,6 +69,7 @@ impl Cgroups {
             .collect();
         let folders: Vec<&Path> = places.iter().map(|place| place.folder.as_path()).collect();
         fs::write(record, serde_json::to_vec(&folders)?)?;
+        crash::point("groups.noted");
         let mut cgroup = Cgroup::default();
         for (hierarchy, place) in hierarchies.iter().zip(places) {
             let handed_on = match hierarchy.version {
@@ -70,7 +77,10 @@ impl Cgroups {
                 Version::V2 => hierarchy.hand_on(setting::CONTROLLERS, &agent),
             };
             match handed_on.and_then(|()| hierarchy::make(&place.folder)) {
-                Ok(()) => cgroup.places.push(place),
+                Ok(()) => {
+                    crash::point("groups.made");
+                    cgroup.places.push(place);
+                }
                 Err(error) => {
                     let why = format!("{} can't be made: {error}", place.folder.display());
                     cgroup.refusals.push((place.controllers, why));
@@ -78,6 +88,23 @@ impl Cgroups {
             }
         }
         Ok(cgroup)
+    }
+
+    /// Every group that has the name of a VM's.
+    pub(super) fn all(&self) -> io::Result<Vec<Group>> {
+        let prefix = format!("{}-", self.prefix);
+        let mut found = Vec::new();
+        for hierarchy in self.hierarchies(&format!("{}-agent", self.prefix))? {
+            for entry in fs::read_dir(&hierarchy.own)?.flatten() {
+                let name = entry.file_name();
+                let uuid = name.to_str().and_then(|name| Uuid::try_parse(name.strip_prefix(&prefix)?).ok());
+                let Some(uuid) = uuid else { continue };
+                let path = entry.path();
+                let processes = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+                found.push(Group { uuid, path, populated: !processes.trim().is_empty() });
+            }
+        }
+        Ok(found)
     }
 
     /// Version 2 always, because it kills and tells; version 1 where it has a controller that is needed.

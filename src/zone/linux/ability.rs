@@ -1,15 +1,27 @@
 //! What zones this host can build, found out by building them. Trying is the only way to know: versions
 //! and sysctls say too little.
 
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::FlockOperation;
 
 use uuid::Uuid;
 
-use super::{LinuxZone, process::LinuxProcess};
+use super::{
+    LinuxZone,
+    process::{self, LinuxProcess},
+};
 use crate::{
+    layout::VmLayout,
     spec::{Enforcement, LimitReport, Limits, Restriction, VmSpec},
     zone::{
         Launch, Process as _, ZoneError,
+        cgroup::Cgroup,
         launcher::landlock,
         sandbox::{Level, Mechanism},
         spawn::spawn,
@@ -31,6 +43,9 @@ impl Ability {
         let landlock = landlock::is_there();
         let root = rustix::process::geteuid().is_root();
         let mut shortcomings = Vec::new();
+        if let Err(error) = remove_old_trials(zone).await {
+            tracing::warn!(%error, "what earlier trials left can't be removed");
+        }
         for level in Level::LADDER {
             let sensible = match level {
                 Level::Full | Level::NoUserNamespace => root,
@@ -128,25 +143,55 @@ async fn try_zone(
     result
 }
 
+const TRIAL: &str = "trial-";
+
+/// Removes what was left by whoever was killed in the middle of a trial.
+async fn remove_old_trials(zone: &LinuxZone) -> io::Result<()> {
+    for entry in std::fs::read_dir(&zone.run)?.flatten() {
+        let is_trial = entry.file_name().to_string_lossy().starts_with(TRIAL);
+        let folder = VmLayout::of_run(entry.path());
+        if !is_trial || lock(folder.run()).is_err() {
+            continue;
+        }
+        if let Ok(process) = process::find(&folder)? {
+            process.kill().map_err(io::Error::other)?;
+            process.ended().await;
+        }
+        Cgroup::read(&folder.cgroup())?.remove();
+        std::fs::remove_dir_all(folder.run())?;
+    }
+    Ok(())
+}
+
+/// Fails while another has it.
+fn lock(folder: &Path) -> io::Result<File> {
+    let folder = File::open(folder)?;
+    rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(folder)
+}
+
 /// The folder of a zone that no VM has; gone when dropped.
 #[derive(Debug)]
 pub(super) struct Trial {
     pub(super) name: String,
-    pub(super) folder: std::path::PathBuf,
+    pub(super) folder: PathBuf,
+    /// For as long as the trial goes on.
+    _lock: File,
 }
 
 impl Trial {
     pub(super) fn make(zone: &LinuxZone) -> Result<Self, ZoneError> {
-        let name = format!("trial-{}", Uuid::new_v4());
-        let trial = Self { folder: zone.run.join(&name), name };
+        let name = format!("{TRIAL}{}", Uuid::new_v4());
+        let folder = zone.run.join(&name);
         let make = || {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&trial.folder)?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+            let trial = Self { _lock: lock(&folder)?, folder, name };
             std::fs::create_dir(trial.root())?;
             // Whatever the umask is.
-            std::fs::set_permissions(trial.root(), std::fs::Permissions::from_mode(0o755))
+            std::fs::set_permissions(trial.root(), std::fs::Permissions::from_mode(0o755))?;
+            Ok::<_, io::Error>(trial)
         };
-        make().map_err(ZoneError::at("making a trial zone"))?;
-        Ok(trial)
+        make().map_err(ZoneError::at("making a trial zone"))
     }
 
     pub(super) fn root(&self) -> std::path::PathBuf {

@@ -19,13 +19,14 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::{
-    Found, Launch, Process, Zone, ZoneError,
+    Found, Group, Launch, Process, Zone, ZoneError,
     cgroup::{Cgroup, Cgroups},
     sandbox::{Device, Sandbox},
     spawn::spawn,
 };
 use crate::{
     config::{self, Config, LimitPolicy},
+    crash,
     layout::VmLayout,
     spec::{Enforcement, LimitReport, Limits},
 };
@@ -180,17 +181,40 @@ impl Zone for LinuxZone {
     async fn forget(&self, _uuid: Uuid, layout: &VmLayout) {
         let (process, record) = (layout.process(), layout.cgroup());
         let forget = move || -> io::Result<()> {
+            crash::point("forget");
             Cgroup::read(&record)?.remove();
+            crash::point("forget(groups are gone)");
             for file in [record, process] {
                 match std::fs::remove_file(file) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
+                    _ => crash::point("forget(a file is gone)"),
                 }
             }
             Ok(())
         };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(forget).await {
             tracing::warn!(%error, run = %layout.run().display(), "what a process left can't be removed");
+        }
+    }
+
+    async fn groups(&self) -> Vec<Group> {
+        let cgroups = self.cgroups.clone();
+        let found = tokio::task::spawn_blocking(move || cgroups.all()).await;
+        match found.map_err(io::Error::other).flatten() {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "control groups can't be listed");
+                Vec::new()
+            }
+        }
+    }
+
+    async fn remove_group(&self, group: &Group) -> Result<(), ZoneError> {
+        match std::fs::remove_dir(&group.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ZoneError::at("removing the control group")(error))
+            }
+            _ => Ok(()),
         }
     }
 }

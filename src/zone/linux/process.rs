@@ -16,7 +16,7 @@ use crate::{
     zone::{
         Ended, Process, ZoneError,
         cgroup::Cgroup,
-        identity::{Identity, boot_id, is_zombie},
+        identity::{Identity, boot_id, zombie_status},
         launcher::landlock,
         measure::Measured,
     },
@@ -59,6 +59,26 @@ impl LinuxProcess {
         };
         Ok(Self { enforcements, ..Self::unmeasured(pid, pidfd, cgroup)? })
     }
+
+    /// The status of a process that an earlier agent started: of its body, as long as nobody has taken that, else
+    /// what the kernel still knows.
+    async fn anothers_status(&self) -> Option<ExitStatus> {
+        let body = zombie_status(self.pid).ok().flatten();
+        // The number is still its own when the descriptor still leads to it.
+        match self.pidfd.signal(Signal::CONT) {
+            Ok(()) if body.is_some() => body,
+            _ => self.pidfd.reaped().await,
+        }
+    }
+}
+
+/// How a process ended that had this status.
+fn ended(status: ExitStatus, cgroup: &Cgroup) -> Ended {
+    match status {
+        ExitStatus::Code(code) => Ended::Code(code),
+        ExitStatus::Signal(libc::SIGKILL) if cgroup.was_out_of_memory() => Ended::OutOfMemory,
+        ExitStatus::Signal(signal) => Ended::Signal(signal),
+    }
 }
 
 /// The process that the run folder names, if it is still that one; else how it ended.
@@ -78,8 +98,8 @@ pub(super) fn find(layout: &VmLayout) -> io::Result<Result<LinuxProcess, Ended>>
     match Identity::of(written.pid) {
         // An orphan's body may lie about until init sees to it.
         Ok(found) if found == written => {
-            if is_zombie(written.pid)? {
-                return Ok(Err(gone));
+            if let Some(status) = zombie_status(written.pid)? {
+                return Ok(Err(ended(status, &cgroup)));
             }
         }
         Ok(_) => return Ok(Err(gone)),
@@ -111,12 +131,12 @@ impl Process for LinuxProcess {
     }
 
     async fn ended(&self) -> Ended {
-        let ended = match self.pidfd.exited().await {
-            Ok(Some(ExitStatus::Code(code))) => Ended::Code(code),
-            Ok(Some(ExitStatus::Signal(libc::SIGKILL))) if self.cgroup.was_out_of_memory() => {
-                Ended::OutOfMemory
-            }
-            Ok(Some(ExitStatus::Signal(signal))) => Ended::Signal(signal),
+        let status = match self.pidfd.exited().await {
+            Ok(None) => Ok(self.anothers_status().await),
+            ours => ours,
+        };
+        let ended = match status {
+            Ok(Some(status)) => ended(status, &self.cgroup),
             Ok(None) if self.cgroup.was_out_of_memory() => Ended::OutOfMemory,
             Ok(None) => Ended::Unseen,
             Err(error) => {

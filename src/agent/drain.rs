@@ -1,0 +1,83 @@
+//! Powering guests off because the host goes down.
+//!
+//! ```text
+//!   drain ──▶ no VM is started any more ──▶ each VM that runs: stop, with its deadline ──▶ told one by one
+//! ```
+//!
+//! It is a stop of each VM by its own actor, so an agent that is killed in the middle leaves stops that the next one
+//! finishes. What is different: autoboot stays as it is, and the exit reason is the host's.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::{
+    Agent,
+    actor::Command,
+    call::{Call, Outcome},
+    error::Error,
+    registry::VmHandle,
+};
+use crate::{spec::VmState, store::StopCause};
+
+/// Whether the host goes down.
+#[derive(Debug, Default)]
+pub(super) struct Drain(AtomicBool);
+
+impl Drain {
+    /// Fails when nothing may be started any more.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.0.load(Ordering::Relaxed) { Err(Error::Draining) } else { Ok(()) }
+    }
+}
+
+/// A VM that was to be powered off.
+#[derive(Clone, Debug)]
+pub struct Drained {
+    /// Which.
+    pub uuid: Uuid,
+    /// What it is called.
+    pub alias: String,
+    /// Why it still runs; nothing when it is off.
+    pub failure: Option<Error>,
+    /// How many are still on their way.
+    pub left: usize,
+}
+
+impl Agent {
+    /// Powers every guest off; the channel tells of each, and ends. It goes on when nobody listens.
+    pub fn drain(&self, call: Call, timeout_seconds: u32) -> mpsc::Receiver<Drained> {
+        self.inner.drain.0.store(true, Ordering::Relaxed);
+        let vms: Vec<_> =
+            self.inner.registry.all().into_iter().filter(|vm| may_run(vm.record().state)).collect();
+        tracing::info!(vms = vms.len(), timeout_seconds, actor = call.actor, "the host goes down");
+        let (sender, receiver) = mpsc::channel(vms.len().max(1));
+        let mut left = vms.len();
+        self.inner.tasks.spawn(async move {
+            let mut stops = tokio::task::JoinSet::new();
+            for vm in vms {
+                let call = call.clone();
+                stops.spawn(async move { (stop(&vm, call, timeout_seconds).await, vm.record()) });
+            }
+            while let Some(Ok((result, vm))) = stops.join_next().await {
+                left -= 1;
+                let alias = vm.spec.alias.clone().unwrap_or_default();
+                let failure = result.err();
+                let _ = sender.send(Drained { uuid: vm.uuid, alias, failure, left }).await;
+            }
+        });
+        receiver
+    }
+}
+
+fn may_run(state: VmState) -> bool {
+    state.has_hypervisor() || matches!(state, VmState::Starting | VmState::Lost)
+}
+
+async fn stop(vm: &VmHandle, call: Call, timeout_seconds: u32) -> Result<Outcome, Error> {
+    let (reply, answer) = oneshot::channel();
+    let (etag, force, cause) = (String::new(), false, StopCause::HostShutdown);
+    vm.send(Command::Stop { call, etag, force, timeout_seconds, cause, reply })?;
+    answer.await.map_err(|_| Error::Stopping)?
+}

@@ -1,0 +1,284 @@
+//! What lies on the host with the name of a VM, and is no VM's.
+//!
+//! Names derive from UUIDs, so everything that an agent ever made can be found again: folders of zones and of runs,
+//! hypervisors by what the launcher wrote into those, control groups by their name, parts of uploads. A look changes
+//! nothing. Reclaiming looks again, and removes only what is still a leak then; what can't be judged stays.
+
+use std::{fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    Agent,
+    call::{Call, Outcome},
+    error::Error,
+};
+use crate::{
+    layout::VmLayout,
+    storage,
+    store::{Commit, EventKind},
+    zone::{Found, Group},
+};
+
+/// Something that no VM has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leak {
+    /// The same for as long as it is there.
+    pub id: String,
+    /// What it is.
+    pub kind: LeakKind,
+    /// Whose name it has.
+    pub uuid: Uuid,
+    /// Where.
+    pub path: String,
+    /// Why it counts as a leak.
+    pub detail: String,
+    /// Whether the agent would remove it.
+    pub reclaimable: bool,
+}
+
+/// What a leak is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LeakKind {
+    /// A folder of `zones_dir`.
+    ZoneFolder,
+    /// A folder of `run_dir`.
+    RunFolder,
+    /// A hypervisor that runs.
+    Process,
+    /// A control group.
+    ControlGroup,
+    /// A part of a file that nobody can go on with.
+    Upload,
+}
+
+impl LeakKind {
+    /// Its name, with which its ids begin.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ZoneFolder => "zone-folder",
+            Self::RunFolder => "run-folder",
+            Self::Process => "process",
+            Self::ControlGroup => "control-group",
+            Self::Upload => "upload",
+        }
+    }
+}
+
+/// What became of one leak.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reclaimed {
+    /// Which.
+    pub id: String,
+    /// Why it is still there; nothing when it is gone.
+    pub reason: Option<String>,
+}
+
+impl Leak {
+    fn new(kind: LeakKind, uuid: Uuid, path: &Path, detail: impl Into<String>, reclaimable: bool) -> Self {
+        let path = path.display().to_string();
+        let id = format!("{}:{path}", kind.as_str());
+        Self { id, kind, uuid, path, detail: detail.into(), reclaimable }
+    }
+}
+
+impl Agent {
+    /// Every leak, by id.
+    pub async fn leaks(&self) -> Result<Vec<Leak>, Error> {
+        // First what is there, then who has it: what is made or removed meanwhile is somebody's.
+        let groups = self.inner.platform.zone.groups().await;
+        let agent = self.clone();
+        let mut leaks = tokio::task::spawn_blocking(move || agent.leaks_in_folders())
+            .await
+            .map_err(Error::internal)?
+            .map_err(Error::internal)?;
+        leaks.extend(groups.iter().filter_map(|group| self.leaked_group(group)));
+        leaks.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(leaks)
+    }
+
+    fn leaks_in_folders(&self) -> io::Result<Vec<Leak>> {
+        let layout = &self.inner.layout;
+        let mut leaks = Vec::new();
+        for uuid in uuids_in(layout.zones())? {
+            let vm = layout.vm(uuid);
+            if self.inner.registry.knows(uuid) {
+                leaks.extend(broken_uploads(&vm)?.iter().map(|part| {
+                    let detail = "part of an upload without its description; nobody can go on with it";
+                    Leak::new(LeakKind::Upload, uuid, part, detail, true)
+                }));
+            } else if vm.zonepath().exists() {
+                let detail = "no VM has this UUID; the disks in it go with it";
+                leaks.push(Leak::new(LeakKind::ZoneFolder, uuid, vm.zonepath(), detail, true));
+            }
+        }
+        for uuid in uuids_in(layout.run())? {
+            let vm = layout.vm(uuid);
+            if !self.inner.registry.knows(uuid) && vm.run().exists() {
+                leaks.push(self.leaked_run(uuid, &vm));
+            }
+        }
+        Ok(leaks)
+    }
+
+    fn leaked_run(&self, uuid: Uuid, vm: &VmLayout) -> Leak {
+        let (kind, detail, reclaimable) = match self.inner.platform.zone.find(uuid, vm) {
+            Found::Gone(_) => (LeakKind::RunFolder, "no VM has this UUID".to_owned(), true),
+            Found::Alive(process) => {
+                (LeakKind::Process, format!("process {} runs, and no VM has this UUID", process.pid()), true)
+            }
+            Found::Unknown(why) => {
+                let detail =
+                    format!("no VM has this UUID, and nobody can tell whether its process runs: {why}");
+                (LeakKind::RunFolder, detail, false)
+            }
+        };
+        Leak::new(kind, uuid, vm.run(), detail, reclaimable)
+    }
+
+    /// A group that stands in the run folder of its VM is seen to with that.
+    fn leaked_group(&self, group: &Group) -> Option<Leak> {
+        if self.inner.layout.vm(group.uuid).cgroup().exists() || !group.path.exists() {
+            return None;
+        }
+        let detail = match (group.populated, self.inner.registry.knows(group.uuid)) {
+            (true, _) => "something runs in it that this agent does not know; is it another agent's?",
+            (false, true) => "the VM does not run",
+            (false, false) => "no VM has this UUID",
+        };
+        Some(Leak::new(LeakKind::ControlGroup, group.uuid, &group.path, detail, !group.populated))
+    }
+
+    /// Removes leaks; says of each what became of it.
+    pub async fn reclaim(
+        &self,
+        call: Call,
+        ids: Vec<String>,
+        validate_only: bool,
+    ) -> Result<Vec<Reclaimed>, Error> {
+        if validate_only {
+            let leaks = self.leaks().await?;
+            return Ok(ids
+                .into_iter()
+                .map(|id| verdict(&leaks, id).map_or_else(|no| no, |yes| yes.1))
+                .collect());
+        }
+        let work = {
+            let agent = self.clone();
+            move |call: Call| async move { agent.reclaim_all(&call, ids).await }
+        };
+        match self.once(call, work).await? {
+            Outcome::Reclaimed(results) => Ok(results),
+            _ => Err(Error::internal("a reclaim ended as something else")),
+        }
+    }
+
+    async fn reclaim_all(&self, call: &Call, ids: Vec<String>) -> Result<Outcome, Error> {
+        let leaks = self.leaks().await?;
+        let (mut results, mut events) = (Vec::new(), Vec::new());
+        for id in ids {
+            let result = match verdict(&leaks, id) {
+                Ok((leak, mut result)) => {
+                    match self.reclaim_one(leak).await {
+                        Ok(()) => {
+                            let kind = leak.kind.as_str().to_owned();
+                            let fact = EventKind::Reclaimed { leak: kind, path: leak.path.clone() };
+                            events.push(call.event(leak.uuid, fact));
+                        }
+                        Err(error) => result.reason = Some(error.to_string()),
+                    }
+                    result
+                }
+                Err(result) => result,
+            };
+            results.push(result);
+        }
+        let outcome = Outcome::Reclaimed(results);
+        let answers = call.answer(&Ok(outcome.clone())).into_iter().collect();
+        self.inner.store.commit(Commit { events, answers, ..Commit::default() }).await?;
+        Ok(outcome)
+    }
+
+    async fn reclaim_one(&self, leak: &Leak) -> Result<(), Error> {
+        let layout = self.inner.layout.vm(leak.uuid);
+        let zone = &self.inner.platform.zone;
+        if leak.kind == LeakKind::ControlGroup {
+            let group = Group { uuid: leak.uuid, path: leak.path.clone().into(), populated: false };
+            return zone.remove_group(&group).await.map_err(Error::internal);
+        }
+        if leak.kind == LeakKind::Upload {
+            return fs::remove_file(&leak.path).map_err(Error::internal);
+        }
+        // Nobody makes a VM of that name meanwhile.
+        let _taken = self.inner.registry.reserve(leak.uuid, self.inner.config.zone.uid_count)?;
+        match zone.find(leak.uuid, &layout) {
+            Found::Alive(process) => {
+                process.kill().map_err(Error::internal)?;
+                process.ended().await;
+            }
+            Found::Gone(_) => {}
+            Found::Unknown(why) => return Err(Error::internal(why)),
+        }
+        zone.forget(leak.uuid, &layout).await;
+        let whole = leak.kind == LeakKind::ZoneFolder;
+        let remove = move || match whole {
+            true => storage::remove_zone(&layout),
+            false => storage::remove_run(&layout),
+        };
+        Ok(tokio::task::spawn_blocking(remove).await.map_err(Error::internal)??)
+    }
+}
+
+/// The leak, and what is said when it is gone; or why it is not removed.
+fn verdict(leaks: &[Leak], id: String) -> Result<(&Leak, Reclaimed), Reclaimed> {
+    match leaks.iter().find(|leak| leak.id == id) {
+        Some(leak) if leak.reclaimable => Ok((leak, Reclaimed { id, reason: None })),
+        Some(leak) => Err(Reclaimed { id, reason: Some(leak.detail.clone()) }),
+        None => Err(Reclaimed {
+            id,
+            reason: Some("there is no such leak; ListLeaks says which there are".to_owned()),
+        }),
+    }
+}
+
+/// Reports what is there when the agent starts; removes nothing.
+pub(super) async fn report(agent: &Agent) {
+    match agent.leaks().await {
+        Ok(leaks) => {
+            for leak in leaks {
+                tracing::warn!(id = leak.id, detail = leak.detail, "a leak; vmadm reclaim removes it");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "leaks can't be looked for"),
+    }
+}
+
+fn uuids_in(folder: &Path) -> io::Result<Vec<Uuid>> {
+    let uuid = |entry: fs::DirEntry| Uuid::try_parse(entry.file_name().to_str()?).ok();
+    Ok(fs::read_dir(folder)?.flatten().filter_map(uuid).collect())
+}
+
+/// Parts without a note, and notes without a part.
+fn broken_uploads(vm: &VmLayout) -> io::Result<Vec<std::path::PathBuf>> {
+    let entries = match fs::read_dir(vm.uploads()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let lonely = |path: &std::path::PathBuf| {
+        let other = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("part") => "json",
+            Some("json") => "part",
+            _ => return true,
+        };
+        !path.with_extension(other).exists()
+    };
+    // One that has just begun has no note yet, but a lock.
+    let free = |path: &std::path::PathBuf| {
+        fs::File::open(path).is_ok_and(|file| {
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok()
+        })
+    };
+    Ok(entries.flatten().map(|entry| entry.path()).filter(lonely).filter(free).collect())
+}

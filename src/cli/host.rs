@@ -1,0 +1,144 @@
+//! `host`, `leaks`, `reclaim`, `drain`: the host itself.
+
+use std::io::{self, IsTerminal as _};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{Clients, error::CliError, look::pretty, machine, print};
+use crate::proto::v1;
+
+pub(super) async fn host(clients: &mut Clients) -> Result<(), CliError> {
+    let host = clients.host.get_host(v1::GetHostRequest {}).await?.into_inner();
+    let hypervisors: Vec<Value> = host
+        .hypervisors
+        .iter()
+        .map(|hypervisor| {
+            json!({
+                "brand": hypervisor.brand,
+                "version": hypervisor.version,
+                "accelerator": hypervisor.accelerator,
+                "accelerator_reason": hypervisor.accelerator_reason,
+            })
+        })
+        .collect();
+    print(&pretty(&json!({
+        "hostname": host.hostname,
+        "version": host.version,
+        "kernel": host.kernel,
+        "cpus": host.cpus,
+        "memory": host.memory,
+        "zones_dir": host.zones_dir,
+        "hypervisors": hypervisors,
+        "restrictions": machine::restrictions(&host.restrictions),
+        "limits": machine::limits(&host.limits),
+        "capacity": host.capacity.iter().map(capacity).collect::<Map<_, _>>(),
+    })))
+}
+
+/// `"ram": {"total": …, "limit": …, "promised": …}`
+fn capacity(capacity: &v1::Capacity) -> (String, Value) {
+    let v1::Capacity { total, limit, promised, .. } = capacity;
+    (capacity.resource.clone(), json!({"total": total, "limit": limit, "promised": promised}))
+}
+
+async fn all_leaks(clients: &mut Clients) -> Result<Vec<v1::Leak>, CliError> {
+    let mut leaks = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListLeaksRequest { page_size: 0, page_token };
+        let page = clients.host.list_leaks(request).await?.into_inner();
+        leaks.extend(page.leaks);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(leaks);
+        }
+    }
+}
+
+pub(super) async fn leaks(clients: &mut Clients, as_json: bool) -> Result<(), CliError> {
+    let leaks = all_leaks(clients).await?;
+    if as_json {
+        let object = |leak: &v1::Leak| {
+            json!({
+                "id": leak.id,
+                "kind": leak.kind().as_str_name().trim_start_matches("KIND_").to_lowercase(),
+                "uuid": leak.uuid,
+                "path": leak.path,
+                "detail": leak.detail,
+                "reclaimable": leak.reclaimable,
+            })
+        };
+        return print(&pretty(&leaks.iter().map(object).collect::<Vec<_>>()));
+    }
+    if leaks.is_empty() {
+        anstream::eprintln!("Nothing on this host has the name of a VM and is no VM's");
+    }
+    for leak in leaks {
+        print(&leak.id)?;
+        let kept = if leak.reclaimable { "" } else { " (not reclaimable)" };
+        anstream::eprintln!("    {}{kept}", leak.detail);
+    }
+    Ok(())
+}
+
+pub(super) async fn reclaim(
+    clients: &mut Clients,
+    ids: &[String],
+    all: bool,
+    dry_run: bool,
+) -> Result<(), CliError> {
+    let ids = match all {
+        true => all_leaks(clients)
+            .await?
+            .into_iter()
+            .filter(|leak| leak.reclaimable)
+            .map(|leak| leak.id)
+            .collect(),
+        false => ids.to_vec(),
+    };
+    if ids.is_empty() {
+        if all {
+            anstream::eprintln!("There is nothing to reclaim");
+            return Ok(());
+        }
+        return Err(CliError::usage("Give ids of leaks as `vmadm leaks` prints them, or --all"));
+    }
+    let request_id = Uuid::new_v4().to_string();
+    let request = v1::ReclaimLeaksRequest { ids, validate_only: dry_run, request_id };
+    let mut kept = 0;
+    for result in clients.host.reclaim_leaks(request).await?.into_inner().results {
+        if result.reclaimed {
+            anstream::eprintln!("{} {}", if dry_run { "Would remove" } else { "Removed" }, result.id);
+        } else {
+            kept += 1;
+            anstream::eprintln!("Kept {}: {}", result.id, result.reason);
+        }
+    }
+    if kept > 0 { Err(CliError::quiet()) } else { Ok(()) }
+}
+
+pub(super) async fn drain(clients: &mut Clients, timeout: Option<u32>) -> Result<(), CliError> {
+    let timeout_seconds =
+        timeout.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX)).unwrap_or_default();
+    let mut stream = clients.host.drain_host(v1::DrainHostRequest { timeout_seconds }).await?.into_inner();
+    let bar = if io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} guests are off  {elapsed}") {
+        bar.set_style(style);
+    }
+    let (mut off, mut failed) = (0_u64, 0);
+    while let Some(vm) = stream.message().await? {
+        off += 1;
+        bar.set_length(off + u64::try_from(vm.left).unwrap_or_default());
+        bar.set_position(off);
+        let name = if vm.alias.is_empty() { vm.uuid } else { format!("{} ({})", vm.uuid, vm.alias) };
+        bar.suspend(|| match vm.reason.as_str() {
+            "" => anstream::eprintln!("Stopped VM {name}"),
+            reason => anstream::eprintln!("Unable to stop VM {name}: {reason}"),
+        });
+        failed += u32::from(!vm.reason.is_empty());
+    }
+    bar.finish_and_clear();
+    if failed > 0 { Err(CliError::quiet()) } else { Ok(()) }
+}
