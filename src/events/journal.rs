@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::cursor::Cursor;
 use crate::store::{Event, EventQuery, JournalRange, Keep, Reader, Store, StoreError, Timestamp};
@@ -135,20 +136,17 @@ impl Journal {
     }
 
     fn watcher(&self, after: i64) -> Watcher {
-        Watcher { journal: self.clone(), after, ready: VecDeque::new(), newest: self.newest.clone() }
+        let newest = self.newest.clone();
+        Watcher { journal: self.clone(), after, ready: VecDeque::new(), ahead: None, newest }
     }
 
-    /// Events after `sequence`, from memory when it holds them all.
-    async fn read_after(&self, sequence: i64) -> Result<Vec<Arc<Event>>, WatchError> {
-        if let Some(events) = self.tail_after(sequence) {
-            return Ok(events);
-        }
+    /// Reads events after `sequence` from the file.
+    fn read_after(&self, sequence: i64) -> Reading {
         let journal = self.clone();
-        let read = move || {
+        AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
             journal.reaches(sequence, journal.reader.journal_range()?)?;
             Ok(journal.reader.events_after(sequence, BATCH)?)
-        };
-        tokio::task::spawn_blocking(read).await.map_err(|_| WatchError::Store(StoreError::Closed))?
+        }))
     }
 
     fn tail_after(&self, sequence: i64) -> Option<Vec<Arc<Event>>> {
@@ -162,12 +160,16 @@ impl Journal {
     }
 }
 
+type Reading = AbortOnDropHandle<Result<Vec<Arc<Event>>, WatchError>>;
+
 /// One reader's place in the journal.
 #[derive(Debug)]
 pub struct Watcher {
     journal: Journal,
     after: i64,
     ready: VecDeque<Arc<Event>>,
+    /// What comes behind `ready`, for one that is far behind: read while that is given out.
+    ahead: Option<Reading>,
     newest: watch::Receiver<i64>,
 }
 
@@ -191,7 +193,21 @@ impl Watcher {
                 .wait_for(|newest| *newest > after)
                 .await
                 .map_err(|_| WatchError::Store(StoreError::Closed))?;
-            self.ready = self.journal.read_after(after).await?.into();
+            self.ready = match self.journal.tail_after(after) {
+                Some(events) => events.into(),
+                None => {
+                    // Kept, so that a future that is dropped loses nothing.
+                    let reading = self.ahead.get_or_insert_with(|| self.journal.read_after(after));
+                    let read = reading.await;
+                    self.ahead = None;
+                    read.map_err(|_| WatchError::Store(StoreError::Closed))??.into()
+                }
+            };
+            if let Some(last) = self.ready.back().filter(|_| self.ready.len() == BATCH as usize)
+                && self.journal.tail_after(last.sequence).is_none()
+            {
+                self.ahead = Some(self.journal.read_after(last.sequence));
+            }
         }
     }
 
