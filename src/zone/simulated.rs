@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     fs::File,
     io::Write as _,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicI32, atomic::Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI32, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -23,6 +26,7 @@ pub struct SimulatedHost {
     guests: Arc<Mutex<HashMap<Uuid, Arc<SimulatedProcess>>>>,
     next_pid: Arc<AtomicI32>,
     groups: Arc<Mutex<Vec<Group>>>,
+    blind: Arc<AtomicBool>,
 }
 
 /// A pretended hypervisor process.
@@ -37,6 +41,11 @@ pub struct SimulatedProcess {
 }
 
 impl SimulatedHost {
+    /// Nobody can tell which processes live.
+    pub fn set_blind(&self, blind: bool) {
+        self.blind.store(blind, Ordering::Relaxed);
+    }
+
     /// Lets it have control groups.
     pub fn set_groups(&self, groups: Vec<Group>) {
         *self.groups.lock().unwrap_or_else(PoisonError::into_inner) = groups;
@@ -133,6 +142,7 @@ impl Zone for SimulatedHost {
 
     fn find(&self, uuid: Uuid, layout: &VmLayout) -> Found {
         match self.process(uuid) {
+            _ if self.blind.load(Ordering::Relaxed) => Found::Unknown("simulated blindness".to_owned()),
             Some(process) if process.is_alive() && layout.process().exists() => {
                 Found::Alive(Arc::new(SimulatedHandle::new(process)))
             }

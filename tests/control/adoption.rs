@@ -125,6 +125,27 @@ async fn one_that_does_not_answer_is_lost_and_left_alone() {
     clients.delete(&uuid).await.unwrap();
 }
 
+/// A process of which nobody can tell anything is left alone; once the host can tell, a forced stop sees to it.
+#[tokio::test]
+async fn one_that_nobody_can_see_is_recovered_by_a_call() {
+    for alive in [true, false] {
+        let (agent, uuid) = restarted(async |agent, _| agent.host.set_blind(true)).await;
+        let mut clients = agent.clients().await;
+        assert_eq!(clients.state(&uuid).await, v1::VmState::Lost);
+        let status = clients.stop(&uuid, true).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "VM_STATE"));
+        assert!(agent.process(&uuid).is_alive(), "unknown is not dead");
+        if !alive {
+            agent.process(&uuid).end(Ended::Code(0));
+        }
+        agent.host.set_blind(false);
+        clients.stop(&uuid, true).await.unwrap();
+        assert!(!agent.process(&uuid).is_alive());
+        assert_eq!(clients.state(&uuid).await, v1::VmState::Stopped);
+        clients.start(&uuid).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_lost_one_that_answers_again_is_found() {
     let (agent, uuid) = restarted(async |agent, _| {

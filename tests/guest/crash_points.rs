@@ -4,17 +4,16 @@
 //! Each operation is done once with nobody killed, to learn its points. Then, for each of them: prepare, kill there,
 //! start the next agent, repeat the call with its request id, and compare what is: the VM, the journal, the host.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use tonic::Status;
 use uuid::Uuid;
 use zoneward::proto::v1;
 
-use super::support::{Clients, disk, eventually, machine, real::Real, sha256};
+use super::{
+    support::{Clients, disk, eventually, machine, real::Real, sha256},
+    truth::{check_host, check_journal, files},
+};
 
 const CONTENT: &[u8] = b"what is uploaded";
 
@@ -265,39 +264,9 @@ impl Host {
         } else {
             assert!(!zonepath.exists(), "{what}: the zone is left");
         }
-        self.check_host(what, clients).await;
-        check_journal(what, clients).await;
-    }
-
-    /// Nothing is on the host but what VMs that run have.
-    async fn check_host(&self, what: &str, clients: &mut Clients) {
-        let vms = clients.vms.list_vms(v1::ListVmsRequest::default()).await.unwrap().into_inner().vms;
-        let run: HashMap<String, i32> =
-            vms.iter().filter_map(|vm| Some((vm.uuid.clone(), vm.status.as_ref()?.pid?))).collect();
+        let run = check_host(what, &self.agent, clients).await;
         assert_eq!(run.get(&self.canary.0), Some(&self.canary.1), "{what}: another guest was disturbed");
-        let leaks = || {
-            let mut clients = clients.clone();
-            async move {
-                clients.host.list_leaks(v1::ListLeaksRequest::default()).await.unwrap().into_inner().leaks
-            }
-        };
-        assert_eq!(leaks().await, [], "{what}: leaks");
-        let processes = || processes_of(&self.agent.name());
-        let mut wanted: Vec<(String, i32)> = run.into_iter().collect();
-        wanted.sort();
-        eventually(&format!("{what}: only what runs has processes and groups"), || {
-            let same = processes() == wanted;
-            async move { same.then_some(()) }
-        })
-        .await;
-        for folder in files(&self.agent.dir.path().join("run")) {
-            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-            if Uuid::try_parse(&name).is_err() {
-                continue;
-            }
-            let runs = wanted.iter().any(|(uuid, _)| *uuid == name);
-            assert_eq!(folder.join("process.json").exists(), runs && folder.is_dir(), "{what}: {name}");
-        }
+        check_journal(what, clients).await;
     }
 
     async fn clean_up(&self, clients: &mut Clients, uuid: &str) {
@@ -308,67 +277,6 @@ impl Host {
             clients.delete(uuid).await.unwrap();
         }
     }
-}
-
-/// What lies in a folder; nothing when it is not there.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> =
-        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    found.sort();
-    found
-}
-
-/// Every control group of these agents in any hierarchy, with the process that is in it; 0 for none.
-fn processes_of(name: &str) -> Vec<(String, i32)> {
-    let mut found = std::collections::BTreeSet::new();
-    let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            let group = entry.file_name().to_string_lossy().into_owned();
-            if let Some(uuid) =
-                group.strip_prefix(&format!("{name}-")).filter(|rest| Uuid::try_parse(rest).is_ok())
-            {
-                let processes = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-                let pid = processes.lines().next().and_then(|line| line.parse().ok()).unwrap_or(0);
-                found.insert((uuid.to_owned(), pid));
-            }
-            folders.push(path);
-        }
-    }
-    found.into_iter().collect()
-}
-
-/// Numbers without a gap, and of each VM each generation once, from its creation on.
-async fn check_journal(what: &str, clients: &mut Clients) {
-    let mut generations: BTreeMap<String, u64> = BTreeMap::new();
-    for (index, event) in clients.journal().await.into_iter().enumerate() {
-        assert_eq!(event.sequence, i64::try_from(index).unwrap() + 1, "{what}: a gap");
-        let generation =
-            |vm: Option<v1::Vm>| -> u64 { vm.unwrap().etag.trim_start_matches('g').parse().unwrap() };
-        match event.kind.unwrap() {
-            v1::event::Kind::Created(created) => {
-                let new = generations.insert(event.uuid.clone(), generation(created.vm));
-                assert_eq!(new, None, "{what}: created twice");
-            }
-            v1::event::Kind::Modified(modified) => {
-                let before = generations.get_mut(&event.uuid).expect("created before");
-                *before += 1;
-                assert_eq!(*before, generation(modified.vm), "{what}: an event is missing or double");
-            }
-            v1::event::Kind::Deleted(_) => {
-                generations.remove(&event.uuid).unwrap_or_else(|| panic!("{what}: deleted twice"));
-            }
-            _ => {}
-        }
-    }
-    let vms = clients.vms.list_vms(v1::ListVmsRequest::default()).await.unwrap().into_inner().vms;
-    let now: BTreeMap<String, u64> =
-        vms.into_iter().map(|vm| (vm.uuid, vm.etag.trim_start_matches('g').parse().unwrap())).collect();
-    assert_eq!(generations, now, "{what}: the journal's end is how it is");
 }
 
 /// Points of these operations, on an agent of their own.

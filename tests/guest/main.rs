@@ -20,8 +20,10 @@ mod probe;
 mod readers;
 mod remote;
 mod serve;
+mod soak;
 mod stop;
 mod survival;
+mod truth;
 mod watchers;
 mod zone;
 

@@ -85,6 +85,42 @@ async fn sigterm_leaves_guests_alone_too() {
     assert_eq!(status.state(), v1::VmState::Stopped);
 }
 
+/// What the launcher wrote is gone or makes no sense: the control groups know the hypervisor, too.
+#[tokio::test]
+async fn a_hypervisor_is_found_without_its_file() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("IGNORED: not root; there are no control groups");
+        return;
+    }
+    let mut agent = Real::start().await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(machine()).await;
+    clients.start(&uuid).await.unwrap();
+    let pid = clients.get(&uuid).await.unwrap().status.unwrap().pid;
+    let run = agent.dir.path().join("run").join(&uuid);
+    agent.kill();
+    std::fs::write(run.join("process.json"), "{\"pid\": ").unwrap();
+    agent.resume().await;
+    let mut clients = agent.clients().await;
+    let status = clients.get(&uuid).await.unwrap().status.unwrap();
+    assert_eq!((status.state(), status.pid), (v1::VmState::Running, pid));
+    agent.kill();
+    std::fs::write(run.join("process.json"), "[]").unwrap();
+    std::fs::write(run.join("cgroup.json"), "\0").unwrap();
+    let process = rustix::process::Pid::from_raw(pid.unwrap()).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+    super::support::eventually("it is gone", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.unwrap())).unwrap_or_default();
+        async move { (stat.is_empty() || stat.contains(") Z ")).then_some(()) }
+    })
+    .await;
+    agent.resume().await;
+    let mut clients = agent.clients().await;
+    assert_eq!(clients.state(&uuid).await, v1::VmState::Stopped);
+    clients.start(&uuid).await.unwrap();
+    clients.delete(&uuid).await.unwrap();
+}
+
 /// A reboot whose agent is killed while the guest takes its time: the next agent starts the VM again.
 #[tokio::test]
 async fn a_reboot_outlives_its_agent() {

@@ -84,6 +84,16 @@ impl Real {
 
     /// Starts an agent on the folders that are there.
     pub(crate) async fn resume(&mut self) {
+        self.begin_resume();
+        eventually("the agent serves", || {
+            let serves = std::os::unix::net::UnixStream::connect(self.socket()).is_ok();
+            async move { serves.then_some(()) }
+        })
+        .await;
+    }
+
+    /// The same, without waiting until it serves.
+    pub(crate) fn begin_resume(&mut self) {
         let log = std::fs::OpenOptions::new().append(true).create(true).open(self.log_path()).expect("log");
         let _ = std::fs::remove_file(self.socket());
         let child = self
@@ -95,11 +105,6 @@ impl Real {
             .spawn()
             .expect("agent");
         self.agent = Some(child);
-        eventually("the agent serves", || {
-            let serves = std::os::unix::net::UnixStream::connect(self.socket()).is_ok();
-            async move { serves.then_some(()) }
-        })
-        .await;
     }
 
     /// Where a test says at which point the agent is killed; see `src/crash.rs`.

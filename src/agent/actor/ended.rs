@@ -13,7 +13,7 @@ use crate::{
     hypervisor::MachineEvent,
     spec::{BootOptions, VmState},
     store::{Exit, ExitReason, Timestamp, VmRecord},
-    zone::Ended,
+    zone::{Ended, Found},
 };
 
 /// How long a hypervisor that fell silent may hold up its VM's other commands.
@@ -175,6 +175,18 @@ impl Actor {
         self.live.machine = Some(machine);
         self.look_whether_it_runs().await;
         true
+    }
+
+    /// A lost VM of whose process nothing was known: what the host says now.
+    pub(super) async fn look_again(&mut self) {
+        match self.agent.inner.platform.zone.find(self.record.uuid, &self.layout) {
+            Found::Alive(process) => {
+                self.live.process = Some(process);
+                self.console.watch();
+            }
+            Found::Gone(ended) => self.on_ended(ended).await,
+            Found::Unknown(why) => tracing::error!(vm = %self.record.uuid, why, "still lost"),
+        }
     }
 
     /// A lost VM may be found again.

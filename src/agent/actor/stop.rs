@@ -63,6 +63,9 @@ const MAX_WAITING: usize = 64;
 
 impl Actor {
     pub(super) async fn begin_stop(&mut self, call: Call, etag: &str, manner: Manner, reply: Reply) {
+        if self.record.state == VmState::Lost && self.live.process.is_none() && manner.force {
+            self.look_again().await;
+        }
         if self.record.state == VmState::Stopped {
             let outcome = match self.check_etag(etag) {
                 Ok(()) => self.keep_answer(&call, self.outcome(true, Vec::new())).await,
@@ -99,8 +102,9 @@ impl Actor {
             VmState::Stopping => Ok(()),
             VmState::Running | VmState::Failed | VmState::Paused => self.check_etag(etag),
             VmState::Lost if self.live.process.is_none() => {
-                Err(self
-                    .wrong_state("nobody can tell which process the VM's hypervisor is; look at the host"))
+                Err(self.wrong_state(
+                    "nobody can tell which process the VM's hypervisor is; see the agent's log, end it on the host, and stop the VM with force",
+                ))
             }
             VmState::Lost if !force => {
                 Err(self.wrong_state("the VM's hypervisor does not answer; stop it with force"))

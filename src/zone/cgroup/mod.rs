@@ -107,6 +107,12 @@ impl Cgroups {
         Ok(found)
     }
 
+    /// The groups of a VM by their name.
+    pub(super) fn of(&self, uuid: Uuid) -> io::Result<Cgroup> {
+        let own = self.all()?.into_iter().filter(|group| group.uuid == uuid);
+        Ok(Cgroup::in_folders(own.map(|group| group.path).collect()))
+    }
+
     /// Version 2 always, because it kills and tells; version 1 where it has a controller that is needed.
     fn hierarchies(&self, agent: &str) -> io::Result<Vec<Hierarchy>> {
         let mut found = Hierarchy::find(agent)?;
@@ -126,6 +132,10 @@ impl Cgroup {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
+        Ok(Self::in_folders(folders))
+    }
+
+    fn in_folders(folders: Vec<PathBuf>) -> Self {
         let place = |folder: PathBuf| {
             let (version, controllers) = match fs::read_to_string(folder.join("cgroup.controllers")) {
                 Ok(listed) => (Version::V2, listed.split_whitespace().map(str::to_owned).collect()),
@@ -134,7 +144,22 @@ impl Cgroup {
             };
             Place { version, controllers, folder }
         };
-        Ok(Self { places: folders.into_iter().map(place).collect(), refusals: Vec::new() })
+        Self { places: folders.into_iter().map(place).collect(), refusals: Vec::new() }
+    }
+
+    /// Whether there is any group.
+    pub(super) fn is_there(&self) -> bool {
+        !self.places.is_empty()
+    }
+
+    /// What runs in the groups.
+    pub(super) fn processes(&self) -> io::Result<Vec<i32>> {
+        let mut found = std::collections::BTreeSet::new();
+        for place in &self.places {
+            let listed = fs::read_to_string(place.folder.join("cgroup.procs"))?;
+            found.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()));
+        }
+        Ok(found.into_iter().collect())
     }
 
     /// Files that a process of one thread writes `0` to, to enter the version 1 groups.

@@ -170,19 +170,25 @@ impl Zone for LinuxZone {
         Ok(Arc::new(process))
     }
 
-    fn find(&self, _uuid: Uuid, layout: &VmLayout) -> Found {
-        match process::find(layout) {
+    fn find(&self, uuid: Uuid, layout: &VmLayout) -> Found {
+        let found = process::find(layout).or_else(|error| {
+            // What the launcher wrote can't be read. Its control groups have the VM's name, too.
+            tracing::warn!(vm = %uuid, %error, "looking for the hypervisor in its control groups");
+            process::find_in(self.cgroups.of(uuid)?)?.ok_or(error)
+        });
+        match found {
             Ok(Ok(process)) => Found::Alive(Arc::new(process)),
             Ok(Err(ended)) => Found::Gone(ended),
             Err(error) => Found::Unknown(error.to_string()),
         }
     }
 
-    async fn forget(&self, _uuid: Uuid, layout: &VmLayout) {
+    async fn forget(&self, uuid: Uuid, layout: &VmLayout) {
         let (process, record) = (layout.process(), layout.cgroup());
+        let cgroups = self.cgroups.clone();
         let forget = move || -> io::Result<()> {
             crash::point("forget");
-            Cgroup::read(&record)?.remove();
+            Cgroup::read(&record).or_else(|_| cgroups.of(uuid))?.remove();
             crash::point("forget(groups are gone)");
             for file in [record, process] {
                 match std::fs::remove_file(file) {

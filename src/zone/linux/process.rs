@@ -84,11 +84,25 @@ fn ended(status: ExitStatus, cgroup: &Cgroup) -> Ended {
 /// The process that the run folder names, if it is still that one; else how it ended.
 pub(super) fn find(layout: &VmLayout) -> io::Result<Result<LinuxProcess, Ended>> {
     let cgroup = Cgroup::read(&layout.cgroup())?;
-    let gone = if cgroup.was_out_of_memory() { Ended::OutOfMemory } else { Ended::Unseen };
-    let Some(written) = Identity::read(&layout.process())? else { return Ok(Err(gone)) };
-    if written.boot_id != boot_id()? {
-        return Ok(Err(gone));
+    match Identity::read(&layout.process())? {
+        Some(written) if written.boot_id == boot_id()? => find_process(written, cgroup),
+        _ => Ok(Err(unseen(&cgroup))),
     }
+}
+
+/// The process in the VM's control groups: its zone has but one. `None` when there are no groups to look at.
+pub(super) fn find_in(cgroup: Cgroup) -> io::Result<Option<Result<LinuxProcess, Ended>>> {
+    if !cgroup.is_there() {
+        return Ok(None);
+    }
+    match cgroup.processes()?.first() {
+        Some(pid) => find_process(Identity::of(*pid)?, cgroup).map(Some),
+        None => Ok(Some(Err(unseen(&cgroup)))),
+    }
+}
+
+fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxProcess, Ended>> {
+    let gone = unseen(&cgroup);
     // First the descriptor, then the look: what is looked at is what the descriptor holds.
     let pidfd = match PidFd::open(written.pid) {
         Ok(pidfd) => pidfd,
@@ -114,6 +128,11 @@ pub(super) fn find(layout: &VmLayout) -> io::Result<Result<LinuxProcess, Ended>>
         Err(error) => tracing::warn!(%error, pid = written.pid, "the zone can't be measured"),
     }
     Ok(Ok(process))
+}
+
+/// How a process ended that nobody saw end.
+fn unseen(cgroup: &Cgroup) -> Ended {
+    if cgroup.was_out_of_memory() { Ended::OutOfMemory } else { Ended::Unseen }
 }
 
 #[async_trait]

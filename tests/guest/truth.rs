@@ -1,0 +1,104 @@
+//! What must hold whenever an agent serves, whatever was done to it before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
+};
+
+use uuid::Uuid;
+use zoneward::proto::v1;
+
+use super::support::{Clients, eventually, real::Real};
+
+/// What lies in a folder; nothing when it is not there.
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}
+
+async fn vms(clients: &mut Clients) -> Vec<v1::Vm> {
+    clients.vms.list_vms(v1::ListVmsRequest::default()).await.unwrap().into_inner().vms
+}
+
+/// Nothing is on the host but what VMs that run have; gives their processes.
+pub(crate) async fn check_host(what: &str, agent: &Real, clients: &mut Clients) -> HashMap<String, i32> {
+    let all = vms(clients).await;
+    let run: HashMap<String, i32> =
+        all.iter().filter_map(|vm| Some((vm.uuid.clone(), vm.status.as_ref()?.pid?))).collect();
+    let leaks = clients.host.list_leaks(v1::ListLeaksRequest::default()).await.unwrap().into_inner().leaks;
+    assert_eq!(leaks, [], "{what}: leaks");
+    let mut wanted: Vec<(String, i32)> = run.clone().into_iter().collect();
+    wanted.sort();
+    eventually(&format!("{what}: only what runs has processes and groups"), || {
+        let same = processes_of(&agent.name()) == wanted;
+        async move { same.then_some(()) }
+    })
+    .await;
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    for folder in files(&agent.dir.path().join("run")) {
+        if Uuid::try_parse(&name(&folder)).is_ok() {
+            let runs = run.contains_key(&name(&folder));
+            assert_eq!(folder.join("process.json").exists(), runs, "{what}: {}", name(&folder));
+        }
+    }
+    let zones: BTreeSet<String> = files(&agent.dir.path().join("zones")).iter().map(name).collect();
+    assert_eq!(zones, all.into_iter().map(|vm| vm.uuid).collect(), "{what}: zones");
+    run
+}
+
+/// Every control group of an agent's VMs in any hierarchy, with the process that is in it; 0 for none.
+fn processes_of(name: &str) -> Vec<(String, i32)> {
+    let prefix = format!("{name}-");
+    let mut found = BTreeSet::new();
+    let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let group = entry.file_name().to_string_lossy().into_owned();
+            if let Some(uuid) = group.strip_prefix(&prefix).filter(|rest| Uuid::try_parse(rest).is_ok()) {
+                let processes =
+                    std::fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
+                let pid = processes.lines().next().and_then(|line| line.parse().ok()).unwrap_or(0);
+                found.insert((uuid.to_owned(), pid));
+            }
+            folders.push(entry.path());
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// Numbers without a gap; of each VM each generation once, from its creation on; and the end is how it is.
+pub(crate) async fn check_journal(what: &str, clients: &mut Clients) {
+    let generation = |vm: &v1::Vm| -> u64 { vm.etag.trim_start_matches('g').parse().unwrap() };
+    let mut told: BTreeMap<String, v1::Vm> = BTreeMap::new();
+    for (index, event) in clients.journal().await.into_iter().enumerate() {
+        assert_eq!(event.sequence, i64::try_from(index).unwrap() + 1, "{what}: a gap");
+        match event.kind.unwrap() {
+            v1::event::Kind::Created(created) => {
+                let before = told.insert(event.uuid.clone(), created.vm.unwrap());
+                assert_eq!(before, None, "{what}: created twice");
+            }
+            v1::event::Kind::Modified(modified) => {
+                let before = told.get_mut(&event.uuid).expect("created before");
+                let vm = modified.vm.unwrap();
+                assert_eq!(generation(before) + 1, generation(&vm), "{what}: an event is missing or double");
+                *before = vm;
+            }
+            v1::event::Kind::Deleted(_) => {
+                told.remove(&event.uuid).unwrap_or_else(|| panic!("{what}: deleted twice"));
+            }
+            _ => {}
+        }
+    }
+    let mut now: BTreeMap<String, v1::Vm> =
+        vms(clients).await.into_iter().map(|vm| (vm.uuid.clone(), vm)).collect();
+    for vm in now.values_mut() {
+        // The one thing that an event does not say.
+        vm.status.as_mut().unwrap().zonepath.clear();
+    }
+    assert_eq!(told, now, "{what}: the journal's end is how it is");
+}
