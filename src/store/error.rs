@@ -26,9 +26,9 @@ pub enum StoreError {
     /// No room; nothing was changed.
     #[error("the disk that holds the agent's state is full; nothing was changed")]
     Full,
-    /// The file system takes no writes; nothing was changed.
+    /// The file takes no writes; nothing was changed.
     #[error(
-        "the file system that holds the agent's state is read-only; nothing was changed. Guests, consoles and streams go on; changes are taken again once it can be written"
+        "the agent's state file can't be written, its file system is read-only; nothing was changed. Guests, consoles and streams go on; changes are taken again once it can be written"
     )]
     ReadOnly,
     /// SQLite refused.
@@ -52,11 +52,7 @@ impl From<rusqlite::Error> for StoreError {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
             Some(rusqlite::ErrorCode::ReadOnly) => Self::ReadOnly,
-            Some(rusqlite::ErrorCode::SystemIoFailure)
-                if last_error() == io::ErrorKind::ReadOnlyFilesystem =>
-            {
-                Self::ReadOnly
-            }
+            Some(rusqlite::ErrorCode::SystemIoFailure) if last_error_forbids() => Self::ReadOnly,
             // A full disk may also show as a failed write of the log.
             Some(rusqlite::ErrorCode::SystemIoFailure) if last_error() == io::ErrorKind::StorageFull => {
                 Self::Full
@@ -64,6 +60,10 @@ impl From<rusqlite::Error> for StoreError {
             _ => Self::Sqlite(error.to_string()),
         }
     }
+}
+
+fn last_error_forbids() -> bool {
+    matches!(last_error(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
 
 /// What the last system call of this thread said.

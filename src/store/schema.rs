@@ -37,6 +37,10 @@ const MIGRATIONS: &[&str] = &[
 ",
 ];
 
+/// SQLite's way for one process alone. What its connections share is in this process's memory, not in a mapped file:
+/// a mapped file whose disk fails ends the process.
+const OURS_ALONE: &std::ffi::CStr = c"unix-excl";
+
 /// The version that this agent writes.
 pub(super) const VERSION: i64 = 2;
 const _: () = assert!(VERSION.unsigned_abs() == MIGRATIONS.len() as u64);
@@ -45,7 +49,8 @@ const _: () = assert!(VERSION.unsigned_abs() == MIGRATIONS.len() as u64);
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let failed =
         |error: rusqlite::Error| StoreError::Open { path: path.to_owned(), reason: error.to_string() };
-    let mut connection = Connection::open(path).map_err(failed)?;
+    let mut connection =
+        Connection::open_with_flags_and_vfs(path, OpenFlags::default(), OURS_ALONE).map_err(failed)?;
     configure(&connection).map_err(failed)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
@@ -65,9 +70,9 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
 
 /// Opens the file a second time, to read.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .map_err(|error| StoreError::Open { path: path.to_owned(), reason: error.to_string() })?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags_and_vfs(path, flags, OURS_ALONE)
+        .map_err(|error| StoreError::Open { path: path.to_owned(), reason: error.to_string() })?;
     configure(&connection)?;
     Ok(connection)
 }

@@ -23,4 +23,5 @@ mod limits;
 mod list;
 mod requests;
 mod update;
+mod upgrade;
 mod vmadm;

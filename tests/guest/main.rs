@@ -21,6 +21,7 @@ mod readers;
 mod remote;
 mod serve;
 mod soak;
+mod starvation;
 mod stop;
 mod survival;
 mod truth;

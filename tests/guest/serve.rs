@@ -69,3 +69,26 @@ async fn the_doctor_names_each_thing() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!output.status.success() && text.contains("apt-get install qemu-system-x86"), "{text}");
 }
+
+/// systemd hears when the agent serves, that it gets on, and that it goes.
+#[tokio::test]
+async fn systemd_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(super::support::GUEST)).unwrap();
+    let notify = format!("NOTIFY_SOCKET={}", path.display());
+    let mut agent = Real::start_wrapped(&["env", &notify, "WATCHDOG_USEC=300000"], &[]).await;
+    let hear = || {
+        let mut buffer = [0; 256];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    assert_eq!(hear(), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(hear(), "WATCHDOG=1");
+    }
+    assert!(agent.terminate().success());
+    let rest = std::iter::repeat_with(hear).find(|word| word != "WATCHDOG=1");
+    assert_eq!(rest.as_deref(), Some("STOPPING=1"));
+}
