@@ -20,7 +20,7 @@ use crate::config::Config;
 /// <run_dir>/<uuid>/
 ///     process.json               which process the hypervisor is
 ///     cgroup.json                which control groups it is in
-///     qmp.sock  console.in  hypervisor.log
+///     qmp.sock  metadata.sock  console.in  hypervisor.log
 /// <state_dir>/
 ///     state.db  lock
 /// ```
@@ -159,6 +159,12 @@ impl VmLayout {
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.run.join("qmp.sock")
+    }
+
+    /// Where the hypervisor listens for who answers its guest's questions.
+    #[must_use]
+    pub fn metadata(&self) -> PathBuf {
+        self.run.join("metadata.sock")
     }
 
     /// Input of the serial console.

@@ -14,7 +14,7 @@
 //!    |              |
 //!   boot            |             the boot plan: steps with undo, phases
 //!    |              |
-//!   zone  hypervisor  storage  network  console     mechanisms; none knows another
+//!   zone  hypervisor  storage  network  console  metadata     mechanisms; none knows another
 //!    |
 //!   events                        cursors, watch, fan-out
 //!    |
@@ -39,6 +39,7 @@ pub mod doctor;
 pub mod events;
 pub mod hypervisor;
 pub mod layout;
+pub mod metadata;
 pub mod network;
 pub mod probe;
 pub mod proto;

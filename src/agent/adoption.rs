@@ -170,7 +170,7 @@ async fn take_over(
             machine.resets += resets;
             machine.last_reset = last_reset.or(machine.last_reset);
         }
-        if let Some(time) = last_reset {
+        if let Some(time) = last_reset.filter(|_| state != VmState::Failed) {
             vm.exit = Some(exit::reset(true, time));
         }
     })
@@ -182,7 +182,6 @@ async fn take_over(
 
 async fn stopped(agent: &Agent, record: VmRecord, ended: Ended) -> Result<(), Error> {
     let exit = exit::unseen(agent, &record, ended);
-    agent.inner.platform.zone.forget(record.uuid, &agent.inner.layout.vm(record.uuid)).await;
     let never_ran = record.state == VmState::Starting;
     // The actor does the second half of a reboot, and answers its calls. Others are answered now.
     let (reboot, stop) = match record.stop.clone() {
@@ -205,6 +204,8 @@ async fn stopped(agent: &Agent, record: VmRecord, ended: Ended) -> Result<(), Er
         calls.into_iter().filter_map(answer).collect()
     };
     let record = commit(agent, record, vm, answers).await?;
+    // Not before it is written down how it ended: this is what tells.
+    agent.inner.platform.zone.forget(record.uuid, &agent.inner.layout.vm(record.uuid)).await;
     enter(agent, record, None).await;
     Ok(())
 }

@@ -50,9 +50,6 @@ pub(super) async fn create(
             message: "this agent has no images yet; give size for an empty disk".to_owned(),
         });
     }
-    if spec.autoboot.unwrap_or(true) {
-        agent.inner.drain.check()?;
-    }
     let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
     if validate_only {
         drop(agent.inner.registry.reserve(uuid, agent.inner.config.zone.uid_count)?);
@@ -129,6 +126,9 @@ impl Drop for Claimed<'_> {
 }
 
 async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Result<Outcome, Error> {
+    if spec.autoboot() {
+        agent.inner.drain.check()?;
+    }
     let reservation = agent.inner.registry.reserve(uuid, agent.inner.config.zone.uid_count)?;
     let zonepath = agent.inner.layout.vm(uuid).zonepath().display().to_string();
     if std::fs::symlink_metadata(&zonepath).is_ok() {
@@ -171,7 +171,11 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     let (reply, answer) = tokio::sync::oneshot::channel();
     let (etag, options) = (String::new(), BootOptions::default());
     handle.send(Command::Start { call, etag, options, progress: None, reply })?;
-    answer.await.map_err(|_| Error::Stopping)?
+    match answer.await.map_err(|_| Error::Stopping)? {
+        // It is made; it starts with the host.
+        Err(Error::Draining) => Ok(outcome),
+        started => started,
+    }
 }
 
 /// Makes folders and disks.

@@ -49,8 +49,8 @@ impl Agent {
     /// Powers every guest off; the channel tells of each, and ends. It goes on when nobody listens.
     pub fn drain(&self, call: Call, timeout_seconds: u32) -> mpsc::Receiver<Drained> {
         self.inner.drain.0.store(true, Ordering::Relaxed);
-        let vms: Vec<_> =
-            self.inner.registry.all().into_iter().filter(|vm| may_run(vm.record().state)).collect();
+        // All of them: one that is stopped now may be about to start. Its actor knows.
+        let vms = self.inner.registry.all();
         tracing::info!(vms = vms.len(), timeout_seconds, actor = call.actor, "the host goes down");
         let (sender, receiver) = mpsc::channel(vms.len().max(1));
         let mut left = vms.len();
@@ -58,10 +58,15 @@ impl Agent {
             let mut stops = tokio::task::JoinSet::new();
             for vm in vms {
                 let call = call.clone();
-                stops.spawn(async move { (stop(&vm, call, timeout_seconds).await, vm.record()) });
+                let ran = may_run(vm.record().state);
+                stops.spawn(async move { (stop(&vm, call, timeout_seconds).await, ran, vm.record()) });
             }
-            while let Some(Ok((result, vm))) = stops.join_next().await {
+            while let Some(Ok((result, ran, vm))) = stops.join_next().await {
                 left -= 1;
+                let was_off = matches!(&result, Ok(Outcome::Vm { already: true, .. }));
+                if matches!(result, Err(Error::VmNotFound { .. })) || (was_off && !ran) {
+                    continue;
+                }
                 let alias = vm.spec.alias.clone().unwrap_or_default();
                 let failure = result.err();
                 let _ = sender.send(Drained { uuid: vm.uuid, alias, failure, left }).await;

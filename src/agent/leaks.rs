@@ -4,7 +4,11 @@
 //! hypervisors by what the launcher wrote into those, control groups by their name, parts of uploads. A look changes
 //! nothing. Reclaiming looks again, and removes only what is still a leak then; what can't be judged stays.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -16,8 +20,9 @@ use super::{
 };
 use crate::{
     layout::VmLayout,
+    spec::VmState,
     storage,
-    store::{Commit, EventKind},
+    store::{Commit, EventKind, VmRecord},
     zone::{Found, Group},
 };
 
@@ -177,57 +182,85 @@ impl Agent {
 
     async fn reclaim_all(&self, call: &Call, ids: Vec<String>) -> Result<Outcome, Error> {
         let leaks = self.leaks().await?;
-        let (mut results, mut events) = (Vec::new(), Vec::new());
+        let mut results = Vec::new();
         for id in ids {
             let result = match verdict(&leaks, id) {
-                Ok((leak, mut result)) => {
-                    match self.reclaim_one(leak).await {
-                        Ok(()) => {
-                            let kind = leak.kind.as_str().to_owned();
-                            let fact = EventKind::Reclaimed { leak: kind, path: leak.path.clone() };
-                            events.push(call.event(leak.uuid, fact));
-                        }
-                        Err(error) => result.reason = Some(error.to_string()),
-                    }
-                    result
-                }
+                Ok((leak, result)) => match self.reclaim_one(call, leak).await {
+                    Ok(()) => result,
+                    Err(error) => Reclaimed { reason: Some(error.to_string()), ..result },
+                },
                 Err(result) => result,
             };
             results.push(result);
         }
         let outcome = Outcome::Reclaimed(results);
         let answers = call.answer(&Ok(outcome.clone())).into_iter().collect();
-        self.inner.store.commit(Commit { events, answers, ..Commit::default() }).await?;
+        self.inner.store.commit(Commit { answers, ..Commit::default() }).await?;
         Ok(outcome)
     }
 
-    async fn reclaim_one(&self, leak: &Leak) -> Result<(), Error> {
+    /// Looks again, writes down that it is removed, and removes it.
+    async fn reclaim_one(&self, call: &Call, leak: &Leak) -> Result<(), Error> {
         let layout = self.inner.layout.vm(leak.uuid);
-        let zone = &self.inner.platform.zone;
-        if leak.kind == LeakKind::ControlGroup {
-            let group = Group { uuid: leak.uuid, path: leak.path.clone().into(), populated: false };
-            return zone.remove_group(&group).await.map_err(Error::internal);
+        match leak.kind {
+            LeakKind::ControlGroup => {
+                let idle = |vm: &VmRecord| vm.state == VmState::Stopped;
+                if self.vm(leak.uuid).is_ok_and(|vm| !idle(&vm)) {
+                    return Err(Error::internal("the VM runs now"));
+                }
+                self.tell_reclaimed(call, leak).await?;
+                let group = Group { uuid: leak.uuid, path: leak.path.clone().into(), populated: false };
+                self.inner.platform.zone.remove_group(&group).await.map_err(Error::internal)
+            }
+            LeakKind::Upload => {
+                let _mine = taken(Path::new(&leak.path)).map_err(Error::internal)?;
+                self.tell_reclaimed(call, leak).await?;
+                fs::remove_file(&leak.path).map_err(Error::internal)
+            }
+            LeakKind::Process | LeakKind::RunFolder | LeakKind::ZoneFolder => {
+                // Nobody makes a VM of that name meanwhile.
+                let _taken = self.inner.registry.reserve(leak.uuid, u32::MAX)?;
+                self.end_process(leak, &layout).await?;
+                self.tell_reclaimed(call, leak).await?;
+                self.inner.platform.zone.forget(leak.uuid, &layout).await;
+                let whole = leak.kind == LeakKind::ZoneFolder;
+                let remove = move || match whole {
+                    true => storage::remove_zone(&layout),
+                    false => storage::remove_run(&layout),
+                };
+                Ok(tokio::task::spawn_blocking(remove).await.map_err(Error::internal)??)
+            }
         }
-        if leak.kind == LeakKind::Upload {
-            return fs::remove_file(&leak.path).map_err(Error::internal);
-        }
-        // Nobody makes a VM of that name meanwhile.
-        let _taken = self.inner.registry.reserve(leak.uuid, self.inner.config.zone.uid_count)?;
-        match zone.find(leak.uuid, &layout) {
-            Found::Alive(process) => {
+    }
+
+    /// Ends the process that the leak is; one that is not named keeps what it uses.
+    async fn end_process(&self, leak: &Leak, layout: &VmLayout) -> Result<(), Error> {
+        match self.inner.platform.zone.find(leak.uuid, layout) {
+            Found::Alive(process) if leak.kind == LeakKind::Process => {
                 process.kill().map_err(Error::internal)?;
                 process.ended().await;
+            }
+            Found::Alive(process) => {
+                let pid = process.pid();
+                return Err(Error::internal(format!("process {pid} uses it; reclaim that first")));
             }
             Found::Gone(_) => {}
             Found::Unknown(why) => return Err(Error::internal(why)),
         }
-        zone.forget(leak.uuid, &layout).await;
-        let whole = leak.kind == LeakKind::ZoneFolder;
-        let remove = move || match whole {
-            true => storage::remove_zone(&layout),
-            false => storage::remove_run(&layout),
-        };
-        Ok(tokio::task::spawn_blocking(remove).await.map_err(Error::internal)??)
+        let groups = self.inner.platform.zone.groups().await;
+        match groups.iter().find(|group| group.uuid == leak.uuid && group.populated) {
+            Some(group) => {
+                let path = group.path.display();
+                Err(Error::internal(format!("something runs in {path}; end that first")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn tell_reclaimed(&self, call: &Call, leak: &Leak) -> Result<(), Error> {
+        let fact = EventKind::Reclaimed { leak: leak.kind.as_str().to_owned(), path: leak.path.clone() };
+        let events = vec![call.event(leak.uuid, fact)];
+        Ok(self.inner.store.commit(Commit { events, ..Commit::default() }).await?)
     }
 }
 
@@ -261,24 +294,34 @@ fn uuids_in(folder: &Path) -> io::Result<Vec<Uuid>> {
 }
 
 /// Parts without a note, and notes without a part.
-fn broken_uploads(vm: &VmLayout) -> io::Result<Vec<std::path::PathBuf>> {
+fn broken_uploads(vm: &VmLayout) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(vm.uploads()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let lonely = |path: &std::path::PathBuf| {
-        let other = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("part") => "json",
-            Some("json") => "part",
-            _ => return true,
-        };
-        !path.with_extension(other).exists()
+    // One that has just begun has no note yet.
+    Ok(entries.flatten().map(|entry| entry.path()).filter(|path| is_lonely(path) && is_old(path)).collect())
+}
+
+fn is_lonely(path: &Path) -> bool {
+    let other = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("part") => "json",
+        Some("json") => "part",
+        _ => return true,
     };
-    // One that has just begun has no note yet, but a lock.
-    let free = |path: &std::path::PathBuf| {
-        fs::File::open(path).is_ok_and(|file| {
-            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok()
-        })
-    };
-    Ok(entries.flatten().map(|entry| entry.path()).filter(lonely).filter(free).collect())
+    !path.with_extension(other).exists()
+}
+
+/// Nobody has touched it for a minute.
+fn is_old(path: &Path) -> bool {
+    let age =
+        path.metadata().and_then(|found| found.modified()).map(|time| time.elapsed().unwrap_or_default());
+    age.is_ok_and(|age| age > Duration::from_secs(60))
+}
+
+/// Takes a part that nobody uploads, so that nobody begins to.
+fn taken(path: &Path) -> io::Result<fs::File> {
+    let file = fs::File::open(path)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+    if is_lonely(path) { Ok(file) } else { Err(io::Error::other("somebody goes on with it")) }
 }

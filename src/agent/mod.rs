@@ -28,6 +28,7 @@ mod exit;
 mod files;
 mod leaks;
 mod machine;
+mod metadata;
 mod registry;
 mod requests;
 

@@ -197,6 +197,7 @@ pub(super) fn phase(reached: &BootPhase) -> v1::BootPhase {
         Phase::ControlReady => Wire::ControlReady,
         Phase::Running => Wire::Running,
         Phase::FirstConsoleByte => Wire::FirstConsoleByte,
+        Phase::GuestMetadata => Wire::GuestMetadata,
         Phase::Failed { .. } => Wire::Failed,
     };
     v1::BootPhase { phase: phase.into(), elapsed_us: offset(reached.elapsed_us), step, reason }

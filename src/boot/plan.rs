@@ -100,6 +100,7 @@ struct Made {
     ends: Option<ConsoleEnds>,
     console_start: u64,
     control: Option<OwnedFd>,
+    metadata: Option<OwnedFd>,
     firmware: Option<Firmware>,
     drives: Vec<Drive>,
     nics: Vec<Nic>,
@@ -140,7 +141,7 @@ impl Boot<'_> {
             }
             Step::Zone => {
                 self.request.console.unwatch();
-                (self.made.ends, self.made.control) = (None, None);
+                (self.made.ends, self.made.control, self.made.metadata) = (None, None, None);
                 if let Err(error) = std::fs::remove_dir_all(self.request.layout.run()) {
                     tracing::debug!(%error, "run folder");
                 }
@@ -156,6 +157,7 @@ impl Boot<'_> {
         self.made.ends = Some(ends);
         self.request.console.watch();
         self.made.control = Some(listen(&self.request.layout.control())?);
+        self.made.metadata = Some(listen(&self.request.layout.metadata())?);
         Ok(())
     }
 
@@ -190,6 +192,7 @@ impl Boot<'_> {
             order,
             once,
             control: self.made.control.take().ok_or_else(missing)?,
+            metadata: self.made.metadata.take().ok_or_else(missing)?,
         };
         let program = hypervisor.program(plan).await?;
         (self.made.setup, self.made.accelerator) = (program.setup, program.accelerator.clone());

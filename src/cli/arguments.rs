@@ -323,7 +323,7 @@ pub(super) enum Command {
     /// autoboot stays as it is: the VMs start with the host. No VM is started until the agent is restarted.
     Drain {
         /// Seconds until a guest's power is cut [default: 60]
-        #[arg(short, long, value_name = "SECONDS")]
+        #[arg(short, long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
         timeout: Option<u32>,
     },
     /// Print the JSON schema of a machine JSON

@@ -43,6 +43,9 @@ fn capacity(capacity: &v1::Capacity) -> (String, Value) {
     (capacity.resource.clone(), json!({"total": total, "limit": limit, "promised": promised}))
 }
 
+/// Leaks that one call takes.
+const MAX_IDS: usize = 1000;
+
 async fn all_leaks(clients: &mut Clients) -> Result<Vec<v1::Leak>, CliError> {
     let mut leaks = Vec::new();
     let mut page_token = String::new();
@@ -105,15 +108,17 @@ pub(super) async fn reclaim(
         }
         return Err(CliError::usage("Give ids of leaks as `vmadm leaks` prints them, or --all"));
     }
-    let request_id = Uuid::new_v4().to_string();
-    let request = v1::ReclaimLeaksRequest { ids, validate_only: dry_run, request_id };
     let mut kept = 0;
-    for result in clients.host.reclaim_leaks(request).await?.into_inner().results {
-        if result.reclaimed {
-            anstream::eprintln!("{} {}", if dry_run { "Would remove" } else { "Removed" }, result.id);
-        } else {
-            kept += 1;
-            anstream::eprintln!("Kept {}: {}", result.id, result.reason);
+    for ids in ids.chunks(MAX_IDS) {
+        let (ids, request_id) = (ids.to_vec(), Uuid::new_v4().to_string());
+        let request = v1::ReclaimLeaksRequest { ids, validate_only: dry_run, request_id };
+        for result in clients.host.reclaim_leaks(request).await?.into_inner().results {
+            if result.reclaimed {
+                anstream::eprintln!("{} {}", if dry_run { "Would remove" } else { "Removed" }, result.id);
+            } else {
+                kept += 1;
+                anstream::eprintln!("Kept {}: {}", result.id, result.reason);
+            }
         }
     }
     if kept > 0 { Err(CliError::quiet()) } else { Ok(()) }

@@ -194,7 +194,10 @@ impl Watcher {
                 .await
                 .map_err(|_| WatchError::Store(StoreError::Closed))?;
             self.ready = match self.journal.tail_after(after) {
-                Some(events) => events.into(),
+                Some(events) => {
+                    self.ahead = None;
+                    events.into()
+                }
                 None => {
                     // Kept, so that a future that is dropped loses nothing.
                     let reading = self.ahead.get_or_insert_with(|| self.journal.read_after(after));

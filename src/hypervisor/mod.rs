@@ -46,6 +46,8 @@ pub struct MachinePlan {
     pub once: Option<BootOrder>,
     /// The listening control socket.
     pub control: OwnedFd,
+    /// The listening socket behind the guest's second serial port.
+    pub metadata: OwnedFd,
 }
 
 /// What operators may say in the hypervisor's own words. Where they say nothing it has defaults.

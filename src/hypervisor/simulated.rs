@@ -63,6 +63,8 @@ struct Knobs {
     done: Mutex<Vec<String>>,
     /// Stay connected until the machine is forgotten.
     viewers: Mutex<Vec<OwnedFd>>,
+    /// The guest's second serial port.
+    metadata: Mutex<Option<OwnedFd>>,
 }
 
 impl SimulatedHypervisor {
@@ -88,6 +90,12 @@ impl SimulatedHypervisor {
         lock(&self.knobs(uuid).done).clone()
     }
 
+    /// The listening end of a guest's second serial port.
+    #[must_use]
+    pub fn metadata_port(&self, uuid: Uuid) -> Option<OwnedFd> {
+        lock(&self.knobs(uuid).metadata).as_ref().and_then(|port| port.try_clone().ok())
+    }
+
     fn knobs(&self, uuid: Uuid) -> Arc<Knobs> {
         lock(&self.machines)
             .entry(uuid)
@@ -98,6 +106,7 @@ impl SimulatedHypervisor {
                     received: AsyncMutex::new(received),
                     done: Mutex::default(),
                     viewers: Mutex::default(),
+                    metadata: Mutex::default(),
                 })
             })
             .clone()
@@ -129,6 +138,7 @@ impl Hypervisor for SimulatedHypervisor {
     }
 
     async fn program(&self, plan: MachinePlan) -> Result<Program, HypervisorError> {
+        *lock(&self.knobs(plan.uuid).metadata) = Some(plan.metadata);
         // What tests look at: the plan in words.
         let mut arguments = vec![
             format!("ram={}", plan.ram),

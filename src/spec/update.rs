@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Brand, DiskSpec, Note, VmSpec,
+    Brand, DiskSpec, MAX_PAYLOAD, Note, VmSpec,
     coerce::{Action, Coercion},
     defaults::{Host, choose_primary, complete_disks, complete_memory, complete_nics},
     machine_json::typed,
@@ -94,12 +94,32 @@ pub fn apply(current: &VmSpec, patch: &Patch, host: &Host<'_>) -> Result<Updated
         found.extend(validate::memory(&spec).filter(|_| asked));
         complete(&mut spec, current, &patch.given, host);
         found.extend(check(&spec, current));
+        found.extend(outgrown(&spec, current));
     }
     if !found.is_empty() {
         return Err(found);
     }
     let next_boot = waiting(current, &spec);
     Ok(Updated { spec, next_boot })
+}
+
+/// A machine may be as large as one that is given, not grow piece by piece: its record is in every event.
+fn outgrown(spec: &VmSpec, current: &VmSpec) -> Option<Violation> {
+    let size = |value: Result<String, _>| value.map_or(0, |text: String| text.len());
+    let whole = |spec: &VmSpec| size(serde_json::to_string(spec));
+    let now = whole(spec);
+    if now <= MAX_PAYLOAD || now <= whole(current) {
+        return None;
+    }
+    let object = |name| match name {
+        "customer_metadata" => &spec.customer_metadata,
+        "internal_metadata" => &spec.internal_metadata,
+        "tags" => &spec.tags,
+        _ => &spec.routes,
+    };
+    let largest = OBJECTS.into_iter().max_by_key(|name| size(serde_json::to_string(object(name))))?;
+    let why = format!("the machine would have {now} bytes, and {MAX_PAYLOAD} is the most");
+    Some(Violation::value(largest, why))
 }
 
 fn items<'m>(object: &'m Map<String, Value>, name: &str) -> impl Iterator<Item = &'m Map<String, Value>> {

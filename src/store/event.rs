@@ -137,6 +137,8 @@ pub enum Phase {
     Running,
     /// The guest printed something.
     FirstConsoleByte,
+    /// The guest asked about itself.
+    GuestMetadata,
     /// A step failed, and everything was undone.
     Failed {
         /// Which step.
@@ -158,6 +160,7 @@ impl Phase {
             Self::ControlReady => "CONTROL_READY",
             Self::Running => "RUNNING",
             Self::FirstConsoleByte => "FIRST_CONSOLE_BYTE",
+            Self::GuestMetadata => "GUEST_METADATA",
             Self::Failed { .. } => "FAILED",
         }
     }

@@ -105,9 +105,8 @@ fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
     // SAFETY: the structure has the kernel's layout and the size that is in the request's number, and outlives
     // the call.
     if unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) } == -1 {
-        let error = io::Error::last_os_error();
-        // A kernel that does not keep it finds no process any more.
-        return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
+        // Also from a kernel that finds no process any more, and does not keep the status.
+        return Err(io::Error::last_os_error());
     }
     Ok((info.mask & EXIT != 0).then(|| ExitStatus::from_wait(info.exit_code)))
 }

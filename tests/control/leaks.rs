@@ -48,9 +48,11 @@ async fn folders_groups_and_parts_of_uploads() {
     make(&agent.config.zones_dir.join(stray.to_string()), &["disk0.raw"]);
     make(&agent.config.run_dir.join(stray.to_string()), &["qmp.sock"]);
     make(&agent.config.zones_dir.join("lost+found"), &[]);
-    make(&agent.zonepath(&vm).join("uploads"), &["dead.part"]);
-    let group = |name: &str, populated| Group { uuid: stray, path: agent.dir.path().join(name), populated };
-    let (empty, busy) = (group("empty", false), group("busy", true));
+    make(&agent.zonepath(&vm).join("uploads"), &["dead.part", "new.part"]);
+    let dead = fs::File::options().write(true).open(agent.zonepath(&vm).join("uploads/dead.part")).unwrap();
+    dead.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(3600)).unwrap();
+    let group = |name: &str, uuid, populated| Group { uuid, path: agent.dir.path().join(name), populated };
+    let (empty, busy) = (group("empty", stray, false), group("busy", Uuid::new_v4(), true));
     make(&empty.path, &[]);
     make(&busy.path, &[]);
     agent.host.set_groups(vec![empty.clone(), busy]);
@@ -106,6 +108,10 @@ async fn a_hypervisor_of_nobody_is_killed_only_by_name() {
     let mut clients = agent.clients().await;
     let found = leaks(&mut clients).await;
     assert_eq!(found.iter().map(v1::Leak::kind).collect::<Vec<_>>(), [Kind::Process, Kind::ZoneFolder]);
+    // Its disks are not taken from under it.
+    let kept = reclaim(&mut clients, &[found[1].id.clone()], false).await;
+    assert!(kept[0].reason.contains("reclaim that first"), "{kept:?}");
+    assert!(agent.process(&uuid).is_alive() && agent.zonepath(&uuid).exists());
     let request = v1::ReclaimLeaksRequest {
         ids: vec![found[0].id.clone()],
         request_id: Uuid::new_v4().to_string(),

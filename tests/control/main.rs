@@ -21,6 +21,7 @@ mod leaks;
 mod lifecycle;
 mod limits;
 mod list;
+mod metadata;
 mod requests;
 mod update;
 mod upgrade;

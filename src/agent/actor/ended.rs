@@ -96,7 +96,11 @@ impl Actor {
     }
 
     fn exit(&mut self, ended: Ended) -> Exit {
-        let reason = exit::reason(exit::wanted(&self.record), ended, self.last_words.take().as_ref());
+        let Some(said) = self.last_words.take() else {
+            // It could not be heard: what it left behind tells as much.
+            return exit::unseen(&self.agent, &self.record, ended);
+        };
+        let reason = exit::reason(exit::wanted(&self.record), ended, Some(&said));
         let detail = match reason {
             ExitReason::HypervisorError | ExitReason::Signal => {
                 self.agent.hypervisor(&self.record).last_words(&self.console.last_words()).words

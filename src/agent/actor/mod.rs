@@ -37,6 +37,7 @@ use super::{
     Agent,
     call::{BootProgress, Call, Outcome},
     error::Error,
+    metadata,
     registry::VmHandle,
 };
 use crate::{
@@ -123,6 +124,8 @@ pub(super) struct Live {
     pub(super) vnc: Option<VncEndpoint>,
     /// Waits for the first byte of this boot.
     _first_byte: Option<AbortOnDropHandle<()>>,
+    /// Answers the guest's questions.
+    _metadata: Option<AbortOnDropHandle<()>>,
 }
 
 /// See the module.
@@ -157,6 +160,10 @@ impl Actor {
         let (published, watched) = watch::channel(Arc::new(record.clone()));
         let zonepath = layout.zonepath().display().to_string();
         let handle = VmHandle::new(record.uuid, zonepath, sender, watched, console.clone());
+        let mut live = live;
+        if let Some(live) = &mut live {
+            live._metadata = Some(metadata::serve(agent, record.uuid, None));
+        }
         let mut actor = Self {
             agent: agent.clone(),
             layout,
@@ -311,7 +318,7 @@ impl Live {
         machine: Option<Arc<dyn Machine>>,
         vnc: Option<VncEndpoint>,
     ) -> Self {
-        Self { process: Some(process), machine, vnc, _first_byte: None }
+        Self { process: Some(process), machine, vnc, _first_byte: None, _metadata: None }
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Actor;
 use crate::{
     agent::{call::Call, exit},
+    spec::VmState,
     store::Timestamp,
 };
 
@@ -42,17 +43,25 @@ impl Resets {
 }
 
 impl Actor {
+    /// Writes them down; later, where that can't be done now. A guest that resets itself must not keep its VM from
+    /// hearing anything else.
     pub(super) async fn tell_resets(&mut self) {
-        let Resets { untold, by_guest, last, .. } = std::mem::take(&mut self.resets);
-        self.resets.told = Some(Instant::now());
-        let time = last.unwrap_or_else(Timestamp::now);
+        let resets = std::mem::take(&mut self.resets);
+        self.resets = Resets { last: resets.last, told: Some(Instant::now()), ..Resets::default() };
+        let time = resets.last.unwrap_or_else(Timestamp::now);
         let vm = self.changed(|vm| {
             if let Some(machine) = &mut vm.machine {
-                machine.resets += untold;
+                machine.resets += resets.untold;
                 machine.last_reset = Some(time);
             }
-            vm.exit = Some(exit::reset(by_guest, time));
+            // Why a guest failed is worth more than that it was reset before.
+            if vm.state != VmState::Failed {
+                vm.exit = Some(exit::reset(resets.by_guest, time));
+            }
         });
-        self.commit_surely(&Call::own(), vm, None).await;
+        if let Err(error) = self.commit(&Call::own(), vm, Vec::new(), None).await {
+            tracing::warn!(vm = %self.record.uuid, %error, "a reset is told later");
+            (self.resets.untold, self.resets.by_guest) = (resets.untold, resets.by_guest);
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     agent::{
         call::{BootProgress, Call, Outcome},
         error::Error,
+        metadata,
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
     spec::{BootOptions, Limits, VmState},
@@ -33,6 +34,8 @@ impl Actor {
         progress: BootProgress,
         edit: impl FnOnce(&mut VmRecord),
     ) -> Result<Outcome, Error> {
+        // Again: who comes from the middle of a reboot was not asked before.
+        self.agent.inner.drain.check()?;
         let since = std::time::Instant::now();
         let starting = self.changed(|vm| {
             vm.state = VmState::Starting;
@@ -128,6 +131,7 @@ impl Actor {
             machine: Some(running.machine),
             vnc: running.vnc,
             _first_byte: Some(self.await_first_byte(call, running.console_start, since)),
+            _metadata: Some(metadata::serve(&self.agent, self.record.uuid, Some((call.clone(), since)))),
         };
         if let Err(error) = self.commit(call, vm, Vec::new(), answer).await {
             // What can't be written down does not run.

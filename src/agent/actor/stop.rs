@@ -137,7 +137,13 @@ impl Actor {
             vm.stop = Some(StopPlan { deadline, then_start: manner.then_start, calls, cause });
             edit(vm);
         });
-        self.commit(call, stopping, Vec::new(), None).await?;
+        match self.commit(call, stopping, Vec::new(), None).await {
+            // The power goes in any case: a guest that was asked to go down is better off.
+            Err(error) if manner.cause == StopCause::HostShutdown => {
+                tracing::error!(vm = %self.record.uuid, %error, "powered off without a word in the journal");
+            }
+            written => written?,
+        }
         crash::point("stop.begun");
         if manner.force || failed {
             self.kill();

@@ -71,7 +71,7 @@ impl Actor {
         let before = self.record.spec.clone();
         let result = self.carry_out(call, vm, outcome).await;
         if result.is_err() {
-            self.agent.claim(self.record.uuid, &before)?;
+            self.agent.inner.claims.put(self.record.uuid, &before);
         }
         result
     }

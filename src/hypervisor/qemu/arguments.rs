@@ -51,6 +51,10 @@ pub(super) fn program(
     // The console: standard input and output.
     b.option("-chardev", "stdio,id=console,signal=off");
     b.option("-serial", "chardev:console");
+    // Whom the guest asks about itself.
+    let metadata = b.descriptor(plan.metadata);
+    b.option("-chardev", format!("socket,id=metadata,fd={metadata},server=on,wait=off"));
+    b.option("-serial", "chardev:metadata");
     let control = b.descriptor(plan.control);
     b.option("-chardev", format!("socket,id=control,fd={control},server=on,wait=off"));
     b.option("-mon", "chardev=control,mode=control");
@@ -294,6 +298,7 @@ mod tests {
             order: "cd".parse().unwrap(),
             once: Some("d".parse().unwrap()),
             control: null().into(),
+            metadata: null().into(),
         }
     }
 
@@ -309,7 +314,7 @@ mod tests {
         plan.firmware = Firmware::Uefi { code: null(), vars: null() };
         let program = build(plan).unwrap();
         let numbers: HashSet<i32> = program.descriptors.iter().map(|(_, n)| *n).collect();
-        assert_eq!(numbers, (10..15).collect());
+        assert_eq!(numbers, (10..16).collect());
         let line = program.arguments.join(" ");
         for word in line.split(['=', ',', ' ']).filter(|word| word.starts_with('/')) {
             assert!(word.starts_with("/dev/fdset/"), "{word}");

@@ -68,7 +68,10 @@ impl Cgroups {
             })
             .collect();
         let folders: Vec<&Path> = places.iter().map(|place| place.folder.as_path()).collect();
-        fs::write(record, serde_json::to_vec(&folders)?)?;
+        // As a whole or not at all.
+        let draft = record.with_extension("draft");
+        fs::write(&draft, serde_json::to_vec(&folders)?)?;
+        fs::rename(&draft, record)?;
         crash::point("groups.noted");
         let mut cgroup = Cgroup::default();
         for (hierarchy, place) in hierarchies.iter().zip(places) {

@@ -150,17 +150,25 @@ async fn remove_old_trials(zone: &LinuxZone) -> io::Result<()> {
     for entry in std::fs::read_dir(&zone.run)?.flatten() {
         let is_trial = entry.file_name().to_string_lossy().starts_with(TRIAL);
         let folder = VmLayout::of_run(entry.path());
-        if !is_trial || lock(folder.run()).is_err() {
+        if !is_trial {
             continue;
         }
-        if let Ok(process) = process::find(&folder)? {
-            process.kill().map_err(io::Error::other)?;
-            process.ended().await;
+        // Held until it is removed.
+        let Ok(_lock) = lock(folder.run()) else { continue };
+        if let Err(error) = remove_old_trial(&folder).await {
+            tracing::warn!(%error, folder = %folder.run().display(), "what an earlier trial left can't be removed");
         }
-        Cgroup::read(&folder.cgroup())?.remove();
-        std::fs::remove_dir_all(folder.run())?;
     }
     Ok(())
+}
+
+async fn remove_old_trial(folder: &VmLayout) -> io::Result<()> {
+    if let Ok(process) = process::find(folder)? {
+        process.kill().map_err(io::Error::other)?;
+        process.ended().await;
+    }
+    Cgroup::read(&folder.cgroup())?.remove();
+    std::fs::remove_dir_all(folder.run())
 }
 
 /// Fails while another has it.
@@ -185,13 +193,14 @@ impl Trial {
         let folder = zone.run.join(&name);
         let make = || {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-            let trial = Self { _lock: lock(&folder)?, folder, name };
+            let trial = Self { _lock: lock(&folder)?, folder: folder.clone(), name: name.clone() };
             std::fs::create_dir(trial.root())?;
             // Whatever the umask is.
             std::fs::set_permissions(trial.root(), std::fs::Permissions::from_mode(0o755))?;
             Ok::<_, io::Error>(trial)
         };
-        make().map_err(ZoneError::at("making a trial zone"))
+        // Whoever cleans up may have taken it for an old one.
+        make().or_else(|_| make()).map_err(ZoneError::at("making a trial zone"))
     }
 
     pub(super) fn root(&self) -> std::path::PathBuf {

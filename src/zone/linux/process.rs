@@ -63,7 +63,7 @@ impl LinuxProcess {
     /// The status of a process that an earlier agent started: of its body, as long as nobody has taken that, else
     /// what the kernel still knows.
     async fn anothers_status(&self) -> Option<ExitStatus> {
-        let body = zombie_status(self.pid).ok().flatten();
+        let body = zombie_status(self.pid).ok().flatten().flatten();
         // The number is still its own when the descriptor still leads to it.
         match self.pidfd.signal(Signal::CONT) {
             Ok(()) if body.is_some() => body,
@@ -113,7 +113,7 @@ fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxPro
         // An orphan's body may lie about until init sees to it.
         Ok(found) if found == written => {
             if let Some(status) = zombie_status(written.pid)? {
-                return Ok(Err(ended(status, &cgroup)));
+                return Ok(Err(status.map_or(gone, |status| ended(status, &cgroup))));
             }
         }
         Ok(_) => return Ok(Err(gone)),
@@ -150,6 +150,9 @@ impl Process for LinuxProcess {
     }
 
     async fn ended(&self) -> Ended {
+        if let Some(ended) = self.ended.get() {
+            return *ended;
+        }
         let status = match self.pidfd.exited().await {
             Ok(None) => Ok(self.anothers_status().await),
             ours => ours,

@@ -1,0 +1,187 @@
+//! What a guest is told about its machine, and may write into it.
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use super::{Agent, call::Call, change, error::Error};
+use crate::{
+    boot,
+    metadata::{self, Answer, Place, Route, route},
+    spec::{
+        Scalar,
+        property::{Kind, VM, find},
+    },
+    store::{Commit, EventKind, Phase, VmRecord},
+};
+
+/// Serves the guest of a VM that has a hypervisor, until the handle is dropped. `booted` tells when a boot was asked
+/// for whose first request is still to come.
+pub(super) fn serve(agent: &Agent, uuid: Uuid, booted: Option<(Call, Instant)>) -> AbortOnDropHandle<()> {
+    let socket = agent.inner.layout.vm(uuid).metadata();
+    let source = Source { agent: agent.clone(), uuid, booted };
+    AbortOnDropHandle::new(tokio::spawn(async move { metadata::serve(&socket, &source).await }))
+}
+
+struct Source {
+    agent: Agent,
+    uuid: Uuid,
+    booted: Option<(Call, Instant)>,
+}
+
+#[async_trait]
+impl metadata::Source for Source {
+    async fn first_request(&self) {
+        let Some((call, since)) = &self.booted else { return };
+        let phase = boot::phase_at(*since, Phase::GuestMetadata);
+        let events = vec![call.event(self.uuid, EventKind::Boot(phase))];
+        self.agent.inner.store.commit_soon(Commit { events, ..Commit::default() }).await;
+    }
+
+    async fn get(&self, key: &str) -> Answer {
+        match self.agent.vm(self.uuid) {
+            Ok(vm) => look(&vm, key, &self.agent.inner.layout.vm(self.uuid).zonepath().display().to_string()),
+            Err(_) => Answer::NotFound,
+        }
+    }
+
+    async fn keys(&self) -> Vec<String> {
+        self.agent.vm(self.uuid).map(|vm| listed(&vm)).unwrap_or_default()
+    }
+
+    fn size(&self) -> usize {
+        let vm = self.agent.vm(self.uuid);
+        vm.ok().and_then(|vm| serde_json::to_string(&vm.spec).ok()).map_or(0, |text| text.len())
+    }
+
+    async fn set(&self, key: &str, value: Option<&str>) -> Result<(), String> {
+        let vm = self.agent.vm(self.uuid).map_err(|error| error.to_string())?;
+        let namespaces = namespaces(&vm);
+        let refused = |namespace: &str| Err(format!("Cannot update the \"{namespace}\" Namespace."));
+        let place = match route(key, &namespaces) {
+            Route::Machine(_) => return refused("sdc"),
+            Route::Metadata { namespace: Some(namespace), .. } => return refused(namespace),
+            Route::Metadata { place: Place::Customer, .. } => "customer_metadata",
+            Route::Metadata { place: Place::Internal, .. } => "internal_metadata",
+        };
+        let payload = match value {
+            Some(value) => json!({ format!("set_{place}"): { key: value } }),
+            None => json!({ format!("remove_{place}"): [key] }),
+        };
+        let Value::Object(payload) = payload else { return Err("no payload".to_owned()) };
+        // In the journal, so that nobody takes it for an operator's.
+        let call = Call { actor: format!("guest:{}", self.uuid), ..Call::own() };
+        match self.agent.update_vm(call, self.uuid, String::new(), payload, false).await {
+            // What is not there needs not to be removed.
+            Ok(_) => Ok(()),
+            Err(Error::Invalid(_)) if value.is_none() => Ok(()),
+            Err(Error::Invalid(violations)) => {
+                Err(violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+fn namespaces(vm: &VmRecord) -> Vec<String> {
+    let declared = vm.spec.other.get("internal_metadata_namespaces").and_then(Value::as_array);
+    let names = declared.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned));
+    names.collect()
+}
+
+/// What a key has.
+fn look(vm: &VmRecord, key: &str, zonepath: &str) -> Answer {
+    match route(key, &namespaces(vm)) {
+        Route::Machine(name) => machine(vm, name, zonepath),
+        Route::Metadata { place: Place::Customer, .. } => scalar(vm.spec.customer_metadata.get(key)),
+        Route::Metadata { place: Place::Internal, .. } => scalar(vm.spec.internal_metadata.get(key)),
+    }
+}
+
+fn scalar(value: Option<&Scalar>) -> Answer {
+    match value {
+        None => Answer::NotFound,
+        Some(Scalar::Text(text)) => Answer::Value(text.clone()),
+        Some(Scalar::Bool(flag)) => Answer::Value(flag.to_string()),
+        Some(Scalar::Number(number)) => Answer::Value(number.to_string()),
+    }
+}
+
+/// A fact about the machine: what has structure only where a guest has a use for it.
+fn machine(vm: &VmRecord, name: &str, zonepath: &str) -> Answer {
+    let view = || change::view(vm, zonepath);
+    match name {
+        "nics" => Answer::json(&nics(vm)),
+        "resolvers" => Answer::json(view().get(name).unwrap_or(&json!([]))),
+        "routes" => Answer::json(&routes(vm)),
+        "operator-script" => scalar(vm.spec.internal_metadata.get(name)),
+        "volumes" => scalar(vm.spec.internal_metadata.get("sdc:volumes")),
+        "customer_metadata" | "internal_metadata" | "tags" => Answer::Nested,
+        name => match name.strip_prefix("tags.") {
+            Some(tag) => scalar(vm.spec.tags.get(tag)),
+            None if find(VM, name).is_some_and(|property| matches!(property.kind, Kind::Secret(_))) => {
+                Answer::NotFound
+            }
+            None => Answer::of(view().get(name)),
+        },
+    }
+}
+
+/// The interfaces, with the defaults that a guest needs to be told.
+fn nics(vm: &VmRecord) -> Value {
+    let Ok(Value::Array(mut nics)) = serde_json::to_value(&vm.spec.nics) else { return json!([]) };
+    let one_is_primary = vm.spec.nics.iter().any(|nic| nic.primary);
+    for (index, nic) in nics.iter_mut().filter_map(Value::as_object_mut).enumerate() {
+        nic.entry("vlan_id").or_insert(json!(0));
+        if index == 0 && !one_is_primary {
+            nic.insert("primary".to_owned(), json!(true));
+        }
+        complete_addresses(nic);
+    }
+    Value::Array(nics)
+}
+
+/// `ips` and `gateways` from their older forms.
+fn complete_addresses(nic: &mut Map<String, Value>) {
+    if !nic.contains_key("ips")
+        && let Some(ip) = nic.get("ip").and_then(Value::as_str)
+    {
+        let prefix = nic
+            .get("netmask")
+            .and_then(Value::as_str)
+            .and_then(|mask| ipnet::ip_mask_to_prefix(mask.parse().ok()?).ok());
+        let address = prefix.map_or_else(|| ip.to_owned(), |prefix| format!("{ip}/{prefix}"));
+        nic.insert("ips".to_owned(), json!([address]));
+    }
+    if !nic.contains_key("gateways")
+        && let Some(gateway) = nic.get("gateway").cloned()
+    {
+        nic.insert("gateways".to_owned(), json!([gateway]));
+    }
+}
+
+/// `{"10.2.0.0/16": "nics[1]"}` and `{"10.2.0.0/16": "10.1.0.1"}` as the guest wants them.
+fn routes(vm: &VmRecord) -> Value {
+    let route = |(destination, to): (&String, &Scalar)| {
+        let Scalar::Text(to) = to else { return None };
+        let number = to.strip_prefix("nics[").and_then(|rest| rest.strip_suffix(']')?.parse::<usize>().ok());
+        let (linklocal, gateway) = match number {
+            Some(number) => (true, vm.spec.nics.get(number)?.addresses().next()?.to_string()),
+            None => (false, to.clone()),
+        };
+        Some(json!({"linklocal": linklocal, "dst": destination, "gateway": gateway}))
+    };
+    vm.spec.routes.iter().filter_map(route).collect()
+}
+
+/// The keys that a guest may list: never the machine's.
+fn listed(vm: &VmRecord) -> Vec<String> {
+    let namespaces = namespaces(vm);
+    let is_internal =
+        |key: &String| matches!(route(key, &namespaces), Route::Metadata { place: Place::Internal, .. });
+    let customer = vm.spec.customer_metadata.keys().filter(|key| !is_internal(key));
+    customer.chain(vm.spec.internal_metadata.keys().filter(|key| is_internal(key))).cloned().collect()
+}

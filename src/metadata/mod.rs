@@ -1,0 +1,18 @@
+//! The metadata channel: a guest asks its host over the second serial port, with no network at all.
+//!
+//! ```text
+//!   guest ── COM2 ── hypervisor ── metadata.sock ──▶ session: lines ──▶ protocol ──▶ Source (the VM's record)
+//!                                                ◀── answers ◀─────────────────────┘
+//! ```
+//!
+//! It is the protocol of SmartOS's zones, so stock images with cloud-init's SmartOS data source, or with the mdata
+//! tools, configure themselves. Everything that comes in is a guest's: a line has a bound, a session a pace, and what
+//! is not understood costs the guest its own time. The hypervisor holds the listening socket, so a session of one
+//! agent is followed by one of the next.
+
+mod keys;
+mod protocol;
+mod session;
+
+pub use keys::{Answer, Place, Route, route};
+pub use session::{Source, serve};
