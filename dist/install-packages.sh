@@ -31,6 +31,7 @@ kmod              /sbin/depmod
 '
 test='
 iproute2          /sbin/ip
+e2fsprogs         /sbin/mkfs.ext4
 nodejs            /usr/bin/node
 npm               /usr/bin/npm
 chromium          /usr/bin/chromium

@@ -205,9 +205,9 @@ pub struct Journal {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Capacity {
-    /// MiB of memory that are the host's own.
+    /// MiB of memory that are the host's own, and its hypervisors'.
     pub host_ram_mib: u32,
-    /// Times the memory that is left: the sum of `max_physical_memory`. 0: no limit.
+    /// Times the memory that is left: the sum of `ram`. 0: no limit.
     pub ram_overcommit: f64,
     /// Times the host's processors: the sum of `vcpus`. 0: no limit.
     pub vcpu_overcommit: f64,

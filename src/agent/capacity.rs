@@ -13,7 +13,7 @@ use crate::{config, spec::VmSpec};
 /// Something that a host has so much of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
-    /// MiB: `max_physical_memory`.
+    /// MiB: what guests believe to have. A hypervisor needs some tens more for itself.
     Ram,
     /// Virtual processors.
     Vcpus,
@@ -46,7 +46,7 @@ impl Resource {
     fn of(self, spec: &VmSpec) -> u64 {
         let whole = |number: i64| u64::try_from(number).unwrap_or_default();
         match self {
-            Self::Ram => whole(spec.max_physical_memory.unwrap_or_else(|| spec.ram()).into()),
+            Self::Ram => whole(spec.ram().into()),
             Self::Vcpus => whole(spec.vcpus().into()),
             Self::Disk => {
                 let made = spec.disks.iter().filter(|disk| disk.is_made_here());
@@ -167,29 +167,29 @@ mod tests {
     fn up_to_the_limit_and_not_beyond() {
         let mut budget = budget(Some(1000), Some(4));
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        budget.check(a, &spec(r#""max_physical_memory":1000"#)).unwrap();
-        budget.check(a, &spec(r#""max_physical_memory":1001"#)).unwrap_err();
-        budget.set(a, &spec(r#""max_physical_memory":600,"vcpus":4"#));
-        let full = budget.check(b, &spec(r#""max_physical_memory":100,"vcpus":1"#)).unwrap_err();
+        budget.check(a, &spec(r#""ram":1000"#)).unwrap();
+        budget.check(a, &spec(r#""ram":1001"#)).unwrap_err();
+        budget.set(a, &spec(r#""ram":600,"vcpus":4"#));
+        let full = budget.check(b, &spec(r#""ram":100,"vcpus":1"#)).unwrap_err();
         let left = |error: Error| match error {
             Error::NoCapacity { resource, left, limit, .. } => (resource, left, limit),
             other => panic!("{other}"),
         };
         assert_eq!(left(full), ("vcpus".to_owned(), 0, 4));
-        let full = budget.check(a, &spec(r#""max_physical_memory":1001,"vcpus":4"#)).unwrap_err();
+        let full = budget.check(a, &spec(r#""ram":1001,"vcpus":4"#)).unwrap_err();
         assert_eq!(left(full), ("ram".to_owned(), 1000, 1000), "what it has is its own");
         budget.release(a);
-        budget.check(b, &spec(r#""max_physical_memory":1000,"vcpus":4"#)).unwrap();
+        budget.check(b, &spec(r#""ram":1000,"vcpus":4"#)).unwrap();
     }
 
     #[test]
     fn what_is_there_stays_even_when_the_limit_is_lowered() {
         let mut budget = budget(Some(100), None);
         let a = Uuid::from_u128(1);
-        budget.set(a, &spec(r#""max_physical_memory":600"#));
-        budget.check(a, &spec(r#""max_physical_memory":600"#)).unwrap();
-        budget.check(a, &spec(r#""max_physical_memory":500,"vcpus":64"#)).unwrap();
-        budget.check(a, &spec(r#""max_physical_memory":601"#)).unwrap_err();
+        budget.set(a, &spec(r#""ram":600"#));
+        budget.check(a, &spec(r#""ram":600"#)).unwrap();
+        budget.check(a, &spec(r#""ram":500,"vcpus":64"#)).unwrap();
+        budget.check(a, &spec(r#""ram":601"#)).unwrap_err();
         assert_eq!(budget.look()[0].promised, 600);
     }
 

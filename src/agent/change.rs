@@ -38,6 +38,12 @@ pub(super) fn view(vm: &VmRecord, zonepath: &str) -> Map<String, Value> {
     if let Some(machine) = &vm.machine {
         object.insert("accelerator".to_owned(), json!(machine.accelerator));
     }
+    if let Some((to, expire)) = vm.transition() {
+        object.insert("transition_to".to_owned(), json!(to));
+        if let Some(expire) = expire {
+            object.insert("transition_expire".to_owned(), json!(iso(expire)));
+        }
+    }
     object
 }
 

@@ -106,6 +106,8 @@ pub(super) fn vm_with(record: &VmRecord, spec: v1::VmSpec) -> v1::Vm {
             zonepath: String::new(),
             restrictions: machine.map(|machine| restrictions(&machine.enforcements)).unwrap_or_default(),
             limits: machine.map(|machine| limits(&machine.limits)).unwrap_or_default(),
+            transition_to: record.transition().map_or(v1::VmState::Unspecified, |(to, _)| state(to)).into(),
+            transition_expire: record.transition().and_then(|(_, expire)| expire).map(time),
             resets: machine.map(|machine| i64::try_from(machine.resets).unwrap_or(i64::MAX)),
         }),
         etag: record.etag(),

@@ -15,7 +15,7 @@ pub(super) fn machine(vm: &v1::Vm) -> Map<String, Value> {
     let spec = vm.spec.clone().unwrap_or_default();
     let mut object = spec_to_json(&spec);
     let status = vm.status.clone().unwrap_or_default();
-    let state = state(status.state());
+    let state = self::state(status.state());
     let mut put = |key: &str, value: Value| {
         object.insert(key.to_owned(), value);
     };
@@ -46,6 +46,12 @@ pub(super) fn machine(vm: &v1::Vm) -> Map<String, Value> {
     }
     if !status.limits.is_empty() {
         put("limits", limits(&status.limits));
+    }
+    if status.transition_to() != Wire::Unspecified {
+        put("transition_to", json!(self::state(status.transition_to()).as_str()));
+    }
+    if let Some(expire) = &status.transition_expire {
+        put("transition_expire", json!(iso(expire)));
     }
     if let Some(resets) = status.resets {
         put("init_restarts", json!(resets));

@@ -11,7 +11,7 @@
 //! agent is followed by one of the next.
 
 mod keys;
-mod protocol;
+pub mod protocol;
 mod session;
 
 pub use keys::{Answer, Place, Route, route};

@@ -6,14 +6,18 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 /// The longest line that is taken. A value comes in base64 twice, and a machine has 1 MiB at most.
-pub(super) const MAX_LINE: usize = 2 << 20;
+pub const MAX_LINE: usize = 2 << 20;
 
 /// What a guest asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub enum Command {
+    /// What a key has.
     Get(String),
+    /// A key is to have a value.
     Put(String, String),
+    /// A key is to have none.
     Delete(String),
+    /// Which keys there are.
     Keys,
     /// It is refused with these words.
     Refused(String),
@@ -21,7 +25,7 @@ pub(super) enum Command {
 
 /// What a line is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub enum Line {
     /// The guest wants version 2.
     Negotiate,
     /// In version 1.
@@ -36,14 +40,18 @@ pub(super) enum Line {
 
 /// The answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub enum Reply {
+    /// This, or nothing.
     Success(String),
+    /// The key has no value.
     NotFound,
+    /// These words; version 1 has none.
     Failure(String),
 }
 
 /// Understands a line without its end.
-pub(super) fn parse(line: &[u8]) -> Line {
+#[must_use]
+pub fn parse(line: &[u8]) -> Line {
     let Ok(text) = std::str::from_utf8(line) else {
         return if line.starts_with(b"V2 ") { Line::Broken } else { Line::Invalid };
     };
@@ -100,7 +108,8 @@ fn decode(text: &str) -> Option<String> {
 }
 
 /// The line, or lines, of a reply in version 1.
-pub(super) fn plain(reply: &Reply) -> String {
+#[must_use]
+pub fn plain(reply: &Reply) -> String {
     match reply {
         Reply::Success(value) => {
             let mut text = "SUCCESS\n".to_owned();
@@ -120,7 +129,8 @@ pub(super) fn plain(reply: &Reply) -> String {
 }
 
 /// The frame of a reply in version 2.
-pub(super) fn framed(id: &str, reply: &Reply) -> String {
+#[must_use]
+pub fn framed(id: &str, reply: &Reply) -> String {
     let (code, payload) = match reply {
         Reply::Success(value) => ("SUCCESS", value.as_str()),
         Reply::NotFound => ("NOTFOUND", ""),

@@ -197,6 +197,22 @@ pub enum ExitReason {
 }
 
 impl VmRecord {
+    /// Where the VM is on its way to, and by when that is decided, if it is.
+    #[must_use]
+    pub fn transition(&self) -> Option<(VmState, Option<Timestamp>)> {
+        let stop = self.stop.as_ref();
+        match self.state {
+            VmState::Provisioning if self.spec.autoboot() => Some((VmState::Running, None)),
+            VmState::Provisioning => Some((VmState::Stopped, None)),
+            VmState::Starting => Some((VmState::Running, None)),
+            VmState::Stopping if stop.is_some_and(|stop| stop.then_start) => {
+                Some((VmState::Running, stop.map(|stop| stop.deadline)))
+            }
+            VmState::Stopping => Some((VmState::Stopped, stop.map(|stop| stop.deadline))),
+            _ => None,
+        }
+    }
+
     /// The tag that makes a change conditional.
     #[must_use]
     pub fn etag(&self) -> String {

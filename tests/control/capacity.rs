@@ -29,13 +29,7 @@ async fn look(clients: &mut Clients) -> Vec<v1::Capacity> {
 }
 
 fn sized(ram: i32, vcpus: i32, mib: i32) -> v1::VmSpec {
-    v1::VmSpec {
-        ram: Some(64),
-        max_physical_memory: Some(ram),
-        vcpus: Some(vcpus),
-        disks: vec![disk(mib)],
-        ..machine()
-    }
+    v1::VmSpec { ram: Some(ram), vcpus: Some(vcpus), disks: vec![disk(mib)], ..machine() }
 }
 
 async fn refused(clients: &mut Clients, vm: v1::VmSpec, validate_only: bool) -> [String; 4] {
@@ -73,7 +67,7 @@ async fn each_resource_up_to_its_limit_and_not_beyond() {
     assert_eq!(numbers, [("ram", Some(2000), 2000), ("vcpus", Some(8), 8), ("disk", Some(5000), 5000)]);
 
     // A VM may shrink and grow within what there is; what another gives back is free at once.
-    let vm = |ram| Some(Box::new(v1::VmSpec { max_physical_memory: Some(ram), ..Default::default() }));
+    let vm = |ram| Some(Box::new(v1::VmSpec { ram: Some(ram), ..Default::default() }));
     let update =
         |uuid: &String, ram| v1::UpdateVmRequest { uuid: uuid.clone(), vm: vm(ram), ..Default::default() };
     let status = clients.vms.update_vm(update(&first, 1501)).await.unwrap_err();

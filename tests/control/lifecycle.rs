@@ -76,8 +76,15 @@ async fn a_forced_stop_overtakes_a_patient_one() {
         async move { clients.stop(&uuid, false).await }
     });
     wait_for(&clients, &uuid, v1::VmState::Stopping).await;
+    // Where it will be, and by when.
+    let status = clients.get(&uuid).await.unwrap().status.unwrap();
+    assert_eq!(status.transition_to(), v1::VmState::Stopped);
+    let left = status.transition_expire.unwrap().seconds - jiff::Timestamp::now().as_second();
+    assert!((170..=181).contains(&left), "{left} s");
     clients.stop(&uuid, true).await.unwrap();
     patient.await.unwrap().unwrap();
+    let status = clients.get(&uuid).await.unwrap().status.unwrap();
+    assert_eq!((status.transition_to(), status.transition_expire), (v1::VmState::Unspecified, None));
 }
 
 #[tokio::test]

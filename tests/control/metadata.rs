@@ -202,6 +202,73 @@ async fn what_a_guest_writes_is_an_update_of_its_vm() {
     assert_eq!(port.get("sdc:uuid").await.as_deref(), Some(uuid.as_str()));
 }
 
+/// The guest's side as Debian ships it: cloud-init's data source, on a terminal that is the second serial port.
+#[tokio::test]
+async fn cloud_inits_own_data_source() {
+    let tools = super::support::real::target().join("foreign");
+    assert!(tools.join("cloud-init").exists(), "cloud-init is missing: run `make test`, which unpacks it");
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let mut vm = spec();
+    let metadata = serde_json::json!({
+        "brand": "kvm",
+        "customer_metadata": {
+            "root_authorized_keys": "ssh-ed25519 AAAA me\nssh-rsa BBBB you\n",
+            "user-script": "#!/bin/sh\necho hello\n.\n",
+            "cloud-init:user-data": "#cloud-config\npackages: [nginx]\n",
+        },
+    });
+    let parsed = zoneward::spec::machine_json::parse(metadata.to_string().as_bytes()).unwrap();
+    vm.customer_metadata = zoneward::proto::spec_to_proto(&parsed.spec).customer_metadata;
+    let uuid = clients.create(vm).await;
+    clients.start(&uuid).await.unwrap();
+
+    let port = Port::open(&agent, &uuid).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ttyS1");
+    let line = UnixListener::bind(&path).unwrap();
+    let guest = tokio::process::Command::new(tools.join("venv/bin/python"))
+        .arg("-B")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign/cloud_init.py"))
+        .arg(&path)
+        .arg(folder.path())
+        .env("PYTHONPATH", tools.join("cloud-init/usr/lib/python3/dist-packages"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let carry = async {
+        let mut line = line.accept().await.unwrap().0;
+        let mut stream = port.stream.into_inner();
+        let _ = tokio::io::copy_bidirectional(&mut line, &mut stream).await;
+        std::future::pending::<()>().await
+    };
+    let output = tokio::select! {
+        output = guest.wait_with_output() => output.unwrap(),
+        () = carry => unreachable!(),
+        () = tokio::time::sleep(super::support::GUEST) => panic!("cloud-init is stuck"),
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["instance_id"], uuid.as_str());
+    assert_eq!(found["hostname"], "web1.example");
+    assert_eq!(found["keys"], serde_json::json!(["ssh-ed25519 AAAA me", "ssh-rsa BBBB you"]));
+    assert_eq!(found["user_data"], "#cloud-config\npackages: [nginx]\n");
+    assert_eq!(found["user_script"], "#!/bin/sh\necho hello\n.\n");
+    let network = &found["network"]["config"][0];
+    assert_eq!(
+        (&network["type"], &network["mac_address"]),
+        (&"physical".into(), &"02:00:00:00:00:07".into())
+    );
+    assert_eq!(network["subnets"][0]["address"], "10.88.88.51/24");
+    assert_eq!(network["subnets"][0]["gateway"], "10.88.88.1");
+    let dns = found["network"].to_string();
+    assert!(dns.contains("8.8.8.8"), "{dns}");
+    let vm = clients.get(&uuid).await.unwrap().spec.unwrap();
+    assert!(vm.customer_metadata.unwrap().fields.contains_key("from-the-guest"), "and it wrote");
+}
+
 /// Nothing that a guest says harms another, or costs more than its own time.
 #[tokio::test]
 async fn garbage_and_floods() {

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the foreign clients that tests drive the agent with: Python's grpcio and
-# vncdotool, buf (whose `buf curl` is grpcurl's twin), and what drives Chromium.
+# vncdotool, buf (whose `buf curl` is grpcurl's twin), what drives Chromium, and
+# Debian's cloud-init, which is unpacked and not installed.
 #
 #   tests/foreign/setup.sh DIR
 set -eu
@@ -14,4 +15,7 @@ python3 -m venv "$out/venv"
 "$out/venv/bin/pip" -q install --disable-pip-version-check -r "$here/requirements.txt"
 cp "$here/package.json" "$here/browser.mjs" "$out/"
 (cd "$out" && npm install --silent --no-audit --no-fund >&2)
+mkdir "$out/cloud-init"
+(cd "$out/cloud-init" && { apt-get -q download cloud-init || { apt-get -q update && apt-get -q download cloud-init; }; } >&2)
+dpkg-deb -x "$out"/cloud-init/cloud-init_*.deb "$out/cloud-init"
 echo "$key" >"$out/key"

@@ -16,6 +16,7 @@ mod full_disk;
 mod install;
 mod journey;
 mod limits;
+mod metadata;
 mod probe;
 mod readers;
 mod remote;

@@ -107,6 +107,8 @@ pub const VM: &[Property] = &[
 
     property("state", Kind::Text(255), "Where the VM is in its life.").known().column("STATE", 16),
     property("zone_state", Kind::Text(255), "Where its zone is.").known().column("ZONE_STATE", 10),
+    property("transition_to", Kind::Text(255), "Where a VM that is on its way will be.").known(),
+    property("transition_expire", Kind::Text(255), "When that is decided: when a guest that does not stop loses its power.").known(),
     property("type", Kind::Text(255), "The brand in four letters.").known().column("TYPE", 4),
     property("zonename", Kind::Text(255), "The uuid.").known().column("ZONENAME", 12),
     property("zonepath", Kind::Text(4096), "Where the zone is on the host.").known().column("ZONEPATH", 40),
