@@ -10,7 +10,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// How long a dead process that is another's child is waited for to be reaped: some hosts' init takes its time.
-const REAPED: Duration = Duration::from_millis(100);
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// A process that was alive when this was made.
 #[derive(Debug)]
@@ -73,18 +74,15 @@ impl PidFd {
     /// The status of a process that another has reaped; `None` where this kernel tells it to nobody else (before
     /// Linux 6.15).
     pub(crate) async fn reaped(&self) -> Option<ExitStatus> {
-        let told = async {
-            loop {
-                let mut ready = self.fd.readable().await.ok()?;
-                match exit_status(self.fd.get_ref().as_fd()) {
-                    Ok(Some(status)) => return Some(status),
-                    // The descriptor gets ready again (POLLHUP) when it is reaped.
-                    Ok(None) => ready.clear_ready(),
-                    Err(_) => return None,
-                }
+        // Looked at again and again: readiness that is cleared in a future that is dropped would be lost for the next.
+        for _ in 0..LOOKS {
+            match exit_status(self.fd.get_ref().as_fd()) {
+                Ok(None) => tokio::time::sleep(BETWEEN_LOOKS).await,
+                Ok(status) => return status,
+                Err(_) => return None,
             }
-        };
-        tokio::time::timeout(REAPED, told).await.unwrap_or_default()
+        }
+        None
     }
 }
 

@@ -90,6 +90,24 @@ async fn a_guest_under_an_agent_that_is_there() {
     agent.vmadm_with(&["console", &uuid], "echo c > /proc/sysrq-trigger\n");
     assert_eq!(guest_exit(&clients, &uuid).await.reason(), ExitReason::GuestPanic);
 
+    // Under an agent that did not start it: powered off, and killed.
+    let log = agent.dir.path().join("zones").join(&uuid).join("console.log");
+    let end = i64::try_from(log.metadata().unwrap().len()).unwrap();
+    agent.vmadm_ok(&["boot", &uuid, "order=d", "cdrom=/tiny.iso,ide"]);
+    clients.console_until(&uuid, end, "/ # ").await;
+    agent.kill();
+    agent.resume().await;
+    agent.vmadm_with(&["console", &uuid], "poweroff -f\n");
+    let mut clients = agent.clients().await;
+    let exit = guest_exit(&clients, &uuid).await;
+    assert_eq!(exit.reason(), ExitReason::GuestShutdown, "{exit:?}");
+    let lost = clients.journal().await.into_iter().any(|event| match event.kind {
+        Some(v1::event::Kind::Modified(modified)) => {
+            modified.vm.unwrap().status.unwrap().state() == v1::VmState::Lost
+        }
+        _ => false,
+    });
+    assert!(!lost, "it was known all the time");
     clients.start(&uuid).await.unwrap();
     agent.kill();
     agent.resume().await;

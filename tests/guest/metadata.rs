@@ -11,7 +11,7 @@ use super::{
 async fn a_guest_asks_and_writes_and_the_agent_is_killed_in_between() {
     let mut agent = Real::start().await;
     let spec = v1::VmSpec { alias: Some("asker".into()), ..machine() };
-    let (mut clients, uuid, mut offset) = booted_as(&agent, spec).await;
+    let (_, uuid, mut offset) = booted_as(&agent, spec).await;
     let mut ask = async |agent: &Real, command: &str, answer: &str| {
         agent.vmadm_with(&["console", &uuid], &format!("mdata {command}\n"));
         let mut clients = agent.clients().await;
@@ -36,7 +36,7 @@ async fn a_guest_asks_and_writes_and_the_agent_is_killed_in_between() {
     // The operator's changes are there at once.
     agent.vmadm_with(&["update", &uuid], r#"{"set_customer_metadata": {"motd": "hello"}}"#);
     ask(&agent, "GET motd", "SUCCESS hello").await;
-    clients = agent.clients().await;
+    let mut clients = agent.clients().await;
     let by_guest =
         clients.journal().await.iter().filter(|event| event.actor == format!("guest:{uuid}")).count();
     // The two changes, and nothing of what was only read.

@@ -17,6 +17,7 @@ use super::{
     super::{HypervisorError, InfoType, Machine, MachineEvent, Medium, RunStatus, Setup},
     info,
     qmp::Qmp,
+    trace::CAUSES,
 };
 
 /// Bytes of a picture that is taken from QEMU.
@@ -208,19 +209,7 @@ fn known_status(status: &str) -> &'static str {
 
 /// QEMU's reasons of a shutdown.
 fn known_reason(reason: &str) -> &'static str {
-    let known = [
-        "host-error",
-        "host-qmp-quit",
-        "host-qmp-system-reset",
-        "host-signal",
-        "host-ui",
-        "guest-shutdown",
-        "guest-reset",
-        "guest-panic",
-        "subsystem-reset",
-        "snapshot-load",
-    ];
-    known.into_iter().find(|word| *word == reason).unwrap_or("unknown")
+    CAUSES.into_iter().find(|word| *word == reason).unwrap_or("unknown")
 }
 
 /// The PNG that a file begins with: its chunks up to the last.

@@ -17,7 +17,7 @@ pub(super) const EVENTS: [&str; 2] = [SHUTDOWN, RESET];
 const WORDS: usize = 2048;
 
 /// QEMU's ShutdownCause, in the order of its schema.
-const CAUSES: [&str; 11] = [
+pub(super) const CAUSES: [&str; 11] = [
     "none",
     "host-error",
     "host-qmp-quit",
