@@ -82,7 +82,9 @@ fn may_run(state: VmState) -> bool {
 
 async fn stop(vm: &VmHandle, call: Call, timeout_seconds: u32) -> Result<Outcome, Error> {
     let (reply, answer) = oneshot::channel();
-    let (etag, force, cause) = (String::new(), false, StopCause::HostShutdown);
+    // One that does not answer can't be asked, and would not outlive its host.
+    let force = vm.record().state == VmState::Lost;
+    let (etag, cause) = (String::new(), StopCause::HostShutdown);
     vm.send(Command::Stop { call, etag, force, timeout_seconds, cause, reply })?;
     answer.await.map_err(|_| Error::Stopping)?
 }
