@@ -64,7 +64,10 @@ pub(super) fn public(vm: &VmRecord) -> Value {
     if let Some(machine) = &vm.machine {
         object.insert("pid".to_owned(), json!(machine.pid));
         object.insert("boot_timestamp".to_owned(), json!(iso(machine.booted)));
-        object.insert("init_restarts".to_owned(), json!(machine.resets));
+        // A boot is not worth a line more.
+        if machine.resets > 0 {
+            object.insert("init_restarts".to_owned(), json!(machine.resets));
+        }
     }
     if let Some(exit) = &vm.exit {
         object.insert("exit_status".to_owned(), json!(exit.status));

@@ -10,7 +10,7 @@ use super::{
     error::Error,
 };
 use crate::{
-    spec::validate::zone_path,
+    spec::{VmState, validate::zone_path},
     storage::{Entry, Partial, StorageError, Upload, UploadPlan, ZoneRoot},
     store::{Commit, EventKind, FileAction},
 };
@@ -84,7 +84,11 @@ impl Agent {
         {
             return Err(Error::invalid("header.sha256", "64 lower-case hexadecimal digits are needed"));
         }
-        self.vm(uuid)?;
+        let vm = self.vm(uuid)?;
+        if vm.state == VmState::Deleting {
+            let message = "the VM is being deleted".to_owned();
+            return Err(Error::WrongState { uuid, state: vm.state, message });
+        }
         let (pieces, queue) = mpsc::channel(CHUNKS);
         let (sender, outcome) = oneshot::channel();
         let agent = self.clone();

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::Path,
+    time::Duration,
 };
 
 use super::error::StorageError;
@@ -69,13 +70,23 @@ pub fn remove_run(layout: &VmLayout) -> Result<(), StorageError> {
     remove_folder(layout.run())
 }
 
+/// An upload that has just begun may put a file into a folder that was empty a moment ago.
+const TRIES: u32 = 100;
+
 /// Walks by descriptor and does not follow links.
 fn remove_folder(folder: &Path) -> Result<(), StorageError> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(StorageError::at(folder.display().to_string())(error))
+    let mut tries = 0;
+    loop {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && tries < TRIES => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StorageError::at(folder.display().to_string())(error));
+            }
+            _ => return Ok(()),
         }
-        _ => Ok(()),
     }
 }
 

@@ -89,8 +89,11 @@ impl Actor {
                 if let Some(progress) = &progress {
                     let _ = progress.try_send(phase.clone());
                 }
-                let event = call.event(self.record.uuid, EventKind::Boot(phase.clone()));
-                self.agent.inner.store.commit_soon(Commit { events: vec![event], ..Commit::default() }).await;
+                // That it runs is written down with the state that says so: one commit, and no wait for another.
+                if phase.phase != Phase::Running {
+                    let events = vec![call.event(self.record.uuid, EventKind::Boot(phase.clone()))];
+                    self.agent.inner.store.commit_soon(Commit { events, ..Commit::default() }).await;
+                }
                 phases.push(phase);
             }
         };
@@ -123,6 +126,8 @@ impl Actor {
             vm.stop = None;
             vm.vnc_port = port;
         });
+        let runs = phases.iter().filter(|reached| reached.phase == Phase::Running);
+        let events = runs.map(|reached| call.event(vm.uuid, EventKind::Boot(reached.clone()))).collect();
         let outcome = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases };
         let answer = call.answer(&Ok(outcome.clone()));
         (self.last_words, self.resets) = (None, Resets::default());
@@ -133,7 +138,7 @@ impl Actor {
             _first_byte: Some(self.await_first_byte(call, running.console_start, since)),
             _metadata: Some(metadata::serve(&self.agent, self.record.uuid, Some((call.clone(), since)))),
         };
-        if let Err(error) = self.commit(call, vm, Vec::new(), answer).await {
+        if let Err(error) = self.commit(call, vm, events, answer).await {
             // What can't be written down does not run.
             self.kill();
             return Err(error);
