@@ -1,7 +1,12 @@
 //! Where things are on the host. Every name derives from a VM's UUID, so that what a crash leaves
 //! behind can be found again.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+};
 
 use uuid::Uuid;
 
@@ -74,6 +79,17 @@ impl Layout {
         let name = uuid.to_string();
         VmLayout { zonepath: self.zones.join(&name), run: self.run.join(&name) }
     }
+}
+
+/// A socket's path may have 107 bytes at most. This names one by an open descriptor of its folder: good for as long as
+/// that is kept.
+pub(crate) fn short_socket_name(path: &Path) -> io::Result<(File, PathBuf)> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let folder = File::open(folder)?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    Ok((folder, short))
 }
 
 /// The folders of one VM.

@@ -147,7 +147,8 @@ impl Agent {
         };
         adoption::adopt_all(&agent, records).await;
         autoboot::begin(&agent);
-        leaks::report(&agent).await;
+        let looker = agent.clone();
+        agent.inner.tasks.spawn(async move { leaks::report(&looker).await });
         // Finding out what the host can do may take seconds; it is done when the first VM is started.
         let platform = agent.inner.platform.clone();
         agent.inner.tasks.spawn(async move {

@@ -1,11 +1,11 @@
 //! The steps.
 
 use std::{
-    fs::{DirBuilder, File},
+    fs::DirBuilder,
     io,
     net::IpAddr,
     os::{
-        fd::{AsRawFd as _, OwnedFd},
+        fd::OwnedFd,
         unix::{fs::DirBuilderExt as _, net::UnixListener},
     },
     path::Path,
@@ -17,6 +17,7 @@ use crate::{
     console::{ConsoleEnds, VncEndpoint},
     crash,
     hypervisor::{Drive, Firmware, Hypervisor, Machine, MachinePlan, Nic, Setup},
+    layout::short_socket_name,
     spec::{Brand, Limits},
     store::Phase,
     zone::{Launch, Process},
@@ -295,17 +296,12 @@ pub async fn listen_vnc(
     })
 }
 
-/// A listening UNIX socket. Bound through a descriptor of its folder, because a socket's whole path
-/// may have 107 bytes at most.
+/// A listening UNIX socket, in the place of what an earlier boot left.
 fn listen(path: &Path) -> io::Result<OwnedFd> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let folder = File::open(folder)?;
-    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
-    Ok(UnixListener::bind(short)?.into())
+    let (_folder, name) = short_socket_name(path)?;
+    Ok(UnixListener::bind(name)?.into())
 }

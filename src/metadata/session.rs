@@ -22,6 +22,7 @@ use super::{
     keys::Answer,
     protocol::{Command, Line, MAX_LINE, Reply, framed, parse, plain},
 };
+use crate::layout::short_socket_name;
 
 /// Requests that may come at once, and then in a second. A boot of an image needs some forty.
 const READS: Pace = Pace { burst: 400, each: Duration::from_millis(5) };
@@ -66,14 +67,9 @@ pub async fn serve(socket: &Path, source: &dyn Source) {
     }
 }
 
-/// A path may be longer than a socket's name can be, so it is named by a descriptor of its folder.
 async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
-    use std::os::fd::AsRawFd as _;
-    let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else {
-        return Err(std::io::ErrorKind::InvalidInput.into());
-    };
-    let folder = std::fs::File::open(folder)?;
-    UnixStream::connect(Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name)).await
+    let (_folder, name) = short_socket_name(socket)?;
+    UnixStream::connect(name).await
 }
 
 struct Session<'a> {

@@ -33,6 +33,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::HypervisorError;
+use crate::layout::short_socket_name;
 
 /// The longest line that is taken.
 const MAX_LINE: usize = 1 << 20;
@@ -71,10 +72,12 @@ impl Qmp {
     }
 
     async fn open(path: &Path) -> Result<Self, HypervisorError> {
-        let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
+        let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => HypervisorError::Gone,
             _ => HypervisorError::at("connecting to the hypervisor's control socket")(error),
-        })?;
+        };
+        let (_folder, name) = short_socket_name(path).map_err(failed)?;
+        let stream = UnixStream::connect(name).await.map_err(failed)?;
         let (reader, writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         // The greeting.
@@ -308,6 +311,21 @@ mod tests {
     async fn an_endless_line_ends_the_connection() {
         let (_dir, qmp) = fake(vec![b' '; MAX_LINE + 2]).await;
         assert!(qmp.unwrap().next_event().await.is_none());
+    }
+
+    /// Folders of operators may have any name; a socket's may not.
+    #[tokio::test]
+    async fn a_path_that_is_longer_than_a_sockets_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("x".repeat(200));
+        std::fs::create_dir(&folder).unwrap();
+        let (_folder, name) = short_socket_name(&folder.join("qmp")).unwrap();
+        let _listener = UnixListener::bind(name).unwrap();
+        let silent = Qmp::connect(&folder.join("qmp"), Duration::from_millis(50)).await;
+        assert!(
+            matches!(silent, Err(HypervisorError::Silent { .. })),
+            "connected, and not greeted: {silent:?}"
+        );
     }
 
     #[tokio::test]
