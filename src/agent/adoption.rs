@@ -181,7 +181,7 @@ async fn take_over(
 }
 
 async fn stopped(agent: &Agent, record: VmRecord, ended: Ended) -> Result<(), Error> {
-    let exit = exit::unseen(agent, &record, ended);
+    let exit = exit::exit(agent, &record, ended, None);
     let never_ran = record.state == VmState::Starting;
     // The actor does the second half of a reboot, and answers its calls. Others are answered now.
     let (reboot, stop) = match record.stop.clone() {

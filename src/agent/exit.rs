@@ -16,7 +16,7 @@ use crate::{
 use super::Agent;
 
 /// Who wanted it goes before the kernel, and the kernel before what a hypervisor says.
-pub(super) fn reason(wanted: Option<StopCause>, ended: Ended, said: Option<&MachineEvent>) -> ExitReason {
+fn reason(wanted: Option<StopCause>, ended: Ended, said: Option<&MachineEvent>) -> ExitReason {
     if let Some(cause) = wanted {
         return cause.reason();
     }
@@ -34,13 +34,13 @@ pub(super) fn reason(wanted: Option<StopCause>, ended: Ended, said: Option<&Mach
 }
 
 /// Who wants the VM stopped, if anybody does.
-pub(super) fn wanted(vm: &VmRecord) -> Option<StopCause> {
+fn wanted(vm: &VmRecord) -> Option<StopCause> {
     let cause = vm.stop.as_ref().map(|stop| stop.cause).unwrap_or_default();
     (vm.state == VmState::Stopping).then_some(cause)
 }
 
 /// As a shell would say it.
-pub(super) fn status(ended: Ended) -> i32 {
+fn status(ended: Ended) -> i32 {
     match ended {
         Ended::Code(code) => code,
         Ended::Signal(signal) => 128 + signal,
@@ -49,7 +49,7 @@ pub(super) fn status(ended: Ended) -> i32 {
     }
 }
 
-pub(super) fn out_of_memory(vm: &VmRecord) -> String {
+fn out_of_memory(vm: &VmRecord) -> String {
     let limit = vm.spec.max_physical_memory.unwrap_or_default();
     format!("the hypervisor needed more than max_physical_memory ({limit} MiB); raise it, or lower ram")
 }
@@ -60,14 +60,19 @@ pub(super) fn reset(guest: bool, time: Timestamp) -> Exit {
     Exit { reason, status: 0, time, detail: "the machine was reset".to_owned() }
 }
 
-/// How a run ended that no agent saw the end of: from what is left of it.
-pub(super) fn unseen(agent: &Agent, vm: &VmRecord, ended: Ended) -> Exit {
+/// How a run ended: from what the hypervisor was `heard` to say, else from what it left behind.
+pub(super) fn exit(agent: &Agent, vm: &VmRecord, ended: Ended, heard: Option<MachineEvent>) -> Exit {
     let last = last_words(agent, vm);
-    let end = last.end();
+    // Where it did not say when, nobody knows, and this is when it was noticed.
+    let (said, time) = match (heard, last.end()) {
+        (Some(event), _) => (Some(event), Timestamp::now()),
+        (None, Some(said)) => (Some(said.event.clone()), within_run(vm, said.time)),
+        (None, None) => (None, Timestamp::now()),
+    };
     let another_boot = vm.host_boot.as_ref().is_some_and(|boot| *boot != agent.inner.platform.host_boot);
-    let reason = match reason(wanted(vm), ended, end.map(|said| &said.event)) {
+    let reason = match reason(wanted(vm), ended, said.as_ref()) {
         // The host ended it, if it did not end by itself before.
-        ExitReason::Signal | ExitReason::HypervisorError if another_boot && end.is_none() => {
+        ExitReason::Signal | ExitReason::HypervisorError if another_boot && said.is_none() => {
             ExitReason::Unknown
         }
         reason => reason,
@@ -76,18 +81,16 @@ pub(super) fn unseen(agent: &Agent, vm: &VmRecord, ended: Ended) -> Exit {
         ExitReason::OutOfMemory => out_of_memory(vm),
         ExitReason::Unknown if another_boot => "the host was restarted while the VM ran".to_owned(),
         ExitReason::Unknown => {
-            let told = "the hypervisor ended while no agent was there to see it, and did not say why";
+            let told = "nobody saw the hypervisor end, and it did not say why";
             if last.words.is_empty() {
                 told.to_owned()
             } else {
                 format!("{told}; its last words: {}", last.words)
             }
         }
-        ExitReason::Signal | ExitReason::HypervisorError => last.words.clone(),
+        ExitReason::Signal | ExitReason::HypervisorError => last.words,
         _ => String::new(),
     };
-    // Where it did not say when, nobody knows, and this is when it was noticed.
-    let time = end.map_or_else(Timestamp::now, |said| within_run(vm, said.time));
     Exit { reason, status: status(ended), time, detail }
 }
 

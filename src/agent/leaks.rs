@@ -4,11 +4,7 @@
 //! hypervisors by what the launcher wrote into those, control groups by their name, parts of uploads. A look changes
 //! nothing. Reclaiming looks again, and removes only what is still a leak then; what can't be judged stays.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -21,8 +17,8 @@ use super::{
 use crate::{
     layout::VmLayout,
     spec::VmState,
-    storage,
-    store::{Commit, EventKind, VmRecord},
+    storage::{self, Upload},
+    store::{Commit, EventKind},
     zone::{Found, Group},
 };
 
@@ -44,7 +40,7 @@ pub struct Leak {
 }
 
 /// What a leak is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeakKind {
     /// A folder of `zones_dir`.
     ZoneFolder,
@@ -110,7 +106,7 @@ impl Agent {
         for uuid in uuids_in(layout.zones())? {
             let vm = layout.vm(uuid);
             if self.inner.registry.knows(uuid) {
-                leaks.extend(broken_uploads(&vm)?.iter().map(|part| {
+                leaks.extend(Upload::orphans(&vm)?.iter().map(|part| {
                     let detail = "part of an upload without its description; nobody can go on with it";
                     Leak::new(LeakKind::Upload, uuid, part, detail, true)
                 }));
@@ -204,18 +200,16 @@ impl Agent {
         let layout = self.inner.layout.vm(leak.uuid);
         match leak.kind {
             LeakKind::ControlGroup => {
-                let idle = |vm: &VmRecord| vm.state == VmState::Stopped;
-                if self.vm(leak.uuid).is_ok_and(|vm| !idle(&vm)) {
+                if self.vm(leak.uuid).is_ok_and(|vm| vm.state != VmState::Stopped) {
                     return Err(Error::internal("the VM runs now"));
                 }
                 self.tell_reclaimed(call, leak).await?;
-                let group = Group { uuid: leak.uuid, path: leak.path.clone().into(), populated: false };
-                self.inner.platform.zone.remove_group(&group).await.map_err(Error::internal)
+                self.inner.platform.zone.remove_group(Path::new(&leak.path)).await.map_err(Error::internal)
             }
             LeakKind::Upload => {
-                let _mine = taken(Path::new(&leak.path)).map_err(Error::internal)?;
+                let orphan = Upload::take_orphan(Path::new(&leak.path))?;
                 self.tell_reclaimed(call, leak).await?;
-                fs::remove_file(&leak.path).map_err(Error::internal)
+                Ok(orphan.remove()?)
             }
             LeakKind::Process | LeakKind::RunFolder | LeakKind::ZoneFolder => {
                 // Nobody makes a VM of that name meanwhile.
@@ -291,37 +285,4 @@ pub(super) async fn report(agent: &Agent) {
 fn uuids_in(folder: &Path) -> io::Result<Vec<Uuid>> {
     let uuid = |entry: fs::DirEntry| Uuid::try_parse(entry.file_name().to_str()?).ok();
     Ok(fs::read_dir(folder)?.flatten().filter_map(uuid).collect())
-}
-
-/// Parts without a note, and notes without a part.
-fn broken_uploads(vm: &VmLayout) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(vm.uploads()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    // One that has just begun has no note yet.
-    Ok(entries.flatten().map(|entry| entry.path()).filter(|path| is_lonely(path) && is_old(path)).collect())
-}
-
-fn is_lonely(path: &Path) -> bool {
-    let other = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("part") => "json",
-        Some("json") => "part",
-        _ => return true,
-    };
-    !path.with_extension(other).exists()
-}
-
-/// Nobody has touched it for a minute.
-fn is_old(path: &Path) -> bool {
-    let age =
-        path.metadata().and_then(|found| found.modified()).map(|time| time.elapsed().unwrap_or_default());
-    age.is_ok_and(|age| age > Duration::from_secs(60))
-}
-
-/// Takes a part that nobody uploads, so that nobody begins to.
-fn taken(path: &Path) -> io::Result<fs::File> {
-    let file = fs::File::open(path)?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
-    if is_lonely(path) { Ok(file) } else { Err(io::Error::other("somebody goes on with it")) }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::{Agent, call::Call, change, error::Error};
+use super::{Agent, call::Call, error::Error, registry::View};
 use crate::{
     boot,
     metadata::{self, Answer, Place, Route, route},
@@ -42,10 +42,8 @@ impl metadata::Source for Source {
     }
 
     async fn get(&self, key: &str) -> Answer {
-        match self.agent.vm(self.uuid) {
-            Ok(vm) => look(&vm, key, &self.agent.inner.layout.vm(self.uuid).zonepath().display().to_string()),
-            Err(_) => Answer::NotFound,
-        }
+        let vm = self.agent.inner.registry.get(self.uuid);
+        vm.map_or(Answer::NotFound, |vm| look(&vm.view(), key))
     }
 
     async fn keys(&self) -> Vec<String> {
@@ -93,29 +91,25 @@ fn namespaces(vm: &VmRecord) -> Vec<String> {
 }
 
 /// What a key has.
-fn look(vm: &VmRecord, key: &str, zonepath: &str) -> Answer {
+fn look(view: &View, key: &str) -> Answer {
+    let vm = &view.record;
     match route(key, &namespaces(vm)) {
-        Route::Machine(name) => machine(vm, name, zonepath),
+        Route::Machine(name) => machine(view, name),
         Route::Metadata { place: Place::Customer, .. } => scalar(vm.spec.customer_metadata.get(key)),
         Route::Metadata { place: Place::Internal, .. } => scalar(vm.spec.internal_metadata.get(key)),
     }
 }
 
 fn scalar(value: Option<&Scalar>) -> Answer {
-    match value {
-        None => Answer::NotFound,
-        Some(Scalar::Text(text)) => Answer::Value(text.clone()),
-        Some(Scalar::Bool(flag)) => Answer::Value(flag.to_string()),
-        Some(Scalar::Number(number)) => Answer::Value(number.to_string()),
-    }
+    Answer::of(value.and_then(|value| serde_json::to_value(value).ok()).as_ref())
 }
 
 /// A fact about the machine: what has structure only where a guest has a use for it.
-fn machine(vm: &VmRecord, name: &str, zonepath: &str) -> Answer {
-    let view = || change::view(vm, zonepath);
+fn machine(view: &View, name: &str) -> Answer {
+    let vm = &view.record;
     match name {
         "nics" => Answer::json(&nics(vm)),
-        "resolvers" => Answer::json(view().get(name).unwrap_or(&json!([]))),
+        "resolvers" => Answer::json(view.object.get(name).unwrap_or(&json!([]))),
         "routes" => Answer::json(&routes(vm)),
         "operator-script" => scalar(vm.spec.internal_metadata.get(name)),
         "volumes" => scalar(vm.spec.internal_metadata.get("sdc:volumes")),
@@ -125,7 +119,7 @@ fn machine(vm: &VmRecord, name: &str, zonepath: &str) -> Answer {
             None if find(VM, name).is_some_and(|property| matches!(property.kind, Kind::Secret(_))) => {
                 Answer::NotFound
             }
-            None => Answer::of(view().get(name)),
+            None => Answer::of(view.object.get(name)),
         },
     }
 }

@@ -105,21 +105,19 @@ pub fn apply(current: &VmSpec, patch: &Patch, host: &Host<'_>) -> Result<Updated
 
 /// A machine may be as large as one that is given, not grow piece by piece: its record is in every event.
 fn outgrown(spec: &VmSpec, current: &VmSpec) -> Option<Violation> {
-    let size = |value: Result<String, _>| value.map_or(0, |text: String| text.len());
-    let whole = |spec: &VmSpec| size(serde_json::to_string(spec));
-    let now = whole(spec);
-    if now <= MAX_PAYLOAD || now <= whole(current) {
+    fn size(value: &impl serde::Serialize) -> usize {
+        serde_json::to_string(value).map_or(0, |text| text.len())
+    }
+    let now = size(spec);
+    if now <= MAX_PAYLOAD || now <= size(current) {
         return None;
     }
-    let object = |name| match name {
-        "customer_metadata" => &spec.customer_metadata,
-        "internal_metadata" => &spec.internal_metadata,
-        "tags" => &spec.tags,
-        _ => &spec.routes,
-    };
-    let largest = OBJECTS.into_iter().max_by_key(|name| size(serde_json::to_string(object(name))))?;
-    let why = format!("the machine would have {now} bytes, and {MAX_PAYLOAD} is the most");
-    Some(Violation::value(largest, why))
+    let objects = [&spec.customer_metadata, &spec.internal_metadata, &spec.tags, &spec.routes];
+    let (largest, _) = OBJECTS.into_iter().zip(objects).max_by_key(|(_, object)| size(object))?;
+    Some(Violation::value(
+        largest,
+        format!("the machine would have {now} bytes, and {MAX_PAYLOAD} is the most"),
+    ))
 }
 
 fn items<'m>(object: &'m Map<String, Value>, name: &str) -> impl Iterator<Item = &'m Map<String, Value>> {

@@ -14,7 +14,8 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -209,6 +210,27 @@ impl Upload {
         }
     }
 
+    /// Parts without a note and notes without a part: nobody can go on with them.
+    pub fn orphans(layout: &VmLayout) -> io::Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(layout.uploads()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        // One that has just begun has no note yet.
+        let left = |path: &PathBuf| is_lonely(path) && is_old(path);
+        Ok(entries.flatten().map(|entry| entry.path()).filter(left).collect())
+    }
+
+    /// Takes an orphan, so that nobody begins an upload of that name.
+    pub fn take_orphan(path: &Path) -> Result<Orphan, StorageError> {
+        let name = path.display().to_string();
+        let file = File::open(path).map_err(StorageError::at(name.as_str()))?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_lonely(path) {
+            return Err(StorageError::Busy { path: name });
+        }
+        Ok(Orphan { path: path.to_owned(), _lock: file })
+    }
+
     /// The uploads of a VM that were cut.
     pub fn unfinished(layout: &VmLayout) -> Result<Vec<Partial>, StorageError> {
         let folder = layout.uploads();
@@ -228,6 +250,36 @@ impl Upload {
         found.sort_by(|a, b| a.plan.path.cmp(&b.plan.path));
         Ok(found)
     }
+}
+
+/// A file of an upload that nobody can go on with.
+#[derive(Debug)]
+pub struct Orphan {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Orphan {
+    /// Removes it.
+    pub fn remove(self) -> Result<(), StorageError> {
+        fs::remove_file(&self.path).map_err(StorageError::at(self.path.display().to_string()))
+    }
+}
+
+/// Whether the other half is missing.
+fn is_lonely(path: &Path) -> bool {
+    let other = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("part") => "json",
+        Some("json") => "part",
+        _ => return true,
+    };
+    !path.with_extension(other).exists()
+}
+
+/// Whether nobody has touched it for a minute.
+fn is_old(path: &Path) -> bool {
+    let modified = path.metadata().and_then(|found| found.modified());
+    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > Duration::from_secs(60)))
 }
 
 /// Lower-case hexadecimal.

@@ -26,7 +26,13 @@ pub mod sandbox;
 pub mod simulated;
 mod spawn;
 
-use std::{fmt, fs::File, os::fd::OwnedFd, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    fs::File,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -129,7 +135,7 @@ pub trait Zone: Send + Sync + fmt::Debug {
     /// Every control group that has the name of a VM's.
     async fn groups(&self) -> Vec<Group>;
     /// Removes one; an error while something runs in it.
-    async fn remove_group(&self, group: &Group) -> Result<(), ZoneError>;
+    async fn remove_group(&self, group: &Path) -> Result<(), ZoneError>;
 }
 
 /// A control group that has the name of a VM's.

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::Write as _,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI32, Ordering},
@@ -159,8 +160,8 @@ impl Zone for SimulatedHost {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn remove_group(&self, group: &Group) -> Result<(), ZoneError> {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other != group);
+    async fn remove_group(&self, group: &Path) -> Result<(), ZoneError> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other.path != group);
         Ok(())
     }
 }

@@ -33,7 +33,7 @@ impl Actor {
     pub(super) async fn on_ended(&mut self, ended: Ended) {
         self.hear_last_events().await;
         crash::point("ended");
-        let exit = self.exit(ended);
+        let exit = exit::exit(&self.agent, &self.record, ended, self.last_words.take());
         self.console.unwatch();
         self.live = Live::default();
         self.resets = Resets::default();
@@ -93,22 +93,6 @@ impl Actor {
         if matches!(event, MachineEvent::Panicked | MachineEvent::Shutdown { .. }) && !panicked {
             self.last_words = Some(event.clone());
         }
-    }
-
-    fn exit(&mut self, ended: Ended) -> Exit {
-        let Some(said) = self.last_words.take() else {
-            // It could not be heard: what it left behind tells as much.
-            return exit::unseen(&self.agent, &self.record, ended);
-        };
-        let reason = exit::reason(exit::wanted(&self.record), ended, Some(&said));
-        let detail = match reason {
-            ExitReason::HypervisorError | ExitReason::Signal => {
-                self.agent.hypervisor(&self.record).last_words(&self.console.last_words()).words
-            }
-            ExitReason::OutOfMemory => exit::out_of_memory(&self.record),
-            _ => String::new(),
-        };
-        Exit { reason, status: exit::status(ended), time: Timestamp::now(), detail }
     }
 
     pub(super) async fn on_event(&mut self, event: Option<MachineEvent>) {

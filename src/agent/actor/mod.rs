@@ -160,10 +160,8 @@ impl Actor {
         let (published, watched) = watch::channel(Arc::new(record.clone()));
         let zonepath = layout.zonepath().display().to_string();
         let handle = VmHandle::new(record.uuid, zonepath, sender, watched, console.clone());
-        let mut live = live;
-        if let Some(live) = &mut live {
-            live._metadata = Some(metadata::serve(agent, record.uuid, None));
-        }
+        let live =
+            live.map(|live| Live { _metadata: Some(metadata::serve(agent, record.uuid, None)), ..live });
         let mut actor = Self {
             agent: agent.clone(),
             layout,

@@ -215,8 +215,8 @@ impl Zone for LinuxZone {
         }
     }
 
-    async fn remove_group(&self, group: &Group) -> Result<(), ZoneError> {
-        match std::fs::remove_dir(&group.path) {
+    async fn remove_group(&self, group: &Path) -> Result<(), ZoneError> {
+        match std::fs::remove_dir(group) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(ZoneError::at("removing the control group")(error))
             }
