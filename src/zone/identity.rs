@@ -45,15 +45,21 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Whether a process has ended and only waits to be reaped, and how it ended, if that is shown.
-pub(super) fn zombie_status(pid: i32) -> io::Result<Option<Option<ExitStatus>>> {
+/// A process that has ended and only waits to be reaped.
+pub(super) struct Body {
+    /// How it ended, if that is shown to us.
+    pub(super) status: Option<ExitStatus>,
+}
+
+/// What is left of a process; `None` for one that lives.
+pub(super) fn body(pid: i32) -> io::Result<Option<Body>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let Some((_, fields)) = stat.rsplit_once(')') else { return Ok(None) };
-    // Field 52, if it is shown to us: 0 may mean that it is not, so it means nothing.
+    // Field 52. 0 may mean that it is not shown, so it means nothing.
     let status =
         fields.split_whitespace().nth(49).and_then(|field| field.parse().ok()).filter(|status| *status != 0);
     let dead = fields.trim_start().starts_with(['Z', 'X']);
-    Ok(dead.then(|| status.map(ExitStatus::from_wait)))
+    Ok(dead.then(|| Body { status: status.map(ExitStatus::from_wait) }))
 }
 
 /// Field 22 of `/proc/<pid>/stat`; the name before it may hold anything, so count from its end.

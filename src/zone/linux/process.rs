@@ -16,7 +16,7 @@ use crate::{
     zone::{
         Ended, Process, ZoneError,
         cgroup::Cgroup,
-        identity::{Identity, boot_id, zombie_status},
+        identity::{Identity, body, boot_id},
         launcher::landlock,
         measure::Measured,
     },
@@ -63,11 +63,12 @@ impl LinuxProcess {
     /// The status of a process that an earlier agent started: of its body, as long as nobody has taken that, else
     /// what the kernel still knows.
     async fn anothers_status(&self) -> Option<ExitStatus> {
-        let body = zombie_status(self.pid).ok().flatten().flatten();
-        // The number is still its own when the descriptor still leads to it.
-        match self.pidfd.signal(Signal::CONT) {
-            Ok(()) if body.is_some() => body,
-            _ => self.pidfd.reaped().await,
+        let body = body(self.pid).ok().flatten();
+        // The number was still its own if the descriptor leads to it yet. A signal does nothing to a body.
+        let its_own = self.pidfd.signal(Signal::CONT).is_ok();
+        match body.and_then(|body| body.status).filter(|_| its_own) {
+            Some(status) => Some(status),
+            None => self.pidfd.reaped().await,
         }
     }
 }
@@ -112,8 +113,8 @@ fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxPro
     match Identity::of(written.pid) {
         // An orphan's body may lie about until init sees to it.
         Ok(found) if found == written => {
-            if let Some(status) = zombie_status(written.pid)? {
-                return Ok(Err(status.map_or(gone, |status| ended(status, &cgroup))));
+            if let Some(body) = body(written.pid)? {
+                return Ok(Err(body.status.map_or(gone, |status| ended(status, &cgroup))));
             }
         }
         Ok(_) => return Ok(Err(gone)),
