@@ -41,7 +41,7 @@ async fn run(rounds: usize) {
     let vm = v1::VmSpec {
         disks: vec![disk(64)],
         nics: vec![v1::NicSpec {
-            nic_tag: Some("a".into()),
+            nic_tag: Some("admin".into()),
             model: Some("virtio".into()),
             ..Default::default()
         }],

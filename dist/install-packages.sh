@@ -14,6 +14,7 @@ agent='
 qemu-system-x86   /usr/bin/qemu-system-x86_64
 seabios           /usr/share/seabios/bios-256k.bin
 ovmf              /usr/share/OVMF/OVMF_CODE_4M.fd
+nftables          /usr/sbin/nft
 '
 build='
 gcc               /usr/bin/cc

@@ -7,8 +7,9 @@ use std::{
 };
 
 use crate::{
-    config::{Config, LimitPolicy},
+    config::{Config, LimitPolicy, TagKind},
     hypervisor::qemu::probe_kvm,
+    network::Tags,
     spec::LimitReport,
     zone::Zone,
 };
@@ -61,6 +62,7 @@ pub async fn examine(config: &Config, zone: &dyn Zone) -> Vec<Finding> {
         folders(config),
         restrictions(config, zone).await,
         certificates(config),
+        network(config),
     ]
 }
 
@@ -113,6 +115,28 @@ fn uefi(config: &Config) -> Finding {
             format!("missing: {}", missing.join(", ")),
             "VMs with bootrom=uefi don't start; apt-get install ovmf",
         )
+    }
+}
+
+fn network(config: &Config) -> Finding {
+    let tags = Tags::new(&config.network, rustix::process::geteuid().is_root());
+    let names: Vec<String> =
+        tags.iter().map(|(name, tag)| format!("{name} ({})", tag.kind.as_str())).collect();
+    let found = names.join(", ");
+    let nft = config.network.nft.display();
+    if tags.iter().all(|(_, tag)| tag.kind == TagKind::Isolated) {
+        weak("Networks", found, "no interface is connected to anything; root can configure network.tags")
+    } else if !config.network.nft.exists() {
+        let advice = "VMs with interfaces don't start; apt-get install nftables, or set network.nft";
+        bad("Networks", format!("{found}; there is no {nft}"), advice)
+    } else if !Path::new("/dev/net/tun").exists() {
+        bad(
+            "Networks",
+            format!("{found}; there is no /dev/net/tun"),
+            "VMs with interfaces don't start; load the module tun",
+        )
+    } else {
+        good("Networks", found)
     }
 }
 

@@ -160,6 +160,7 @@ async fn take_over(
             enforcements: Vec::new(),
             limits: Vec::new(),
             cds: Vec::new(),
+            nics: vm.spec.nics.clone(),
             resets: 0,
             last_reset: None,
         });

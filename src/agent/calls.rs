@@ -13,6 +13,7 @@ use super::{
     call::{BootProgress, Call, Outcome},
     create,
     error::Error,
+    links,
 };
 use crate::{
     spec::{BootOptions, Violation, VmSpec, validate},
@@ -23,7 +24,13 @@ impl Agent {
     /// Everything that is wrong with a machine, as [`Self::create`] would find it.
     #[must_use]
     pub fn validate(&self, spec: &VmSpec) -> Vec<Violation> {
-        validate::check(spec)
+        validate::check(spec).into_iter().chain(self.violations_of_host(spec)).collect()
+    }
+
+    /// What is wrong with a machine on this host alone.
+    #[must_use]
+    pub fn violations_of_host(&self, spec: &VmSpec) -> Vec<Violation> {
+        links::violations(self, spec)
     }
 
     /// Makes a VM.

@@ -20,7 +20,6 @@ use crate::{
     spec::{
         BootOptions, Brand, Mac, VmSpec, VmState,
         defaults::{self, Host},
-        validate,
     },
     storage::{self, StorageError},
     store::{Commit, EventKind, Timestamp, VmChange, VmRecord},
@@ -33,7 +32,7 @@ pub(super) async fn create(
     spec: VmSpec,
     validate_only: bool,
 ) -> Result<VmRecord, Error> {
-    let invalid = validate::check(&spec);
+    let invalid = agent.validate(&spec);
     if !invalid.is_empty() {
         return Err(Error::Invalid(invalid));
     }

@@ -1,10 +1,10 @@
 //! What lies on the host with the name of a VM, and is no VM's.
 //!
 //! Names derive from UUIDs, so everything that an agent ever made can be found again: folders of zones and of runs,
-//! hypervisors by what the launcher wrote into those, control groups by their name, parts of uploads. A look changes
+//! hypervisors by what the launcher wrote into those, control groups by their name, parts of uploads, links and rules of packets. A look changes
 //! nothing. Reclaiming looks again, and removes only what is still a leak then; what can't be judged stays.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -52,6 +52,8 @@ pub enum LeakKind {
     ControlGroup,
     /// A part of a file that nobody can go on with.
     Upload,
+    /// Links, and rules of packets.
+    Link,
 }
 
 impl LeakKind {
@@ -64,6 +66,7 @@ impl LeakKind {
             Self::Process => "process",
             Self::ControlGroup => "control-group",
             Self::Upload => "upload",
+            Self::Link => "link",
         }
     }
 }
@@ -96,6 +99,7 @@ impl Agent {
             .map_err(Error::internal)?
             .map_err(Error::internal)?;
         leaks.extend(groups.iter().filter_map(|group| self.leaked_group(group)));
+        leaks.extend(self.leaked_links().await?);
         leaks.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(leaks)
     }
@@ -122,6 +126,20 @@ impl Agent {
             }
         }
         Ok(leaks)
+    }
+
+    /// One for all that has the name of one VM.
+    async fn leaked_links(&self) -> Result<Vec<Leak>, Error> {
+        let mut names: BTreeMap<Uuid, Vec<String>> = BTreeMap::new();
+        for left in self.inner.platform.links.remains().await.map_err(Error::internal)? {
+            names.entry(left.uuid).or_default().push(left.name);
+        }
+        names.retain(|uuid, _| !self.inner.registry.knows(*uuid));
+        let leak = |(uuid, names): (Uuid, Vec<String>)| {
+            let detail = format!("no VM has this UUID; links and rules: {}", names.join(", "));
+            Leak::new(LeakKind::Link, uuid, Path::new(&uuid.to_string()), detail, true)
+        };
+        Ok(names.into_iter().map(leak).collect())
     }
 
     fn leaked_run(&self, uuid: Uuid, vm: &VmLayout) -> Leak {
@@ -210,6 +228,12 @@ impl Agent {
                 let orphan = Upload::take_orphan(Path::new(&leak.path))?;
                 self.tell_reclaimed(call, leak).await?;
                 Ok(orphan.remove()?)
+            }
+            LeakKind::Link => {
+                let _taken = self.inner.registry.reserve(leak.uuid, u32::MAX)?;
+                self.end_process(leak, &layout).await?;
+                self.tell_reclaimed(call, leak).await?;
+                self.inner.platform.links.unplug(leak.uuid).await.map_err(Error::internal)
             }
             LeakKind::Process | LeakKind::RunFolder | LeakKind::ZoneFolder => {
                 // Nobody makes a VM of that name meanwhile.

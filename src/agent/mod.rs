@@ -27,6 +27,7 @@ mod error;
 mod exit;
 mod files;
 mod leaks;
+mod links;
 mod machine;
 mod metadata;
 mod registry;
@@ -146,6 +147,7 @@ impl Agent {
             }),
         };
         adoption::adopt_all(&agent, records).await;
+        links::take_over(&agent).await;
         autoboot::begin(&agent);
         let looker = agent.clone();
         agent.inner.tasks.spawn(async move { leaks::report(&looker).await });

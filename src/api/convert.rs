@@ -4,7 +4,9 @@ use prost_types::{Struct, Value, value::Kind as JsonKind};
 
 use crate::{
     agent::{Capacity, Leak, LeakKind, shown},
+    config::TagKind,
     events::Journal,
+    network::TagReport,
     proto::{spec_to_proto, v1},
     spec::{
         BootDevice, BootOptions, BootOrder, DiskModel, Enforcement, Kind, LimitReport, Media, Note,
@@ -187,11 +189,8 @@ fn time(time: Timestamp) -> prost_types::Timestamp {
 
 pub(super) fn phase(reached: &BootPhase) -> v1::BootPhase {
     use v1::boot_phase::Phase as Wire;
-    let (step, reason) = match &reached.phase {
-        Phase::Failed { step, reason } => (step.clone(), reason.clone()),
-        _ => Default::default(),
-    };
-    let phase = match reached.phase {
+    let mut phase = v1::BootPhase { elapsed_us: offset(reached.elapsed_us), ..Default::default() };
+    let kind = match &reached.phase {
         Phase::ZoneReady => Wire::ZoneReady,
         Phase::DisksReady => Wire::DisksReady,
         Phase::NicsReady => Wire::NicsReady,
@@ -200,9 +199,17 @@ pub(super) fn phase(reached: &BootPhase) -> v1::BootPhase {
         Phase::Running => Wire::Running,
         Phase::FirstConsoleByte => Wire::FirstConsoleByte,
         Phase::GuestMetadata => Wire::GuestMetadata,
-        Phase::Failed { .. } => Wire::Failed,
+        Phase::GuestAddress { mac, address } => {
+            (phase.mac, phase.address) = (mac.to_string(), address.to_string());
+            Wire::GuestAddress
+        }
+        Phase::Failed { step, reason } => {
+            (phase.step, phase.reason) = (step.clone(), reason.clone());
+            Wire::Failed
+        }
     };
-    v1::BootPhase { phase: phase.into(), elapsed_us: offset(reached.elapsed_us), step, reason }
+    phase.phase = kind.into();
+    phase
 }
 
 /// A count of bytes or microseconds; none comes near the limit.
@@ -288,6 +295,25 @@ pub(super) fn upload(partial: Partial) -> v1::Upload {
 
 // --- the host -----------------------------------------------------------------------------------
 
+pub(super) fn nic_tag(report: TagReport) -> v1::NicTag {
+    use v1::nic_tag::Kind;
+    let kind = match report.tag.kind {
+        TagKind::Isolated => Kind::Isolated,
+        TagKind::Etherstub => Kind::Etherstub,
+        TagKind::Bridge => Kind::Bridge,
+        TagKind::Uplink => Kind::Uplink,
+        TagKind::Macvtap => Kind::Macvtap,
+    };
+    v1::NicTag {
+        name: report.name,
+        kind: kind.into(),
+        device: report.device.unwrap_or_default(),
+        uplink: if kind == Kind::Uplink { report.tag.link } else { String::new() },
+        mtu: report.tag.mtu,
+        problem: report.problem.unwrap_or_default(),
+    }
+}
+
 pub(super) fn leak(leak: Leak) -> v1::Leak {
     let kind = match leak.kind {
         LeakKind::ZoneFolder => v1::leak::Kind::ZoneFolder,
@@ -295,6 +321,7 @@ pub(super) fn leak(leak: Leak) -> v1::Leak {
         LeakKind::Process => v1::leak::Kind::Process,
         LeakKind::ControlGroup => v1::leak::Kind::ControlGroup,
         LeakKind::Upload => v1::leak::Kind::Upload,
+        LeakKind::Link => v1::leak::Kind::Link,
     };
     v1::Leak {
         id: leak.id,

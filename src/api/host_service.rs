@@ -35,6 +35,22 @@ const DRAIN: u32 = 60;
 
 #[tonic::async_trait]
 impl HostService for Host {
+    async fn list_nic_tags(
+        &self,
+        request: Request<v1::ListNicTagsRequest>,
+    ) -> Result<Response<v1::ListNicTagsResponse>, Status> {
+        let request = request.into_inner();
+        let limit = page_size(request.page_size)?;
+        let mut tags = self.agent.nic_tags().await;
+        // The token is the last name of the page before.
+        tags.retain(|tag| tag.name > request.page_token);
+        let more = tags.len() > limit;
+        tags.truncate(limit);
+        let next_page_token = tags.last().filter(|_| more).map(|tag| tag.name.clone()).unwrap_or_default();
+        let nic_tags = tags.into_iter().map(convert::nic_tag).collect();
+        Ok(Response::new(v1::ListNicTagsResponse { nic_tags, next_page_token }))
+    }
+
     async fn list_leaks(
         &self,
         request: Request<v1::ListLeaksRequest>,

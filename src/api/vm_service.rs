@@ -105,7 +105,8 @@ impl VmService for Vms {
         let (violations, notes) = match (request.vm, request.update) {
             (Some(vm), None) => {
                 let parsed = spec_from_proto(&vm);
-                (parsed.all_violations(), parsed.notes)
+                let of_host = self.agent.violations_of_host(&parsed.spec);
+                (parsed.all_violations().into_iter().chain(of_host).collect(), parsed.notes)
             }
             (None, Some(update)) => self.validate_update(actor, *update, &request.brand).await?,
             (Some(_), Some(_)) => return Err(invalid("update", "give vm or update, not both")),

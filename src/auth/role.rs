@@ -62,6 +62,7 @@ pub const fn needed(rpc: Rpc) -> Role {
         | Rpc::WatchEvents
         | Rpc::ListEvents
         | Rpc::GetHost
+        | Rpc::ListNicTags
         | Rpc::ListLeaks => Role::Viewer,
         // What a guest prints and shows is the guest's own.
         Rpc::StartVm
@@ -101,6 +102,6 @@ mod tests {
         assert_eq!(needed_for_path("/zoneward.v1.ConsoleService/Attach"), Some(Role::Operator));
         assert_eq!(needed_for_path("/grpc.health.v1.Health/Check"), Some(Role::Viewer));
         assert_eq!(needed_for_path("/zoneward.v1.VmService/createVm"), None);
-        assert_eq!(Rpc::ALL.len(), 30);
+        assert_eq!(Rpc::ALL.len(), 31);
     }
 }

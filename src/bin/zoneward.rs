@@ -29,7 +29,7 @@ use zoneward::{
     doctor::{self, Verdict},
     hypervisor::qemu::Qemu,
     layout::Layout,
-    network::NoUplink,
+    network::linux::LinuxLinks,
     probe,
     storage::FileVolumes,
     zone::{Zone as _, launcher, linux::LinuxZone, sandbox::Mechanism},
@@ -155,7 +155,7 @@ async fn serve(config: Config) -> Result<(), AnyError> {
         zone: Arc::new(LinuxZone::new(&config)),
         kvm: Arc::new(Qemu::new(config.qemu.clone())),
         volumes: Arc::new(FileVolumes),
-        links: Arc::new(NoUplink),
+        links: Arc::new(LinuxLinks::new(&config)),
         host_boot: this_host_boot()?,
     };
     // Adopts what an earlier agent left, before anybody can ask.

@@ -6,9 +6,9 @@ use super::Platform;
 use crate::{
     hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, Nic, NicBackend, Tuning},
     layout::VmLayout,
-    network::Plug,
+    network::{LinkError, Links, Plug, Wiring},
     spec::{
-        BootOptions, BootOrder, Bootrom, DiskModel, DiskSpec, Media, NicModel, VmSpec,
+        BootOptions, BootOrder, Bootrom, DiskModel, DiskSpec, Media, NicModel, NicSpec, VmSpec,
         forms::boot_order as boot_order_of,
     },
     storage::{StorageError, ZoneRoot},
@@ -97,12 +97,14 @@ pub(super) fn tuning(spec: &VmSpec) -> Tuning {
     }
 }
 
-pub(super) fn plug_nics(platform: &Platform, spec: &VmSpec) -> Vec<Nic> {
-    let plug = |nic: &crate::spec::NicSpec| {
-        let backend = match platform.links.plug(nic) {
+pub(super) async fn plug_nics(links: &dyn Links, wiring: &Wiring) -> Result<Vec<Nic>, LinkError> {
+    let plugs = links.plug(wiring).await?;
+    let plugged = |(nic, plug): (&NicSpec, Plug)| {
+        let backend = match plug {
             Plug::Isolated => NicBackend::Hub,
+            Plug::Tap { tap, vhost, mtu } => NicBackend::Tap { tap, vhost, mtu },
         };
         Some(Nic { mac: nic.mac?, model: nic.model.unwrap_or(NicModel::Virtio), backend })
     };
-    spec.nics.iter().filter_map(plug).collect()
+    Ok(wiring.nics.iter().zip(plugs).filter_map(plugged).collect())
 }

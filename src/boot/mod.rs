@@ -4,10 +4,11 @@
 //!   step        makes                                    its undo
 //!   zone        run folder, console, control socket      removes them
 //!   disks       open disks, CDs, firmware                closes them
-//!   nics        plugged interfaces                       unplugs them
+//!   nics        taps, which are down                     unplugs them
 //!   hypervisor  the process, stopped                     kills it and waits
 //!   control     the control connection                   drops it
 //!   display     the VNC endpoint                         closes it
+//!   links       rules of what taps carry; taps are up    (of the taps)
 //!   run         the guest's first instruction            (the process's undo)
 //! ```
 //!
@@ -26,7 +27,7 @@ use crate::{
     console::{Console, VncEndpoint},
     hypervisor::{Hypervisor, Machine},
     layout::VmLayout,
-    network::Links,
+    network::{Links, Wiring},
     spec::{BootOptions, Brand},
     storage::Volumes,
     store::{BootPhase, Phase, VmRecord},
@@ -77,6 +78,14 @@ pub struct BootRequest<'a> {
     pub options: &'a BootOptions,
     /// Where its VNC endpoint listens.
     pub vnc_address: IpAddr,
+}
+
+impl BootRequest<'_> {
+    /// Its interfaces.
+    fn wiring(&self) -> Wiring {
+        let VmRecord { uuid, spec, zone_index, .. } = self.vm;
+        Wiring::new(*uuid, self.platform.zone.user(*zone_index), &spec.nics, spec)
+    }
 }
 
 /// A VM that runs.

@@ -12,12 +12,15 @@ use std::{
     sync::Arc,
 };
 
+use tokio_util::task::AbortOnDropHandle;
+
 use super::{BootFailure, BootRequest, Clock, Running, devices};
 use crate::{
     console::{ConsoleEnds, VncEndpoint},
     crash,
     hypervisor::{Drive, Firmware, Hypervisor, Machine, MachinePlan, Nic, Setup},
     layout::short_socket_name,
+    network::LinkError,
     spec::{Brand, Limits},
     store::Phase,
     zone::{Launch, Process},
@@ -34,11 +37,20 @@ enum Step {
     Hypervisor,
     Control,
     Display,
+    Links,
     Run,
 }
 
-const PLAN: [Step; 7] =
-    [Step::Zone, Step::Disks, Step::Nics, Step::Hypervisor, Step::Control, Step::Display, Step::Run];
+const PLAN: [Step; 8] = [
+    Step::Zone,
+    Step::Disks,
+    Step::Nics,
+    Step::Hypervisor,
+    Step::Control,
+    Step::Display,
+    Step::Links,
+    Step::Run,
+];
 
 impl Step {
     fn name(self) -> &'static str {
@@ -49,6 +61,7 @@ impl Step {
             Self::Hypervisor => "hypervisor",
             Self::Control => "control",
             Self::Display => "display",
+            Self::Links => "links",
             Self::Run => "run",
         }
     }
@@ -61,7 +74,7 @@ impl Step {
             Self::Nics => Phase::NicsReady,
             Self::Hypervisor => Phase::HypervisorSpawned,
             Self::Control => Phase::ControlReady,
-            Self::Display => return None,
+            Self::Display | Self::Links => return None,
             Self::Run => Phase::Running,
         })
     }
@@ -105,6 +118,7 @@ struct Made {
     firmware: Option<Firmware>,
     drives: Vec<Drive>,
     nics: Vec<Nic>,
+    links: Option<AbortOnDropHandle<Result<(), LinkError>>>,
     setup: Setup,
     process: Option<Arc<dyn Process>>,
     machine: Option<Arc<dyn Machine>>,
@@ -118,13 +132,11 @@ impl Boot<'_> {
         match step {
             Step::Zone => self.make_zone(),
             Step::Disks => self.open_disks(),
-            Step::Nics => {
-                self.made.nics = devices::plug_nics(self.request.platform, &self.request.vm.spec);
-                Ok(())
-            }
+            Step::Nics => self.plug().await,
             Step::Hypervisor => self.spawn().await,
             Step::Control => self.connect().await,
             Step::Display => self.open_display().await,
+            Step::Links => self.enable_links().await,
             Step::Run => self.run().await,
         }
     }
@@ -132,10 +144,11 @@ impl Boot<'_> {
     async fn undo(&mut self, step: Step) {
         match step {
             Step::Run => {}
+            Step::Links => self.made.links = None,
             Step::Display => self.made.vnc = None,
             Step::Control => self.made.machine = None,
             Step::Hypervisor => self.kill().await,
-            Step::Nics => self.made.nics.clear(),
+            Step::Nics => self.unplug().await,
             Step::Disks => {
                 self.made.drives.clear();
                 self.made.firmware = None;
@@ -167,6 +180,21 @@ impl Boot<'_> {
         self.made.drives = devices::open_drives(platform, &vm.spec, layout, options)?;
         self.made.firmware = Some(devices::open_firmware(&**self.hypervisor()?, &vm.spec, layout)?);
         Ok(())
+    }
+
+    /// Installing rules takes a while, so it is done while the hypervisor comes up; until then no link is up.
+    async fn plug(&mut self) -> Result<(), StepError> {
+        let wiring = self.request.wiring();
+        let links = self.request.platform.links.clone();
+        self.made.nics = devices::plug_nics(&*links, &wiring).await?;
+        let enable = tokio::spawn(async move { links.enable(&wiring).await });
+        self.made.links = Some(AbortOnDropHandle::new(enable));
+        Ok(())
+    }
+
+    async fn enable_links(&mut self) -> Result<(), StepError> {
+        let enabled = self.made.links.as_mut().ok_or("no link was made")?;
+        Ok(enabled.await??)
     }
 
     fn hypervisor(&self) -> Result<&Arc<dyn Hypervisor>, StepError> {
@@ -239,6 +267,14 @@ impl Boot<'_> {
     async fn run(&mut self) -> Result<(), StepError> {
         self.made.machine.as_ref().ok_or("there is no machine")?.resume().await?;
         Ok(())
+    }
+
+    async fn unplug(&mut self) {
+        self.made.links = None;
+        self.made.nics.clear();
+        if let Err(error) = self.request.platform.links.unplug(self.request.vm.uuid).await {
+            tracing::warn!(vm = %self.request.vm.uuid, %error, "links of a failed boot");
+        }
     }
 
     async fn kill(&mut self) {

@@ -298,6 +298,12 @@ pub(super) enum Command {
     DeleteFile { uuid: String, path: String },
     /// Print what the host is and can do
     Host,
+    /// List the networks that interfaces can be on
+    NicTags {
+        /// Print JSON
+        #[arg(short, long)]
+        json: bool,
+    },
     /// List what lies on the host with the name of a VM, and is no VM's
     ///
     /// The ids are on standard output, and why each is a leak on standard error.

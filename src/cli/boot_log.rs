@@ -55,6 +55,7 @@ fn last_boot(events: &[v1::Event]) -> (String, Vec<Reached>) {
         let name = phase.phase().as_str_name().trim_start_matches("PHASE_").to_owned();
         let reason = match phase.phase() {
             Phase::Failed => format!("{}: {}", phase.step, phase.reason),
+            Phase::GuestAddress => format!("{} on {}", phase.address, phase.mac),
             _ => String::new(),
         };
         phases.push(Reached { name, elapsed_us: phase.elapsed_us, reason });

@@ -43,6 +43,42 @@ fn capacity(capacity: &v1::Capacity) -> (String, Value) {
     (capacity.resource.clone(), json!({"total": total, "limit": limit, "promised": promised}))
 }
 
+pub(super) async fn nic_tags(clients: &mut Clients, as_json: bool) -> Result<(), CliError> {
+    let mut tags = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListNicTagsRequest { page_size: 0, page_token };
+        let page = clients.host.list_nic_tags(request).await?.into_inner();
+        tags.extend(page.nic_tags);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let kind = |tag: &v1::NicTag| tag.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
+    if as_json {
+        let object = |tag: &v1::NicTag| {
+            json!({"name": tag.name, "kind": kind(tag), "device": tag.device, "uplink": tag.uplink,
+                "mtu": tag.mtu, "problem": tag.problem})
+        };
+        return print(&pretty(&tags.iter().map(object).collect::<Vec<_>>()));
+    }
+    let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    let row = |cells: [&str; 6]| {
+        let [name, kind, device, uplink, mtu, problem] = cells;
+        format!("{name:<20}  {kind:<9}  {device:<15}  {uplink:<15}  {mtu:<5}  {problem}")
+            .trim_end()
+            .to_owned()
+    };
+    print(&row(["NAME", "KIND", "DEVICE", "UPLINK", "MTU", "PROBLEM"]))?;
+    for tag in &tags {
+        let mtu = tag.mtu.to_string();
+        let (device, uplink, problem) = (dash(&tag.device), dash(&tag.uplink), dash(&tag.problem));
+        print(&row([&tag.name, &kind(tag), &device, &uplink, &mtu, &problem]))?;
+    }
+    Ok(())
+}
+
 /// Leaks that one call takes.
 const MAX_IDS: usize = 1000;
 

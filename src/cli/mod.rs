@@ -171,6 +171,7 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
             look::screenshot(&mut clients(&arguments).await?, uuid, file).await
         }
         Command::Host => host::host(&mut clients(&arguments).await?).await,
+        Command::NicTags { json } => host::nic_tags(&mut clients(&arguments).await?, *json).await,
         Command::Leaks { json } => host::leaks(&mut clients(&arguments).await?, *json).await,
         Command::Reclaim { ids, all, dry_run } => {
             host::reclaim(&mut clients(&arguments).await?, ids, *all, *dry_run).await

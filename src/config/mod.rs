@@ -11,10 +11,13 @@ use std::{
 };
 
 pub use sections::{
-    Accel, Browser, Capacity, Console, Journal, LimitPolicy, Qemu, Tls, Vnc, Zone, ZoneLevel,
+    Accel, Browser, Capacity, Console, Journal, LimitPolicy, Network, Qemu, Tag, TagKind, Tls, Vnc, Zone,
+    ZoneLevel,
 };
 use serde::Deserialize;
 use toml::{Table, Value};
+
+use crate::spec::forms;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -50,6 +53,8 @@ pub struct Config {
     pub journal: Journal,
     /// What VMs may have of the host together.
     pub capacity: Capacity,
+    /// What interfaces are plugged into.
+    pub network: Network,
 }
 
 impl Default for Config {
@@ -70,6 +75,7 @@ impl Default for Config {
             console: Console::default(),
             journal: Journal::default(),
             capacity: Capacity::default(),
+            network: Network::default(),
         }
     }
 }
@@ -172,9 +178,31 @@ impl Config {
                 "browser.listen: needs listen too; links are made over the API, and both have one certificate",
             ),
             (plain(&self.zone.cgroup), "zone.cgroup: letters, digits, - and _"),
+            (
+                (1..=4).contains(&self.network.prefix.len())
+                    && self.network.prefix.bytes().all(|b| b.is_ascii_lowercase()),
+                "network.prefix: 1 to 4 lower-case letters",
+            ),
         ];
         if let Some((_, demand)) = demands.iter().find(|(met, _)| !met) {
             return Err(ConfigError::Value((*demand).to_owned()));
+        }
+        for (name, tag) in &self.network.tags {
+            let wrong = |why: &str| Err(ConfigError::Value(format!("network.tags.{name}: {why}")));
+            if let Err(why) = forms::nic_tag(name) {
+                return wrong(&why);
+            }
+            // What the kernel takes as the name of a link.
+            let link = !tag.link.contains(['/', ':']) && !tag.link.contains(char::is_whitespace);
+            match tag.kind.needs_link() {
+                true if tag.link.is_empty() => return wrong("link: the host's link that it is made of"),
+                false if !tag.link.is_empty() => return wrong("link: this kind has none"),
+                _ if tag.link.len() > 15 || !link => return wrong("link: not a link's name"),
+                _ => {}
+            }
+            if !(576..=9000).contains(&tag.mtu) {
+                return wrong("mtu: 576 to 9000");
+            }
         }
         Ok(self)
     }
@@ -250,8 +278,8 @@ mod tests {
         let default = Config { socket: Some("/run/zoneward/zoneward.sock".into()), ..Config::default() };
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         let keys = example.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        // Less eight sections, and zone.level and zone.limits, which have no default.
-        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 10, "every key stands there");
+        // Less nine sections; zone.level and zone.limits, which have no default; and the table of tags.
+        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 12, "every key stands there");
     }
 
     #[test]
@@ -271,5 +299,12 @@ mod tests {
         assert!(text(load("browser.url = \"http://a\"", &[], &[])).contains("https://"));
         assert!(text(load("browser.link_seconds = 0", &[], &[])).contains("1 to 3600"));
         assert!(text(load("zone.limits = \"some\"", &[], &[])).contains("best-effort"));
+        assert!(text(load("network.prefix = \"a-b\"", &[], &[])).contains("network.prefix"));
+        let tag = |words: &str| text(load(&format!("[network.tags.lan]\n{words}"), &[], &[]));
+        assert!(tag("kind = \"hub\"").contains("etherstub"));
+        assert!(tag("kind = \"bridge\"").contains("network.tags.lan: link"));
+        assert!(tag("kind = \"etherstub\"\nlink = \"br0\"").contains("this kind has none"));
+        assert!(tag("kind = \"bridge\"\nlink = \"a/b\"").contains("not a link's name"));
+        assert!(tag("kind = \"etherstub\"\nmtu = 100").contains("576"));
     }
 }

@@ -132,6 +132,15 @@ pub struct Nic {
 pub enum NicBackend {
     /// An empty hub inside the hypervisor.
     Hub,
+    /// A tap of the host.
+    Tap {
+        /// Its descriptor.
+        tap: OwnedFd,
+        /// The kernel's shortcut to it, of use with KVM.
+        vhost: Option<File>,
+        /// Largest packet, in bytes.
+        mtu: i32,
+    },
 }
 
 /// A program that is a hypervisor with one machine.

@@ -1,32 +1,178 @@
-//! Links: what a guest's interface is plugged into.
+//! Links: what a guest's interface is plugged into, what it may send, and what it is told.
 //!
-//! The seam is [`Links`]. So far there is one kind of link, a port of an empty hub inside the
-//! hypervisor: the interface is there, with its MAC address and its carrier, and nobody is at the
-//! other end. It needs no socket and no privilege, so it stays possible in a closed zone.
+//! ```text
+//!   guest ─ virtio ─ hypervisor ─ descriptor ─▶ tap ──ingress rules──▶ bridge of the nic tag ─▶ others
+//!                                                │ ▲                        │
+//!                        packet socket ◀─────────┘ └─────── egress rules ◀──┘
+//!                             │ DHCP, router solicitations, ARP for the server
+//!                             ▼
+//!                         responder (the agent), answers into the tap
+//! ```
+//!
+//! The seam is [`Links`]. On Linux a tap is made by the agent and lives as long as the hypervisor holds its
+//! descriptor: nothing has to be removed when the hypervisor dies. Rules are in force before the tap is up, and
+//! are replaced for all interfaces of a VM in one transaction. The packet socket sees what a guest sends before
+//! the rules do, so that what the agent answers never reaches the bridge.
+//!
+//! What may fail: a link of the host that is gone, a kernel without VLANs, `nft` that is not installed. Then the
+//! VM does not start, and the error says which nic tag and what to do.
 
-use std::fmt;
+pub mod dhcp;
+mod guard;
+mod lease;
+pub mod linux;
+mod name;
+pub mod simulated;
+mod tag;
 
-use crate::spec::NicSpec;
+use std::{fmt, fs::File, net::IpAddr, os::fd::OwnedFd};
+
+use async_trait::async_trait;
+pub use lease::Lease;
+pub use tag::{TagReport, Tags};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use crate::{
+    config::Tag,
+    spec::{Mac, NicSpec, VmSpec},
+};
+
+/// The interfaces of a VM as they are to be.
+#[derive(Clone, Debug)]
+pub struct Wiring {
+    /// Whose.
+    pub uuid: Uuid,
+    /// The user who may use its links.
+    pub owner: u32,
+    /// As they were when it was booted, with what may change meanwhile as it is now.
+    pub nics: Vec<NicSpec>,
+    /// Names, resolvers, routes and the firewall are taken from it.
+    pub spec: VmSpec,
+}
+
+impl Wiring {
+    /// The wiring of a VM that runs with the interfaces `booted`, or is about to.
+    #[must_use]
+    pub fn new(uuid: Uuid, owner: u32, booted: &[NicSpec], spec: &VmSpec) -> Self {
+        let now = |nic: &NicSpec| match spec.nics.iter().find(|other| other.mac == nic.mac) {
+            // What is no part of the hypervisor's machine is as it is now.
+            Some(now) => NicSpec {
+                answer_dhcp: now.answer_dhcp,
+                dhcp_server: now.dhcp_server,
+                allow_dhcp_spoofing: now.allow_dhcp_spoofing,
+                allow_ip_spoofing: now.allow_ip_spoofing,
+                allow_mac_spoofing: now.allow_mac_spoofing,
+                allow_restricted_traffic: now.allow_restricted_traffic,
+                allow_unfiltered_promisc: now.allow_unfiltered_promisc,
+                blocked_outgoing_ports: now.blocked_outgoing_ports.clone(),
+                allowed_ips: now.allowed_ips.clone(),
+                allowed_dhcp_cids: now.allowed_dhcp_cids.clone(),
+                ..nic.clone()
+            },
+            None => nic.clone(),
+        };
+        Self { uuid, owner, nics: booted.iter().map(now).collect(), spec: spec.clone() }
+    }
+}
 
 /// The agent's end of a plugged interface, for the hypervisor.
 #[derive(Debug)]
 pub enum Plug {
     /// A carrier and nothing else.
     Isolated,
+    /// A tap, which is gone when the last holder of the descriptor is.
+    Tap {
+        /// Its descriptor.
+        tap: OwnedFd,
+        /// The kernel's shortcut to it, where there is one.
+        vhost: Option<File>,
+        /// Largest packet.
+        mtu: i32,
+    },
+}
+
+/// An address that a guest was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// Its interface.
+    pub mac: Mac,
+    /// Which.
+    pub address: IpAddr,
+}
+
+/// Answers a VM's guest for as long as it is held.
+#[derive(Debug, Default)]
+pub struct Attendance {
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+/// What is left of a VM's links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remains {
+    /// Whose.
+    pub uuid: Uuid,
+    /// A link or an object of the table of rules.
+    pub name: String,
 }
 
 /// Makes links.
+#[async_trait]
 pub trait Links: Send + Sync + fmt::Debug {
-    /// Plugs an interface.
-    fn plug(&self, nic: &NicSpec) -> Plug;
+    /// The nic tags of this host.
+    fn known(&self) -> &Tags;
+    /// The same, and what can be said of each now.
+    async fn tags(&self) -> Vec<TagReport>;
+    /// Makes the links of all interfaces of a VM, in their order. They carry nothing yet.
+    async fn plug(&self, wiring: &Wiring) -> Result<Vec<Plug>, LinkError>;
+    /// Puts in force what a VM may send, and then lets its links carry it.
+    async fn enable(&self, wiring: &Wiring) -> Result<(), LinkError>;
+    /// Puts in force what VMs may send, each as a whole.
+    async fn guard(&self, wirings: &[Wiring]) -> Result<(), LinkError>;
+    /// Answers a guest.
+    async fn attend(&self, wiring: &Wiring, told: mpsc::Sender<Assigned>) -> Attendance;
+    /// Removes what is left of a VM's links, once its hypervisor is gone.
+    async fn unplug(&self, uuid: Uuid) -> Result<(), LinkError>;
+    /// What is there with the name of a VM.
+    async fn remains(&self) -> Result<Vec<Remains>, LinkError>;
 }
 
-/// Links that lead nowhere.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoUplink;
+/// Why an interface can't be plugged.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The nic tag does not fit.
+    #[error("{0}")]
+    Tag(String),
+    /// A link of the host is not what the configuration says.
+    #[error("nic tag \"{tag}\": {what}")]
+    Host {
+        /// Which nic tag.
+        tag: String,
+        /// What is wrong, and what to do.
+        what: String,
+    },
+    /// The kernel refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done.
+        what: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Rules could not be installed.
+    #[error("rules of packets: {0}")]
+    Rules(String),
+}
 
-impl Links for NoUplink {
-    fn plug(&self, _nic: &NicSpec) -> Plug {
-        Plug::Isolated
+impl LinkError {
+    fn at<E: Into<std::io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let what = what.into();
+        move |error| Self::System { what, source: error.into() }
     }
+}
+
+/// The tag of an interface, if it fits.
+fn checked(tags: &Tags, nic: &NicSpec) -> Result<Tag, LinkError> {
+    tags.check(nic).map_err(|(_, why)| LinkError::Tag(why))
 }

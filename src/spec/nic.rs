@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
 };
 
@@ -40,6 +40,25 @@ pub struct NicSpec {
     /// Carries the default route.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub primary: bool,
+    /// Largest packet, in bytes.
+    pub mtu: Option<i32>,
+    /// Whether the agent answers its DHCP requests with its static addresses.
+    pub answer_dhcp: Option<bool>,
+    /// It may serve DHCP.
+    pub dhcp_server: Option<bool>,
+    /// It may send as a DHCP server or a router.
+    pub allow_dhcp_spoofing: Option<bool>,
+    /// It may send from any IP address.
+    pub allow_ip_spoofing: Option<bool>,
+    /// It may send from any MAC address.
+    pub allow_mac_spoofing: Option<bool>,
+    /// It may send what is neither IP nor ARP.
+    pub allow_restricted_traffic: Option<bool>,
+    /// It may see packets for others.
+    pub allow_unfiltered_promisc: Option<bool>,
+    /// TCP ports that it can't connect to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blocked_outgoing_ports: Vec<u16>,
     /// Further networks that it may send from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_ips: Vec<String>,
@@ -64,12 +83,47 @@ impl NicSpec {
 
     /// Every static address.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.networks().map(|net| net.addr())
+    }
+
+    /// Every static address with its prefix; `ip` with its netmask comes first.
+    pub fn networks(&self) -> impl Iterator<Item = IpNet> + '_ {
         let of_ip = match self.ip {
-            Some(NicAddress::Static(ip)) => Some(IpAddr::V4(ip)),
+            Some(NicAddress::Static(ip)) => {
+                let prefix = self.netmask.and_then(|mask| ipnet::ip_mask_to_prefix(IpAddr::V4(mask)).ok());
+                let of_ips = || self.static_ips().find(|net| net.addr() == IpAddr::V4(ip));
+                let net = prefix.and_then(|prefix| IpNet::new(IpAddr::V4(ip), prefix).ok()).or_else(of_ips);
+                Some(net.unwrap_or_else(|| IpNet::from(IpAddr::V4(ip))))
+            }
             _ => None,
         };
-        let of_ips = self.ips.iter().filter_map(|text| text.parse::<IpNet>().ok().map(|net| net.addr()));
-        of_ip.into_iter().chain(of_ips.filter(move |ip| Some(*ip) != of_ip))
+        let first = of_ip.map(|net| net.addr());
+        of_ip.into_iter().chain(self.static_ips().filter(move |net| Some(net.addr()) != first))
+    }
+
+    fn static_ips(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.ips.iter().filter_map(|text| text.parse().ok())
+    }
+
+    /// Whether it gets an IPv4 address from a DHCP server of its network. One that says nothing about addresses
+    /// may, too.
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        let says_nothing = self.ip.is_none() && self.ips.is_empty();
+        says_nothing || self.ip == Some(NicAddress::Dhcp) || self.ips.iter().any(|ip| ip == "dhcp")
+    }
+
+    /// Whether it makes its IPv6 addresses from what routers of its network say.
+    #[must_use]
+    pub fn is_autoconfigured(&self) -> bool {
+        let says_nothing = self.ip.is_none() && self.ips.is_empty();
+        says_nothing || self.ips.iter().any(|ip| ip == "addrconf")
+    }
+
+    /// Its default router.
+    #[must_use]
+    pub fn router(&self) -> Option<Ipv4Addr> {
+        self.gateway.or_else(|| self.gateways.first().copied())
     }
 }
 
@@ -158,6 +212,31 @@ impl Mac {
         octets[0] = (octets[0] & 0xf0) | 0x02;
         Self(octets)
     }
+
+    /// One of six octets, as they are.
+    #[must_use]
+    pub fn new(octets: [u8; 6]) -> Self {
+        Self(octets)
+    }
+
+    /// Its six octets.
+    #[must_use]
+    pub fn octets(self) -> [u8; 6] {
+        self.0
+    }
+
+    /// Its octets, and nothing between them.
+    #[must_use]
+    pub fn hex(self) -> String {
+        self.to_string().replace(':', "")
+    }
+
+    /// The link-local IPv6 address that is made of it (RFC 4291, appendix A).
+    #[must_use]
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0.map(u16::from);
+        Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+    }
 }
 
 impl FromStr for Mac {
@@ -219,6 +298,8 @@ mod tests {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
         assert_eq!(&Mac::local([0xff; 6]).to_string()[..2], "f2");
+        let mac: Mac = "52:55:55:55:55:55".parse().unwrap();
+        assert_eq!(mac.link_local().to_string(), "fe80::5055:55ff:fe55:5555");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{
     coerce::{Action, Coercion},
     defaults::{Host, choose_primary, complete_disks, complete_memory, complete_nics},
     machine_json::typed,
-    property::{Effect, Kind, VM, find},
+    property::{Effect, Kind, Property, VM, find},
     validate,
     violation::Violation,
 };
@@ -289,13 +289,27 @@ fn waiting(current: &VmSpec, spec: &VmSpec) -> Vec<String> {
         return Vec::new();
     };
     let waits = |name: &str| find(VM, name).is_some_and(|property| property.effect == Effect::NextBoot);
-    let differs = |name: &&str| before.get(*name) != after.get(*name);
+    let differs = |property: &&Property| {
+        let of = |object: &Map<String, Value>| object.get(property.name).map(|held| slow(property, held));
+        of(&before) != of(&after)
+    };
     VM.iter()
-        .map(|property| property.name)
         .filter(differs)
+        .map(|property| property.name)
         .filter(|name| waits(name))
         .map(str::to_owned)
         .collect()
+}
+
+/// A value without what takes effect at once.
+fn slow(property: &Property, value: &Value) -> Value {
+    let mut value = value.clone();
+    if let (Kind::Objects(table), Some(items)) = (property.kind, value.as_array_mut()) {
+        for item in items.iter_mut().filter_map(Value::as_object_mut) {
+            item.retain(|name, _| find(table, name).is_none_or(|inner| inner.effect != Effect::Live));
+        }
+    }
+    value
 }
 
 /// Whether an update changes anything that a VM must be stopped for.

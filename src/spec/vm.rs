@@ -75,6 +75,8 @@ pub struct VmSpec {
     pub indestructible_delegated: Option<bool>,
     /// Name servers.
     pub resolvers: Vec<String>,
+    /// What nobody inside asked for does not come in.
+    pub firewall_enabled: Option<bool>,
     /// In the guest's order.
     pub disks: Vec<DiskSpec>,
     /// In the guest's order.

@@ -1,10 +1,13 @@
 //! Facts about VMs, as the journal keeps them.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::record::{Timestamp, VmRecord};
+use crate::spec::Mac;
 
 /// A fact in the journal.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,6 +142,13 @@ pub enum Phase {
     FirstConsoleByte,
     /// The guest asked about itself.
     GuestMetadata,
+    /// The guest was given an address.
+    GuestAddress {
+        /// Of which interface.
+        mac: Mac,
+        /// Which.
+        address: IpAddr,
+    },
     /// A step failed, and everything was undone.
     Failed {
         /// Which step.
@@ -161,6 +171,7 @@ impl Phase {
             Self::Running => "RUNNING",
             Self::FirstConsoleByte => "FIRST_CONSOLE_BYTE",
             Self::GuestMetadata => "GUEST_METADATA",
+            Self::GuestAddress { .. } => "GUEST_ADDRESS",
             Self::Failed { .. } => "FAILED",
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::spec::{Enforcement, LimitReport, VmSpec, VmState};
+use crate::spec::{Enforcement, LimitReport, NicSpec, VmSpec, VmState};
 
 /// Wall-clock time in milliseconds since 1970; only ever shown, never used to order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,6 +93,9 @@ pub struct Machine {
     /// Its CD drives.
     #[serde(default)]
     pub cds: Vec<CdDrive>,
+    /// Its interfaces, as they were when it was booted.
+    #[serde(default)]
+    pub nics: Vec<NicSpec>,
     /// How often it was reset.
     #[serde(default)]
     pub resets: u64,

@@ -126,6 +126,8 @@ pub trait Zone: Send + Sync + fmt::Debug {
     async fn enforcements(&self) -> Vec<Enforcement>;
     /// What zones on this host can bound.
     async fn limits(&self) -> Vec<LimitReport>;
+    /// The user that the hypervisor of the zone with that index is.
+    fn user(&self, index: u32) -> u32;
     /// Runs the program in the VM's zone.
     async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError>;
     /// Finds the hypervisor that an earlier agent left running.

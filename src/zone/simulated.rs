@@ -128,6 +128,10 @@ impl Zone for SimulatedHost {
         PROPERTIES.map(|property| limit(property, String::new())).into()
     }
 
+    fn user(&self, index: u32) -> u32 {
+        index
+    }
+
     async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError> {
         std::fs::write(layout.process(), "{}").map_err(ZoneError::at("writing process.json"))?;
         let process = Arc::new(SimulatedProcess {

@@ -36,7 +36,7 @@ const EVERYTHING: &str = r#"{
     "nics": [{"mac": "02:08:20:00:00:01", "interface": "net3", "nic_tag": "admin", "model": "e1000", "vlan_id": 12,
         "ip": "10.88.88.51", "netmask": "255.255.255.0", "ips": ["10.88.88.51/24", "fd00::2/64"], "gateway": "10.88.88.1",
         "gateways": ["10.88.88.1", "10.88.88.2"], "primary": true, "mtu": 2323,
-        "network_uuid": "b8ab5fc1-8576-45ef-bb51-9826b52a4654", "dhcp_server": true, "allow_dhcp_spoofing": true,
+        "network_uuid": "b8ab5fc1-8576-45ef-bb51-9826b52a4654", "dhcp_server": true, "allow_dhcp_spoofing": true, "answer_dhcp": false,
         "allow_ip_spoofing": true, "allow_mac_spoofing": true, "allow_restricted_traffic": true,
         "allow_unfiltered_promisc": true, "allowed_ips": ["10.1.0.0/16"], "allowed_dhcp_cids": ["0x01ff"],
         "blocked_outgoing_ports": [25, 80]},
@@ -79,10 +79,10 @@ async fn every_field_is_kept() {
     compare("", &given, &kept);
     // What is kept without an effect is told.
     let noted: Vec<&str> = answer.notes.iter().map(|note| note.field.as_str()).collect();
-    for field in ["quota", "spice_port", "limit_priv", "disks.0.compression", "nics.0.mtu"] {
+    for field in ["quota", "spice_port", "limit_priv", "disks.0.compression"] {
         assert!(noted.contains(&field), "{noted:?}");
     }
-    for field in ["alias", "ram", "owner_uuid", "disks.0.size"] {
+    for field in ["alias", "ram", "owner_uuid", "disks.0.size", "nics.0.mtu", "firewall_enabled"] {
         assert!(!noted.contains(&field), "{noted:?}");
     }
     assert_eq!(zonepath.join("disk0.raw").metadata().unwrap().len(), 7 << 20);

@@ -22,6 +22,7 @@ mod lifecycle;
 mod limits;
 mod list;
 mod metadata;
+mod networks;
 mod requests;
 mod update;
 mod upgrade;

@@ -16,7 +16,7 @@ fn request(uuid: &str, payload: Value) -> v1::UpdateVmRequest {
     v1::UpdateVmRequest { uuid: uuid.to_owned(), ..json_to_update(patch.payload().clone()).unwrap() }
 }
 
-async fn update(
+pub(super) async fn update(
     clients: &mut Clients,
     uuid: &str,
     payload: Value,

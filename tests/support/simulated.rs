@@ -13,7 +13,7 @@ use zoneward::{
     boot::Platform,
     config::Config,
     hypervisor::simulated::SimulatedHypervisor,
-    network::NoUplink,
+    network::simulated::SimulatedLinks,
     storage::FileVolumes,
     zone::{
         Ended,
@@ -85,7 +85,7 @@ impl Simulated {
             zone: Arc::new(self.host.clone()),
             kvm: Arc::new(self.hypervisor.clone()),
             volumes: Arc::new(FileVolumes),
-            links: Arc::new(NoUplink),
+            links: Arc::new(SimulatedLinks::new(&self.config.network)),
             host_boot: self.host_boot.clone(),
         }
     }

@@ -74,7 +74,11 @@ impl Actor {
     /// Removes what the process had of the host. Not before its end is written down, which others wait for;
     /// the next start does it for an agent that died in between.
     async fn forget(&self) {
-        self.agent.inner.platform.zone.forget(self.record.uuid, &self.layout).await;
+        let platform = &self.agent.inner.platform;
+        platform.zone.forget(self.record.uuid, &self.layout).await;
+        if let Err(error) = platform.links.unplug(self.record.uuid).await {
+            tracing::warn!(vm = %self.record.uuid, %error, "its links; the next start tries again");
+        }
     }
 
     /// What the hypervisor said just before it went may still be in the pipe.

@@ -37,6 +37,7 @@ use super::{
     Agent,
     call::{BootProgress, Call, Outcome},
     error::Error,
+    links::{self, Attended},
     metadata,
     registry::VmHandle,
 };
@@ -126,6 +127,8 @@ pub(super) struct Live {
     _first_byte: Option<AbortOnDropHandle<()>>,
     /// Answers the guest's questions.
     _metadata: Option<AbortOnDropHandle<()>>,
+    /// Answers its requests for an address.
+    pub(super) links: Option<Attended>,
 }
 
 /// See the module.
@@ -175,6 +178,9 @@ impl Actor {
             resets: Resets::default(),
         };
         agent.inner.tasks.spawn(async move {
+            if actor.live.process.is_some() {
+                actor.live.links = Some(links::attend(&actor.agent, &actor.record, None).await);
+            }
             actor.resume_stop().await;
             actor.run().await;
         });
@@ -316,7 +322,7 @@ impl Live {
         machine: Option<Arc<dyn Machine>>,
         vnc: Option<VncEndpoint>,
     ) -> Self {
-        Self { process: Some(process), machine, vnc, _first_byte: None, _metadata: None }
+        Self { process: Some(process), machine, vnc, ..Self::default() }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     agent::{
         call::{BootProgress, Call, Outcome},
         error::Error,
-        metadata,
+        links, metadata,
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
     spec::{BootOptions, Limits, VmState},
@@ -115,6 +115,7 @@ impl Actor {
             enforcements: running.process.enforcements().to_vec(),
             limits: running.process.bound(&Limits::of(&self.record.spec)),
             cds: running.cds.into_iter().map(|(id, path)| CdDrive { id, path }).collect(),
+            nics: self.record.spec.nics.clone(),
             resets: 0,
             last_reset: None,
         };
@@ -137,6 +138,7 @@ impl Actor {
             vnc: running.vnc,
             _first_byte: Some(self.await_first_byte(call, running.console_start, since)),
             _metadata: Some(metadata::serve(&self.agent, self.record.uuid, Some((call.clone(), since)))),
+            links: Some(links::attend(&self.agent, &vm, Some((call.clone(), since))).await),
         };
         if let Err(error) = self.commit(call, vm, events, answer).await {
             // What can't be written down does not run.

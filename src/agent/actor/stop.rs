@@ -9,6 +9,7 @@ use crate::{
     agent::{
         call::{Call, Outcome},
         error::Error,
+        links,
     },
     crash,
     spec::{BootOptions, VmState},
@@ -212,6 +213,16 @@ impl Actor {
         }
     }
 
+    /// A VM that could not be started again is not stopped.
+    fn may_boot_again(&self, force: bool) -> Result<(), Error> {
+        match links::violations(&self.agent, &self.record.spec).first() {
+            Some(violation) if !force => {
+                Err(self.wrong_state(format!("Cannot reboot vm: {}", violation.message)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) async fn reboot(&mut self, call: Call, etag: &str, force: bool, reply: Reply) {
         let state = self.record.state;
         let same = |waiting: &Waiting| waiting.reboots && waiting.call.request_id == call.request_id;
@@ -223,7 +234,7 @@ impl Actor {
             return;
         }
         let allowed = match state {
-            VmState::Running => self.check_etag(etag),
+            VmState::Running => self.check_etag(etag).and_then(|()| self.may_boot_again(force)),
             _ => {
                 Err(self.wrong_state(format!("Cannot reboot vm from state \"{state}\", must be \"running\"")))
             }

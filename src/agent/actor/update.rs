@@ -19,6 +19,7 @@ use crate::{
         change,
         create::host_for,
         error::Error,
+        links,
     },
     boot, crash,
     spec::{DiskSpec, Limits, VmSpec, VmState, update},
@@ -51,6 +52,11 @@ impl Actor {
             return Err(self.wrong_state(format!(
                 "updates to disks are only allowed when state is \"stopped\", currently: {state} ({zone})"
             )));
+        }
+        // Tags that were configured away keep nobody from changing something else.
+        let violations = links::violations(&self.agent, &updated.spec);
+        if updated.spec.nics != self.record.spec.nics && !violations.is_empty() {
+            return Err(Error::Invalid(violations));
         }
         let vm = self.changed(|vm| vm.spec = updated.spec.clone());
         let changes = change::changes(&self.record, &vm);
@@ -154,6 +160,12 @@ impl Actor {
                 }
             });
             self.commit_surely(&Call::own(), vm, None).await;
+        }
+        if self.live.process.is_some() && links::differ(before, &after) {
+            if let Err(error) = links::guard(&self.agent, &[&self.record]).await {
+                tracing::error!(vm = %self.record.uuid, %error, "what its interfaces may send is as it was");
+            }
+            self.live.links = Some(links::attend(&self.agent, &self.record, None).await);
         }
         let display = |spec: &VmSpec| (spec.vnc_port, spec.vnc_password.clone());
         if let Some(machine) = self.live.machine.clone()

@@ -66,7 +66,7 @@ pub(super) fn program(
     }
     firmware(b, plan.firmware);
     let cds = drives(b, plan.drives)?;
-    nics(b, &plan.nics, &plan.tuning)?;
+    nics(b, plan.nics, &plan.tuning, accelerator.name == "kvm")?;
     // The second line behind the zone.
     b.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 
@@ -215,18 +215,28 @@ fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<Vec<(String, String)>, 
     Ok(cds)
 }
 
-fn nics(b: &mut Builder, nics: &[Nic], tuning: &Tuning) -> Result<(), HypervisorError> {
-    for (index, nic) in nics.iter().enumerate() {
-        match nic.backend {
-            NicBackend::Hub => b.option("-netdev", format!("hubport,id=net{index},hubid={index}")),
-        }
+fn nics(b: &mut Builder, nics: Vec<Nic>, tuning: &Tuning, kvm: bool) -> Result<(), HypervisorError> {
+    for (index, nic) in nics.into_iter().enumerate() {
+        let mtu = match nic.backend {
+            NicBackend::Hub => {
+                b.option("-netdev", format!("hubport,id=net{index},hubid={index}"));
+                String::new()
+            }
+            NicBackend::Tap { tap, vhost, mtu } => {
+                let tap = b.descriptor(tap);
+                let vhost = vhost.filter(|_| kvm).map(|vhost| b.descriptor(vhost));
+                let vhost = vhost.map(|vhost| format!(",vhost=on,vhostfd={vhost}")).unwrap_or_default();
+                b.option("-netdev", format!("tap,id=net{index},fd={tap}{vhost}"));
+                format!(",host_mtu={mtu}")
+            }
+        };
         let model = match nic.model {
             NicModel::Virtio => "virtio-net-pci",
             NicModel::E1000 => "e1000",
             NicModel::Rtl8139 => "rtl8139",
         };
         let held_back = match nic.model {
-            NicModel::Virtio => held_back(tuning),
+            NicModel::Virtio => mtu + &held_back(tuning),
             NicModel::E1000 | NicModel::Rtl8139 => String::new(),
         };
         let slot = b.slot()?;

@@ -81,7 +81,7 @@ pub const VM: &[Property] = &[
     property("pci_devices", Kind::Objects(PCI_DEVICE), "Devices of the host that the guest has.").bhyve().fixed().effect(NO_BHYVE),
     property("resolvers", Kind::List(&Kind::Form(forms::ip), 32), "Name servers.").default(Default::Value("[]")),
     property("routes", Kind::FlatObject, "Static routes: destination to gateway.").fixed().default(Default::Value("{}")),
-    property("firewall_enabled", Kind::Boolean, "Filter what comes in.").default(Default::Value("false")).column("FIREWALL_ENABLED", 16),
+    property("firewall_enabled", Kind::Boolean, "Nothing comes in that no packet from inside asked for.").effect(Effect::Live).default(Default::Value("false")).column("FIREWALL_ENABLED", 16),
     property("customer_metadata", Kind::FlatObject, "Read and written by the guest.").fixed().effect(Effect::Live).default(Default::Value("{}")),
     property("internal_metadata", Kind::FlatObject, "For operators; the guest sees what its rules allow.").fixed().effect(Effect::Live).default(Default::Value("{}")),
     property("internal_metadata_namespaces", Kind::List(&Kind::Form(forms::namespace), 100), "Prefixes of keys that the guest reads from internal_metadata.").effect(Effect::Live).default(Default::Value("[]")),

@@ -92,14 +92,14 @@ impl LinuxZone {
     }
 
     /// The user of the zone with that index: its own where this host lets us, else ours.
-    fn user(&self, index: u32) -> u32 {
+    fn user_of(&self, index: u32) -> u32 {
         let own = rustix::process::geteuid();
         if own.is_root() { self.config.uid_base.saturating_add(index) } else { own.as_raw() }
     }
 
     /// The user of zones that no VM has.
     fn trial_user(&self) -> u32 {
-        self.user(self.config.uid_count)
+        self.user_of(self.config.uid_count)
     }
 
     fn insist(&self, enforcements: &[Enforcement]) -> Result<(), ZoneError> {
@@ -146,6 +146,10 @@ impl Zone for LinuxZone {
 
     async fn limits(&self) -> Vec<LimitReport> {
         self.ability().await.limits.clone()
+    }
+
+    fn user(&self, index: u32) -> u32 {
+        self.user_of(index)
     }
 
     async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError> {

@@ -1,0 +1,140 @@
+//! DHCP (RFC 2131), as far as a server of one address needs it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use dhcproto::{
+    Decodable as _, Decoder, Encodable as _,
+    v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode},
+};
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use ipnet::Ipv4Net;
+
+use super::{Answer, LEASE_TIME, SERVER_IP, SERVER_MAC};
+use crate::{network::Lease, spec::Mac};
+
+pub(super) const SERVER_PORT: u16 = 67;
+pub(super) const CLIENT_PORT: u16 = 68;
+/// Old clients take nothing shorter.
+const LEAST_MESSAGE: usize = 300;
+/// What every client takes, with its IP and UDP headers.
+const USUAL_PACKET: u16 = 576;
+const HEADERS: usize = 28;
+
+pub(super) fn answer(lease: &Lease, payload: &[u8]) -> Option<Answer> {
+    let request = Message::decode(&mut Decoder::new(payload)).ok()?;
+    let own = lease.v4?;
+    if !is_request_of(&request, lease.mac) || !is_listed(lease, &request) {
+        return None;
+    }
+    let kind = match request.opts().msg_type() {
+        Some(MessageType::Discover) => MessageType::Offer,
+        // Without a type it is BOOTP.
+        Some(MessageType::Request) | None => MessageType::Ack,
+        _ => return None,
+    };
+    let payload = reply(lease, own, &request, kind)?;
+    let to = match request.ciaddr() {
+        ip if ip.is_unspecified() => Ipv4Addr::BROADCAST,
+        ip => ip,
+    };
+    let builder = PacketBuilder::ethernet2(SERVER_MAC, lease.mac.octets())
+        .ipv4(SERVER_IP.octets(), to.octets(), 64)
+        .udp(SERVER_PORT, CLIENT_PORT);
+    let mut frame = Vec::with_capacity(builder.size(payload.len()));
+    builder.write(&mut frame, &payload).ok()?;
+    let assigned = if kind == MessageType::Ack { vec![IpAddr::V4(own.addr())] } else { Vec::new() };
+    Some(Answer { frame, assigned })
+}
+
+fn is_request_of(message: &Message, mac: Mac) -> bool {
+    // The crate takes the length on trust.
+    let ethernet = message.htype() == HType::Eth && message.hlen() == 6;
+    message.opcode() == Opcode::BootRequest && ethernet && message.chaddr() == mac.octets()
+}
+
+fn is_listed(lease: &Lease, request: &Message) -> bool {
+    lease.clients.is_empty() || identifier(request).is_some_and(|cid| lease.clients.contains(&cid))
+}
+
+fn reply(lease: &Lease, own: Ipv4Net, request: &Message, kind: MessageType) -> Option<Vec<u8>> {
+    let zero = Ipv4Addr::UNSPECIFIED;
+    let mac = lease.mac.octets();
+    let mut message =
+        Message::new_with_id(request.xid(), request.ciaddr(), own.addr(), SERVER_IP, zero, &mac);
+    message.set_opcode(Opcode::BootReply).set_flags(request.flags());
+    let options = message.opts_mut();
+    options.insert(DhcpOption::MessageType(kind));
+    options.insert(DhcpOption::ServerIdentifier(SERVER_IP));
+    options.insert(DhcpOption::AddressLeaseTime(LEASE_TIME));
+    options.insert(DhcpOption::SubnetMask(own.netmask()));
+    if let Some(router) = lease.router {
+        options.insert(DhcpOption::Router(vec![router]));
+    }
+    let resolvers = lease.resolvers(|ip| match ip {
+        IpAddr::V4(ip) => Some(*ip),
+        IpAddr::V6(_) => None,
+    });
+    if !resolvers.is_empty() {
+        options.insert(DhcpOption::DomainNameServer(resolvers));
+    }
+    if let Some(mtu) = lease.mtu {
+        options.insert(DhcpOption::InterfaceMtu(mtu));
+    }
+    if let Some(hostname) = &lease.hostname {
+        options.insert(DhcpOption::Hostname(hostname.clone()));
+    }
+    if !lease.routes.is_empty() {
+        // Who takes these takes no router from elsewhere (RFC 3442).
+        let default = lease.router.map(|router| (Ipv4Net::default(), router));
+        options
+            .insert(DhcpOption::ClasslessStaticRoute(lease.routes.iter().copied().chain(default).collect()));
+    }
+    let most = match request.opts().get(OptionCode::MaxMessageSize) {
+        Some(DhcpOption::MaxMessageSize(most)) => (*most).max(USUAL_PACKET),
+        _ => USUAL_PACKET,
+    };
+    let most = usize::from(most.min(1500)) - HEADERS;
+    // What a client can do without, longest first.
+    for spare in [None, Some(OptionCode::ClasslessStaticRoute), Some(OptionCode::Hostname)] {
+        if let Some(spare) = spare {
+            message.opts_mut().remove(spare);
+        }
+        let mut bytes = message.to_vec().ok()?;
+        if bytes.len() <= most {
+            bytes.resize(bytes.len().max(LEAST_MESSAGE), 0);
+            return Some(bytes);
+        }
+    }
+    None
+}
+
+pub(super) fn acknowledged(payload: &[u8], mac: Mac) -> Option<Ipv4Addr> {
+    let message = Message::decode(&mut Decoder::new(payload)).ok()?;
+    let ours =
+        message.opcode() == Opcode::BootReply && message.hlen() == 6 && message.chaddr() == mac.octets();
+    let ack = message.opts().msg_type() == Some(MessageType::Ack);
+    (ours && ack && !message.yiaddr().is_unspecified()).then(|| message.yiaddr())
+}
+
+/// By what a frame's client wants to be known, when the frame is a request.
+pub(in crate::network) fn client_identifier(frame: &[u8]) -> Option<(Mac, Option<Vec<u8>>)> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let TransportSlice::Udp(udp) = packet.transport? else { return None };
+    if udp.destination_port() != SERVER_PORT {
+        return None;
+    }
+    let message = Message::decode(&mut Decoder::new(udp.payload())).ok()?;
+    if message.hlen() != 6 {
+        // The crate takes the length on trust.
+        return None;
+    }
+    let octets = <[u8; 6]>::try_from(message.chaddr()).ok()?;
+    Some((Mac::new(octets), identifier(&message)))
+}
+
+fn identifier(message: &Message) -> Option<Vec<u8>> {
+    match message.opts().get(OptionCode::ClientIdentifier) {
+        Some(DhcpOption::ClientIdentifier(cid)) => Some(cid.clone()),
+        _ => None,
+    }
+}

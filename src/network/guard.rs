@@ -1,0 +1,339 @@
+//! What an interface may send and is sent, as rules of nftables.
+//!
+//! Each interface has two chains in the agent's `netdev` table, at its own link: `…-in` for what the guest sends,
+//! before the bridge sees it, and `…-out` for what it is sent. A frame passes unless a rule drops it.
+//!
+//! | protection | drops | opened by |
+//! |---|---|---|
+//! | restricted | what is not IPv4, IPv6 or ARP, VLAN tags too | `allow_restricted_traffic` |
+//! | mac-nospoof | another's MAC address, also inside ARP and neighbour discovery | `allow_mac_spoofing` |
+//! | dhcp-nospoof | what only DHCP servers and routers say; requests for another's MAC address | `allow_dhcp_spoofing`, `dhcp_server` |
+//! | ip-nospoof | another's address as sender, in ARP, or in neighbour discovery | `allow_ip_spoofing`, `allow_dhcp_spoofing`, `dhcp_server` |
+//! | promiscuity | what is meant for another MAC address, on its way in | `allow_unfiltered_promisc`, `allow_mac_spoofing` |
+//! | `blocked_outgoing_ports` | TCP to these ports | |
+//! | `firewall_enabled` | what comes in and nothing from inside asked for | |
+//!
+//! Addresses that a server of the network leases are learned by a rule from its acknowledgements; no agent is
+//! needed for that.
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use uuid::Uuid;
+
+use super::Lease;
+use crate::spec::{Mac, NicSpec};
+
+/// An interface at its link.
+#[derive(Clone, Debug)]
+pub(super) struct Guarded<'a> {
+    pub(super) uuid: Uuid,
+    pub(super) mac: Mac,
+    pub(super) nic: &'a NicSpec,
+    /// What the agent answers its requests with.
+    pub(super) lease: Option<&'a Lease>,
+    pub(super) firewall: bool,
+    pub(super) link: &'a str,
+    pub(super) side: Side,
+    /// The table.
+    pub(super) table: &'a str,
+}
+
+/// From where a link sees the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The guest's frames come in by it: a tap.
+    Tap,
+    /// They go out by it: a macvtap.
+    Shared,
+}
+
+/// Names of all objects of a VM begin with it.
+pub(super) fn name(uuid: Uuid) -> String {
+    format!("vm-{uuid}-")
+}
+
+/// Whose object of the table it is.
+pub(super) fn owner(name: &str) -> Option<Uuid> {
+    Uuid::try_parse(name.strip_prefix("vm-")?.get(..36)?).ok()
+}
+
+/// Flows that the firewall remembers, and for how long after their last packet from inside.
+const FLOWS: usize = 65536;
+const TCP_FLOW: &str = "2h";
+const OTHER_FLOW: &str = "3m";
+/// Leases that are remembered for one interface.
+const LEASES: usize = 16;
+
+/// What guests send by a bridge that the agent made does not reach the host, whatever that listens on.
+pub(super) fn closed_to_host(table: &str, bridge: &str) -> String {
+    new_chain(table, &host_chain(bridge), "ingress", bridge, "drop")
+}
+
+/// Of a bridge.
+pub(super) fn host_chain(bridge: &str) -> String {
+    format!("host-{bridge}")
+}
+
+/// A chain that is empty, and hangs on that link; one of its name hangs on a link that is gone.
+fn new_chain(table: &str, chain: &str, hook: &str, link: &str, policy: &str) -> String {
+    format!(
+        "add chain netdev {table} {chain}\n\
+         flush chain netdev {table} {chain}\n\
+         delete chain netdev {table} {chain}\n\
+         add chain netdev {table} {chain} {{ type filter hook {hook} device \"{link}\" priority 0; policy {policy}; }}\n"
+    )
+}
+
+impl Guarded<'_> {
+    /// What makes its chains, their names and their place; done once when its link is new.
+    pub(super) fn chains(&self) -> String {
+        let Self { table, link, .. } = self;
+        let (from, to) = match self.side {
+            Side::Tap => ("ingress", "egress"),
+            Side::Shared => ("egress", "ingress"),
+        };
+        let chain = |what, hook| new_chain(table, &self.object(what), hook, link, "accept");
+        chain("in", from) + &chain("out", to)
+    }
+
+    /// What fills its chains, in the place of what was in them.
+    pub(super) fn rules(&self) -> String {
+        let table = self.table;
+        let mut script = String::new();
+        script += &format!("add counter netdev {table} {}\n", self.object("dropped"));
+        script += &format!(
+            "add set netdev {table} {} {{ typeof @th,192,32; flags dynamic; size {LEASES}; }}\n",
+            self.object("leases")
+        );
+        for (set, keys) in [
+            ("flows4", "ip saddr . ip daddr . meta l4proto . th sport . th dport"),
+            ("flows6", "ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport"),
+            ("peers4", "ip daddr . meta l4proto"),
+            ("peers6", "ip6 daddr . meta l4proto"),
+        ] {
+            if self.firewall {
+                script += &format!(
+                    "add set netdev {table} {} {{ typeof {keys}; flags dynamic,timeout; size {FLOWS}; timeout {OTHER_FLOW}; }}\n",
+                    self.object(set)
+                );
+            }
+        }
+        for (chain, rules) in [("in", self.sends()), ("out", self.is_sent())] {
+            let chain = self.object(chain);
+            script += &format!("flush chain netdev {table} {chain}\n");
+            for rule in rules {
+                script += &format!("add rule netdev {table} {chain} {rule}\n");
+            }
+        }
+        script
+    }
+
+    fn object(&self, what: &str) -> String {
+        format!("{}{}-{what}", name(self.uuid), self.mac.hex())
+    }
+
+    fn drop(&self) -> String {
+        format!("counter name {} drop", self.object("dropped"))
+    }
+
+    fn sends(&self) -> Vec<String> {
+        let (nic, mac, drop) = (self.nic, self.mac, self.drop());
+        let hex = format!("0x{}", mac.hex());
+        let is = |flag: Option<bool>| flag == Some(true);
+        let may_serve = is(nic.dhcp_server) || is(nic.allow_dhcp_spoofing);
+        let any_ip = may_serve || is(nic.allow_ip_spoofing);
+        let mut rules = Vec::new();
+        if !is(nic.allow_restricted_traffic) {
+            rules.push(format!("ether type != {{ ip, arp, ip6 }} {drop}"));
+        }
+        if !is(nic.allow_mac_spoofing) {
+            rules.push(format!("ether saddr != {mac} {drop}"));
+            rules.push(format!("arp saddr ether != {mac} {drop}"));
+            // The first option of a solicitation or an advertisement, which says whose address it is.
+            for (kind, option, at) in [
+                ("nd-router-solicit", "0x0101", 64),
+                ("nd-neighbor-solicit", "0x0101", 192),
+                ("nd-neighbor-advert", "0x0201", 192),
+            ] {
+                let value = at + 16;
+                rules.push(format!("icmpv6 type {kind} @th,{at},16 {option} @th,{value},48 != {hex} {drop}"));
+            }
+        }
+        // What the agent answers goes no further; what it must look at first is sent on by it.
+        let answers = |wanted: fn(&Lease) -> bool| self.lease.is_some_and(wanted);
+        if answers(|lease| lease.v4.is_some()) || relays(nic, self.lease) {
+            rules.push("meta protocol ip udp dport 67 drop".to_owned());
+        } else if !may_serve {
+            rules.push(format!("meta protocol ip udp dport 67 @th,288,48 != {hex} {drop}"));
+        }
+        if answers(|lease| !lease.v6.is_empty()) {
+            rules.push("meta protocol ip6 udp dport 547 drop".to_owned());
+        }
+        if !may_serve {
+            rules.push(format!("meta protocol ip udp sport 67 {drop}"));
+            rules.push(format!("meta protocol ip udp dport 68 {drop}"));
+            rules.push(format!("meta protocol ip6 udp sport 547 {drop}"));
+            rules.push(format!("meta protocol ip6 udp dport 546 {drop}"));
+            rules.push(format!("icmpv6 type {{ nd-router-advert, nd-redirect }} {drop}"));
+        }
+        if !any_ip {
+            rules.extend(self.own_addresses());
+        }
+        if !nic.blocked_outgoing_ports.is_empty() {
+            let ports = listed(&nic.blocked_outgoing_ports);
+            rules.push(format!("tcp dport {ports} {drop}"));
+        }
+        if self.firewall {
+            rules.extend(self.remember());
+        }
+        if !(any_ip && is(nic.allow_mac_spoofing)) {
+            // Neighbour discovery is never in pieces (RFC 6980), and what can't be read was not looked at.
+            rules.push(format!("exthdr frag exists meta l4proto ipv6-icmp {drop}"));
+            rules.push("meta protocol ip6 meta l4proto 0-254 accept".to_owned());
+            rules.push(format!("meta protocol ip6 {drop}"));
+        }
+        rules
+    }
+
+    fn own_addresses(&self) -> Vec<String> {
+        let (nic, drop) = (self.nic, self.drop());
+        let (mut v4, mut v6) = (Vec::new(), vec![Ipv6Net::from(self.mac.link_local())]);
+        let further = nic.allowed_ips.iter().filter_map(|text| network(text));
+        let vrrp = nic.vrrp_primary_ip.map(|ip| IpNet::from(IpAddr::V4(ip)));
+        for net in nic.addresses().map(IpNet::from).chain(further).chain(vrrp) {
+            match net {
+                IpNet::V4(net) => v4.push(net),
+                IpNet::V6(net) => v6.push(net),
+            }
+        }
+        let (v4, v6) = (Ipv4Net::aggregate(&v4), Ipv6Net::aggregate(&v6));
+
+        // Each matches what is not the guest's own.
+        let mut foreign = (String::new(), String::new(), String::new());
+        if nic.is_dynamic() {
+            let leases = self.object("leases");
+            let _ = write!(foreign.0, " @nh,96,32 != @{leases}");
+            let _ = write!(foreign.1, " @nh,112,32 != @{leases}");
+        }
+        if !v4.is_empty() {
+            let _ = write!(foreign.0, " ip saddr != {}", listed(&v4));
+        }
+        let probes = Ipv4Net::aggregate(&[v4, vec![Ipv4Net::from(Ipv4Addr::UNSPECIFIED)]].concat());
+        let _ = write!(foreign.1, " arp saddr ip != {}", listed(&probes));
+        let _ = write!(foreign.2, " ip6 saddr != {}", listed(&v6));
+        let targets: Vec<String> = v6.iter().map(range).collect();
+        let mut target = format!(" @th,64,128 != {}", listed(&targets));
+        if nic.is_autoconfigured() {
+            let own = u128::from(self.mac.link_local());
+            let low = Ipv6Addr::from(own & u128::from(u64::MAX));
+            let _ = write!(foreign.2, " ip6 saddr & ::ffff:ffff:ffff:ffff != {low}");
+            let _ = write!(target, " @th,128,64 != {:#018x}", own & u128::from(u64::MAX));
+        }
+        vec![
+            "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept".to_owned(),
+            format!("meta protocol ip{} {drop}", foreign.0),
+            format!("meta protocol arp{} {drop}", foreign.1),
+            format!("icmpv6 type nd-neighbor-advert{target} {drop}"),
+            // Looking whether an address is free, which keeps others from having it.
+            format!("ip6 saddr :: icmpv6 type nd-neighbor-solicit{target} {drop}"),
+            "ip6 saddr :: icmpv6 type { nd-neighbor-solicit, nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept".to_owned(),
+            format!("meta protocol ip6{} {drop}", foreign.2),
+        ]
+    }
+
+    /// What the firewall lets answers in by.
+    fn remember(&self) -> Vec<String> {
+        let set = |name: &str| self.object(name);
+        let mut rules = Vec::new();
+        for (ip, number) in [("ip", 4), ("ip6", 6)] {
+            let flows = set(&format!("flows{number}"));
+            for (protocol, time) in [("tcp", TCP_FLOW), ("udp", OTHER_FLOW)] {
+                rules.push(format!(
+                    "meta protocol {ip} meta l4proto {protocol} update @{flows} {{ {ip} saddr . {ip} daddr . meta l4proto . th sport . th dport timeout {time} }}"
+                ));
+            }
+            rules.push(format!(
+                "meta protocol {ip} meta l4proto != {{ tcp, udp }} update @{} {{ {ip} daddr . meta l4proto timeout {OTHER_FLOW} }}",
+                set(&format!("peers{number}"))
+            ));
+        }
+        rules
+    }
+
+    fn is_sent(&self) -> Vec<String> {
+        let (nic, mac) = (self.nic, self.mac);
+        let mut rules = Vec::new();
+        if nic.allow_unfiltered_promisc != Some(true) && nic.allow_mac_spoofing != Some(true) {
+            rules.push(format!(
+                "ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 ether daddr != {mac} drop"
+            ));
+        }
+        if nic.is_dynamic() {
+            // An acknowledgement of a server (option 53 comes first), for this interface.
+            rules.push(format!(
+                "meta protocol ip udp sport 67 udp dport 68 @th,1984,24 0x350105 @th,288,48 0x{} update @{} {{ @th,192,32 }}",
+                mac.hex(),
+                self.object("leases")
+            ));
+        }
+        if self.firewall {
+            rules.extend(self.lets_in());
+        }
+        rules
+    }
+
+    fn lets_in(&self) -> Vec<String> {
+        let drop = self.drop();
+        let mut rules = vec![
+            "ether type arp accept".to_owned(),
+            "meta protocol ip udp sport 67 udp dport 68 accept".to_owned(),
+            "meta protocol ip6 udp sport 547 udp dport 546 accept".to_owned(),
+            "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, mld-listener-query, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept".to_owned(),
+            "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept".to_owned(),
+            // Of no use without the first piece.
+            "ip frag-off & 0x1fff != 0 accept".to_owned(),
+            "frag frag-off != 0 accept".to_owned(),
+            // Not an answer, whoever it comes from.
+            format!("icmp type echo-request {drop}"),
+            format!("icmpv6 type echo-request {drop}"),
+        ];
+        for (ip, number) in [("ip", 4), ("ip6", 6)] {
+            rules.push(format!(
+                "meta protocol {ip} meta l4proto {{ tcp, udp }} {ip} daddr . {ip} saddr . meta l4proto . th dport . th sport @{} accept",
+                self.object(&format!("flows{number}"))
+            ));
+            rules.push(format!(
+                "meta protocol {ip} meta l4proto != {{ tcp, udp }} {ip} saddr . meta l4proto @{} accept",
+                self.object(&format!("peers{number}"))
+            ));
+        }
+        rules.push(drop);
+        rules
+    }
+}
+
+/// Whether the agent looks at the client identifiers of requests, which no rule can read, before it lets them
+/// through.
+pub(super) fn relays(nic: &NicSpec, lease: Option<&Lease>) -> bool {
+    nic.is_dynamic() && !nic.allowed_dhcp_cids.is_empty() && lease.is_none_or(|lease| lease.v4.is_none())
+}
+
+/// An address or a network.
+fn network(text: &str) -> Option<IpNet> {
+    text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)).map(|net| net.trunc())
+}
+
+fn listed<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    format!("{{ {} }}", items.join(", "))
+}
+
+/// A network as numbers, for where no rule knows that it is one.
+fn range(net: &Ipv6Net) -> String {
+    let (first, last) = (u128::from(net.network()), u128::from(net.broadcast()));
+    if first == last { format!("{first:#034x}") } else { format!("{first:#034x}-{last:#034x}") }
+}

@@ -1,0 +1,216 @@
+//! Links of the host, over netlink.
+
+use std::io;
+
+use futures_util::TryStreamExt as _;
+use netlink_packet_route::{
+    AddressFamily,
+    link::{
+        AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind, LinkAttribute,
+        LinkFlags, LinkInfo, MacVtapMode,
+    },
+};
+use rtnetlink::{Handle, LinkBridge, LinkBridgeVlan, LinkMacVtap, LinkMessageBuilder, LinkUnspec, LinkVlan};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{network::LinkError, spec::Mac};
+
+/// A connection to the kernel.
+#[derive(Debug)]
+pub(super) struct Netlink {
+    handle: Handle,
+    _connection: AbortOnDropHandle<()>,
+}
+
+/// A link that is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    /// What its maker says about it.
+    pub(super) alias: String,
+    pub(super) mtu: u32,
+    pub(super) up: bool,
+    /// The bridge that it is a port of.
+    pub(super) controller: Option<u32>,
+    pub(super) kind: Option<InfoKind>,
+    /// Of a bridge.
+    pub(super) filters_vlans: bool,
+}
+
+impl Link {
+    pub(super) fn is_bridge(&self) -> bool {
+        self.kind == Some(InfoKind::Bridge)
+    }
+}
+
+impl Netlink {
+    pub(super) fn connect() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        Ok(Self { handle, _connection: AbortOnDropHandle::new(tokio::spawn(connection)) })
+    }
+
+    pub(super) async fn find(&self, name: &str) -> Result<Option<Link>, LinkError> {
+        let mut found = self.handle.link().get().match_name(name).execute();
+        match found.try_next().await {
+            Ok(link) => Ok(link.as_ref().map(read)),
+            Err(error) if number(&error) == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(failed(format!("looking for {name}"))(error)),
+        }
+    }
+
+    pub(super) async fn all(&self) -> Result<Vec<Link>, LinkError> {
+        let links = self.handle.link().get().execute();
+        links.map_ok(|link| read(&link)).try_collect().await.map_err(failed("listing links"))
+    }
+
+    /// A bridge that learns and forwards at once, with an address of its own that does not change with its ports.
+    pub(super) async fn add_bridge(
+        &self,
+        name: &str,
+        alias: &str,
+        mtu: i32,
+        mac: Mac,
+    ) -> Result<(), LinkError> {
+        let bridge = LinkBridge::new(name)
+            .address(mac.octets().to_vec())
+            .mtu(mtu.unsigned_abs())
+            .forward_delay(0)
+            .down();
+        let made = self.handle.link().add(bridge.build()).execute().await;
+        made.map_err(failed(format!("making the bridge {name}")))?;
+        self.set_alias(name, alias).await
+    }
+
+    pub(super) async fn add_vlan(
+        &self,
+        name: &str,
+        under: u32,
+        vlan: u16,
+        alias: &str,
+    ) -> Result<(), LinkError> {
+        let made = self.handle.link().add(LinkVlan::new(name, under, vlan).up().build()).execute().await;
+        made.map_err(failed(format!("making {name} (VLANs are the kernel's module 8021q)")))?;
+        self.set_alias(name, alias).await
+    }
+
+    pub(super) async fn add_macvtap(&self, name: &str, under: u32, mac: Mac) -> Result<(), LinkError> {
+        let link = LinkMacVtap::new(name, under, MacVtapMode::Bridge).address(mac.octets().to_vec());
+        let made = self.handle.link().add(link.build()).execute().await;
+        made.map_err(failed(format!("making the macvtap {name}")))
+    }
+
+    pub(super) async fn set_alias(&self, name: &str, alias: &str) -> Result<(), LinkError> {
+        self.set(LinkUnspec::new_with_name(name).alias(alias), format!("naming {name}")).await
+    }
+
+    /// Makes a link a port of a bridge, and gives it its size; it stays down.
+    pub(super) async fn attach(&self, port: &Link, bridge: &Link, mtu: i32) -> Result<(), LinkError> {
+        let change = LinkUnspec::new_with_index(port.index).mtu(mtu.unsigned_abs()).controller(bridge.index);
+        self.set(change, format!("making {} a port of {}", port.name, bridge.name)).await
+    }
+
+    pub(super) async fn set_mtu(&self, link: &Link, mtu: i32) -> Result<(), LinkError> {
+        let change = LinkUnspec::new_with_index(link.index).mtu(mtu.unsigned_abs());
+        self.set(change, format!("the MTU {mtu} of {}", link.name)).await
+    }
+
+    pub(super) async fn up(&self, link: &Link) -> Result<(), LinkError> {
+        self.set(LinkUnspec::new_with_index(link.index).up(), format!("starting {}", link.name)).await
+    }
+
+    async fn set(&self, change: LinkMessageBuilder<LinkUnspec>, what: String) -> Result<(), LinkError> {
+        self.handle.link().set(change.build()).execute().await.map_err(failed(what))
+    }
+
+    /// What comes in by a port belongs to that VLAN, and leaves it without a tag.
+    pub(super) async fn set_port_vlan(&self, port: &Link, vlan: u16) -> Result<(), LinkError> {
+        let what = || failed(format!("VLAN {vlan} of {}", port.name));
+        let flags = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
+        let add = LinkBridgeVlan::new(port.index).vlan(vlan, flags);
+        self.handle.link().set(add.build()).execute().await.map_err(what())?;
+        if vlan == 1 {
+            return Ok(());
+        }
+        // The one that every port begins with.
+        let mut default = self.handle.link().del_with_message(
+            LinkBridgeVlan::new(port.index)
+                .append_af_spec(AfSpecBridge::VlanInfo(BridgeVlanInfo {
+                    vid: 1,
+                    flags: BridgeVlanInfoFlags::empty(),
+                }))
+                .build(),
+        );
+        let _ = default.message_mut();
+        match default.execute().await {
+            Err(error) if number(&error) != Some(libc::ENOENT) => Err(what()(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn delete(&self, link: &Link) -> Result<(), LinkError> {
+        match self.handle.link().del(link.index).execute().await {
+            Err(error) if number(&error) != Some(libc::ENODEV) => {
+                Err(failed(format!("removing {}", link.name))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the host itself is to be reached by a link.
+    pub(super) async fn has_addresses(&self, link: &Link) -> Result<bool, LinkError> {
+        let addresses = self.handle.address().get().set_link_index_filter(link.index).execute();
+        let addresses: Vec<_> = addresses.try_collect().await.map_err(failed("listing addresses"))?;
+        Ok(addresses.iter().any(|address| address.header.family == AddressFamily::Inet))
+    }
+}
+
+fn read(message: &netlink_packet_route::link::LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        ..Link::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(index) => link.controller = Some(*index),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.clone()),
+                        LinkInfo::Data(InfoData::Bridge(options)) => {
+                            link.filters_vlans = options
+                                .iter()
+                                .any(|option| matches!(option, InfoBridge::VlanFiltering(true)));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+/// The kernel's number for what went wrong.
+fn number(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.code.map(|code| code.get().saturating_neg()),
+        _ => None,
+    }
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> LinkError {
+    let what = what.into();
+    move |error| {
+        let source = match number(&error) {
+            Some(number) => io::Error::from_raw_os_error(number),
+            None => io::Error::other(error.to_string()),
+        };
+        LinkError::System { what, source }
+    }
+}

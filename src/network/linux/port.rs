@@ -1,0 +1,101 @@
+//! The agent at a guest's link: hears its requests, and answers them.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    network::{
+        Assigned,
+        dhcp::{Responder, acknowledged, client_identifier},
+    },
+    spec::Mac,
+    sys::{PacketSocket, Way},
+};
+
+/// Frames that are looked at in one second; a guest that sends more waits, and loses them.
+const FRAMES: u32 = 200;
+/// Addresses that are told of one interface.
+const TOLD: usize = 16;
+/// No frame that is answered is longer.
+const LONGEST: usize = 2048;
+
+/// One interface's.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) mac: Mac,
+    pub(super) socket: PacketSocket,
+    /// Answers requests; without one a server of the network does.
+    pub(super) responder: Option<Responder>,
+    /// Lets requests of listed clients through to the network.
+    pub(super) relay: Option<Relay>,
+}
+
+/// To where requests are sent on that were looked at.
+#[derive(Debug)]
+pub(super) struct Relay {
+    /// At the bridge.
+    pub(super) bridge: PacketSocket,
+    /// Whose.
+    pub(super) clients: Vec<Vec<u8>>,
+}
+
+impl Port {
+    /// Serves until the link is gone.
+    pub(super) async fn serve(self, told: mpsc::Sender<Assigned>) {
+        let mac = self.mac;
+        if let Err(error) = self.attend(told).await {
+            // The link goes with its hypervisor.
+            tracing::debug!(%mac, %error, "a guest's link");
+        }
+    }
+
+    async fn attend(self, told: mpsc::Sender<Assigned>) -> io::Result<()> {
+        let mut buffer = vec![0; LONGEST];
+        let (mut second, mut left, mut known) = (Instant::now(), FRAMES, Vec::new());
+        loop {
+            let (length, way) = self.socket.receive(&mut buffer).await?;
+            if second.elapsed() >= Duration::from_secs(1) {
+                (second, left) = (Instant::now(), FRAMES);
+            }
+            if left == 0 {
+                sleep_until(second + Duration::from_secs(1)).await;
+                continue;
+            }
+            left -= 1;
+            for address in self.handle(buffer.get(..length).unwrap_or_default(), way) {
+                if known.len() < TOLD && !known.contains(&address) {
+                    known.push(address);
+                    let _ = told.send(address).await;
+                }
+            }
+        }
+    }
+
+    /// Gives what is the guest's by this frame.
+    fn handle(&self, frame: &[u8], way: Way) -> Vec<Assigned> {
+        let assigned = match way {
+            Way::Out => acknowledged(frame, self.mac).into_iter().collect(),
+            Way::In => self.hear(frame),
+        };
+        assigned.into_iter().map(|address| Assigned { mac: self.mac, address }).collect()
+    }
+
+    fn hear(&self, frame: &[u8]) -> Vec<std::net::IpAddr> {
+        if let Some(answer) = self.responder.as_ref().and_then(|responder| responder.answer(frame)) {
+            // A guest that does not empty its queue gets no more.
+            return self.socket.send(&answer.frame).map(|()| answer.assigned).unwrap_or_default();
+        }
+        if let Some(relay) = &self.relay
+            && let Some((mac, Some(client))) = client_identifier(frame)
+            && mac == self.mac
+            && relay.clients.contains(&client)
+        {
+            let _ = relay.bridge.send(frame);
+        }
+        Vec::new()
+    }
+}

@@ -1,0 +1,63 @@
+//! Links of no kernel.
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::{Assigned, Attendance, LinkError, Links, Plug, Remains, TagReport, Tags, Wiring};
+use crate::config::Network;
+
+/// Links that lead nowhere, on tags as configured; where none is, every tag is there.
+#[derive(Debug)]
+pub struct SimulatedLinks {
+    tags: Tags,
+}
+
+impl SimulatedLinks {
+    /// On these tags.
+    #[must_use]
+    pub fn new(config: &Network) -> Self {
+        Self { tags: Tags::any(config) }
+    }
+}
+
+#[async_trait]
+impl Links for SimulatedLinks {
+    fn known(&self) -> &Tags {
+        &self.tags
+    }
+
+    async fn tags(&self) -> Vec<TagReport> {
+        let report = |(name, tag): (&String, &crate::config::Tag)| TagReport {
+            name: name.clone(),
+            tag: tag.clone(),
+            device: Some(tag.link.clone()).filter(|link| !link.is_empty()),
+            problem: None,
+        };
+        self.tags.iter().map(report).collect()
+    }
+
+    async fn plug(&self, wiring: &Wiring) -> Result<Vec<Plug>, LinkError> {
+        wiring.nics.iter().map(|nic| super::checked(&self.tags, nic).map(|_| Plug::Isolated)).collect()
+    }
+
+    async fn enable(&self, _wiring: &Wiring) -> Result<(), LinkError> {
+        Ok(())
+    }
+
+    async fn guard(&self, _wirings: &[Wiring]) -> Result<(), LinkError> {
+        Ok(())
+    }
+
+    async fn attend(&self, _wiring: &Wiring, _told: mpsc::Sender<Assigned>) -> Attendance {
+        Attendance::default()
+    }
+
+    async fn unplug(&self, _uuid: Uuid) -> Result<(), LinkError> {
+        Ok(())
+    }
+
+    async fn remains(&self) -> Result<Vec<Remains>, LinkError> {
+        Ok(Vec::new())
+    }
+}

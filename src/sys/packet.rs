@@ -1,0 +1,149 @@
+//! Packet sockets: what passes a link, before the rules of packets on its way in.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "small constants of the kernel's, and sizes of its structures"
+)]
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use tokio::io::unix::AsyncFd;
+
+/// A socket at one link, for the few kinds of frames that the agent answers.
+#[derive(Debug)]
+pub(crate) struct PacketSocket(AsyncFd<OwnedFd>);
+
+/// Which way a frame went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It came in by the link.
+    In,
+    /// It went out by it.
+    Out,
+}
+
+/// Bytes that wait to be read.
+const BUFFER: libc::c_int = 64 << 10;
+
+impl PacketSocket {
+    /// Opens one; `outgoing` is whether it hears what goes out, too.
+    pub(crate) fn open(link: u32, outgoing: bool) -> io::Result<Self> {
+        // Of no protocol, so that nothing is heard until the filter is there.
+        // SAFETY: numbers alone.
+        let socket = unsafe {
+            libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
+        };
+        if socket < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it is new and ours.
+        let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+        // SAFETY: an owned descriptor stays open and the same for as long as it is owned.
+        let socket = Self(unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?);
+        let mut filter = FILTER.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
+        let program = libc::sock_fprog { len: FILTER.len() as u16, filter: filter.as_mut_ptr() };
+        socket.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+        socket.set(libc::SOL_SOCKET, libc::SO_RCVBUF, &BUFFER)?;
+        // What the agent says is its own: no rule holds it up.
+        socket.set(libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1)?;
+        socket.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &libc::c_int::from(!outgoing))?;
+        // SAFETY: plain numbers; all zeroes is one.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        address.sll_ifindex = i32::try_from(link).map_err(io::Error::other)?;
+        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: the kernel reads one `sockaddr_ll`, which outlives the call.
+        let bound = unsafe { libc::bind(socket.0.as_raw_fd(), (&raw const address).cast(), length) };
+        if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
+    }
+
+    fn set<T>(&self, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+        let length = size_of::<T>() as libc::socklen_t;
+        // SAFETY: the kernel reads as many bytes as the value has.
+        let set = unsafe {
+            libc::setsockopt(self.0.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
+        };
+        if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Waits for the next frame.
+    pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Way)> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            if let Ok(received) = ready.try_io(|socket| take(socket.get_ref(), buffer)) {
+                return received;
+            }
+        }
+    }
+
+    /// Sends a frame out by the link.
+    pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
+        rustix::net::send(self.0.get_ref(), frame, rustix::net::SendFlags::empty())?;
+        Ok(())
+    }
+}
+
+/// Takes a frame, if there is one.
+fn take(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Way)> {
+    // SAFETY: plain numbers; all zeroes is one.
+    let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel writes into the buffer and the address, no more than they have room for.
+    let count = unsafe {
+        libc::recvfrom(
+            socket.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            0,
+            (&raw mut from).cast(),
+            &raw mut length,
+        )
+    };
+    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+    let way = if from.sll_pkttype == libc::PACKET_OUTGOING { Way::Out } else { Way::In };
+    Ok((count, way))
+}
+
+/// Of `linux/if_packet.h`; the crate does not have it.
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+
+// Classic BPF: load half-words and bytes, compare, give as many bytes as there are.
+const LDH: u16 = 0x28;
+const LDB: u16 = 0x30;
+const LDX_IP: u16 = 0xb1;
+const LDH_X: u16 = 0x48;
+const EQUAL: u16 = 0x15;
+const ANY_BIT: u16 = 0x45;
+const GIVE: u16 = 0x06;
+
+/// ARP; IPv4 with UDP to port 67 or 68, not a later piece; IPv6 with UDP to port 547, and solicitations of
+/// routers and neighbours.
+#[rustfmt::skip]
+const FILTER: [(u16, u8, u8, u32); 22] = [
+    (LDH, 0, 0, 12),
+    (EQUAL, 18, 0, 0x0806),
+    (EQUAL, 0, 8, 0x0800),
+    (LDB, 0, 0, 23),
+    (EQUAL, 0, 16, 17),
+    (LDH, 0, 0, 20),
+    (ANY_BIT, 14, 0, 0x1fff),
+    (LDX_IP, 0, 0, 14),
+    (LDH_X, 0, 0, 16),
+    (EQUAL, 10, 0, 67),
+    (EQUAL, 9, 10, 68),
+    (EQUAL, 0, 9, 0x86dd),
+    (LDB, 0, 0, 20),
+    (EQUAL, 0, 2, 17),
+    (LDH, 0, 0, 56),
+    (EQUAL, 4, 5, 547),
+    (EQUAL, 0, 4, 58),
+    (LDB, 0, 0, 54),
+    (EQUAL, 1, 0, 133),
+    (EQUAL, 0, 1, 135),
+    (GIVE, 0, 0, 0xffff_ffff),
+    (GIVE, 0, 0, 0),
+];
