@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the test guest from Debian packages: a kernel, busybox, one script and one small program.
+# Builds the test guest from Debian packages: a kernel, busybox, one script and two small programs.
 #
 #   tests/guest/build.sh DIR
 #
@@ -28,7 +28,7 @@ fi
 [ -n "$kernel_package" ] || { echo "guest: apt knows no linux-image-cloud-amd64; run 'apt-get update' as root" >&2; exit 1; }
 version_of() { apt-cache policy "$1" | sed -n 's/^ *Candidate: //p'; }
 inputs=$(
-    sha256sum "$here/init" "$here/flood.c" "$here/build.sh" | cut -d' ' -f1
+    sha256sum "$here/init" "$here/flood.c" "$here/wire.c" "$here/build.sh" | cut -d' ' -f1
     echo "$kernel_package $(version_of "$kernel_package") busybox-static $(version_of busybox-static)"
     sha256sum /usr/lib/grub/i386-pc/boot.img /usr/lib/grub/i386-pc/normal.mod /usr/lib/grub/x86_64-efi/normal.mod | cut -d' ' -f1
 )
@@ -52,7 +52,7 @@ mkdir -p "$root/bin" "$root/dev" "$root/proc" "$root/sys" "$root/etc" "$root/lib
 install -m 755 "$(find "$work/pkg" -type f -path "*bin/busybox")" "$root/bin/busybox"
 ln -s busybox "$root/bin/sh"
 install -m 755 "$here/init" "$root/init"
-cc -O2 -static -s -o "$root/bin/flood" "$here/flood.c"
+for program in flood wire; do cc -O2 -static -s -o "$root/bin/$program" "$here/$program.c"; done
 wanted='virtio_pci virtio_blk virtio_net virtio_scsi virtio_console virtio-rng virtio_balloon evdev button
     ata_piix ahci sr_mod sd_mod cdrom isofs fat vfat nls_cp437 nls_ascii nls_utf8 e1000 8139cp qemu_fw_cfg pvpanic-mmio'
 from=$work/pkg/lib/modules/$release

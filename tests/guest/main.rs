@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod addresses;
 mod browser;
 mod changes;
 mod console;
@@ -18,6 +19,7 @@ mod journey;
 mod limits;
 mod metadata;
 mod probe;
+mod protections;
 mod readers;
 mod remote;
 mod serve;

@@ -59,9 +59,18 @@ async fn the_doctor_names_each_thing() {
     let agent = Real::start().await;
     let output = run_with(agent.zoneward().arg("doctor"), "");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    for what in
-        ["QEMU", "KVM", "UEFI firmware", "User", "Namespaces", "Limits", "Folders", "Zones", "Certificates"]
-    {
+    for what in [
+        "QEMU",
+        "KVM",
+        "UEFI firmware",
+        "User",
+        "Namespaces",
+        "Limits",
+        "Folders",
+        "Zones",
+        "Certificates",
+        "Networks",
+    ] {
         assert!(text.contains(what), "{what} in {text}");
     }
     assert!(output.status.success(), "{text}");
