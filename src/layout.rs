@@ -141,6 +141,12 @@ impl VmLayout {
         self.zonepath.join("efi-vars.fd")
     }
 
+    /// The disk that tells the guest about itself.
+    #[must_use]
+    pub fn seed(&self) -> PathBuf {
+        self.zonepath.join("cidata.img")
+    }
+
     /// Uploads that are not whole yet.
     #[must_use]
     pub fn uploads(&self) -> PathBuf {

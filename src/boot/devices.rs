@@ -1,17 +1,19 @@
 //! A spec's disks and interfaces as open ones.
 
-use std::path::Path;
+use std::{fs::File, io, path::Path};
 
 use super::Platform;
 use crate::{
     hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, Nic, NicBackend, Tuning},
     layout::VmLayout,
+    metadata::seed,
     network::{LinkError, Links, Plug, Wiring},
     spec::{
         BootOptions, BootOrder, Bootrom, DiskModel, DiskSpec, Media, NicModel, NicSpec, VmSpec,
         forms::boot_order as boot_order_of,
     },
-    storage::{StorageError, ZoneRoot},
+    storage::{StorageError, ZoneRoot, write_seed},
+    store::VmRecord,
 };
 
 /// Opens the VM's disks and CDs, then those of this boot only.
@@ -56,6 +58,12 @@ fn open_disk(
         other => other,
     })?;
     Ok(Drive { file, model, media, boot, path })
+}
+
+/// The disk that tells a guest about itself which asks for one.
+pub(super) fn open_seed(vm: &VmRecord, layout: &VmLayout) -> io::Result<Option<File>> {
+    let files = seed::files(vm.uuid, &vm.spec);
+    files.map(|files| write_seed(&layout.seed(), &files)).transpose()
 }
 
 pub(super) fn open_firmware(

@@ -1,7 +1,7 @@
 //! The steps.
 
 use std::{
-    fs::DirBuilder,
+    fs::{DirBuilder, File},
     io,
     net::IpAddr,
     os::{
@@ -117,6 +117,7 @@ struct Made {
     metadata: Option<OwnedFd>,
     firmware: Option<Firmware>,
     drives: Vec<Drive>,
+    seed: Option<File>,
     nics: Vec<Nic>,
     links: Option<AbortOnDropHandle<Result<(), LinkError>>>,
     setup: Setup,
@@ -151,7 +152,7 @@ impl Boot<'_> {
             Step::Nics => self.unplug().await,
             Step::Disks => {
                 self.made.drives.clear();
-                self.made.firmware = None;
+                (self.made.firmware, self.made.seed) = (None, None);
             }
             Step::Zone => {
                 self.request.console.unwatch();
@@ -178,6 +179,7 @@ impl Boot<'_> {
     fn open_disks(&mut self) -> Result<(), StepError> {
         let BootRequest { platform, vm, layout, options, .. } = &self.request;
         self.made.drives = devices::open_drives(platform, &vm.spec, layout, options)?;
+        self.made.seed = devices::open_seed(vm, layout)?;
         self.made.firmware = Some(devices::open_firmware(&**self.hypervisor()?, &vm.spec, layout)?);
         Ok(())
     }
@@ -217,6 +219,7 @@ impl Boot<'_> {
             tuning: devices::tuning(&vm.spec),
             firmware: self.made.firmware.take().ok_or_else(missing)?,
             drives: std::mem::take(&mut self.made.drives),
+            seed: self.made.seed.take(),
             nics: std::mem::take(&mut self.made.nics),
             order,
             once,

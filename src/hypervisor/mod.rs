@@ -38,6 +38,8 @@ pub struct MachinePlan {
     pub firmware: Firmware,
     /// In the guest's order; those of one boot only are last.
     pub drives: Vec<Drive>,
+    /// A disk that tells the guest about itself, which it can't write and does not boot from.
+    pub seed: Option<File>,
     /// In the guest's order.
     pub nics: Vec<Nic>,
     /// What to boot from, from the second boot of the guest on.

@@ -12,6 +12,7 @@
 
 mod keys;
 pub mod protocol;
+pub mod seed;
 mod session;
 
 pub use keys::{Answer, Place, Route, route};

@@ -5,12 +5,14 @@
 //! root: what lies there may have been made by a guest that owns its hypervisor.
 
 mod error;
+mod seed;
 mod tree;
 mod upload;
 mod volumes;
 mod zone_root;
 
 pub use error::StorageError;
+pub use seed::write_seed;
 pub use tree::{make_zone, remove_run, remove_unknown_disks, remove_zone, write_vm_json};
 pub(crate) use upload::hex;
 pub use upload::{Partial, Upload, UploadPlan};

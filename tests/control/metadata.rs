@@ -269,6 +269,71 @@ async fn cloud_inits_own_data_source() {
     assert!(vm.customer_metadata.unwrap().fields.contains_key("from-the-guest"), "and it wrote");
 }
 
+/// The same without a channel: the disk that a VM asks for, as cloud-init's NoCloud data source reads it.
+#[tokio::test]
+async fn cloud_inits_seed_disk() {
+    let tools = super::support::real::target().join("foreign");
+    assert!(tools.join("cloud-init").exists(), "cloud-init is missing: run `make test`, which unpacks it");
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let machine = serde_json::json!({
+        "brand": "kvm", "autoboot": false, "hostname": "web1", "resolvers": ["10.0.0.2"],
+        "internal_metadata": {"cloudinit_datasource": "nocloud"},
+        "customer_metadata": {"root_authorized_keys": "ssh-ed25519 AAAA me", "cloud-init:user-data": "#cloud-config\n{}\n"},
+        "nics": [{"nic_tag": "lan", "model": "virtio", "mac": "02:00:00:00:00:07", "ips": ["10.0.0.5/24", "fd00::5/64"],
+            "gateways": ["10.0.0.1"], "primary": true}, {"nic_tag": "lan", "model": "virtio", "ips": ["dhcp"]}],
+    });
+    let parsed = zoneward::spec::machine_json::parse(machine.to_string().as_bytes()).unwrap();
+    let uuid = clients.create(zoneward::proto::spec_to_proto(&parsed.spec)).await;
+    let disk = agent.zonepath(&uuid).join("cidata.img");
+    assert!(!disk.exists(), "it is made at a start");
+    clients.start(&uuid).await.unwrap();
+    let (seed, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let run = |command: &mut std::process::Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    run(std::process::Command::new("mcopy").args([
+        "-i".as_ref(),
+        disk.as_os_str(),
+        "::*".as_ref(),
+        seed.path().as_os_str(),
+    ]));
+    let found = run(std::process::Command::new(tools.join("venv/bin/python"))
+        .arg("-B")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign/cloud_init_seed.py"))
+        .args([seed.path(), folder.path()])
+        .env("PYTHONPATH", tools.join("cloud-init/usr/lib/python3/dist-packages")));
+    let found: serde_json::Value = serde_json::from_slice(&found).unwrap();
+    assert_eq!((&found["instance_id"], &found["hostname"]), (&uuid.as_str().into(), &"web1".into()));
+    assert_eq!(found["keys"], serde_json::json!(["ssh-ed25519 AAAA me"]));
+    assert_eq!(found["user_data"], "#cloud-config\n{}\n");
+    let first = &found["interfaces"][0];
+    assert_eq!(first["mac_address"], "02:00:00:00:00:07");
+    let text = first["subnets"].to_string();
+    for word in [r#""10.0.0.5""#, r#""prefix":24"#, r#""fd00::5""#, r#""prefix":64"#, r#""10.0.0.1""#] {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+    assert_eq!(found["interfaces"][1]["subnets"][0]["type"], "dhcp4");
+    // Each start makes it anew.
+    clients.stop(&uuid, true).await.unwrap();
+    super::update::update(
+        &mut clients,
+        &uuid,
+        serde_json::json!({"set_customer_metadata": {"cloud-init:user-data": "new"}}),
+    )
+    .await
+    .unwrap();
+    clients.start(&uuid).await.unwrap();
+    let read = run(std::process::Command::new("mtype").args([
+        "-i".as_ref(),
+        disk.as_os_str(),
+        "::user-data".as_ref(),
+    ]));
+    assert_eq!(read, b"new");
+}
+
 /// Nothing that a guest says harms another, or costs more than its own time.
 #[tokio::test]
 async fn garbage_and_floods() {

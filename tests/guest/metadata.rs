@@ -3,7 +3,7 @@
 use zoneward::proto::v1;
 
 use super::{
-    support::{machine, real::Real},
+    support::{machine, net::Guest, real::Real},
     survival::booted_as,
 };
 
@@ -42,4 +42,28 @@ async fn a_guest_asks_and_writes_and_the_agent_is_killed_in_between() {
     // The two changes, and nothing of what was only read.
     assert_eq!(by_guest, 2);
     clients.stop(&uuid, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_seed_disk_is_read_only_and_not_booted_from() {
+    let agent = Real::start().await;
+    let machine = serde_json::json!({
+        "internal_metadata": {"cloudinit_datasource": "nocloud"},
+        "customer_metadata": {"cloud-init:user-data": "#cloud-config\n# from outside\n"},
+    });
+    let mut guest = Guest::boot(&agent, machine).await;
+    guest
+        .run(
+            &agent,
+            "mount -t vfat -o ro,iocharset=ascii /dev/vda /mnt && cat /mnt/user-data",
+            "# from outside",
+        )
+        .await;
+    guest
+        .run(
+            &agent,
+            "grep -c instance-id /mnt/meta-data; cat /sys/block/vda/ro /sys/block/vda/serial",
+            "1\r\n1\r\ncidata",
+        )
+        .await;
 }

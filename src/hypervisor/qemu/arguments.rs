@@ -66,6 +66,11 @@ pub(super) fn program(
     }
     firmware(b, plan.firmware);
     let cds = drives(b, plan.drives)?;
+    if let Some(disk) = plan.seed {
+        b.node("seed", disk, true);
+        let slot = b.slot()?;
+        b.option("-device", format!("virtio-blk-pci,addr={slot:x},drive=seed,id=seed,serial=cidata"));
+    }
     nics(b, plan.nics, &plan.tuning, accelerator.name == "kvm")?;
     // The second line behind the zone.
     b.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
@@ -304,6 +309,7 @@ mod tests {
             tuning: Tuning::default(),
             firmware: Firmware::Bios,
             drives,
+            seed: None,
             nics: (0..nics).map(|_| Nic { mac, model: NicModel::Virtio, backend: NicBackend::Hub }).collect(),
             order: "cd".parse().unwrap(),
             once: Some("d".parse().unwrap()),

@@ -1,0 +1,131 @@
+//! What a guest without a metadata channel is told: the files of a NoCloud disk, for images whose cloud-init has no
+//! SmartOS data source.
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::spec::{FlatObject, NicSpec, Scalar, VmSpec};
+
+/// The key of `internal_metadata` that asks for the disk, and its value.
+const ASKED_BY: (&str, &str) = ("cloudinit_datasource", "nocloud");
+
+/// The files by name, for a VM that is to have them.
+#[must_use]
+pub fn files(uuid: Uuid, spec: &VmSpec) -> Option<Vec<(&'static str, String)>> {
+    let asked = text(&spec.internal_metadata, ASKED_BY.0);
+    if !asked.is_some_and(|asked| asked.eq_ignore_ascii_case(ASKED_BY.1)) {
+        return None;
+    }
+    let own = |key: &str| text(&spec.customer_metadata, &format!("cloud-init:{key}"));
+    // JSON is YAML, and needs no quoting of ours.
+    let given = |key: &str, usual: Value| own(key).unwrap_or_else(|| format!("{usual:#}\n"));
+    Some(vec![
+        ("meta-data", format!("{:#}\n", meta_data(uuid, spec))),
+        ("network-config", given("network-config", network_config(spec))),
+        ("user-data", own("user-data").unwrap_or_else(|| "#cloud-config\n".to_owned())),
+        ("vendor-data", own("vendor-data").unwrap_or_default()),
+    ])
+}
+
+fn text(object: &FlatObject, key: &str) -> Option<String> {
+    match object.get(key)? {
+        Scalar::Text(text) => Some(text.clone()),
+        Scalar::Bool(_) | Scalar::Number(_) => None,
+    }
+}
+
+fn meta_data(uuid: Uuid, spec: &VmSpec) -> Value {
+    let name = spec.hostname.clone().or_else(|| spec.alias.clone()).unwrap_or_else(|| uuid.to_string());
+    let mut data = json!({"instance-id": uuid, "local-hostname": name});
+    if let Some(keys) = text(&spec.customer_metadata, "root_authorized_keys") {
+        data["public-keys"] = keys.lines().filter(|line| !line.trim().is_empty()).collect();
+    }
+    data
+}
+
+/// Of version 2.
+fn network_config(spec: &VmSpec) -> Value {
+    let one_is_primary = spec.nics.iter().any(|nic| nic.primary);
+    let ethernets: Map<String, Value> = spec
+        .nics
+        .iter()
+        .enumerate()
+        .map(|(index, nic)| {
+            let primary = nic.primary || (!one_is_primary && index == 0);
+            let name = nic.interface.clone().unwrap_or_else(|| format!("net{index}"));
+            (name, ethernet(nic, primary, spec))
+        })
+        .collect();
+    json!({"version": 2, "ethernets": ethernets})
+}
+
+fn ethernet(nic: &NicSpec, primary: bool, spec: &VmSpec) -> Value {
+    let addresses: Vec<String> = nic.networks().map(|net| net.to_string()).collect();
+    let mut config = json!({
+        "match": {"macaddress": nic.mac},
+        "dhcp4": nic.is_dynamic(),
+        "accept-ra": nic.is_autoconfigured(),
+    });
+    if !addresses.is_empty() {
+        config["addresses"] = json!(addresses);
+    }
+    if let Some(mtu) = nic.mtu {
+        config["mtu"] = json!(mtu);
+    }
+    if !primary {
+        return config;
+    }
+    if let Some(router) = nic.router() {
+        config["routes"] = json!([{"to": "0.0.0.0/0", "via": router}]);
+    }
+    if !spec.resolvers.is_empty() {
+        config["nameservers"] = json!({"addresses": spec.resolvers});
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(spec: Value) -> Option<Map<String, Value>> {
+        let spec = serde_json::from_value(spec).unwrap();
+        let files = files(Uuid::nil(), &spec)?;
+        Some(files.into_iter().map(|(name, content)| (name.to_owned(), json!(content))).collect())
+    }
+
+    #[test]
+    fn only_who_asks_has_one() {
+        assert_eq!(of(json!({})), None);
+        assert_eq!(of(json!({"internal_metadata": {"cloudinit_datasource": "smartos"}})), None);
+        assert_eq!(of(json!({"customer_metadata": {"cloudinit_datasource": "nocloud"}})), None);
+    }
+
+    #[test]
+    fn files_say_what_the_machine_is() {
+        let asked = json!({"cloudinit_datasource": "nocloud"});
+        let files = of(json!({"internal_metadata": asked, "alias": "web1", "resolvers": ["10.0.0.2"],
+            "customer_metadata": {"root_authorized_keys": "ssh-ed25519 A a\nssh-ed25519 B b\n"},
+            "nics": [{"mac": "02:00:00:00:00:01", "interface": "net0", "ips": ["10.0.0.5/24", "fd00::5/64"],
+                "gateways": ["10.0.0.1"], "mtu": 1400}, {"mac": "02:00:00:00:00:02", "ip": "dhcp"}]}))
+        .unwrap();
+        let json = |name: &str| serde_json::from_str::<Value>(files[name].as_str().unwrap()).unwrap();
+        assert_eq!(
+            json("meta-data"),
+            json!({"instance-id": Uuid::nil(), "local-hostname": "web1", "public-keys": ["ssh-ed25519 A a", "ssh-ed25519 B b"]})
+        );
+        let net0 = json!({"match": {"macaddress": "02:00:00:00:00:01"}, "dhcp4": false, "accept-ra": false,
+            "addresses": ["10.0.0.5/24", "fd00::5/64"], "mtu": 1400,
+            "routes": [{"to": "0.0.0.0/0", "via": "10.0.0.1"}], "nameservers": {"addresses": ["10.0.0.2"]}});
+        let net1 = json!({"match": {"macaddress": "02:00:00:00:00:02"}, "dhcp4": true, "accept-ra": false});
+        assert_eq!(json("network-config"), json!({"version": 2, "ethernets": {"net0": net0, "net1": net1}}));
+        assert_eq!(files["user-data"], "#cloud-config\n");
+
+        let own = json!({"cloud-init:user-data": "#!/bin/sh\n", "cloud-init:network-config": "version: 1\n",
+            "cloud-init:vendor-data": "#cloud-config\n"});
+        let files = of(json!({"internal_metadata": asked, "customer_metadata": own})).unwrap();
+        assert_eq!(files["user-data"], "#!/bin/sh\n");
+        assert_eq!(files["network-config"], "version: 1\n");
+        assert_eq!(files["vendor-data"], "#cloud-config\n");
+    }
+}
