@@ -42,6 +42,19 @@ pub(super) fn violations(agent: &Agent, spec: &VmSpec) -> Vec<Violation> {
     spec.nics.iter().enumerate().filter_map(wrong).collect()
 }
 
+/// Why a machine's interfaces can't be plugged now.
+pub(super) async fn problem(agent: &Agent, spec: &VmSpec) -> Option<String> {
+    if let Some(violation) = violations(agent, spec).into_iter().next() {
+        return Some(violation.message);
+    }
+    let tags = agent.inner.platform.links.tags().await;
+    let of = |nic: &NicSpec| {
+        let tag = tags.iter().find(|tag| nic.nic_tag.as_deref() == Some(&*tag.name))?;
+        Some(format!("nic tag \"{}\": {}", tag.name, tag.problem.as_ref()?))
+    };
+    spec.nics.iter().find_map(of)
+}
+
 /// The interfaces that a running VM has.
 fn wiring(agent: &Agent, vm: &VmRecord) -> Wiring {
     let booted = vm.machine.as_ref().map_or(&vm.spec.nics, |machine| &machine.nics);

@@ -27,14 +27,21 @@ pub(crate) fn open_tap(name: &str, owner: u32) -> io::Result<OwnedFd> {
     Ok(tap.into())
 }
 
-/// Opens the device of a macvtap, with the header that virtio interfaces have.
-pub(crate) fn open_macvtap(device: &Path) -> io::Result<OwnedFd> {
+/// Opens the device of the macvtap with that name, and no other: the device's own is a number that links in other
+/// network namespaces may have too.
+pub(crate) fn open_macvtap(device: &Path, name: &str) -> io::Result<OwnedFd> {
     let tap: File = OpenOptions::new().read(true).write(true).open(device)?;
     // SAFETY: as above.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_ifru.ifru_flags = flags(0);
     // SAFETY: as above.
     check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    // SAFETY: the kernel writes one `ifreq`, which outlives the call.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    let own = request.ifr_name.iter().map(|c| c.to_ne_bytes()[0]).take_while(|byte| *byte != 0);
+    if !own.eq(name.bytes()) {
+        return Err(io::Error::other("it is another link's, in another network namespace"));
+    }
     Ok(tap.into())
 }
 

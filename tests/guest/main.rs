@@ -17,6 +17,7 @@ mod full_disk;
 mod install;
 mod journey;
 mod limits;
+mod links;
 mod metadata;
 mod probe;
 mod protections;

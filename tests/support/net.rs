@@ -40,9 +40,13 @@ impl Net {
         Some(net)
     }
 
+    /// What programs that move links into it call it.
+    pub(crate) fn pid(&self) -> String {
+        self.holder.id().to_string()
+    }
+
     fn words(&self) -> [String; 5] {
-        let pid = self.holder.id().to_string();
-        ["nsenter".into(), "--target".into(), pid, "--net".into(), "--".into()]
+        ["nsenter".into(), "--target".into(), self.pid(), "--net".into(), "--".into()]
     }
 
     /// A program in it.

@@ -214,12 +214,10 @@ impl Actor {
     }
 
     /// A VM that could not be started again is not stopped.
-    fn may_boot_again(&self, force: bool) -> Result<(), Error> {
-        match links::violations(&self.agent, &self.record.spec).first() {
-            Some(violation) if !force => {
-                Err(self.wrong_state(format!("Cannot reboot vm: {}", violation.message)))
-            }
-            _ => Ok(()),
+    async fn may_boot_again(&self) -> Result<(), Error> {
+        match links::problem(&self.agent, &self.record.spec).await {
+            Some(problem) => Err(self.wrong_state(format!("Cannot reboot vm: {problem}"))),
+            None => Ok(()),
         }
     }
 
@@ -234,7 +232,11 @@ impl Actor {
             return;
         }
         let allowed = match state {
-            VmState::Running => self.check_etag(etag).and_then(|()| self.may_boot_again(force)),
+            VmState::Running => match self.check_etag(etag) {
+                // A reset keeps its links.
+                Ok(()) if !force => self.may_boot_again().await,
+                checked => checked,
+            },
             _ => {
                 Err(self.wrong_state(format!("Cannot reboot vm from state \"{state}\", must be \"running\"")))
             }

@@ -253,11 +253,13 @@ impl LinuxLinks {
                 netlink.delete(&left).await?;
             }
             netlink.add_macvtap(name, under.index, place.mac).await?;
+            without_ipv6(name);
             netlink.set_alias(name, &alias).await?;
             let link = netlink.find(name).await?.ok_or_else(|| missing(name))?;
             netlink.set_mtu(&link, mtu).await?;
             let device = PathBuf::from(format!("/dev/tap{}", link.index));
-            let tap = sys::open_macvtap(&device).map_err(LinkError::at(device.display().to_string()))?;
+            let tap =
+                sys::open_macvtap(&device, name).map_err(LinkError::at(device.display().to_string()))?;
             return Ok(Plug::Tap { tap, vhost: open_vhost(), mtu });
         }
         let bridge = self.bridge(nic, &place.tag).await?;
@@ -327,8 +329,9 @@ impl Links for LinuxLinks {
                 TagKind::Bridge | TagKind::Macvtap => Some(tag.link.clone()),
             };
             let needed = Some(&tag.link).filter(|_| tag.kind.needs_link());
+            let what = if tag.kind == TagKind::Bridge { "bridge" } else { "interface" };
             let problem = needed.and_then(|link| match links.iter().find(|other| other.name == *link) {
-                None => Some(format!("{link} is not there")),
+                None => Some(format!("the {what} {link} is not there")),
                 Some(found) if tag.kind == TagKind::Bridge && !found.is_bridge() => {
                     Some(format!("{link} is no bridge"))
                 }
