@@ -32,6 +32,7 @@ kmod              /sbin/depmod
 '
 test='
 iproute2          /sbin/ip
+tshark            /usr/bin/tshark
 e2fsprogs         /sbin/mkfs.ext4
 nodejs            /usr/bin/node
 npm               /usr/bin/npm

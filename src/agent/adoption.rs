@@ -22,7 +22,7 @@ use super::{
     call::Call,
     change, create,
     error::Error,
-    exit,
+    exit, links,
 };
 use crate::{
     boot,
@@ -38,12 +38,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Adopts every VM; returns when all are known.
 pub(super) async fn adopt_all(agent: &Agent, records: Vec<VmRecord>) {
+    let remains = Arc::new(links::remains(agent).await);
     let mut adoptions = tokio::task::JoinSet::new();
     for record in records {
-        let agent = agent.clone();
+        let (agent, remains) = (agent.clone(), remains.clone());
         adoptions.spawn(async move {
             let uuid = record.uuid;
-            if let Err(error) = adopt(&agent, record.clone()).await {
+            if let Err(error) = adopt(&agent, record.clone(), remains.contains(&uuid)).await {
                 // It can't be written down, but it is there: known, and left alone.
                 tracing::error!(vm = %uuid, %error, "adoption");
                 enter(&agent, VmRecord { state: VmState::Lost, ..record }, None).await;
@@ -53,7 +54,8 @@ pub(super) async fn adopt_all(agent: &Agent, records: Vec<VmRecord>) {
     while adoptions.join_next().await.is_some() {}
 }
 
-async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
+/// `has_links` is whether something of its links is there.
+async fn adopt(agent: &Agent, record: VmRecord, has_links: bool) -> Result<(), Error> {
     let call = Call::own();
     match record.state {
         VmState::Provisioning | VmState::Deleting => {
@@ -63,7 +65,7 @@ async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
         }
         VmState::Stopped => {
             // What the last process had, if the agent that saw its end died just then.
-            agent.inner.platform.zone.forget(record.uuid, &agent.inner.layout.vm(record.uuid)).await;
+            forget(agent, &record, has_links).await;
             enter(agent, record, None).await;
             return Ok(());
         }
@@ -76,7 +78,7 @@ async fn adopt(agent: &Agent, record: VmRecord) -> Result<(), Error> {
     }
     let layout = agent.inner.layout.vm(record.uuid);
     match agent.inner.platform.zone.find(record.uuid, &layout) {
-        Found::Gone(ended) => stopped(agent, record, ended).await,
+        Found::Gone(ended) => stopped(agent, record, ended, has_links).await,
         Found::Alive(process) => match timeout(PATIENCE, greet(agent, &record)).await {
             Ok(Ok((machine, status, accelerator))) => {
                 take_over(agent, record, process, machine, status, accelerator).await
@@ -104,7 +106,7 @@ async fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
         tracing::warn!(vm = %record.uuid, %error, "disks of an update that was cut");
     }
     // Checked when it was given.
-    agent.inner.claims.put(record.uuid, &record.spec);
+    agent.inner.claims.put(record.uuid, &record.spec, record.running_nics());
     agent.write_vm_json(&record).await;
     agent.inner.registry.insert(Actor::spawn(agent, record, live));
 }
@@ -133,7 +135,7 @@ async fn take_over(
         // It never ran guest code; nothing is lost.
         process.kill().map_err(Error::internal)?;
         process.ended().await;
-        return stopped(agent, record, Ended::Unseen).await;
+        return stopped(agent, record, Ended::Unseen, true).await;
     }
     let vnc = boot::listen_vnc(&record, agent.inner.config.vnc.address, machine.clone()).await;
     let vnc = vnc.unwrap_or_else(|error| {
@@ -181,7 +183,16 @@ async fn take_over(
     Ok(())
 }
 
-async fn stopped(agent: &Agent, record: VmRecord, ended: Ended) -> Result<(), Error> {
+/// Removes what a process had of the host that is gone.
+async fn forget(agent: &Agent, record: &VmRecord, has_links: bool) {
+    let platform = &agent.inner.platform;
+    platform.zone.forget(record.uuid, &agent.inner.layout.vm(record.uuid)).await;
+    if has_links && let Err(error) = platform.links.unplug(record.uuid).await {
+        tracing::warn!(vm = %record.uuid, %error, "its links; the next start tries again");
+    }
+}
+
+async fn stopped(agent: &Agent, record: VmRecord, ended: Ended, has_links: bool) -> Result<(), Error> {
     let exit = exit::exit(agent, &record, ended, None);
     let never_ran = record.state == VmState::Starting;
     // The actor does the second half of a reboot, and answers its calls. Others are answered now.
@@ -206,7 +217,7 @@ async fn stopped(agent: &Agent, record: VmRecord, ended: Ended) -> Result<(), Er
     };
     let record = commit(agent, record, vm, answers).await?;
     // Not before it is written down how it ended: this is what tells.
-    agent.inner.platform.zone.forget(record.uuid, &agent.inner.layout.vm(record.uuid)).await;
+    forget(agent, &record, has_links).await;
     enter(agent, record, None).await;
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::{
     capacity::{Budget, Capacity},
     error::Error,
 };
-use crate::spec::{Mac, VmSpec};
+use crate::spec::{Mac, NicSpec, VmSpec};
 
 /// Something that only one VM may have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,7 +30,13 @@ impl Claim {
         if let Some(port) = spec.vnc_port.filter(|port| *port > 0) {
             claims.push(("vnc_port".to_owned(), Self::VncPort(port)));
         }
-        for (index, nic) in spec.nics.iter().enumerate() {
+        claims.extend(Self::of_nics(&spec.nics));
+        claims
+    }
+
+    fn of_nics(nics: &[NicSpec]) -> Vec<(String, Self)> {
+        let mut claims = Vec::new();
+        for (index, nic) in nics.iter().enumerate() {
             let (tag, vlan) = (nic.nic_tag.clone().unwrap_or_default(), nic.vlan_id.unwrap_or(0));
             // A VRRP group has one address on all its hosts, so it is the group that counts.
             match (nic.vrrp_vrid, nic.mac) {
@@ -63,9 +69,10 @@ impl Claims {
         Self(Mutex::new(Held { claims: HashMap::new(), budget }))
     }
 
-    /// Counts what a VM has that is there already: it is not refused.
-    pub(super) fn put(&self, uuid: Uuid, spec: &VmSpec) {
-        self.lock().hold(uuid, spec, Claim::of(spec));
+    /// Counts what a VM has that is there already: it is not refused. `running` are the interfaces that it has until
+    /// its next boot, whatever is to be then.
+    pub(super) fn put(&self, uuid: Uuid, spec: &VmSpec, running: &[NicSpec]) {
+        self.lock().hold(uuid, spec, Claim::of(spec), running);
     }
 
     /// Takes what a machine needs for a VM, and gives back what that had before; all or nothing. Addresses
@@ -74,6 +81,7 @@ impl Claims {
         &self,
         uuid: Uuid,
         spec: &VmSpec,
+        running: &[NicSpec],
         ignored: impl Fn(Uuid) -> bool,
     ) -> Result<(), Error> {
         let wanted = Claim::of(spec);
@@ -84,7 +92,7 @@ impl Claims {
             }
         }
         held.budget.check(uuid, spec)?;
-        held.hold(uuid, spec, wanted);
+        held.hold(uuid, spec, wanted, running);
         Ok(())
     }
 
@@ -111,9 +119,10 @@ impl Claims {
 }
 
 impl Held {
-    fn hold(&mut self, uuid: Uuid, spec: &VmSpec, claims: Vec<(String, Claim)>) {
+    fn hold(&mut self, uuid: Uuid, spec: &VmSpec, claims: Vec<(String, Claim)>, running: &[NicSpec]) {
         self.claims.retain(|_, owner| *owner != uuid);
-        self.claims.extend(claims.into_iter().map(|(_, claim)| (claim, uuid)));
+        let running = Claim::of_nics(running);
+        self.claims.extend(claims.into_iter().chain(running).map(|(_, claim)| (claim, uuid)));
         self.budget.set(uuid, spec);
     }
 }
@@ -141,21 +150,32 @@ mod tests {
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let nic = |rest: &str| format!(r#""nics":[{{"nic_tag":"x","model":"virtio",{rest}}}]"#);
         claims
-            .take(a, &spec(&nic(r#""mac":"2:0:0:0:0:1","ip":"10.0.0.1","netmask":"255.0.0.0""#)), nobody)
+            .take(a, &spec(&nic(r#""mac":"2:0:0:0:0:1","ip":"10.0.0.1","netmask":"255.0.0.0""#)), &[], nobody)
             .unwrap();
-        assert_eq!(field(claims.take(b, &spec(&nic(r#""mac":"02:00:00:00:00:01""#)), nobody)), "nics.0.mac");
+        assert_eq!(
+            field(claims.take(b, &spec(&nic(r#""mac":"02:00:00:00:00:01""#)), &[], nobody)),
+            "nics.0.mac"
+        );
         let same_ip = spec(&nic(r#""ips":["10.0.0.1/24"]"#));
-        assert_eq!(field(claims.take(b, &same_ip, nobody)), "nics.0.ip");
-        claims.take(b, &same_ip, |owner| owner == a).unwrap();
+        assert_eq!(field(claims.take(b, &same_ip, &[], nobody)), "nics.0.ip");
+        claims.take(b, &same_ip, &[], |owner| owner == a).unwrap();
         let vlan = spec(&nic(r#""vlan_id":7,"ips":["10.0.0.1/24"]"#));
-        claims.take(b, &vlan, nobody).unwrap();
-        claims.take(a, &spec(r#""vnc_port":5901"#), nobody).unwrap();
-        claims.take(b, &spec(&nic(r#""mac":"2:0:0:0:0:1""#)), nobody).unwrap();
-        assert_eq!(field(claims.take(b, &spec(r#""vnc_port":5901"#), nobody)), "vnc_port");
+        claims.take(b, &vlan, &[], nobody).unwrap();
+        claims.take(a, &spec(r#""vnc_port":5901"#), &[], nobody).unwrap();
+        claims.take(b, &spec(&nic(r#""mac":"2:0:0:0:0:1""#)), &[], nobody).unwrap();
+        assert_eq!(field(claims.take(b, &spec(r#""vnc_port":5901"#), &[], nobody)), "vnc_port");
         assert!(claims.has_mac("2:0:0:0:0:1".parse().unwrap()), "a refused take gives nothing back");
         claims.release(b);
         assert!(!claims.has_mac("2:0:0:0:0:1".parse().unwrap()));
-        claims.take(b, &spec(r#""vnc_port":0"#), nobody).unwrap();
-        claims.take(a, &spec(r#""vnc_port":0"#), nobody).unwrap();
+        claims.take(b, &spec(r#""vnc_port":0"#), &[], nobody).unwrap();
+        claims.take(a, &spec(r#""vnc_port":0"#), &[], nobody).unwrap();
+
+        // What a VM still runs with is its own until it is stopped.
+        let running = spec(&nic(r#""mac":"2:0:0:0:0:9","ips":["10.0.0.9/24"]"#)).nics;
+        claims.put(a, &spec(r#""vnc_port":0"#), &running);
+        let wanted = spec(&nic(r#""ips":["10.0.0.9/24"]"#));
+        assert_eq!(field(claims.take(b, &wanted, &[], nobody)), "nics.0.ip");
+        claims.put(a, &spec(r#""vnc_port":0"#), &[]);
+        claims.take(b, &wanted, &[], nobody).unwrap();
     }
 }

@@ -53,7 +53,7 @@ pub(super) async fn create(
     if validate_only {
         drop(agent.inner.registry.reserve(uuid, agent.inner.config.zone.uid_count)?);
         let vm = record(agent, uuid, 0, spec, VmState::Stopped);
-        let claimed = agent.claim(uuid, &vm.spec);
+        let claimed = agent.claim(uuid, &vm.spec, &[]);
         agent.inner.claims.release(uuid);
         return claimed.map(|()| vm);
     }
@@ -107,7 +107,7 @@ struct Claimed<'a> {
 
 impl<'a> Claimed<'a> {
     fn take(agent: &'a Agent, uuid: Uuid, spec: &VmSpec) -> Result<Self, Error> {
-        agent.claim(uuid, spec)?;
+        agent.claim(uuid, spec, &[])?;
         Ok(Self { agent, uuid: Some(uuid) })
     }
 
@@ -195,6 +195,9 @@ async fn make(agent: &Agent, layout: &VmLayout, spec: &VmSpec) -> Result<(), Err
 /// Removes what a creation that did not end well has made, and its record last.
 pub(super) async fn discard(agent: &Agent, call: &Call, vm: &VmRecord) {
     let layout = agent.inner.layout.vm(vm.uuid);
+    if let Err(error) = agent.inner.platform.links.unplug(vm.uuid).await {
+        tracing::warn!(vm = %vm.uuid, %error, "its links");
+    }
     let removed = tokio::task::spawn_blocking(move || storage::remove_zone(&layout)).await;
     if let Ok(Err(error)) = removed {
         // The record stays, so that what is left is still known to be a VM's.

@@ -1,15 +1,16 @@
 //! A VM's interfaces while it runs: its requests are answered, and changes of what it may send take effect.
 
-use std::time::Instant;
+use std::{collections::HashSet, time::Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use super::{Agent, call::Call, error::Error};
 use crate::{
     boot,
     network::{Assigned, Attendance, TagReport, Wiring},
-    spec::{NicSpec, Violation, VmSpec, VmState},
+    spec::{NicSpec, Violation, VmSpec},
     store::{Commit, EventKind, Phase, VmRecord},
 };
 
@@ -77,10 +78,14 @@ pub(super) async fn attend(agent: &Agent, vm: &VmRecord, booted: Option<(Call, I
     Attended { _attendance: attendance, _journal: AbortOnDropHandle::new(journal) }
 }
 
-/// Puts in force what VMs may send.
-pub(super) async fn guard(agent: &Agent, vms: &[&VmRecord]) -> Result<(), Error> {
-    let wirings: Vec<Wiring> = vms.iter().map(|vm| wiring(agent, vm)).collect();
-    agent.inner.platform.links.guard(&wirings).await.map_err(Error::internal)
+/// Puts in force what a running VM may send.
+pub(super) async fn guard(agent: &Agent, vm: &VmRecord) -> Result<(), Error> {
+    agent.inner.platform.links.guard(&wiring(agent, vm)).await.map_err(Error::internal)
+}
+
+/// Whether that could be put in force.
+pub(super) async fn check(agent: &Agent, vm: &VmRecord) -> Result<(), Error> {
+    agent.inner.platform.links.check(&wiring(agent, vm)).await.map_err(Error::internal)
 }
 
 /// Whether a change is one of what interfaces may send or are told.
@@ -92,23 +97,14 @@ pub(super) fn differ(before: &VmSpec, after: &VmSpec) -> bool {
     of(before) != of(after)
 }
 
-/// After a start of the agent: what was committed is in force, and of VMs that ended meanwhile nothing is left.
-pub(super) async fn take_over(agent: &Agent) {
-    let vms: Vec<_> = agent.inner.registry.all().iter().map(super::registry::VmHandle::record).collect();
-    let running: Vec<&VmRecord> = vms.iter().filter(|vm| vm.machine.is_some()).map(|vm| &**vm).collect();
-    if !running.is_empty()
-        && let Err(error) = guard(agent, &running).await
-    {
-        tracing::error!(%error, "what interfaces may send is as the agent before left it");
-    }
-    let remains = agent.inner.platform.links.remains().await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "links of VMs that ended meanwhile can't be looked for");
-        Vec::new()
-    });
-    let stopped = vms.iter().filter(|vm| vm.state == VmState::Stopped);
-    for vm in stopped.filter(|vm| remains.iter().any(|left| left.uuid == vm.uuid)) {
-        if let Err(error) = agent.inner.platform.links.unplug(vm.uuid).await {
-            tracing::warn!(vm = %vm.uuid, %error, "its links");
+/// The VMs of whose links something is there, when the agent starts.
+pub(super) async fn remains(agent: &Agent) -> HashSet<Uuid> {
+    let links = &agent.inner.platform.links;
+    match links.remains().await {
+        Ok(remains) => remains.into_iter().map(|left| left.uuid).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "links of VMs that ended meanwhile can't be looked for");
+            HashSet::new()
         }
     }
 }

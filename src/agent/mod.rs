@@ -61,7 +61,7 @@ use crate::{
     events::Journal,
     hypervisor::{Description, Hypervisor},
     layout::Layout,
-    spec::{Enforcement, LimitReport, Mac, VmSpec, VmState, filter::Filter},
+    spec::{Enforcement, LimitReport, Mac, NicSpec, VmSpec, VmState, filter::Filter},
     storage,
     store::{Keep, Store, VmRecord},
 };
@@ -147,7 +147,6 @@ impl Agent {
             }),
         };
         adoption::adopt_all(&agent, records).await;
-        links::take_over(&agent).await;
         autoboot::begin(&agent);
         let looker = agent.clone();
         agent.inner.tasks.spawn(async move { leaks::report(&looker).await });
@@ -243,9 +242,9 @@ impl Agent {
     }
 
     /// Takes what only one VM may have. VMs that failed don't count.
-    fn claim(&self, uuid: Uuid, spec: &VmSpec) -> Result<(), Error> {
+    fn claim(&self, uuid: Uuid, spec: &VmSpec, running: &[NicSpec]) -> Result<(), Error> {
         let failed = |owner| self.vm(owner).is_ok_and(|vm| vm.state == VmState::Failed);
-        self.inner.claims.take(uuid, spec, failed)
+        self.inner.claims.take(uuid, spec, running, failed)
     }
 
     /// An address that no interface of the host has.

@@ -145,7 +145,7 @@ impl Boot<'_> {
     async fn undo(&mut self, step: Step) {
         match step {
             Step::Run => {}
-            Step::Links => self.made.links = None,
+            Step::Links => {}
             Step::Display => self.made.vnc = None,
             Step::Control => self.made.machine = None,
             Step::Hypervisor => self.kill().await,
@@ -195,7 +195,7 @@ impl Boot<'_> {
     }
 
     async fn enable_links(&mut self) -> Result<(), StepError> {
-        let enabled = self.made.links.as_mut().ok_or("no link was made")?;
+        let enabled = self.made.links.take().ok_or("no link was made")?;
         Ok(enabled.await??)
     }
 
@@ -273,7 +273,11 @@ impl Boot<'_> {
     }
 
     async fn unplug(&mut self) {
-        self.made.links = None;
+        if let Some(enabling) = self.made.links.take() {
+            // What it does must not come after what undoes it.
+            enabling.abort();
+            let _ = enabling.await;
+        }
         self.made.nics.clear();
         if let Err(error) = self.request.platform.links.unplug(self.request.vm.uuid).await {
             tracing::warn!(vm = %self.request.vm.uuid, %error, "links of a failed boot");

@@ -65,8 +65,11 @@ pub(super) fn owner(name: &str) -> Option<Uuid> {
 const FLOWS: usize = 65536;
 const TCP_FLOW: &str = "2h";
 const OTHER_FLOW: &str = "3m";
-/// Leases that are remembered for one interface.
-const LEASES: usize = 16;
+/// One that was not answered yet, or that one side has ended.
+const SHORT_FLOW: &str = "1m";
+/// Leases that are remembered for one interface, and for how long after their last acknowledgement.
+const LEASES: usize = 64;
+const LEASE: &str = "7d";
 
 /// What guests send by a bridge that the agent made does not reach the host, whatever that listens on.
 pub(super) fn closed_to_host(table: &str, bridge: &str) -> String {
@@ -88,43 +91,65 @@ fn new_chain(table: &str, chain: &str, hook: &str, link: &str, policy: &str) -> 
     )
 }
 
+/// Removes chains, and what was made with those of interfaces.
+pub(super) fn removal(table: &str, chains: &[&str]) -> String {
+    let mut script = String::new();
+    for chain in chains {
+        script += &format!("flush chain netdev {table} {chain}\ndelete chain netdev {table} {chain}\n");
+    }
+    for base in
+        chains.iter().filter_map(|chain| chain.strip_suffix("in")).filter(|base| owner(base).is_some())
+    {
+        for (kind, name, definition) in objects(base) {
+            // It is there but for one that somebody else removed.
+            script += &format!(
+                "add {kind} netdev {table} {name} {definition}\ndelete {kind} netdev {table} {name}\n"
+            );
+        }
+    }
+    script
+}
+
+/// What an interface's chains use: the kind of object, its name, and what it is.
+fn objects(base: &str) -> Vec<(&'static str, String, String)> {
+    let mut objects = vec![
+        ("counter", format!("{base}dropped"), "{ }".to_owned()),
+        (
+            "set",
+            format!("{base}leases"),
+            format!("{{ typeof @th,192,32; flags dynamic,timeout; size {LEASES}; timeout {LEASE}; }}"),
+        ),
+    ];
+    for (set, keys) in [
+        ("flows4", "ip saddr . ip daddr . meta l4proto . th sport . th dport"),
+        ("flows6", "ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport"),
+        ("closed4", "ip saddr . ip daddr . meta l4proto . th sport . th dport"),
+        ("closed6", "ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport"),
+        ("peers4", "ip daddr . meta l4proto"),
+        ("peers6", "ip6 daddr . meta l4proto"),
+    ] {
+        let definition =
+            format!("{{ typeof {keys}; flags dynamic,timeout; size {FLOWS}; timeout {OTHER_FLOW}; }}");
+        objects.push(("set", format!("{base}{set}"), definition));
+    }
+    objects
+}
+
 impl Guarded<'_> {
-    /// What makes its chains, their names and their place; done once when its link is new.
-    pub(super) fn chains(&self) -> String {
-        let Self { table, link, .. } = self;
+    /// Its chains, in the place of those that are there. Sets stay: what was learned is still true.
+    pub(super) fn script(&self) -> String {
+        let (table, base) = (self.table, self.object(""));
         let (from, to) = match self.side {
             Side::Tap => ("ingress", "egress"),
             Side::Shared => ("egress", "ingress"),
         };
-        let chain = |what, hook| new_chain(table, &self.object(what), hook, link, "accept");
-        chain("in", from) + &chain("out", to)
-    }
-
-    /// What fills its chains, in the place of what was in them.
-    pub(super) fn rules(&self) -> String {
-        let table = self.table;
         let mut script = String::new();
-        script += &format!("add counter netdev {table} {}\n", self.object("dropped"));
-        script += &format!(
-            "add set netdev {table} {} {{ typeof @th,192,32; flags dynamic; size {LEASES}; }}\n",
-            self.object("leases")
-        );
-        for (set, keys) in [
-            ("flows4", "ip saddr . ip daddr . meta l4proto . th sport . th dport"),
-            ("flows6", "ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport"),
-            ("peers4", "ip daddr . meta l4proto"),
-            ("peers6", "ip6 daddr . meta l4proto"),
-        ] {
-            if self.firewall {
-                script += &format!(
-                    "add set netdev {table} {} {{ typeof {keys}; flags dynamic,timeout; size {FLOWS}; timeout {OTHER_FLOW}; }}\n",
-                    self.object(set)
-                );
-            }
+        for (kind, name, definition) in objects(&base) {
+            script += &format!("add {kind} netdev {table} {name} {definition}\n");
         }
-        for (chain, rules) in [("in", self.sends()), ("out", self.is_sent())] {
+        for (chain, hook, rules) in [("in", from, self.sends()), ("out", to, self.is_sent())] {
             let chain = self.object(chain);
-            script += &format!("flush chain netdev {table} {chain}\n");
+            script += &new_chain(table, &chain, hook, self.link, "accept");
             for rule in rules {
                 script += &format!("add rule netdev {table} {chain} {rule}\n");
             }
@@ -150,23 +175,40 @@ impl Guarded<'_> {
         if !is(nic.allow_restricted_traffic) {
             rules.push(format!("ether type != {{ ip, arp, ip6 }} {drop}"));
         }
+        if !is(nic.allow_mac_spoofing) || !any_ip {
+            // What is not Ethernet's ARP for IPv4, or ends early, was not looked at.
+            let shortest = if self.side == Side::Tap { 28 } else { 42 };
+            rules.push(format!("meta protocol arp meta length < {shortest} {drop}"));
+            for field in ["htype != 1", "hlen != 6", "plen != 4"] {
+                rules.push(format!("arp {field} {drop}"));
+            }
+        }
         if !is(nic.allow_mac_spoofing) {
             rules.push(format!("ether saddr != {mac} {drop}"));
             rules.push(format!("arp saddr ether != {mac} {drop}"));
-            // The first option of a solicitation or an advertisement, which says whose address it is.
+            // The option that says whose address it is comes first; a probe has a nonce instead.
             for (kind, option, at) in [
-                ("nd-router-solicit", "0x0101", 64),
-                ("nd-neighbor-solicit", "0x0101", 192),
-                ("nd-neighbor-advert", "0x0201", 192),
+                ("icmpv6 type nd-router-solicit", "0x0101", 64),
+                ("ip6 saddr != :: icmpv6 type nd-neighbor-solicit", "0x0101", 192),
+                ("icmpv6 type nd-neighbor-advert", "0x0201", 192),
             ] {
                 let value = at + 16;
-                rules.push(format!("icmpv6 type {kind} @th,{at},16 {option} @th,{value},48 != {hex} {drop}"));
+                rules.push(format!("{kind} @th,{at},16 != {option} {drop}"));
+                rules.push(format!("{kind} @th,{value},48 != {hex} {drop}"));
             }
+            rules.push(format!("ip6 saddr :: icmpv6 type nd-neighbor-solicit @th,192,16 != 0x0e01 {drop}"));
+        }
+        if !may_serve {
+            // In pieces they could not be looked at.
+            rules.push(format!("ip frag-off & 0x2000 != 0 udp dport {{ 67, 68 }} {drop}"));
+            rules.push(format!("exthdr frag exists udp dport {{ 546, 547 }} {drop}"));
         }
         // What the agent answers goes no further; what it must look at first is sent on by it.
         let answers = |wanted: fn(&Lease) -> bool| self.lease.is_some_and(wanted);
         if answers(|lease| lease.v4.is_some()) || relays(nic, self.lease) {
-            rules.push("meta protocol ip udp dport 67 drop".to_owned());
+            // A relay of others' requests, or their server, has something else to say, too.
+            let own = if may_serve { format!(" @th,288,48 {hex} @th,256,32 0") } else { String::new() };
+            rules.push(format!("meta protocol ip udp dport 67{own} drop"));
         } else if !may_serve {
             rules.push(format!("meta protocol ip udp dport 67 @th,288,48 != {hex} {drop}"));
         }
@@ -190,7 +232,7 @@ impl Guarded<'_> {
         if self.firewall {
             rules.extend(self.remember());
         }
-        if !(any_ip && is(nic.allow_mac_spoofing)) {
+        if !(may_serve && is(nic.allow_mac_spoofing)) {
             // Neighbour discovery is never in pieces (RFC 6980), and what can't be read was not looked at.
             rules.push(format!("exthdr frag exists meta l4proto ipv6-icmp {drop}"));
             rules.push("meta protocol ip6 meta l4proto 0-254 accept".to_owned());
@@ -214,13 +256,16 @@ impl Guarded<'_> {
 
         // Each matches what is not the guest's own.
         let mut foreign = (String::new(), String::new(), String::new());
+        let mut probed = String::new();
         if nic.is_dynamic() {
             let leases = self.object("leases");
             let _ = write!(foreign.0, " @nh,96,32 != @{leases}");
             let _ = write!(foreign.1, " @nh,112,32 != @{leases}");
+            let _ = write!(probed, " @nh,192,32 != @{leases}");
         }
         if !v4.is_empty() {
             let _ = write!(foreign.0, " ip saddr != {}", listed(&v4));
+            let _ = write!(probed, " arp daddr ip != {}", listed(&v4));
         }
         let probes = Ipv4Net::aggregate(&[v4, vec![Ipv4Net::from(Ipv4Addr::UNSPECIFIED)]].concat());
         let _ = write!(foreign.1, " arp saddr ip != {}", listed(&probes));
@@ -237,8 +282,9 @@ impl Guarded<'_> {
             "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept".to_owned(),
             format!("meta protocol ip{} {drop}", foreign.0),
             format!("meta protocol arp{} {drop}", foreign.1),
-            format!("icmpv6 type nd-neighbor-advert{target} {drop}"),
             // Looking whether an address is free, which keeps others from having it.
+            format!("arp saddr ip 0.0.0.0{probed} {drop}"),
+            format!("icmpv6 type nd-neighbor-advert{target} {drop}"),
             format!("ip6 saddr :: icmpv6 type nd-neighbor-solicit{target} {drop}"),
             "ip6 saddr :: icmpv6 type { nd-neighbor-solicit, nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept".to_owned(),
             format!("meta protocol ip6{} {drop}", foreign.2),
@@ -247,19 +293,23 @@ impl Guarded<'_> {
 
     /// What the firewall lets answers in by.
     fn remember(&self) -> Vec<String> {
-        let set = |name: &str| self.object(name);
         let mut rules = Vec::new();
         for (ip, number) in [("ip", 4), ("ip6", 6)] {
-            let flows = set(&format!("flows{number}"));
-            for (protocol, time) in [("tcp", TCP_FLOW), ("udp", OTHER_FLOW)] {
-                rules.push(format!(
-                    "meta protocol {ip} meta l4proto {protocol} update @{flows} {{ {ip} saddr . {ip} daddr . meta l4proto . th sport . th dport timeout {time} }}"
-                ));
-            }
-            rules.push(format!(
-                "meta protocol {ip} meta l4proto != {{ tcp, udp }} update @{} {{ {ip} daddr . meta l4proto timeout {OTHER_FLOW} }}",
-                set(&format!("peers{number}"))
-            ));
+            let set = |name: &str| self.object(&format!("{name}{number}"));
+            let (flows, closed, peers) = (set("flows"), set("closed"), set("peers"));
+            let key = format!("{ip} saddr . {ip} daddr . meta l4proto . th sport . th dport");
+            let tcp = format!("meta protocol {ip} meta l4proto tcp tcp flags &");
+            rules.extend([
+                // A flow that was ended is not made to last by its last words.
+                format!("{tcp} (fin | rst) != 0 delete @{flows} {{ {key} }}"),
+                format!("{tcp} (fin | rst) != 0 update @{closed} {{ {key} timeout {SHORT_FLOW} }}"),
+                format!("{tcp} (fin | syn | rst) == syn update @{flows} {{ {key} timeout {SHORT_FLOW} }}"),
+                format!("{tcp} (fin | syn | rst) == 0 {key} != @{closed} update @{flows} {{ {key} timeout {TCP_FLOW} }}"),
+                format!("meta protocol {ip} meta l4proto udp update @{flows} {{ {key} timeout {OTHER_FLOW} }}"),
+                format!(
+                    "meta protocol {ip} meta l4proto != {{ tcp, udp }} update @{peers} {{ {ip} daddr . meta l4proto timeout {OTHER_FLOW} }}"
+                ),
+            ]);
         }
         rules
     }
@@ -267,6 +317,10 @@ impl Guarded<'_> {
     fn is_sent(&self) -> Vec<String> {
         let (nic, mac) = (self.nic, self.mac);
         let mut rules = Vec::new();
+        if nic.allow_restricted_traffic != Some(true) {
+            // A way out may carry networks that are not this one.
+            rules.push("ether type { 8021q, 8021ad } drop".to_owned());
+        }
         if nic.allow_unfiltered_promisc != Some(true) && nic.allow_mac_spoofing != Some(true) {
             rules.push(format!(
                 "ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 ether daddr != {mac} drop"
@@ -275,7 +329,7 @@ impl Guarded<'_> {
         if nic.is_dynamic() {
             // An acknowledgement of a server (option 53 comes first), for this interface.
             rules.push(format!(
-                "meta protocol ip udp sport 67 udp dport 68 @th,1984,24 0x350105 @th,288,48 0x{} update @{} {{ @th,192,32 }}",
+                "meta protocol ip udp sport 67 udp dport 68 @th,1984,24 0x350105 @th,288,48 0x{} @th,192,32 != 0 update @{} {{ @th,192,32 }}",
                 mac.hex(),
                 self.object("leases")
             ));
@@ -302,13 +356,15 @@ impl Guarded<'_> {
             format!("icmpv6 type echo-request {drop}"),
         ];
         for (ip, number) in [("ip", 4), ("ip6", 6)] {
-            rules.push(format!(
-                "meta protocol {ip} meta l4proto {{ tcp, udp }} {ip} daddr . {ip} saddr . meta l4proto . th dport . th sport @{} accept",
-                self.object(&format!("flows{number}"))
-            ));
+            let set = |name: &str| self.object(&format!("{name}{number}"));
+            let answer = format!("{ip} daddr . {ip} saddr . meta l4proto . th dport . th sport");
+            for flows in [set("flows"), set("closed")] {
+                rules
+                    .push(format!("meta protocol {ip} meta l4proto {{ tcp, udp }} {answer} @{flows} accept"));
+            }
             rules.push(format!(
                 "meta protocol {ip} meta l4proto != {{ tcp, udp }} {ip} saddr . meta l4proto @{} accept",
-                self.object(&format!("peers{number}"))
+                set("peers")
             ));
         }
         rules.push(drop);

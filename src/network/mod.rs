@@ -128,8 +128,10 @@ pub trait Links: Send + Sync + fmt::Debug {
     async fn plug(&self, wiring: &Wiring) -> Result<Vec<Plug>, LinkError>;
     /// Puts in force what a VM may send, and then lets its links carry it.
     async fn enable(&self, wiring: &Wiring) -> Result<(), LinkError>;
-    /// Puts in force what VMs may send, each as a whole.
-    async fn guard(&self, wirings: &[Wiring]) -> Result<(), LinkError>;
+    /// Whether what a VM may send could be put in force.
+    async fn check(&self, wiring: &Wiring) -> Result<(), LinkError>;
+    /// Puts in force what a VM may send, as a whole, on links that are up.
+    async fn guard(&self, wiring: &Wiring) -> Result<(), LinkError>;
     /// Answers a guest.
     async fn attend(&self, wiring: &Wiring, told: mpsc::Sender<Assigned>) -> Attendance;
     /// Removes what is left of a VM's links, once its hypervisor is gone.

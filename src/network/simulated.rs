@@ -45,7 +45,11 @@ impl Links for SimulatedLinks {
         Ok(())
     }
 
-    async fn guard(&self, _wirings: &[Wiring]) -> Result<(), LinkError> {
+    async fn check(&self, _wiring: &Wiring) -> Result<(), LinkError> {
+        Ok(())
+    }
+
+    async fn guard(&self, _wiring: &Wiring) -> Result<(), LinkError> {
         Ok(())
     }
 

@@ -86,6 +86,16 @@ impl Tags {
             let why = format!("nic tag \"{name}\" is a macvtap, which has no VLANs");
             return Err(("vlan_id", why));
         }
+        let requests_pass = matches!(tag.kind, TagKind::Etherstub | TagKind::Uplink | TagKind::Isolated)
+            || (tag.kind == TagKind::Bridge && nic.vlan_id.unwrap_or(0) == 0);
+        if nic.is_dynamic() && !nic.allowed_dhcp_cids.is_empty() && !requests_pass {
+            let kind = tag.kind.as_str();
+            let why = format!(
+                "nic tag \"{name}\" is a {kind}, on which the agent can't look at DHCP requests{}",
+                if tag.kind == TagKind::Bridge { " of a VLAN" } else { "" }
+            );
+            return Err(("allowed_dhcp_cids", why));
+        }
         Ok(tag)
     }
 }
@@ -126,6 +136,13 @@ mod tests {
         assert_eq!(check("stub", Some(1000), None), Ok(TagKind::Etherstub));
         assert_eq!(check("shared", None, Some(0)), Ok(TagKind::Macvtap));
         assert_eq!(check("shared", None, Some(2)).unwrap_err().0, "vlan_id");
+        let listed = |tag: &str, vlan_id| {
+            let nic_tag = Some(tag.to_owned());
+            let cids = vec!["0x01".to_owned()];
+            tags().check(&NicSpec { nic_tag, vlan_id, allowed_dhcp_cids: cids, ..NicSpec::default() }).is_ok()
+        };
+        assert!(listed("lan", None) && listed("jumbo", Some(2)) && listed("stub", Some(2)));
+        assert!(!listed("lan", Some(2)) && !listed("shared", None));
         let (field, why) = check("wan", None, None).unwrap_err();
         assert_eq!(field, "nic_tag");
         assert_eq!(why, "Invalid nic tag \"wan\"; this host has: jumbo, lan, shared, stub");

@@ -104,6 +104,14 @@ pub struct Machine {
     pub last_reset: Option<Timestamp>,
 }
 
+impl VmRecord {
+    /// The interfaces that it has until its next boot; none when it does not run.
+    #[must_use]
+    pub fn running_nics(&self) -> &[NicSpec] {
+        self.machine.as_ref().map_or(&[], |machine| &machine.nics)
+    }
+}
+
 /// A stop as it was meant, so that the next agent finishes it as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopPlan {

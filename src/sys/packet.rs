@@ -120,30 +120,42 @@ const EQUAL: u16 = 0x15;
 const ANY_BIT: u16 = 0x45;
 const GIVE: u16 = 0x06;
 
-/// ARP; IPv4 with UDP to port 67 or 68, not a later piece; IPv6 with UDP to port 547, and solicitations of
-/// routers and neighbours.
+/// What goes out: IPv4 with UDP to port 68. What comes in: ARP; IPv4 with UDP to port 67; IPv6 with UDP to port 547,
+/// and solicitations of routers and neighbours. No later pieces.
 #[rustfmt::skip]
-const FILTER: [(u16, u8, u8, u32); 22] = [
-    (LDH, 0, 0, 12),
-    (EQUAL, 18, 0, 0x0806),
-    (EQUAL, 0, 8, 0x0800),
-    (LDB, 0, 0, 23),
-    (EQUAL, 0, 16, 17),
-    (LDH, 0, 0, 20),
-    (ANY_BIT, 14, 0, 0x1fff),
-    (LDX_IP, 0, 0, 14),
-    (LDH_X, 0, 0, 16),
-    (EQUAL, 10, 0, 67),
-    (EQUAL, 9, 10, 68),
-    (EQUAL, 0, 9, 0x86dd),
-    (LDB, 0, 0, 20),
-    (EQUAL, 0, 2, 17),
-    (LDH, 0, 0, 56),
-    (EQUAL, 4, 5, 547),
-    (EQUAL, 0, 4, 58),
-    (LDB, 0, 0, 54),
-    (EQUAL, 1, 0, 133),
-    (EQUAL, 0, 1, 135),
-    (GIVE, 0, 0, 0xffff_ffff),
-    (GIVE, 0, 0, 0),
+const FILTER: [(u16, u8, u8, u32); 32] = [
+    /*  0 */ (LDB, 0, 0, WHICH_WAY),
+    /*  1 */ (EQUAL, 0, 9, libc::PACKET_OUTGOING as u32),
+    /*  2 */ (LDH, 0, 0, 12),
+    /*  3 */ (EQUAL, 0, 27, 0x0800),
+    /*  4 */ (LDB, 0, 0, 23),
+    /*  5 */ (EQUAL, 0, 25, 17),
+    /*  6 */ (LDH, 0, 0, 20),
+    /*  7 */ (ANY_BIT, 23, 0, 0x1fff),
+    /*  8 */ (LDX_IP, 0, 0, 14),
+    /*  9 */ (LDH_X, 0, 0, 16),
+    /* 10 */ (EQUAL, 19, 20, 68),
+    /* 11 */ (LDH, 0, 0, 12),
+    /* 12 */ (EQUAL, 17, 0, 0x0806),
+    /* 13 */ (EQUAL, 0, 7, 0x0800),
+    /* 14 */ (LDB, 0, 0, 23),
+    /* 15 */ (EQUAL, 0, 15, 17),
+    /* 16 */ (LDH, 0, 0, 20),
+    /* 17 */ (ANY_BIT, 13, 0, 0x1fff),
+    /* 18 */ (LDX_IP, 0, 0, 14),
+    /* 19 */ (LDH_X, 0, 0, 16),
+    /* 20 */ (EQUAL, 9, 10, 67),
+    /* 21 */ (EQUAL, 0, 9, 0x86dd),
+    /* 22 */ (LDB, 0, 0, 20),
+    /* 23 */ (EQUAL, 0, 2, 17),
+    /* 24 */ (LDH, 0, 0, 56),
+    /* 25 */ (EQUAL, 4, 5, 547),
+    /* 26 */ (EQUAL, 0, 4, 58),
+    /* 27 */ (LDB, 0, 0, 54),
+    /* 28 */ (EQUAL, 1, 0, 133),
+    /* 29 */ (EQUAL, 0, 1, 135),
+    /* 30 */ (GIVE, 0, 0, 0xffff_ffff),
+    /* 31 */ (GIVE, 0, 0, 0),
 ];
+/// Where the filter finds it: an extension of the kernel's.
+const WHICH_WAY: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();

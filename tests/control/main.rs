@@ -27,3 +27,4 @@ mod requests;
 mod update;
 mod upgrade;
 mod vmadm;
+mod wire;

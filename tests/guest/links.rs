@@ -123,6 +123,42 @@ async fn what_is_somebody_elses_is_left_alone() {
     assert!(!net.links().iter().any(|name| name.starts_with("n-")), "{:?}", net.links());
 }
 
+/// A change that could not take effect is not made.
+#[tokio::test]
+async fn an_update_without_its_rules_is_refused() {
+    let Some(net) = Net::new().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (nft, broken) = (dir.path().join("nft"), dir.path().join("broken"));
+    let script = format!(
+        "#!/bin/sh\n[ -e {} ] && echo it is broken >&2 && exit 1\nexec nft \"$@\"\n",
+        broken.display()
+    );
+    std::fs::write(&nft, script).unwrap();
+    std::fs::set_permissions(&nft, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let agent = net.agent(&[&format!("network.nft={}", nft.display())]).await;
+    let machine = json!({"brand": "kvm", "autoboot": false, "nics": [nic("lan", 5)]});
+    let (_, said) = ok(&["create"], run_with(agent.vmadm_command().arg("create"), &machine.to_string()));
+    let uuid = said.trim().rsplit(' ').next().unwrap().to_owned();
+    std::fs::write(&broken, "").unwrap();
+    let said = String::from_utf8_lossy(&agent.vmadm(&["start", &uuid]).stderr).into_owned();
+    assert!(said.contains("step links") && said.contains("it is broken"), "{said}");
+    assert_eq!(agent.vmadm_ok(&["list", "-H", "-o", "state"]).0.trim(), "stopped");
+    std::fs::remove_file(&broken).unwrap();
+    agent.vmadm_ok(&["start", &uuid]);
+    let change = json!({"firewall_enabled": true}).to_string();
+    std::fs::write(&broken, "").unwrap();
+    let refused = agent.vmadm_with(&["update", &uuid], &change);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("it is broken"), "{said}");
+    assert!(!net.rules().contains("echo-request"), "{}", net.rules());
+    assert_eq!(agent.vmadm_ok(&["list", "-H", "-o", "firewall_enabled"]).0.trim(), "false");
+    std::fs::remove_file(&broken).unwrap();
+    ok(&["update"], agent.vmadm_with(&["update", &uuid], &change));
+    assert!(net.rules().contains("echo-request"), "{}", net.rules());
+    agent.vmadm_ok(&["delete", &uuid]);
+    assert_eq!((net.links(), net.rules()), (vec![], String::new()));
+}
+
 /// Many VMs on one network, started and stopped again and again in every way, with agents killed in between.
 #[tokio::test]
 async fn nothing_is_left() {
@@ -132,7 +168,7 @@ async fn nothing_is_left() {
     let number = |name: &str, usual: u8| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
     let (vms, lives) = (number("VMS", 4), number("LIVES", 4));
     let create = |number: u8| {
-        let machine = json!({"brand": "kvm", "autoboot": false, "ram": 64, "firewall_enabled": number % 2 == 0,
+        let machine = json!({"brand": "kvm", "autoboot": false, "ram": 64, "firewall_enabled": number > 2,
             "nics": [{"nic_tag": "lan", "model": "virtio", "ips": [format!("10.0.0.{number}/24")]},
                 {"nic_tag": "lan", "vlan_id": 7, "model": "e1000", "ips": ["dhcp"]}]});
         let (_, said) = ok(&["create"], run_with(agent.vmadm_command().arg("create"), &machine.to_string()));

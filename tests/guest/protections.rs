@@ -88,6 +88,30 @@ fn of_type(kind: u16, name: &str) -> Vec<u8> {
     [&ALL[..], &OWN, &kind.to_be_bytes(), &word(name), &[0; 40]].concat()
 }
 
+/// The option that says whose link-layer address it is: 1 of who asks, 2 of who answers.
+fn own_option(kind: u8) -> [u8; 8] {
+    let [a, b, c, d, e, f] = OWN;
+    [kind, 1, a, b, c, d, e, f]
+}
+
+/// What a probe has in its place.
+const NONCE: [u8; 8] = [14, 1, 9, 9, 9, 9, 9, 9];
+
+fn arp_probe(target: [u8; 4], name: &str) -> Vec<u8> {
+    let mut frame = arp(OWN, [0; 4], name);
+    frame[38..42].copy_from_slice(&target);
+    frame
+}
+
+/// The first piece of a packet.
+fn piece(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[20] |= 0x20;
+    // The header's sum, with what was added to it.
+    let (sum, carry) = (!u16::from_be_bytes([frame[24], frame[25]])).overflowing_add(0x2000);
+    frame[24..26].copy_from_slice(&(!(sum + u16::from(carry))).to_be_bytes());
+    frame
+}
+
 /// A discovery in two pieces, the first without a word of what it is.
 fn in_pieces(name: &str) -> Vec<u8> {
     let own = own6();
@@ -123,7 +147,22 @@ fn cases() -> Vec<Case> {
             |name| discovery(own6(), 136, &own6(), &[&[2, 1][..], &OTHER].concat(), name),
             &mac,
         ),
+        case(
+            "mac in a later option",
+            |name| discovery(own6(), 136, &own6(), &[&NONCE[..], &[2, 1], &OTHER].concat(), name),
+            &mac,
+        ),
+        case(
+            "arp of another kind",
+            |name| {
+                let mut frame = arp(OWN, OWN_IP, name);
+                frame[15] = 6;
+                frame
+            },
+            &json!({"allow_mac_spoofing": true, "allow_ip_spoofing": true}),
+        ),
         case("ip", |name| udp(OWN, OTHER_IP, (4000, 4000), name), &ip),
+        case("probed ip", |name| arp_probe(OTHER_IP, name), &ip),
         case(
             "ip by a network",
             |name| udp(OWN, OTHER_IP, (4000, 4000), name),
@@ -138,8 +177,8 @@ fn cases() -> Vec<Case> {
             &json!({"allowed_ips": ["fd00::/64"]}),
         ),
         case("link-local", |name| udp6(six("fe80::1"), (4000, 4000), name), &ip),
-        case("advertised address", |name| discovery(own6(), 136, &six("fd00::9"), &[], name), &ip),
-        case("probed address", |name| discovery([0; 16], 135, &six("fd00::9"), &[], name), &ip),
+        case("advertised address", |name| discovery(own6(), 136, &six("fd00::9"), &own_option(2), name), &ip),
+        case("probed address", |name| discovery([0; 16], 135, &six("fd00::9"), &NONCE, name), &ip),
         case("dhcp offer", |name| udp(OWN, OWN_IP, (67, 68), name), &dhcp),
         case(
             "dhcp offer by a server",
@@ -147,6 +186,7 @@ fn cases() -> Vec<Case> {
             &json!({"dhcp_server": true}),
         ),
         case("dhcp offer from elsewhere", |name| udp(OWN, OWN_IP, (4000, 68), name), &dhcp),
+        case("dhcp in pieces", |name| piece(udp(OWN, OWN_IP, (4000, 68), name)), &dhcp),
         case("dhcpv6 reply", |name| udp6(own6(), (547, 546), name), &dhcp),
         case("router advertisement", |name| discovery(own6(), 134, &[0; 8], &[], name), &dhcp),
         case("redirect", |name| discovery(own6(), 137, &[0; 32], &[], name), &dhcp),
@@ -200,7 +240,7 @@ async fn nothing_false_is_sent_and_each_flag_lets_its_own_through() {
     let agent = net.agent(&[]).await;
     let nic = json!({"nic_tag": "lan", "model": "virtio", "mac": "02:00:00:00:00:05", "ips": ["10.0.0.5/24"],
         "blocked_outgoing_ports": [25, 465]});
-    let ear = json!({"nic_tag": "lan", "model": "virtio", "ips": ["10.0.0.6/24"], "allow_unfiltered_promisc": true});
+    let ear = json!({"nic_tag": "lan", "model": "virtio", "ips": ["10.0.0.6/24"], "allow_unfiltered_promisc": true, "allow_restricted_traffic": true});
     let (mut sender, mut hearer) = tokio::join!(
         Guest::boot(&agent, json!({"nics": [nic]})),
         Guest::boot(&agent, json!({"nics": [ear]}))
@@ -216,7 +256,9 @@ async fn nothing_false_is_sent_and_each_flag_lets_its_own_through() {
             "own advertisement",
             discovery(own6(), 136, &own6(), &[&[2, 1][..], &OWN].concat(), "own advertisement"),
         ),
-        ("own probe", discovery([0; 16], 135, &own6(), &[], "own probe")),
+        ("own probe", discovery([0; 16], 135, &own6(), &NONCE, "own probe")),
+        ("own question", discovery(own6(), 135, &six("fe80::1"), &own_option(1), "own question")),
+        ("own arp probe", arp_probe(OWN_IP, "own arp probe")),
         ("own tcp", tcp(80, "own tcp")),
     ]
     .into_iter()
@@ -296,7 +338,7 @@ async fn a_server_of_the_network_is_heard() {
 #[tokio::test]
 async fn the_firewall_lets_in_what_was_asked_for() {
     let Some(net) = Net::new().await else { return };
-    let agent = net.agent(&[]).await;
+    let mut agent = net.agent(&[]).await;
     let nic = |number: u8| {
         json!({"nic_tag": "lan", "model": "virtio", "mac": format!("02:00:00:00:00:0{number}"),
             "ips": [format!("10.0.0.{number}/24")]})
@@ -317,6 +359,18 @@ async fn the_firewall_lets_in_what_was_asked_for() {
     outside.run(&agent, &fetch(5), "served\r").await;
     outside.run(&agent, "ping -c 1 -W 3 10.0.0.5", "1 packets received").await;
     behind.update(&agent, &json!({"firewall_enabled": true}));
+    outside.run(&agent, &fetch(5), "fetched nothing\r").await;
+    behind.run(&agent, &fetch(6), "served\r").await;
+    // Somebody removed every rule of the host: the next agent puts them back.
+    agent.kill();
+    net.ok(&["nft", "flush", "ruleset"]);
+    agent.resume().await;
+    (behind.reconnect(&agent).await, outside.reconnect(&agent).await);
+    super::support::eventually("the rules are back", || {
+        let chains = net.rules().matches("hook").count();
+        async move { (chains == 5).then_some(()) }
+    })
+    .await;
     outside.run(&agent, &fetch(5), "fetched nothing\r").await;
     behind.run(&agent, &fetch(6), "served\r").await;
 }

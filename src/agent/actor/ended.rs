@@ -74,9 +74,14 @@ impl Actor {
     /// Removes what the process had of the host. Not before its end is written down, which others wait for;
     /// the next start does it for an agent that died in between.
     async fn forget(&self) {
-        let platform = &self.agent.inner.platform;
-        platform.zone.forget(self.record.uuid, &self.layout).await;
-        if let Err(error) = platform.links.unplug(self.record.uuid).await {
+        self.agent.inner.platform.zone.forget(self.record.uuid, &self.layout).await;
+        self.unplug().await;
+        self.agent.inner.claims.put(self.record.uuid, &self.record.spec, &[]);
+    }
+
+    /// Removes what is left of its links.
+    pub(super) async fn unplug(&self) {
+        if let Err(error) = self.agent.inner.platform.links.unplug(self.record.uuid).await {
             tracing::warn!(vm = %self.record.uuid, %error, "its links; the next start tries again");
         }
     }

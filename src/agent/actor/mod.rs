@@ -56,6 +56,8 @@ use stop::{Manner, Stop};
 
 /// Between looks for a hypervisor that does not answer.
 const LOOK_FOR_LOST: Duration = Duration::from_secs(5);
+/// Between attempts to put in force what a VM may send.
+const GUARD_AGAIN: Duration = Duration::from_secs(5);
 /// Commands that wait for one VM.
 pub(super) const QUEUE: usize = 32;
 
@@ -129,6 +131,8 @@ pub(super) struct Live {
     _metadata: Option<AbortOnDropHandle<()>>,
     /// Answers its requests for an address.
     pub(super) links: Option<Attended>,
+    /// What it may send could not be put in force yet.
+    pub(super) is_unguarded: bool,
 }
 
 /// See the module.
@@ -179,7 +183,8 @@ impl Actor {
         };
         agent.inner.tasks.spawn(async move {
             if actor.live.process.is_some() {
-                actor.live.links = Some(links::attend(&actor.agent, &actor.record, None).await);
+                // What was committed is in force, whatever the agent before came to.
+                actor.follow_links().await;
             }
             actor.resume_stop().await;
             actor.run().await;
@@ -199,6 +204,7 @@ impl Actor {
                 () = until(deadline) => self.on_deadline(),
                 () = until(self.resets.due()) => self.tell_resets().await,
                 () = tokio::time::sleep(LOOK_FOR_LOST), if lost => self.look_for_lost().await,
+                () = tokio::time::sleep(GUARD_AGAIN), if self.live.is_unguarded => self.follow_links().await,
                 command = self.commands.recv() => match command {
                     Some(command) => if matches!(self.obey(command).await, Then::End) { break },
                     None => break,
@@ -248,6 +254,16 @@ impl Actor {
         Then::GoOn
     }
 
+    /// Lets a change of what its interfaces may send and are told take effect.
+    async fn follow_links(&mut self) {
+        let guarded = links::guard(&self.agent, &self.record).await;
+        if let (Err(error), false) = (&guarded, self.live.is_unguarded) {
+            tracing::error!(vm = %self.record.uuid, %error, "what its interfaces may send is as it was; it is tried again");
+        }
+        self.live.is_unguarded = guarded.is_err();
+        self.live.links = Some(links::attend(&self.agent, &self.record, None).await);
+    }
+
     fn check_etag(&self, etag: &str) -> Result<(), Error> {
         if etag.is_empty() || etag == self.record.etag() {
             return Ok(());
@@ -287,6 +303,7 @@ impl Actor {
         }
         let deleting = self.changed(|vm| vm.state = VmState::Deleting);
         self.commit(call, deleting, Vec::new(), None).await?;
+        self.unplug().await;
         let layout = self.layout.clone();
         tokio::task::spawn_blocking(move || remove_zone(&layout)).await.map_err(Error::internal)??;
 

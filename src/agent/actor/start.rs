@@ -139,6 +139,7 @@ impl Actor {
             _first_byte: Some(self.await_first_byte(call, running.console_start, since)),
             _metadata: Some(metadata::serve(&self.agent, self.record.uuid, Some((call.clone(), since)))),
             links: Some(links::attend(&self.agent, &vm, Some((call.clone(), since))).await),
+            is_unguarded: false,
         };
         if let Err(error) = self.commit(call, vm, events, answer).await {
             // What can't be written down does not run.

@@ -73,11 +73,15 @@ impl Actor {
         if updated.spec == self.record.spec {
             return self.keep_answer(call, outcome(self.record.clone())).await;
         }
-        self.agent.claim(self.record.uuid, &updated.spec)?;
+        if self.live.process.is_some() && links::differ(&self.record.spec, &updated.spec) {
+            // What would not be in force is not promised.
+            links::check(&self.agent, &vm).await?;
+        }
+        self.agent.claim(self.record.uuid, &updated.spec, self.record.running_nics())?;
         let before = self.record.spec.clone();
         let result = self.carry_out(call, vm, outcome).await;
         if result.is_err() {
-            self.agent.inner.claims.put(self.record.uuid, &before);
+            self.agent.inner.claims.put(self.record.uuid, &before, self.record.running_nics());
         }
         result
     }
@@ -162,10 +166,7 @@ impl Actor {
             self.commit_surely(&Call::own(), vm, None).await;
         }
         if self.live.process.is_some() && links::differ(before, &after) {
-            if let Err(error) = links::guard(&self.agent, &[&self.record]).await {
-                tracing::error!(vm = %self.record.uuid, %error, "what its interfaces may send is as it was");
-            }
-            self.live.links = Some(links::attend(&self.agent, &self.record, None).await);
+            self.follow_links().await;
         }
         let display = |spec: &VmSpec| (spec.vnc_port, spec.vnc_password.clone());
         if let Some(machine) = self.live.machine.clone()

@@ -13,7 +13,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::Lease;
 use crate::spec::Mac;
-pub(super) use v4::client_identifier;
+pub use v4::relayed;
 
 /// Who answers, as far as the guest can tell: on the link,
 pub const SERVER_MAC: [u8; 6] = [0x52, 0x55, 0x55, 0x55, 0x55, 0x55];
@@ -386,6 +386,35 @@ pub(super) mod tests {
         assert_eq!(acknowledged(&framed(&request(Some(four::MessageType::Request))), mac), None);
     }
 
+    #[test]
+    fn what_is_sent_on_is_as_a_client_says_it() {
+        let client = vec![1, 2, 0, 0, 0, 0, 1];
+        let mut message = request(Some(four::MessageType::Request));
+        message.opts_mut().insert(four::DhcpOption::ClientIdentifier(client.clone()));
+        let payload = message.to_vec().unwrap();
+        // From another's addresses, with the checksum that a virtio interface leaves to others.
+        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 8]).ipv4(
+            [10, 0, 0, 9],
+            [10, 0, 0, 8],
+            64,
+        );
+        let mut frame = Vec::new();
+        builder.udp(4000, 67).write(&mut frame, &payload).unwrap();
+        frame[40] ^= 0xff;
+        let (mac, listed) = (lease().mac, vec![client]);
+        let sent = relayed(&frame, mac, &listed).unwrap();
+        let mut expected = Vec::new();
+        let builder = PacketBuilder::ethernet2(GUEST, [0xff; 6]).ipv4([0; 4], [255; 4], 64);
+        builder.udp(68, 67).write(&mut expected, &payload).unwrap();
+        assert_eq!(sent, expected);
+        assert_eq!(relayed(&frame, mac, &[vec![1]]), None);
+        assert_eq!(relayed(&frame, "02:00:00:00:00:02".parse().unwrap(), &listed), None);
+        let mut relay = message.clone();
+        relay.set_giaddr([10, 0, 0, 9]);
+        assert_eq!(relayed(&framed(&relay), mac, &listed), None);
+        assert_eq!(relayed(&framed(&request(Some(four::MessageType::Request))), mac, &listed), None);
+    }
+
     /// Good frames to bend.
     pub(crate) fn frames() -> Vec<Vec<u8>> {
         vec![
@@ -400,7 +429,7 @@ pub(super) mod tests {
         fn garbage_is_never_a_panic(frame in proptest::collection::vec(any::<u8>(), 0..1600)) {
             let _ = Responder::new(lease()).answer(&frame);
             let _ = acknowledged(&frame, lease().mac);
-            let _ = client_identifier(&frame);
+            let _ = relayed(&frame, lease().mac, &[]);
         }
 
         #[test]
@@ -411,7 +440,7 @@ pub(super) mod tests {
             let _ = Responder::new(lease()).answer(&frame);
             frame.truncate(cut);
             let _ = Responder::new(lease()).answer(&frame);
-            let _ = client_identifier(&frame);
+            let _ = relayed(&frame, lease().mac, &[]);
         }
     }
 }

@@ -116,20 +116,23 @@ pub(super) fn acknowledged(payload: &[u8], mac: Mac) -> Option<Ipv4Addr> {
     (ours && ack && !message.yiaddr().is_unspecified()).then(|| message.yiaddr())
 }
 
-/// By what a frame's client wants to be known, when the frame is a request.
-pub(in crate::network) fn client_identifier(frame: &[u8]) -> Option<(Mac, Option<Vec<u8>>)> {
+/// The request in a frame as it may go to servers of the network: of that interface, of a listed client, and with
+/// nothing around it but what a client without an address says.
+#[must_use]
+pub fn relayed(frame: &[u8], mac: Mac, clients: &[Vec<u8>]) -> Option<Vec<u8>> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let TransportSlice::Udp(udp) = packet.transport? else { return None };
-    if udp.destination_port() != SERVER_PORT {
+    let request = Message::decode(&mut Decoder::new(udp.payload())).ok()?;
+    let asks = udp.destination_port() == SERVER_PORT && is_request_of(&request, mac);
+    if !asks || !request.giaddr().is_unspecified() || !clients.contains(&identifier(&request)?) {
         return None;
     }
-    let message = Message::decode(&mut Decoder::new(udp.payload())).ok()?;
-    if message.hlen() != 6 {
-        // The crate takes the length on trust.
-        return None;
-    }
-    let octets = <[u8; 6]>::try_from(message.chaddr()).ok()?;
-    Some((Mac::new(octets), identifier(&message)))
+    let builder = PacketBuilder::ethernet2(mac.octets(), [0xff; 6])
+        .ipv4([0; 4], Ipv4Addr::BROADCAST.octets(), 64)
+        .udp(CLIENT_PORT, SERVER_PORT);
+    let mut frame = Vec::with_capacity(builder.size(udp.payload().len()));
+    builder.write(&mut frame, udp.payload()).ok()?;
+    Some(frame)
 }
 
 fn identifier(message: &Message) -> Option<Vec<u8>> {

@@ -21,6 +21,7 @@ use std::{
 
 use async_trait::async_trait;
 use netlink::{Link, Netlink};
+use netlink_packet_route::link::InfoKind;
 use nft::Nft;
 use port::{Port, Relay};
 use sha2::{Digest as _, Sha256};
@@ -50,12 +51,13 @@ pub struct LinuxLinks {
     home: PathBuf,
     nft: Nft,
     netlink: OnceCell<Netlink>,
-    /// Held while bridges come and go.
-    bridges: Mutex<()>,
+    /// Held while links come and go.
+    changing: Mutex<()>,
 }
 
 /// An interface at its place.
 struct Place {
+    /// As the kernel has it, where the configuration does not have it any more.
     tag: Tag,
     link: String,
     mac: Mac,
@@ -72,7 +74,7 @@ impl LinuxLinks {
             home: config.state_dir.clone(),
             nft: Nft::new(network.nft.clone(), network.prefix.clone()),
             netlink: OnceCell::new(),
-            bridges: Mutex::new(()),
+            changing: Mutex::new(()),
         }
     }
 
@@ -121,7 +123,12 @@ impl LinuxLinks {
         let Some(name) = self.own_bridge(nic, tag) else { return Err(host("it has no bridge".to_owned())) };
         let alias = format!("{} nic tag {tag_name}", self.home.display());
         let bridge = match netlink.find(&name).await? {
-            Some(bridge) if bridge.is_bridge() && bridge.alias == alias => bridge,
+            Some(bridge) if bridge.alias == alias && bridge.is_bridge() => bridge,
+            // Killed between making it and naming it.
+            Some(bridge) if self.is_unnamed(&bridge) => {
+                netlink.set_alias(&name, &alias).await?;
+                bridge
+            }
             Some(_) => {
                 let other = format!("{name} is not this agent's bridge; give network.prefix another value");
                 return Err(host(other));
@@ -129,7 +136,9 @@ impl LinuxLinks {
             None => {
                 crash::point("link.bridge");
                 let mtu = tag.mtu;
-                netlink.add_bridge(&name, &alias, mtu, bridge_mac(&alias, vlan)).await?;
+                netlink.add_bridge(&name, mtu, self.bridge_mac(&name)).await?;
+                crash::point("link.bridge.named");
+                netlink.set_alias(&name, &alias).await?;
                 netlink.find(&name).await?.ok_or_else(|| host(format!("{name} was removed meanwhile")))?
             }
         };
@@ -138,6 +147,19 @@ impl LinuxLinks {
             self.uplink(tag_name, tag, vlan, &bridge).await?;
         }
         Ok(bridge)
+    }
+
+    /// A bridge that an agent made here has an address that follows from its name.
+    fn is_unnamed(&self, link: &Link) -> bool {
+        link.is_bridge() && link.alias.is_empty() && link.mac == self.bridge_mac(&link.name).octets()
+    }
+
+    fn bridge_mac(&self, name: &str) -> Mac {
+        let home = self.home.as_os_str().as_encoded_bytes();
+        let digest = Sha256::new().chain_update(home).chain_update(name).finalize();
+        let mut octets = [0; 6];
+        octets.iter_mut().zip(digest.iter()).for_each(|(to, from)| *to = *from);
+        Mac::local(octets)
     }
 
     /// The way out of a bridge.
@@ -158,7 +180,7 @@ impl LinuxLinks {
             way = find(&name).await?;
         }
         match way.controller {
-            Some(controller) if controller == bridge.index => return Ok(()),
+            Some(controller) if controller == bridge.index => return netlink.up(&way).await,
             Some(_) => return Err(host(format!("{} is a port of another bridge", way.name))),
             None => {}
         }
@@ -175,9 +197,10 @@ impl LinuxLinks {
     /// A VM's links that the kernel still has, by name; with a macvtap they stay when their holder is gone.
     async fn own_links(&self) -> Result<Vec<(Uuid, Link)>, LinkError> {
         let links = self.netlink().await?.all().await?;
+        let home = format!(" of {}", self.home.display());
         let own = |link: Link| {
             let uuid = Uuid::try_parse(link.alias.strip_prefix("vm ")?.get(..36)?).ok()?;
-            link.name.starts_with(&self.prefix).then_some((uuid, link))
+            link.alias.ends_with(&home).then_some((uuid, link))
         };
         Ok(links.into_iter().filter_map(own).collect())
     }
@@ -187,7 +210,7 @@ impl LinuxLinks {
         let netlink = self.netlink().await?;
         let links = netlink.all().await?;
         let home = format!("{} nic tag ", self.home.display());
-        let ours = |link: &&Link| link.alias.starts_with(&home);
+        let ours = |link: &&Link| link.alias.starts_with(&home) || self.is_unnamed(link);
         let mut gone = BTreeSet::new();
         for bridge in links.iter().filter(ours).filter(|link| link.is_bridge()) {
             let ports: Vec<&Link> =
@@ -204,12 +227,14 @@ impl LinuxLinks {
         Ok(gone)
     }
 
-    /// What each interface is given, and its rules.
-    fn script(&self, wiring: &Wiring, fresh: bool) -> Result<String, LinkError> {
+    /// The rules of a VM's interfaces whose links are there. The chains are made anew each time: whatever became of
+    /// the old ones, then they are right.
+    fn script(&self, wiring: &Wiring, links: &[Link]) -> String {
         let mut script = String::new();
         for (index, nic) in wiring.nics.iter().enumerate() {
-            let Some(place) = self.place(wiring.uuid, nic)? else { continue };
+            let Some(place) = self.standing(wiring.uuid, nic, links) else { continue };
             let lease = self.lease(wiring, index, &place);
+            let shared = place.tag.kind == TagKind::Macvtap;
             let guarded = Guarded {
                 uuid: wiring.uuid,
                 mac: place.mac,
@@ -217,18 +242,33 @@ impl LinuxLinks {
                 lease: lease.as_ref(),
                 firewall: wiring.spec.firewall_enabled == Some(true),
                 link: &place.link,
-                side: if place.tag.kind == TagKind::Macvtap { Side::Shared } else { Side::Tap },
+                side: if shared { Side::Shared } else { Side::Tap },
                 table: self.nft.table(),
             };
-            if fresh {
-                if let Some(bridge) = self.own_bridge(nic, &place.tag) {
-                    script += &guard::closed_to_host(self.nft.table(), &bridge);
-                }
-                script += &guarded.chains();
+            if let Some(bridge) = self.own_bridge(nic, &place.tag) {
+                script += &guard::closed_to_host(self.nft.table(), &bridge);
             }
-            script += &guarded.rules();
+            script += &guarded.script();
         }
-        Ok(script)
+        script
+    }
+
+    /// Where an interface is that was plugged, whatever the configuration says of its tag now.
+    fn standing(&self, uuid: Uuid, nic: &NicSpec, links: &[Link]) -> Option<Place> {
+        let mac = nic.mac?;
+        let name = name::tap(&self.prefix, uuid, mac);
+        let link = links.iter().find(|link| link.name == name)?;
+        let bridge = links.iter().find(|other| link.controller == Some(other.index));
+        let kind = if link.kind == Some(InfoKind::MacVtap) { TagKind::Macvtap } else { TagKind::Bridge };
+        let mtu = i32::try_from(link.mtu).unwrap_or(i32::MAX);
+        let found = Tag { kind, link: bridge.map(|bridge| bridge.name.clone()).unwrap_or_default(), mtu };
+        let configured = self.tags.of(nic).filter(|tag| {
+            // As it was when the link was made.
+            let own = self.own_bridge(nic, tag);
+            (tag.kind == TagKind::Macvtap) == (kind == TagKind::Macvtap)
+                && own.is_none_or(|own| bridge.is_some_and(|bridge| bridge.name == own))
+        });
+        Some(Place { tag: configured.unwrap_or(found), link: name, mac })
     }
 
     fn lease(&self, wiring: &Wiring, index: usize, place: &Place) -> Option<Lease> {
@@ -244,7 +284,8 @@ impl LinuxLinks {
         let netlink = self.netlink().await?;
         let mtu = nic.mtu.unwrap_or(place.tag.mtu);
         let name = &place.link;
-        let alias = format!("vm {} {}", wiring.uuid, nic.interface.as_deref().unwrap_or("net"));
+        let interface = nic.interface.as_deref().unwrap_or("net");
+        let alias = format!("vm {} {interface} of {}", wiring.uuid, self.home.display());
         if place.tag.kind == TagKind::Macvtap {
             let (tag_name, link) = (nic.nic_tag.clone().unwrap_or_default(), &place.tag.link);
             let what = format!("the interface {link} is not there");
@@ -278,18 +319,16 @@ impl LinuxLinks {
         Ok(Plug::Tap { tap, vhost: open_vhost(), mtu })
     }
 
-    async fn open_port(
+    fn open_port(
         &self,
         wiring: &Wiring,
         index: usize,
         nic: &NicSpec,
+        links: &[Link],
     ) -> Result<Option<Port>, LinkError> {
-        let Some(place) = self.place(wiring.uuid, nic)? else { return Ok(None) };
-        let netlink = self.netlink().await?;
-        if place.tag.kind == TagKind::Macvtap {
-            return Ok(None);
-        }
-        let Some(link) = netlink.find(&place.link).await? else { return Ok(None) };
+        let Some(place) = self.standing(wiring.uuid, nic, links) else { return Ok(None) };
+        let link = links.iter().find(|link| link.name == place.link);
+        let Some(link) = link.filter(|_| place.tag.kind != TagKind::Macvtap) else { return Ok(None) };
         let lease = self.lease(wiring, index, &place);
         let open = |index, outgoing| {
             PacketSocket::open(index, outgoing).map_err(LinkError::at(format!("hearing {}", place.link)))
@@ -344,7 +383,7 @@ impl Links for LinuxLinks {
 
     async fn plug(&self, wiring: &Wiring) -> Result<Vec<Plug>, LinkError> {
         let mut plugs = Vec::new();
-        let _bridges = self.bridges.lock().await;
+        let _changing = self.changing.lock().await;
         for nic in &wiring.nics {
             plugs.push(match self.place(wiring.uuid, nic)? {
                 None => Plug::Isolated,
@@ -355,35 +394,42 @@ impl Links for LinuxLinks {
     }
 
     async fn enable(&self, wiring: &Wiring) -> Result<(), LinkError> {
-        let script = self.script(wiring, true)?;
-        if script.is_empty() {
+        if wiring.nics.iter().all(|nic| self.tags.of(nic).is_none_or(|tag| tag.kind == TagKind::Isolated)) {
             return Ok(());
         }
-        crash::point("link.rules");
-        self.nft.apply(&script).await?;
-        crash::point("link.up");
         let netlink = self.netlink().await?;
+        let links = netlink.all().await?;
+        crash::point("link.rules");
+        self.nft.apply(&self.script(wiring, &links)).await?;
+        crash::point("link.up");
         for nic in &wiring.nics {
             let Some(place) = self.place(wiring.uuid, nic)? else { continue };
             for name in self.own_bridge(nic, &place.tag).iter().chain([&place.link]) {
-                let link = netlink.find(name).await?.ok_or_else(|| missing(name))?;
-                netlink.up(&link).await?;
+                let link = links.iter().find(|link| link.name == *name).ok_or_else(|| missing(name))?;
+                netlink.up(link).await?;
             }
         }
         Ok(())
     }
 
-    async fn guard(&self, wirings: &[Wiring]) -> Result<(), LinkError> {
-        let scripts: Vec<String> =
-            wirings.iter().map(|wiring| self.script(wiring, false)).collect::<Result<_, _>>()?;
-        let script = scripts.concat();
+    async fn check(&self, wiring: &Wiring) -> Result<(), LinkError> {
+        let script = self.script(wiring, &self.netlink().await?.all().await?);
+        if script.is_empty() { Ok(()) } else { self.nft.check(&script).await }
+    }
+
+    async fn guard(&self, wiring: &Wiring) -> Result<(), LinkError> {
+        let script = self.script(wiring, &self.netlink().await?.all().await?);
         if script.is_empty() { Ok(()) } else { self.nft.apply(&script).await }
     }
 
     async fn attend(&self, wiring: &Wiring, told: mpsc::Sender<Assigned>) -> Attendance {
         let mut tasks = Vec::new();
+        let links = match self.netlink().await {
+            Ok(netlink) => netlink.all().await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
         for (index, nic) in wiring.nics.iter().enumerate() {
-            match self.open_port(wiring, index, nic).await {
+            match self.open_port(wiring, index, nic, &links) {
                 Ok(Some(port)) => tasks.push(AbortOnDropHandle::new(tokio::spawn(port.serve(told.clone())))),
                 Ok(None) => {}
                 Err(error) => {
@@ -395,7 +441,7 @@ impl Links for LinuxLinks {
     }
 
     async fn unplug(&self, uuid: Uuid) -> Result<(), LinkError> {
-        let _bridges = self.bridges.lock().await;
+        let _changing = self.changing.lock().await;
         if self.tags.iter().all(|(_, tag)| tag.kind == TagKind::Isolated) {
             return Ok(());
         }
@@ -404,7 +450,7 @@ impl Links for LinuxLinks {
         }
         let chains = self.remove_unused_bridges().await?;
         let prefix = guard::name(uuid);
-        self.nft.remove(|name| name.starts_with(&prefix) || chains.contains(name)).await
+        self.nft.remove(move |name| name.starts_with(&prefix) || chains.contains(name)).await
     }
 
     async fn remains(&self) -> Result<Vec<Remains>, LinkError> {
@@ -413,11 +459,9 @@ impl Links for LinuxLinks {
         }
         let links = self.own_links().await?;
         let links = links.into_iter().map(|(uuid, link)| Remains { uuid, name: link.name });
-        // Without the program there never was a rule.
-        let objects = if self.nft.is_there() { self.nft.objects().await? } else { Vec::new() };
-        let objects =
-            objects.into_iter().filter_map(|(_, name)| Some(Remains { uuid: guard::owner(&name)?, name }));
-        Ok(links.chain(objects).collect())
+        let chains = self.nft.chains().await?;
+        let chains = chains.into_iter().filter_map(|name| Some(Remains { uuid: guard::owner(&name)?, name }));
+        Ok(links.chain(chains).collect())
     }
 }
 
@@ -434,12 +478,4 @@ fn without_ipv6(link: &str) {
 /// The kernel's shortcut from a tap to KVM; opened for use by the hypervisor if it has KVM.
 fn open_vhost() -> Option<File> {
     OpenOptions::new().read(true).write(true).open("/dev/vhost-net").ok()
-}
-
-/// The same each time.
-fn bridge_mac(alias: &str, vlan: u16) -> Mac {
-    let digest = Sha256::new().chain_update(alias).chain_update(vlan.to_be_bytes()).finalize();
-    let mut octets = [0; 6];
-    octets.iter_mut().zip(digest.iter()).for_each(|(to, from)| *to = *from);
-    Mac::local(octets)
 }

@@ -5,12 +5,14 @@ use std::io;
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::{
     AddressFamily,
+    address::AddressScope,
     link::{
         AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind, LinkAttribute,
         LinkFlags, LinkInfo, MacVtapMode,
     },
 };
 use rtnetlink::{Handle, LinkBridge, LinkBridgeVlan, LinkMacVtap, LinkMessageBuilder, LinkUnspec, LinkVlan};
+use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{network::LinkError, spec::Mac};
@@ -19,6 +21,8 @@ use crate::{network::LinkError, spec::Mac};
 #[derive(Debug)]
 pub(super) struct Netlink {
     handle: Handle,
+    /// One socket can list one thing at a time.
+    listing: Mutex<()>,
     _connection: AbortOnDropHandle<()>,
 }
 
@@ -30,6 +34,7 @@ pub(super) struct Link {
     /// What its maker says about it.
     pub(super) alias: String,
     pub(super) mtu: u32,
+    pub(super) mac: Vec<u8>,
     pub(super) up: bool,
     /// The bridge that it is a port of.
     pub(super) controller: Option<u32>,
@@ -47,7 +52,11 @@ impl Link {
 impl Netlink {
     pub(super) fn connect() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
-        Ok(Self { handle, _connection: AbortOnDropHandle::new(tokio::spawn(connection)) })
+        Ok(Self {
+            handle,
+            listing: Mutex::default(),
+            _connection: AbortOnDropHandle::new(tokio::spawn(connection)),
+        })
     }
 
     pub(super) async fn find(&self, name: &str) -> Result<Option<Link>, LinkError> {
@@ -60,26 +69,20 @@ impl Netlink {
     }
 
     pub(super) async fn all(&self) -> Result<Vec<Link>, LinkError> {
+        let _alone = self.listing.lock().await;
         let links = self.handle.link().get().execute();
         links.map_ok(|link| read(&link)).try_collect().await.map_err(failed("listing links"))
     }
 
     /// A bridge that learns and forwards at once, with an address of its own that does not change with its ports.
-    pub(super) async fn add_bridge(
-        &self,
-        name: &str,
-        alias: &str,
-        mtu: i32,
-        mac: Mac,
-    ) -> Result<(), LinkError> {
+    pub(super) async fn add_bridge(&self, name: &str, mtu: i32, mac: Mac) -> Result<(), LinkError> {
         let bridge = LinkBridge::new(name)
             .address(mac.octets().to_vec())
             .mtu(mtu.unsigned_abs())
             .forward_delay(0)
             .down();
         let made = self.handle.link().add(bridge.build()).execute().await;
-        made.map_err(failed(format!("making the bridge {name}")))?;
-        self.set_alias(name, alias).await
+        made.map_err(failed(format!("making the bridge {name}")))
     }
 
     pub(super) async fn add_vlan(
@@ -159,9 +162,13 @@ impl Netlink {
 
     /// Whether the host itself is to be reached by a link.
     pub(super) async fn has_addresses(&self, link: &Link) -> Result<bool, LinkError> {
+        let _alone = self.listing.lock().await;
         let addresses = self.handle.address().get().set_link_index_filter(link.index).execute();
         let addresses: Vec<_> = addresses.try_collect().await.map_err(failed("listing addresses"))?;
-        Ok(addresses.iter().any(|address| address.header.family == AddressFamily::Inet))
+        // Each link has a link-local one of the kernel's.
+        Ok(addresses.iter().any(|address| {
+            address.header.family == AddressFamily::Inet || address.header.scope == AddressScope::Universe
+        }))
     }
 }
 
@@ -176,6 +183,7 @@ fn read(message: &netlink_packet_route::link::LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(mac) => link.mac.clone_from(mac),
             LinkAttribute::Controller(index) => link.controller = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

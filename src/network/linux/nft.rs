@@ -1,32 +1,27 @@
 //! The agent's table of rules.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{future::Future, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tokio::{io::AsyncWriteExt as _, process::Command};
+use tokio::{io::AsyncWriteExt as _, process::Command, sync::Mutex};
 
-use crate::network::LinkError;
+use crate::network::{LinkError, guard};
 
-/// The program that installs rules, and the table that is ours.
-#[derive(Debug)]
+/// How long the program may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The program that installs rules, and the table that is ours. It runs once at a time, and to its end, also when
+/// nobody waits for it any more: what it was told is done or not done before it is told something else.
+#[derive(Clone, Debug)]
 pub(super) struct Nft {
     program: PathBuf,
     table: String,
+    running: Arc<Mutex<()>>,
 }
-
-/// What is in the table: the kind of object and its name.
-pub(super) type Object = (&'static str, String);
-
-/// In the order in which they can be removed: a chain uses the others.
-const KINDS: [&str; 3] = ["chain", "set", "counter"];
 
 impl Nft {
     pub(super) fn new(program: PathBuf, table: String) -> Self {
-        Self { program, table }
-    }
-
-    pub(super) fn is_there(&self) -> bool {
-        self.program.exists()
+        Self { program, table, running: Arc::default() }
     }
 
     pub(super) fn table(&self) -> &str {
@@ -35,50 +30,75 @@ impl Nft {
 
     /// Installs a script as one transaction: all of it, or nothing.
     pub(super) async fn apply(&self, script: &str) -> Result<(), LinkError> {
-        let table = format!("add table netdev {}\n", self.table);
-        self.run(&["-f", "-"], &(table + script)).await.map(drop)
+        self.run(&["-f", "-"], self.with_table(script)).await.map(drop)
     }
 
-    /// Everything in the table.
-    pub(super) async fn objects(&self) -> Result<Vec<Object>, LinkError> {
-        let listed = self.run(&["-j", "-t", "list", "ruleset", "netdev"], "").await?;
+    /// Whether a script would be installed.
+    pub(super) async fn check(&self, script: &str) -> Result<(), LinkError> {
+        self.run(&["-c", "-f", "-"], self.with_table(script)).await.map(drop)
+    }
+
+    fn with_table(&self, script: &str) -> String {
+        format!("add table netdev {}\n{script}", self.table)
+    }
+
+    /// The names of all chains in the table. Whatever else is in it was made with a chain, and goes with it.
+    pub(super) async fn chains(&self) -> Result<Vec<String>, LinkError> {
+        let nft = self.clone();
+        self.alone(async move { nft.list().await }).await
+    }
+
+    /// Removes the chains that are chosen with all that was made with them, and the table with the last one.
+    pub(super) async fn remove(
+        &self,
+        chosen: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Result<(), LinkError> {
+        let nft = self.clone();
+        let remove = async move {
+            let chains = nft.list().await?;
+            let gone: Vec<&str> = chains.iter().map(String::as_str).filter(|name| chosen(name)).collect();
+            let script = match gone.len() {
+                0 => return Ok(()),
+                all if all == chains.len() => format!("delete table netdev {}\n", nft.table),
+                _ => guard::removal(&nft.table, &gone),
+            };
+            nft.execute(&["-f", "-"], &script).await.map(drop)
+        };
+        self.alone(remove).await
+    }
+
+    async fn list(&self) -> Result<Vec<String>, LinkError> {
+        // Without the program there never was a rule.
+        if !self.program.exists() {
+            return Ok(Vec::new());
+        }
+        let listed = self.execute(&["-j", "list", "chains", "netdev"], "").await?;
         let ruleset: Value = serde_json::from_slice(&listed)
             .map_err(|error| LinkError::Rules(format!("nft lists what is no JSON: {error}")))?;
-        let items = ruleset["nftables"].as_array().into_iter().flatten();
-        let ours = |item: &Value| {
-            KINDS.iter().find_map(|kind| {
-                let object = item.get(kind)?;
-                let name = object["name"].as_str().filter(|_| object["table"] == self.table.as_str())?;
-                Some((*kind, name.to_owned()))
-            })
-        };
-        Ok(items.filter_map(ours).collect())
+        let chains =
+            ruleset["nftables"].as_array().into_iter().flatten().filter_map(|item| item.get("chain"));
+        let ours = chains.filter(|chain| chain["table"] == self.table.as_str());
+        Ok(ours.filter_map(|chain| Some(chain["name"].as_str()?.to_owned())).collect())
     }
 
-    /// Removes every object that is chosen, and the table with the last one.
-    pub(super) async fn remove(&self, chosen: impl Fn(&str) -> bool) -> Result<(), LinkError> {
-        let all = self.objects().await?;
-        let count = all.len();
-        let objects: Vec<Object> = all.into_iter().filter(|(_, name)| chosen(name)).collect();
-        if objects.is_empty() {
-            return Ok(());
-        }
-        if objects.len() == count {
-            return self.apply(&format!("delete table netdev {}\n", self.table)).await;
-        }
-        let mut script = String::new();
-        for kind in KINDS {
-            for (_, name) in objects.iter().filter(|(of, _)| *of == kind) {
-                if kind == "chain" {
-                    script += &format!("flush chain netdev {} {name}\n", self.table);
-                }
-                script += &format!("delete {kind} netdev {} {name}\n", self.table);
-            }
-        }
-        self.apply(&script).await
+    async fn run(&self, arguments: &'static [&'static str], input: String) -> Result<Vec<u8>, LinkError> {
+        let nft = self.clone();
+        self.alone(async move { nft.execute(arguments, &input).await }).await
     }
 
-    async fn run(&self, arguments: &[&str], input: &str) -> Result<Vec<u8>, LinkError> {
+    async fn alone<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, LinkError>> + Send + 'static,
+    ) -> Result<T, LinkError> {
+        let running = self.running.clone();
+        let work = tokio::spawn(async move {
+            let _alone = running.lock().await;
+            work.await
+        });
+        work.await.map_err(|error| LinkError::Rules(error.to_string()))?
+    }
+
+    async fn execute(&self, arguments: &[&str], input: &str) -> Result<Vec<u8>, LinkError> {
         let program = self.program.display();
         let failed = |error: std::io::Error| {
             LinkError::Rules(format!("{program}: {error}; install the package nftables, or set network.nft"))
@@ -99,7 +119,10 @@ impl Nft {
             }
             drop(stdin);
         };
-        let ((), output) = tokio::join!(write, child.wait_with_output());
+        let both = async { tokio::join!(write, child.wait_with_output()).1 };
+        let Ok(output) = tokio::time::timeout(PATIENCE, both).await else {
+            return Err(LinkError::Rules(format!("{program} did not end within {PATIENCE:?}")));
+        };
         let output = output.map_err(failed)?;
         if output.status.success() {
             return Ok(output.stdout);

@@ -10,7 +10,7 @@ use tokio::{
 use crate::{
     network::{
         Assigned,
-        dhcp::{Responder, acknowledged, client_identifier},
+        dhcp::{Responder, acknowledged, relayed},
     },
     spec::Mac,
     sys::{PacketSocket, Way},
@@ -55,17 +55,21 @@ impl Port {
 
     async fn attend(self, told: mpsc::Sender<Assigned>) -> io::Result<()> {
         let mut buffer = vec![0; LONGEST];
-        let (mut second, mut left, mut known) = (Instant::now(), FRAMES, Vec::new());
+        let (mut second, mut sent, mut heard, mut known) = (Instant::now(), 0, 0, Vec::new());
         loop {
             let (length, way) = self.socket.receive(&mut buffer).await?;
             if second.elapsed() >= Duration::from_secs(1) {
-                (second, left) = (Instant::now(), FRAMES);
+                (second, sent, heard) = (Instant::now(), 0, 0);
             }
-            if left == 0 {
-                sleep_until(second + Duration::from_secs(1)).await;
+            // What others say to the guest is not at its cost.
+            let count = if way == Way::In { &mut sent } else { &mut heard };
+            *count += 1;
+            if *count > FRAMES {
+                if way == Way::In {
+                    sleep_until(second + Duration::from_secs(1)).await;
+                }
                 continue;
             }
-            left -= 1;
             for address in self.handle(buffer.get(..length).unwrap_or_default(), way) {
                 if known.len() < TOLD && !known.contains(&address) {
                     known.push(address);
@@ -90,11 +94,9 @@ impl Port {
             return self.socket.send(&answer.frame).map(|()| answer.assigned).unwrap_or_default();
         }
         if let Some(relay) = &self.relay
-            && let Some((mac, Some(client))) = client_identifier(frame)
-            && mac == self.mac
-            && relay.clients.contains(&client)
+            && let Some(request) = relayed(frame, self.mac, &relay.clients)
         {
-            let _ = relay.bridge.send(frame);
+            let _ = relay.bridge.send(&request);
         }
         Vec::new()
     }
