@@ -2,8 +2,8 @@
 # The whole journey on a real guest: an agent of its own, a VM from a machine JSON, an
 # operating system from an ISO, events and console on screen, a picture, stop, delete.
 #
-# Everything lies in target/demo and certs/; nothing else on the host is touched, and
-# nothing is left running. `make demo` builds what this needs.
+# Everything lies in target/demo and certs/. As root the guest is on a bridge that the agent
+# makes, and removes. Nothing is left running. `make demo` builds what this needs.
 set -eu
 cd "$(dirname "$0")/.."
 here=$(pwd)
@@ -55,6 +55,9 @@ listen = "127.0.0.1:0"
 # A demo runs anywhere; vmadm host says which limits have no effect.
 limits = "best-effort"
 
+[network]
+prefix = "zd"
+
 [tls]
 dir = "$here/certs"
 TOML
@@ -77,6 +80,7 @@ ZONEWARD_CERTS=$here/certs
 export ZONEWARD_ENDPOINT ZONEWARD_CERTS
 echo "serving at $ZONEWARD_ENDPOINT"
 run vmadm host
+run vmadm nic-tags
 
 title "A VM from a machine JSON"
 cat >"$dir/vmspec.json" <<JSON
@@ -118,8 +122,17 @@ title "A command typed into the guest's shell, through the agent"
 echo 'uname -sr; echo "the answer is $((6 * 7))"' >&3
 printed 'the answer is 42'
 
+if vmadm nic-tags | grep -q etherstub; then
+    title "Its address, from the agent: there is no DHCP server"
+    echo lease >&3
+    printed 'LEASE: 10.88.88.51'
+fi
+
 title "A picture of its screen"
 run vmadm screenshot "$uuid" target/demo/screen.png
+
+title "Where the time of the boot went"
+run vmadm boot-log "$uuid"
 
 title "Stop by the ACPI power button, and delete"
 run vmadm stop "$uuid" -t 120

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs, from Debian's own packages, what is missing on this machine.
 #
-#   dist/install-packages.sh agent    what the agent runs VMs with: QEMU, firmware
+#   dist/install-packages.sh agent    what the agent runs VMs with: QEMU, firmware, nftables
 #   dist/install-packages.sh demo     also what builds the demonstration guest
 #   dist/install-packages.sh test     also what the tests drive the agent with
 #

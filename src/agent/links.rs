@@ -97,9 +97,12 @@ pub(super) fn differ(before: &VmSpec, after: &VmSpec) -> bool {
     of(before) != of(after)
 }
 
-/// The VMs of whose links something is there, when the agent starts.
+/// The VMs of whose links something is there, when the agent starts; bridges that nobody is on are removed.
 pub(super) async fn remains(agent: &Agent) -> HashSet<Uuid> {
     let links = &agent.inner.platform.links;
+    if let Err(error) = links.sweep().await {
+        tracing::warn!(%error, "bridges that nobody is on");
+    }
     match links.remains().await {
         Ok(remains) => remains.into_iter().map(|left| left.uuid).collect(),
         Err(error) => {

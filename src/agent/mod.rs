@@ -39,6 +39,7 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::Path,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::FlockOperation;
@@ -124,7 +125,7 @@ impl Agent {
         for (folder, mode) in [(layout.zones(), 0o755), (layout.state(), 0o700), (layout.run(), 0o755)] {
             make_folder(folder, mode)?;
         }
-        let lock = lock(&layout)?;
+        let lock = lock(&layout).await?;
         let (store, reader, journal) = Journal::open(&layout.database(), keep(&config))?;
         let consoles = ConsoleHub::new().map_err(StartError::Consoles)?;
         let records = reader.vms()?;
@@ -287,13 +288,22 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), StartError> {
         .map_err(|source| StartError::Folder { path: path.to_owned(), source })
 }
 
-fn lock(layout: &Layout) -> Result<File, StartError> {
+/// A program that an agent was just starting when it was killed has its lock for a moment longer.
+const LINGER: Duration = Duration::from_secs(2);
+
+async fn lock(layout: &Layout) -> Result<File, StartError> {
     let failed = |source| StartError::Folder { path: layout.lock(), source };
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).open(layout.lock()).map_err(failed)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Locked(layout.state().to_owned())),
-        Err(error) => Err(failed(error.into())),
+    let began = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LINGER => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Locked(layout.state().to_owned())),
+            Err(error) => return Err(failed(error.into())),
+        }
     }
 }

@@ -204,6 +204,10 @@ fn json_line(event: &v1::Event, cursor: &str) -> Result<String, CliError> {
                 object["step"] = json!(phase.step);
                 object["reason"] = json!(phase.reason);
             }
+            if !phase.address.is_empty() {
+                object["address"] = json!(phase.address);
+                object["mac"] = json!(phase.mac);
+            }
         }
         Some(Kind::File(file)) => {
             object["path"] = json!(file.path);

@@ -81,6 +81,9 @@ pub(super) fn phase_line(phase: &v1::BootPhase) -> String {
     if !phase.reason.is_empty() {
         line.push_str(&format!(" step {}: {}", phase.step, phase.reason));
     }
+    if !phase.address.is_empty() {
+        line.push_str(&format!(" {} on {}", phase.address, phase.mac));
+    }
     line
 }
 

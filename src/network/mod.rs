@@ -136,6 +136,8 @@ pub trait Links: Send + Sync + fmt::Debug {
     async fn attend(&self, wiring: &Wiring, told: mpsc::Sender<Assigned>) -> Attendance;
     /// Removes what is left of a VM's links, once its hypervisor is gone.
     async fn unplug(&self, uuid: Uuid) -> Result<(), LinkError>;
+    /// Removes what an agent that was killed left of its own: bridges that no guest is on.
+    async fn sweep(&self) -> Result<(), LinkError>;
     /// What is there with the name of a VM.
     async fn remains(&self) -> Result<Vec<Remains>, LinkError>;
 }

@@ -61,6 +61,10 @@ impl Links for SimulatedLinks {
         Ok(())
     }
 
+    async fn sweep(&self) -> Result<(), LinkError> {
+        Ok(())
+    }
+
     async fn remains(&self) -> Result<Vec<Remains>, LinkError> {
         Ok(Vec::new())
     }

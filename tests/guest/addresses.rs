@@ -36,6 +36,14 @@ async fn a_guest_is_given_its_network_and_nobody_hears_it_ask() {
     assert_eq!(addresses.len(), 1, "{phases:?}");
     assert_eq!((addresses[0].address.as_str(), addresses[0].mac.as_str()), ("10.0.0.5", "02:00:00:00:00:05"));
 
+    let (told, _) = agent.vmadm_ok(&["events", "--from-start", "--no-follow"]);
+    assert!(
+        told.lines().any(
+            |line| line.contains("boot GUEST_ADDRESS") && line.ends_with("10.0.0.5 on 02:00:00:00:00:05")
+        ),
+        "{told}"
+    );
+
     // The next agent answers too; and so it does after a change, with what is true then.
     agent.kill();
     agent.resume().await;

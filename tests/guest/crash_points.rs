@@ -11,7 +11,7 @@ use uuid::Uuid;
 use zoneward::proto::v1;
 
 use super::{
-    support::{Clients, disk, eventually, machine, real::Real, sha256},
+    support::{Clients, disk, eventually, machine, net::Net, real::Real, sha256},
     truth::{check_host, check_journal, files},
 };
 
@@ -124,7 +124,14 @@ impl Operation {
 }
 
 fn spec(uuid: Option<String>) -> v1::VmSpec {
-    v1::VmSpec { uuid, ram: Some(32), disks: vec![disk(2)], vnc_port: Some(-1), ..machine() }
+    // On a bridge that comes and goes with it.
+    let nic = v1::NicSpec {
+        nic_tag: Some("lan".into()),
+        vlan_id: Some(7),
+        model: Some("virtio".into()),
+        ..Default::default()
+    };
+    v1::VmSpec { uuid, ram: Some(32), disks: vec![disk(2)], nics: vec![nic], vnc_port: Some(-1), ..machine() }
 }
 
 /// Kills the hypervisor of a VM whenever it is on its way down.
@@ -142,18 +149,22 @@ async fn cut_power(clients: &mut Clients, uuid: &str) -> std::convert::Infallibl
 
 /// An agent with a VM that must not notice anything.
 struct Host {
+    net: Net,
     agent: Real,
     canary: (String, i32),
 }
 
 impl Host {
-    async fn start() -> Self {
-        let agent = Real::start().await;
+    async fn start() -> Option<Self> {
+        let net = Net::new().await?;
+        let agent = net.agent(&[]).await;
         let mut clients = agent.clients().await;
-        let uuid = clients.create(spec(None)).await;
+        let mut own = spec(None);
+        own.nics[0].vlan_id = None;
+        let uuid = clients.create(own).await;
         clients.start(&uuid).await.unwrap();
         let pid = clients.get(&uuid).await.unwrap().status.unwrap().pid.unwrap();
-        Self { agent, canary: (uuid, pid) }
+        Some(Self { net, agent, canary: (uuid, pid) })
     }
 
     fn arm(&self, at: &str) {
@@ -252,7 +263,17 @@ impl Host {
         }
         let run = check_host(what, &self.agent, clients).await;
         assert_eq!(run.get(&self.canary.0), Some(&self.canary.1), "{what}: another guest was disturbed");
+        self.check_links(what, run.len()).await;
         check_journal(what, clients).await;
+    }
+
+    /// Of each VM that runs a tap on a bridge of its own, and the chains of both; and nothing else.
+    async fn check_links(&self, what: &str, running: usize) {
+        eventually(&format!("{what}: links and rules of {running}"), || {
+            let (links, chains) = (self.net.links().len(), self.net.rules().matches("hook").count());
+            async move { (links == 2 * running && chains == 3 * running).then_some(()) }
+        })
+        .await;
     }
 
     async fn clean_up(&self, clients: &mut Clients, uuid: &str) {
@@ -271,7 +292,7 @@ async fn kill_everywhere(operations: &[Operation]) {
         eprintln!("IGNORED: a release build has no points");
         return;
     }
-    let mut host = Host::start().await;
+    let Some(mut host) = Host::start().await else { return };
     for operation in operations {
         let points = host.learn(*operation).await;
         assert!(points.len() >= 6, "{operation:?} has hardly any points: {points:?}");
@@ -284,6 +305,7 @@ async fn kill_everywhere(operations: &[Operation]) {
         assert!(killed * 10 >= points.len() * 8, "{operation:?}: {killed} of {points:?}");
     }
     host.clean_up(&mut host.agent.clients().await, &host.canary.0.clone()).await;
+    host.check_links("in the end", 0).await;
 }
 
 #[tokio::test]

@@ -453,6 +453,15 @@ impl Links for LinuxLinks {
         self.nft.remove(move |name| name.starts_with(&prefix) || chains.contains(name)).await
     }
 
+    async fn sweep(&self) -> Result<(), LinkError> {
+        if self.tags.iter().all(|(_, tag)| tag.kind == TagKind::Isolated) {
+            return Ok(());
+        }
+        let _changing = self.changing.lock().await;
+        let chains = self.remove_unused_bridges().await?;
+        if chains.is_empty() { Ok(()) } else { self.nft.remove(move |name| chains.contains(name)).await }
+    }
+
     async fn remains(&self) -> Result<Vec<Remains>, LinkError> {
         if self.tags.iter().all(|(_, tag)| tag.kind == TagKind::Isolated) {
             return Ok(Vec::new());
