@@ -1,9 +1,10 @@
 # make demo    the whole journey on a real guest, from nothing
 # make test    every test
+# make test-long    tests that build a Debian guest first, and take minutes
 # make check   formatting, lints, dependencies
 # make build   the programs, with manual pages and shell completions in target/man and target/completions
 # make fuzz    each fuzz target for a while (SECONDS=60), with the nightly toolchain and cargo-fuzz
-.PHONY: demo test check build guest foreign fuzz
+.PHONY: demo test test-long check build guest foreign fuzz
 
 CARGO ?= cargo
 
@@ -12,6 +13,9 @@ demo: build guest
 
 test: guest foreign
 	$(CARGO) test --locked --no-fail-fast
+
+test-long: guest foreign
+	$(CARGO) test --locked --test guest -- --ignored
 
 check:
 	$(CARGO) fmt --check

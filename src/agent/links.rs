@@ -1,6 +1,9 @@
 //! A VM's interfaces while it runs: its requests are answered, and changes of what it may send take effect.
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -95,6 +98,34 @@ pub(super) fn differ(before: &VmSpec, after: &VmSpec) -> bool {
         (nics, firewall_enabled, resolvers, hostname, routes)
     };
     of(before) != of(after)
+}
+
+/// Between looks at what nic tags are made of.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Says once when a nic tag can't be used any more, which running guests may notice, and once when it can again.
+pub(super) async fn watch_tags(agent: Agent) {
+    let links = agent.inner.platform.links.clone();
+    if links.known().iter().all(|(_, tag)| !tag.kind.needs_link()) {
+        return;
+    }
+    let mut known: BTreeMap<String, Option<String>> = BTreeMap::new();
+    loop {
+        for TagReport { name, problem, .. } in links.tags().await {
+            let before = known.insert(name.clone(), problem.clone()).flatten();
+            match problem {
+                Some(problem) if before.as_ref() != Some(&problem) => {
+                    tracing::warn!(nic_tag = name, problem, "interfaces on it lead nowhere");
+                }
+                None if before.is_some() => tracing::info!(nic_tag = name, "is there again"),
+                _ => {}
+            }
+        }
+        tokio::select! {
+            () = agent.inner.stopping.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
 }
 
 /// The VMs of whose links something is there, when the agent starts; bridges that nobody is on are removed.

@@ -149,6 +149,7 @@ impl Agent {
         };
         adoption::adopt_all(&agent, records).await;
         autoboot::begin(&agent);
+        agent.inner.tasks.spawn(links::watch_tags(agent.clone()));
         let looker = agent.clone();
         agent.inner.tasks.spawn(async move { leaks::report(&looker).await });
         // Finding out what the host can do may take seconds; it is done when the first VM is started.

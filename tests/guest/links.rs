@@ -81,6 +81,12 @@ async fn each_kind_leads_where_it_says() {
     host.run(&agent, "ping -c 1 -W 1 10.0.0.20; echo alo''ne", "alone\r").await;
     let said = String::from_utf8_lossy(&agent.vmadm(&["reboot", &host.uuid]).stderr).into_owned();
     assert!(said.contains("Cannot reboot vm: nic tag \"host\": the bridge br0 is not there"), "{said}");
+    super::support::eventually("it is said", || {
+        let said = agent.log().matches("interfaces on it lead nowhere").count();
+        // One was never there, this one is gone.
+        async move { (said == 2).then_some(()) }
+    })
+    .await;
     agent.vmadm_ok(&["stop", &host.uuid, "-F"]);
     let said = String::from_utf8_lossy(&agent.vmadm(&["start", &host.uuid]).stderr).into_owned();
     assert!(said.contains("nic tag \"host\": the bridge br0 is not there"), "{said}");

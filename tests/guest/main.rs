@@ -10,6 +10,7 @@ mod changes;
 mod console;
 mod crash_points;
 mod cycles;
+mod debian;
 mod exits;
 mod failure;
 mod foreign;

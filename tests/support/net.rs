@@ -1,6 +1,9 @@
 //! A network namespace of a test's own, and guests on it.
 
-use std::process::{Child, Command, Stdio};
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
 
 use serde_json::{Value, json};
 use zoneward::proto::v1;
@@ -102,8 +105,16 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Boots one with these interfaces.
+    /// Boots the test guest as this machine, to its shell.
     pub(crate) async fn boot(agent: &Real, machine: Value) -> Self {
+        let files = [guest().join("tiny.iso")];
+        let mut guest = Self::boot_from(agent, machine, &files, &["order=d", "cdrom=/tiny.iso,ide"]).await;
+        guest.until("/ # ").await;
+        guest
+    }
+
+    /// Boots what is in these files.
+    pub(crate) async fn boot_from(agent: &Real, machine: Value, files: &[PathBuf], options: &[&str]) -> Self {
         let mut machine = machine;
         for (key, value) in [("brand", json!("kvm")), ("autoboot", json!(false)), ("ram", json!(256))] {
             machine.as_object_mut().expect("a machine").entry(key).or_insert(value);
@@ -111,11 +122,12 @@ impl Guest {
         let created = run_with(agent.vmadm_command().arg("create"), &machine.to_string());
         let (_, said) = ok(&["create"], created);
         let uuid = said.trim().rsplit(' ').next().expect("a UUID").to_owned();
-        std::fs::copy(guest().join("tiny.iso"), agent.root(&uuid).join("tiny.iso")).expect("copied");
-        agent.vmadm_ok(&["boot", &uuid, "order=d", "cdrom=/tiny.iso,ide"]);
-        let mut guest = Self { uuid, clients: agent.clients().await, offset: 0 };
-        guest.until("/ # ").await;
-        guest
+        for file in files {
+            let to = agent.root(&uuid).join(file.file_name().expect("a name"));
+            std::fs::copy(file, to).expect("copied");
+        }
+        agent.vmadm_ok(&[&["boot", uuid.as_str()], options].concat());
+        Self { uuid, clients: agent.clients().await, offset: 0 }
     }
 
     /// Types a line.
