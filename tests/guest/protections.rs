@@ -365,7 +365,8 @@ async fn the_firewall_lets_in_what_was_asked_for() {
     agent.kill();
     net.ok(&["nft", "flush", "ruleset"]);
     agent.resume().await;
-    (behind.reconnect(&agent).await, outside.reconnect(&agent).await);
+    behind.reconnect(&agent).await;
+    outside.reconnect(&agent).await;
     super::support::eventually("the rules are back", || {
         let chains = net.rules().matches("hook").count();
         async move { (chains == 5).then_some(()) }

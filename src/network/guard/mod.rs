@@ -16,12 +16,10 @@
 //! Addresses that a server of the network leases are learned by a rule from its acknowledgements; no agent is
 //! needed for that.
 
-use std::{
-    fmt::Write as _,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+mod addresses;
+mod firewall;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use firewall::{FLOWS, OTHER_FLOW};
 use uuid::Uuid;
 
 use super::Lease;
@@ -61,12 +59,6 @@ pub(super) fn owner(name: &str) -> Option<Uuid> {
     Uuid::try_parse(name.strip_prefix("vm-")?.get(..36)?).ok()
 }
 
-/// Flows that the firewall remembers, and for how long after their last packet from inside.
-const FLOWS: usize = 65536;
-const TCP_FLOW: &str = "2h";
-const OTHER_FLOW: &str = "3m";
-/// One that was not answered yet, or that one side has ended.
-const SHORT_FLOW: &str = "1m";
 /// Leases that are remembered for one interface, and for how long after their last acknowledgement.
 const LEASES: usize = 64;
 const LEASE: &str = "7d";
@@ -241,79 +233,6 @@ impl Guarded<'_> {
         rules
     }
 
-    fn own_addresses(&self) -> Vec<String> {
-        let (nic, drop) = (self.nic, self.drop());
-        let (mut v4, mut v6) = (Vec::new(), vec![Ipv6Net::from(self.mac.link_local())]);
-        let further = nic.allowed_ips.iter().filter_map(|text| network(text));
-        let vrrp = nic.vrrp_primary_ip.map(|ip| IpNet::from(IpAddr::V4(ip)));
-        for net in nic.addresses().map(IpNet::from).chain(further).chain(vrrp) {
-            match net {
-                IpNet::V4(net) => v4.push(net),
-                IpNet::V6(net) => v6.push(net),
-            }
-        }
-        let (v4, v6) = (Ipv4Net::aggregate(&v4), Ipv6Net::aggregate(&v6));
-
-        // Each matches what is not the guest's own.
-        let mut foreign = (String::new(), String::new(), String::new());
-        let mut probed = String::new();
-        if nic.is_dynamic() {
-            let leases = self.object("leases");
-            let _ = write!(foreign.0, " @nh,96,32 != @{leases}");
-            let _ = write!(foreign.1, " @nh,112,32 != @{leases}");
-            let _ = write!(probed, " @nh,192,32 != @{leases}");
-        }
-        if !v4.is_empty() {
-            let _ = write!(foreign.0, " ip saddr != {}", listed(&v4));
-            let _ = write!(probed, " arp daddr ip != {}", listed(&v4));
-        }
-        let probes = Ipv4Net::aggregate(&[v4, vec![Ipv4Net::from(Ipv4Addr::UNSPECIFIED)]].concat());
-        let _ = write!(foreign.1, " arp saddr ip != {}", listed(&probes));
-        let _ = write!(foreign.2, " ip6 saddr != {}", listed(&v6));
-        let targets: Vec<String> = v6.iter().map(range).collect();
-        let mut target = format!(" @th,64,128 != {}", listed(&targets));
-        if nic.is_autoconfigured() {
-            let own = u128::from(self.mac.link_local());
-            let low = Ipv6Addr::from(own & u128::from(u64::MAX));
-            let _ = write!(foreign.2, " ip6 saddr & ::ffff:ffff:ffff:ffff != {low}");
-            let _ = write!(target, " @th,128,64 != {:#018x}", own & u128::from(u64::MAX));
-        }
-        vec![
-            "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept".to_owned(),
-            format!("meta protocol ip{} {drop}", foreign.0),
-            format!("meta protocol arp{} {drop}", foreign.1),
-            // Looking whether an address is free, which keeps others from having it.
-            format!("arp saddr ip 0.0.0.0{probed} {drop}"),
-            format!("icmpv6 type nd-neighbor-advert{target} {drop}"),
-            format!("ip6 saddr :: icmpv6 type nd-neighbor-solicit{target} {drop}"),
-            "ip6 saddr :: icmpv6 type { nd-neighbor-solicit, nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept".to_owned(),
-            format!("meta protocol ip6{} {drop}", foreign.2),
-        ]
-    }
-
-    /// What the firewall lets answers in by.
-    fn remember(&self) -> Vec<String> {
-        let mut rules = Vec::new();
-        for (ip, number) in [("ip", 4), ("ip6", 6)] {
-            let set = |name: &str| self.object(&format!("{name}{number}"));
-            let (flows, closed, peers) = (set("flows"), set("closed"), set("peers"));
-            let key = format!("{ip} saddr . {ip} daddr . meta l4proto . th sport . th dport");
-            let tcp = format!("meta protocol {ip} meta l4proto tcp tcp flags &");
-            rules.extend([
-                // A flow that was ended is not made to last by its last words.
-                format!("{tcp} (fin | rst) != 0 delete @{flows} {{ {key} }}"),
-                format!("{tcp} (fin | rst) != 0 update @{closed} {{ {key} timeout {SHORT_FLOW} }}"),
-                format!("{tcp} (fin | syn | rst) == syn update @{flows} {{ {key} timeout {SHORT_FLOW} }}"),
-                format!("{tcp} (fin | syn | rst) == 0 {key} != @{closed} update @{flows} {{ {key} timeout {TCP_FLOW} }}"),
-                format!("meta protocol {ip} meta l4proto udp update @{flows} {{ {key} timeout {OTHER_FLOW} }}"),
-                format!(
-                    "meta protocol {ip} meta l4proto != {{ tcp, udp }} update @{peers} {{ {ip} daddr . meta l4proto timeout {OTHER_FLOW} }}"
-                ),
-            ]);
-        }
-        rules
-    }
-
     fn is_sent(&self) -> Vec<String> {
         let (nic, mac) = (self.nic, self.mac);
         let mut rules = Vec::new();
@@ -339,37 +258,6 @@ impl Guarded<'_> {
         }
         rules
     }
-
-    fn lets_in(&self) -> Vec<String> {
-        let drop = self.drop();
-        let mut rules = vec![
-            "ether type arp accept".to_owned(),
-            "meta protocol ip udp sport 67 udp dport 68 accept".to_owned(),
-            "meta protocol ip6 udp sport 547 udp dport 546 accept".to_owned(),
-            "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, mld-listener-query, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept".to_owned(),
-            "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept".to_owned(),
-            // Of no use without the first piece.
-            "ip frag-off & 0x1fff != 0 accept".to_owned(),
-            "frag frag-off != 0 accept".to_owned(),
-            // Not an answer, whoever it comes from.
-            format!("icmp type echo-request {drop}"),
-            format!("icmpv6 type echo-request {drop}"),
-        ];
-        for (ip, number) in [("ip", 4), ("ip6", 6)] {
-            let set = |name: &str| self.object(&format!("{name}{number}"));
-            let answer = format!("{ip} daddr . {ip} saddr . meta l4proto . th dport . th sport");
-            for flows in [set("flows"), set("closed")] {
-                rules
-                    .push(format!("meta protocol {ip} meta l4proto {{ tcp, udp }} {answer} @{flows} accept"));
-            }
-            rules.push(format!(
-                "meta protocol {ip} meta l4proto != {{ tcp, udp }} {ip} saddr . meta l4proto @{} accept",
-                set("peers")
-            ));
-        }
-        rules.push(drop);
-        rules
-    }
 }
 
 /// Whether the agent looks at the client identifiers of requests, which no rule can read, before it lets them
@@ -378,18 +266,7 @@ pub(super) fn relays(nic: &NicSpec, lease: Option<&Lease>) -> bool {
     nic.is_dynamic() && !nic.allowed_dhcp_cids.is_empty() && lease.is_none_or(|lease| lease.v4.is_none())
 }
 
-/// An address or a network.
-fn network(text: &str) -> Option<IpNet> {
-    text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)).map(|net| net.trunc())
-}
-
 fn listed<T: ToString>(items: &[T]) -> String {
     let items: Vec<String> = items.iter().map(ToString::to_string).collect();
     format!("{{ {} }}", items.join(", "))
-}
-
-/// A network as numbers, for where no rule knows that it is one.
-fn range(net: &Ipv6Net) -> String {
-    let (first, last) = (u128::from(net.network()), u128::from(net.broadcast()));
-    if first == last { format!("{first:#034x}") } else { format!("{first:#034x}-{last:#034x}") }
 }

@@ -1,0 +1,68 @@
+//! `firewall_enabled`: nothing comes in that no packet from inside asked for. What was asked for is remembered in sets of
+//! the kernel's, which forget by themselves.
+
+use super::Guarded;
+
+/// Flows that the firewall remembers, and for how long after their last packet from inside.
+pub(super) const FLOWS: usize = 65536;
+const TCP_FLOW: &str = "2h";
+pub(super) const OTHER_FLOW: &str = "3m";
+/// One that was not answered yet, or that one side has ended.
+const SHORT_FLOW: &str = "1m";
+
+impl Guarded<'_> {
+    /// What the firewall lets answers in by.
+    pub(super) fn remember(&self) -> Vec<String> {
+        let mut rules = Vec::new();
+        for (ip, number) in [("ip", 4), ("ip6", 6)] {
+            let set = |name: &str| self.object(&format!("{name}{number}"));
+            let (flows, closed, peers) = (set("flows"), set("closed"), set("peers"));
+            let key = format!("{ip} saddr . {ip} daddr . meta l4proto . th sport . th dport");
+            let tcp = format!("meta protocol {ip} meta l4proto tcp tcp flags &");
+            rules.extend([
+                // A flow that was ended is not made to last by its last words.
+                format!("{tcp} (fin | rst) != 0 delete @{flows} {{ {key} }}"),
+                format!("{tcp} (fin | rst) != 0 update @{closed} {{ {key} timeout {SHORT_FLOW} }}"),
+                format!("{tcp} (fin | syn | rst) == syn update @{flows} {{ {key} timeout {SHORT_FLOW} }}"),
+                format!("{tcp} (fin | syn | rst) == 0 {key} != @{closed} update @{flows} {{ {key} timeout {TCP_FLOW} }}"),
+                format!("meta protocol {ip} meta l4proto udp update @{flows} {{ {key} timeout {OTHER_FLOW} }}"),
+                format!(
+                    "meta protocol {ip} meta l4proto != {{ tcp, udp }} update @{peers} {{ {ip} daddr . meta l4proto timeout {OTHER_FLOW} }}"
+                ),
+            ]);
+        }
+        rules
+    }
+
+    /// Drops what comes in unasked.
+    pub(super) fn lets_in(&self) -> Vec<String> {
+        let drop = self.drop();
+        let mut rules = vec![
+            "ether type arp accept".to_owned(),
+            "meta protocol ip udp sport 67 udp dport 68 accept".to_owned(),
+            "meta protocol ip6 udp sport 547 udp dport 546 accept".to_owned(),
+            "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, mld-listener-query, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept".to_owned(),
+            "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept".to_owned(),
+            // Of no use without the first piece.
+            "ip frag-off & 0x1fff != 0 accept".to_owned(),
+            "frag frag-off != 0 accept".to_owned(),
+            // Not an answer, whoever it comes from.
+            format!("icmp type echo-request {drop}"),
+            format!("icmpv6 type echo-request {drop}"),
+        ];
+        for (ip, number) in [("ip", 4), ("ip6", 6)] {
+            let set = |name: &str| self.object(&format!("{name}{number}"));
+            let answer = format!("{ip} daddr . {ip} saddr . meta l4proto . th dport . th sport");
+            for flows in [set("flows"), set("closed")] {
+                rules
+                    .push(format!("meta protocol {ip} meta l4proto {{ tcp, udp }} {answer} @{flows} accept"));
+            }
+            rules.push(format!(
+                "meta protocol {ip} meta l4proto != {{ tcp, udp }} {ip} saddr . meta l4proto @{} accept",
+                set("peers")
+            ));
+        }
+        rules.push(drop);
+        rules
+    }
+}

@@ -1,0 +1,145 @@
+//! Bridges: those that the agent makes, and those that are there.
+
+use std::{collections::BTreeSet, path::Path};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{LinuxLinks, netlink::Link};
+use crate::{
+    config::{Tag, TagKind},
+    crash,
+    network::{LinkError, guard, name},
+    spec::{Mac, NicSpec},
+};
+
+impl LinuxLinks {
+    /// What the agent's bridge for an interface is called, if it is on one.
+    pub(super) fn own_bridge(&self, nic: &NicSpec, tag: &Tag) -> Option<String> {
+        let own = matches!(tag.kind, TagKind::Etherstub | TagKind::Uplink);
+        own.then(|| {
+            name::bridge(&self.prefix, nic.nic_tag.as_deref().unwrap_or_default(), nic.vlan_id.unwrap_or(0))
+        })
+    }
+
+    /// The bridge of a tag and a VLAN, made if need be.
+    pub(super) async fn bridge(&self, nic: &NicSpec, tag: &Tag) -> Result<Link, LinkError> {
+        let netlink = self.netlink().await?;
+        let tag_name = nic.nic_tag.as_deref().unwrap_or_default();
+        let host = |what: String| LinkError::Host { tag: tag_name.to_owned(), what };
+        let vlan = u16::try_from(nic.vlan_id.unwrap_or(0)).unwrap_or(0);
+        if tag.kind == TagKind::Bridge {
+            let link = &tag.link;
+            let found = netlink.find(link).await?;
+            let bridge = found.ok_or_else(|| host(format!("the bridge {link} is not there")))?;
+            if !bridge.is_bridge() {
+                return Err(host(format!("{link} is no bridge")));
+            }
+            if vlan != 0 && !bridge.filters_vlans {
+                return Err(host(format!(
+                    "the bridge {link} does not filter VLANs, and the interface has vlan_id {vlan}"
+                )));
+            }
+            return Ok(bridge);
+        }
+        let Some(name) = self.own_bridge(nic, tag) else { return Err(host("it has no bridge".to_owned())) };
+        let alias = format!("{} nic tag {tag_name}", self.home.display());
+        let bridge = match netlink.find(&name).await? {
+            Some(bridge) if bridge.alias == alias && bridge.is_bridge() => bridge,
+            // Killed between making it and naming it.
+            Some(bridge) if self.is_unnamed(&bridge) => {
+                netlink.set_alias(&name, &alias).await?;
+                bridge
+            }
+            Some(_) => {
+                let other = format!("{name} is not this agent's bridge; give network.prefix another value");
+                return Err(host(other));
+            }
+            None => {
+                crash::point("link.bridge");
+                let mtu = tag.mtu;
+                netlink.add_bridge(&name, mtu, self.bridge_mac(&name)).await?;
+                crash::point("link.bridge.named");
+                netlink.set_alias(&name, &alias).await?;
+                netlink.find(&name).await?.ok_or_else(|| host(format!("{name} was removed meanwhile")))?
+            }
+        };
+        without_ipv6(&name);
+        if tag.kind == TagKind::Uplink {
+            self.uplink(tag_name, tag, vlan, &bridge).await?;
+        }
+        Ok(bridge)
+    }
+
+    /// A bridge that an agent made here has an address that follows from its name.
+    fn is_unnamed(&self, link: &Link) -> bool {
+        link.is_bridge() && link.alias.is_empty() && link.mac == self.bridge_mac(&link.name).octets()
+    }
+
+    fn bridge_mac(&self, name: &str) -> Mac {
+        let home = self.home.as_os_str().as_encoded_bytes();
+        let digest = Sha256::new().chain_update(home).chain_update(name).finalize();
+        let mut octets = [0; 6];
+        octets.iter_mut().zip(digest.iter()).for_each(|(to, from)| *to = *from);
+        Mac::local(octets)
+    }
+
+    /// The way out of a bridge.
+    async fn uplink(&self, tag_name: &str, tag: &Tag, vlan: u16, bridge: &Link) -> Result<(), LinkError> {
+        let netlink = self.netlink().await?;
+        let host = |what: String| LinkError::Host { tag: tag_name.to_owned(), what };
+        let find = async |name: &str| {
+            netlink.find(name).await?.ok_or_else(|| host(format!("the interface {name} is not there")))
+        };
+        let mut way = find(&tag.link).await?;
+        if vlan != 0 {
+            let name = name::vlan(&self.prefix, &tag.link, vlan.into());
+            if netlink.find(&name).await?.is_none() {
+                let alias = format!("{} nic tag {tag_name}", self.home.display());
+                netlink.add_vlan(&name, way.index, vlan, &alias).await?;
+            }
+            netlink.up(&way).await?;
+            way = find(&name).await?;
+        }
+        match way.controller {
+            Some(controller) if controller == bridge.index => return netlink.up(&way).await,
+            Some(_) => return Err(host(format!("{} is a port of another bridge", way.name))),
+            None => {}
+        }
+        if netlink.has_addresses(&way).await? {
+            let name = &way.name;
+            return Err(host(format!(
+                "{name} has an address of the host, which would be lost; make a bridge with it, and use kind = \"bridge\""
+            )));
+        }
+        netlink.attach(&way, bridge, tag.mtu).await?;
+        netlink.up(&way).await
+    }
+
+    /// Removes the agent's bridges that no guest is on. Gives the names of their chains.
+    pub(super) async fn remove_unused_bridges(&self) -> Result<BTreeSet<String>, LinkError> {
+        let netlink = self.netlink().await?;
+        let links = netlink.all().await?;
+        let home = format!("{} nic tag ", self.home.display());
+        let ours = |link: &&Link| link.alias.starts_with(&home) || self.is_unnamed(link);
+        let mut gone = BTreeSet::new();
+        for bridge in links.iter().filter(ours).filter(|link| link.is_bridge()) {
+            let ports: Vec<&Link> =
+                links.iter().filter(|link| link.controller == Some(bridge.index)).collect();
+            if ports.iter().any(|port| port.alias.starts_with("vm ")) {
+                continue;
+            }
+            netlink.delete(bridge).await?;
+            for vlan in ports.into_iter().filter(ours) {
+                netlink.delete(vlan).await?;
+            }
+            gone.insert(guard::host_chain(&bridge.name));
+        }
+        Ok(gone)
+    }
+}
+
+/// The kernel gives links addresses of their own in IPv6 alone. A kernel without it has no such file.
+pub(super) fn without_ipv6(link: &str) {
+    let setting = Path::new("/proc/sys/net/ipv6/conf").join(link).join("disable_ipv6");
+    let _ = std::fs::write(setting, "1");
+}
