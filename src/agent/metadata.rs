@@ -12,7 +12,7 @@ use crate::{
     boot,
     metadata::{self, Answer, Place, Route, route},
     spec::{
-        Scalar,
+        Gateway, NicAddress, NicSpec, Scalar, primary,
         property::{Kind, VM, find},
     },
     store::{Commit, EventKind, Phase, VmRecord},
@@ -127,33 +127,29 @@ fn machine(view: &View, name: &str) -> Answer {
 /// The interfaces, with the defaults that a guest needs to be told.
 fn nics(vm: &VmRecord) -> Value {
     let Ok(Value::Array(mut nics)) = serde_json::to_value(&vm.spec.nics) else { return json!([]) };
-    let one_is_primary = vm.spec.nics.iter().any(|nic| nic.primary);
-    for (index, nic) in nics.iter_mut().filter_map(Value::as_object_mut).enumerate() {
-        nic.entry("vlan_id").or_insert(json!(0));
-        if index == 0 && !one_is_primary {
-            nic.insert("primary".to_owned(), json!(true));
+    let primary = primary(&vm.spec.nics);
+    let shown = nics.iter_mut().filter_map(Value::as_object_mut);
+    for (index, (shown, nic)) in shown.zip(&vm.spec.nics).enumerate() {
+        shown.entry("vlan_id").or_insert(json!(0));
+        if Some(index) == primary {
+            shown.insert("primary".to_owned(), json!(true));
         }
-        complete_addresses(nic);
+        complete_addresses(shown, nic);
     }
     Value::Array(nics)
 }
 
 /// `ips` and `gateways` from their older forms.
-fn complete_addresses(nic: &mut Map<String, Value>) {
-    if !nic.contains_key("ips")
-        && let Some(ip) = nic.get("ip").and_then(Value::as_str)
-    {
-        let prefix = nic
-            .get("netmask")
-            .and_then(Value::as_str)
-            .and_then(|mask| ipnet::ip_mask_to_prefix(mask.parse().ok()?).ok());
-        let address = prefix.map_or_else(|| ip.to_owned(), |prefix| format!("{ip}/{prefix}"));
-        nic.insert("ips".to_owned(), json!([address]));
+fn complete_addresses(shown: &mut Map<String, Value>, nic: &NicSpec) {
+    let ips: Vec<String> = match nic.ip {
+        Some(NicAddress::Dhcp) => vec![NicAddress::Dhcp.to_string()],
+        _ => nic.networks().map(|net| net.to_string()).collect(),
+    };
+    if nic.ips.is_empty() && !ips.is_empty() {
+        shown.insert("ips".to_owned(), json!(ips));
     }
-    if !nic.contains_key("gateways")
-        && let Some(gateway) = nic.get("gateway").cloned()
-    {
-        nic.insert("gateways".to_owned(), json!([gateway]));
+    if let Some(gateway) = nic.gateway.filter(|_| nic.gateways.is_empty()) {
+        shown.insert("gateways".to_owned(), json!([gateway]));
     }
 }
 
@@ -161,10 +157,9 @@ fn complete_addresses(nic: &mut Map<String, Value>) {
 fn routes(vm: &VmRecord) -> Value {
     let route = |(destination, to): (&String, &Scalar)| {
         let Scalar::Text(to) = to else { return None };
-        let number = to.strip_prefix("nics[").and_then(|rest| rest.strip_suffix(']')?.parse::<usize>().ok());
-        let (linklocal, gateway) = match number {
-            Some(number) => (true, vm.spec.nics.get(number)?.addresses().next()?.to_string()),
-            None => (false, to.clone()),
+        let (linklocal, gateway) = match Gateway::parse(to, &vm.spec.nics)? {
+            Gateway::Nic(index) => (true, vm.spec.nics.get(index?)?.addresses().next()?),
+            Gateway::Address(address) => (false, address),
         };
         Some(json!({"linklocal": linklocal, "dst": destination, "gateway": gateway}))
     };

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::spec::{FlatObject, NicSpec, Scalar, VmSpec};
+use crate::spec::{FlatObject, NicSpec, Scalar, VmSpec, primary};
 
 /// The key of `internal_metadata` that asks for the disk, and its value.
 const ASKED_BY: (&str, &str) = ("cloudinit_datasource", "nocloud");
@@ -45,15 +45,14 @@ fn meta_data(uuid: Uuid, spec: &VmSpec) -> Value {
 
 /// Of version 2.
 fn network_config(spec: &VmSpec) -> Value {
-    let one_is_primary = spec.nics.iter().any(|nic| nic.primary);
+    let primary = primary(&spec.nics);
     let ethernets: Map<String, Value> = spec
         .nics
         .iter()
         .enumerate()
         .map(|(index, nic)| {
-            let primary = nic.primary || (!one_is_primary && index == 0);
             let name = nic.interface.clone().unwrap_or_else(|| format!("net{index}"));
-            (name, ethernet(nic, primary, spec))
+            (name, ethernet(nic, primary == Some(index), spec))
         })
         .collect();
     json!({"version": 2, "ethernets": ethernets})

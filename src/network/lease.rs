@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::spec::{Mac, NicSpec, Scalar, VmSpec};
+use crate::spec::{Gateway, Mac, NicSpec, Scalar, VmSpec, primary};
 
 /// Name servers that are passed on.
 const MOST_RESOLVERS: usize = 4;
@@ -56,8 +56,7 @@ impl Lease {
         if v4.is_none() && v6.is_empty() {
             return None;
         }
-        let one_is_primary = nics.iter().any(|nic| nic.primary);
-        let primary = nic.primary || (!one_is_primary && index == 0);
+        let primary = primary(nics) == Some(index);
         let resolvers = || spec.resolvers.iter().filter_map(|text| text.parse().ok()).collect();
         let hostname = || spec.hostname.as_deref().unwrap_or(name);
         Some(Self {
@@ -85,14 +84,12 @@ fn routes(nics: &[NicSpec], index: usize, spec: &VmSpec, own: Ipv4Net) -> Vec<(I
         let host = || destination.parse::<Ipv4Addr>().ok().map(Ipv4Net::from);
         let destination = destination.parse::<Ipv4Net>().ok().or_else(host)?;
         let Scalar::Text(gateway) = gateway else { return None };
-        if let Ok(gateway) = gateway.parse::<Ipv4Addr>() {
-            return own.contains(&gateway).then_some((destination.trunc(), gateway));
-        }
-        let by_index =
-            gateway.strip_prefix("nics[").and_then(|rest| rest.strip_suffix(']')?.parse::<usize>().ok());
-        let by_mac =
-            gateway.parse::<Mac>().ok().and_then(|mac| nics.iter().position(|nic| nic.mac == Some(mac)));
-        (by_index.or(by_mac) == Some(index)).then_some((destination.trunc(), Ipv4Addr::UNSPECIFIED))
+        let gateway = match Gateway::parse(gateway, nics)? {
+            Gateway::Address(IpAddr::V4(router)) if own.contains(&router) => router,
+            Gateway::Nic(Some(nic)) if nic == index => Ipv4Addr::UNSPECIFIED,
+            Gateway::Address(_) | Gateway::Nic(_) => return None,
+        };
+        Some((destination.trunc(), gateway))
     };
     spec.routes.iter().filter_map(route).take(MOST_ROUTES).collect()
 }

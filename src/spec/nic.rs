@@ -127,6 +127,12 @@ impl NicSpec {
     }
 }
 
+/// The interface that carries the default route: the one that says so, or the first.
+#[must_use]
+pub fn primary(nics: &[NicSpec]) -> Option<usize> {
+    nics.iter().position(|nic| nic.primary).or((!nics.is_empty()).then_some(0))
+}
+
 /// What the guest sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::spec::{
-    Mac, NicAddress, NicSpec, VmSpec,
+    Gateway, Mac, NicAddress, NicSpec, VmSpec,
     violation::Violation,
     vm::{FlatObject, Scalar},
 };
@@ -192,21 +192,16 @@ pub(super) fn routes(out: &mut Vec<Violation>, routes: &FlatObject, nics: &[NicS
             Scalar::Text(text) => text.clone(),
             Scalar::Bool(_) | Scalar::Number(_) => String::new(),
         };
-        let index = text.strip_prefix("nics[").and_then(|rest| rest.strip_suffix(']')?.parse::<usize>().ok());
-        let by_mac = text.parse::<Mac>().ok();
-        let nic = match (index, by_mac) {
-            (Some(index), _) => Some(nics.get(index)),
-            (_, Some(mac)) => Some(nics.iter().find(|nic| nic.mac == Some(mac))),
-            _ => None,
-        };
-        let why = match nic {
-            Some(nic) if nic.is_none_or(|nic| nic.addresses().next().is_none()) => {
+        let why = match Gateway::parse(&text, nics) {
+            Some(Gateway::Address(_)) => continue,
+            Some(Gateway::Nic(index)) => {
+                let nic = index.and_then(|index| nics.get(index));
+                if nic.is_some_and(|nic| nic.addresses().next().is_some()) {
+                    continue;
+                }
                 format!("Route gateway: \"{text}\" refers to non-existent or DHCP nic")
             }
-            None if text.parse::<IpAddr>().is_err() => {
-                format!("Invalid route gateway: \"{text}\" (must be IP address, MAC address, or nic)")
-            }
-            _ => continue,
+            None => format!("Invalid route gateway: \"{text}\" (must be IP address, MAC address, or nic)"),
         };
         out.push(Violation::value(format!("routes.{destination}"), why));
     }
