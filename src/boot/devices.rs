@@ -62,8 +62,15 @@ fn open_disk(
 
 /// The disk that tells a guest about itself which asks for one.
 pub(super) fn open_seed(vm: &VmRecord, layout: &VmLayout) -> io::Result<Option<File>> {
-    let files = seed::files(vm.uuid, &vm.spec);
-    files.map(|files| write_seed(&layout.seed(), &files)).transpose()
+    let path = layout.seed();
+    if let Some(files) = seed::files(vm.uuid, &vm.spec) {
+        return write_seed(&path, &files).map(Some);
+    }
+    // One that was asked for once.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(None),
+    }
 }
 
 pub(super) fn open_firmware(

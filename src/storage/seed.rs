@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -13,10 +14,11 @@ const SIZE: u64 = 16 << 20;
 /// The label by which cloud-init knows it.
 const LABEL: [u8; 11] = *b"CIDATA     ";
 
-/// Writes the disk as a whole or not at all, and opens it for reading.
+/// Writes the disk as a whole or not at all, and opens it for reading. What it says may be secret.
 pub fn write_seed(path: &Path, files: &[(&str, String)]) -> io::Result<File> {
     let draft = path.with_extension("draft");
-    let mut disk = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&draft)?;
+    let mut disk =
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     disk.set_len(SIZE)?;
     fatfs::format_volume(&mut disk, FormatVolumeOptions::new().fat_type(FatType::Fat16).volume_label(LABEL))?;
     let volume = FileSystem::new(&mut disk, FsOptions::new())?;
@@ -30,7 +32,7 @@ pub fn write_seed(path: &Path, files: &[(&str, String)]) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::{io::Read as _, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 
@@ -42,6 +44,7 @@ mod tests {
         let files = [("meta-data", "a: b\n".to_owned()), ("user-data", "x".repeat(1 << 20))];
         let disk = write_seed(&path, &files).unwrap();
         assert_eq!(disk.metadata().unwrap().len(), SIZE);
+        assert_eq!(disk.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let mut copy = File::options().read(true).write(true).open(&path).unwrap();
         let volume = FileSystem::new(&mut copy, FsOptions::new()).unwrap();
         assert_eq!((volume.fat_type(), volume.volume_label().as_str()), (FatType::Fat16, "CIDATA"));

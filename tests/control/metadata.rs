@@ -332,6 +332,11 @@ async fn cloud_inits_seed_disk() {
         "::user-data".as_ref(),
     ]));
     assert_eq!(read, b"new");
+    clients.stop(&uuid, true).await.unwrap();
+    let change = serde_json::json!({"remove_internal_metadata": ["cloudinit_datasource"]});
+    super::update::update(&mut clients, &uuid, change).await.unwrap();
+    clients.start(&uuid).await.unwrap();
+    assert!(!disk.exists(), "it is not asked for any more");
 }
 
 /// Nothing that a guest says harms another, or costs more than its own time.
