@@ -74,7 +74,7 @@ fn serve(ip: &str) -> String {
     format!(
         "ip addr add {ip}/24 dev eth0; ip link set eth0 up; ip link set lo up; \
          (while :; do nc -l -p 9 -e cat; done) & (while :; do nc -l -p 10 >/dev/null; done) & \
-         (while :; do nc -l -p 11 </dev/zero; done) & sleep 1; echo serv''ing"
+         (while :; do nc -l -p 11 </dev/zero; done) & until grep -q ':000B .* 0A ' /proc/net/tcp*; do :; done; echo serv''ing"
     )
 }
 

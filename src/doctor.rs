@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, LimitPolicy, TagKind},
+    config::{Config, LimitPolicy},
     hypervisor::qemu::probe_kvm,
     network::Tags,
     spec::LimitReport,
@@ -124,7 +124,7 @@ fn network(config: &Config) -> Finding {
         tags.iter().map(|(name, tag)| format!("{name} ({})", tag.kind.as_str())).collect();
     let found = names.join(", ");
     let nft = config.network.nft.display();
-    if tags.iter().all(|(_, tag)| tag.kind == TagKind::Isolated) {
+    if tags.are_isolated() {
         weak("Networks", found, "no interface is connected to anything; root can configure network.tags")
     } else if !config.network.nft.exists() {
         let advice = "VMs with interfaces don't start; apt-get install nftables, or set network.nft";

@@ -1,8 +1,9 @@
 //! What lies on the host with the name of a VM, and is no VM's.
 //!
 //! Names derive from UUIDs, so everything that an agent ever made can be found again: folders of zones and of runs,
-//! hypervisors by what the launcher wrote into those, control groups by their name, parts of uploads, links and rules of packets. A look changes
-//! nothing. Reclaiming looks again, and removes only what is still a leak then; what can't be judged stays.
+//! hypervisors by what the launcher wrote into those, control groups by their name, parts of uploads, links and rules
+//! of packets. A look changes nothing. Reclaiming looks again, and removes only what is still a leak then; what can't be
+//! judged stays.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 

@@ -12,19 +12,62 @@ use uuid::Uuid;
 use super::{Agent, call::Call, error::Error};
 use crate::{
     boot,
-    network::{Assigned, Attendance, TagReport, Wiring},
+    network::{Assigned, TagReport, Wiring},
     spec::{NicSpec, Violation, VmSpec},
     store::{Commit, EventKind, Phase, VmRecord},
 };
 
 /// Addresses that wait to be journaled.
 const QUEUE: usize = 16;
+/// Addresses that are told of one boot.
+const TOLD: usize = 64;
 
 /// A guest whose requests are answered for as long as this is held.
 #[derive(Debug)]
 pub(super) struct Attended {
-    _attendance: Attendance,
+    told: mpsc::Sender<Assigned>,
+    _serving: AbortOnDropHandle<()>,
     _journal: AbortOnDropHandle<()>,
+}
+
+impl Attended {
+    /// Begins. `booted` is the call by which it was started; without one, its addresses are no news.
+    pub(super) fn begin(agent: &Agent, vm: &VmRecord, booted: Option<(Call, Instant)>) -> Self {
+        let (told, assigned) = mpsc::channel(QUEUE);
+        let journal = tokio::spawn(journal(agent.clone(), vm.uuid, booted, assigned));
+        let serving = serve(agent, vm, told.clone());
+        Self { told, _serving: serving, _journal: AbortOnDropHandle::new(journal) }
+    }
+
+    /// Goes on with what is true now.
+    pub(super) fn follow(&mut self, agent: &Agent, vm: &VmRecord) {
+        self._serving = serve(agent, vm, self.told.clone());
+    }
+}
+
+fn serve(agent: &Agent, vm: &VmRecord, told: mpsc::Sender<Assigned>) -> AbortOnDropHandle<()> {
+    let (links, wiring) = (agent.inner.platform.links.clone(), wiring(agent, vm));
+    AbortOnDropHandle::new(tokio::spawn(async move { links.attend(&wiring, told).await }))
+}
+
+/// Journals each address of a boot once.
+async fn journal(
+    agent: Agent,
+    uuid: Uuid,
+    booted: Option<(Call, Instant)>,
+    mut assigned: mpsc::Receiver<Assigned>,
+) {
+    let mut known = HashSet::new();
+    while let Some(given) = assigned.recv().await {
+        let Some((call, since)) = &booted else { continue };
+        if known.len() == TOLD || !known.insert(given) {
+            continue;
+        }
+        let Assigned { mac, address } = given;
+        let phase = boot::phase_at(*since, Phase::GuestAddress { mac, address });
+        let events = vec![call.event(uuid, EventKind::Boot(phase))];
+        agent.inner.store.commit_soon(Commit { events, ..Commit::default() }).await;
+    }
 }
 
 impl Agent {
@@ -65,22 +108,6 @@ fn wiring(agent: &Agent, vm: &VmRecord) -> Wiring {
     Wiring::new(vm.uuid, agent.inner.platform.zone.user(vm.zone_index), booted, &vm.spec)
 }
 
-/// Answers a guest. `booted` is the call by which it was started; without one, its addresses are no news.
-pub(super) async fn attend(agent: &Agent, vm: &VmRecord, booted: Option<(Call, Instant)>) -> Attended {
-    let (told, mut assigned) = mpsc::channel::<Assigned>(QUEUE);
-    let attendance = agent.inner.platform.links.attend(&wiring(agent, vm), told).await;
-    let (store, uuid) = (agent.inner.store.clone(), vm.uuid);
-    let journal = tokio::spawn(async move {
-        while let Some(Assigned { mac, address }) = assigned.recv().await {
-            let Some((call, since)) = &booted else { continue };
-            let phase = boot::phase_at(*since, Phase::GuestAddress { mac, address });
-            let events = vec![call.event(uuid, EventKind::Boot(phase))];
-            store.commit_soon(Commit { events, ..Commit::default() }).await;
-        }
-    });
-    Attended { _attendance: attendance, _journal: AbortOnDropHandle::new(journal) }
-}
-
 /// Puts in force what a running VM may send.
 pub(super) async fn guard(agent: &Agent, vm: &VmRecord) -> Result<(), Error> {
     agent.inner.platform.links.guard(&wiring(agent, vm)).await.map_err(Error::internal)
@@ -91,13 +118,16 @@ pub(super) async fn check(agent: &Agent, vm: &VmRecord) -> Result<(), Error> {
     agent.inner.platform.links.check(&wiring(agent, vm)).await.map_err(Error::internal)
 }
 
+/// Whether a change is one of what interfaces may send.
+pub(super) fn rules_differ(before: &VmSpec, after: &VmSpec) -> bool {
+    before.nics != after.nics || before.firewall_enabled != after.firewall_enabled
+}
+
 /// Whether a change is one of what interfaces may send or are told.
 pub(super) fn differ(before: &VmSpec, after: &VmSpec) -> bool {
-    let of = |spec: &VmSpec| {
-        let VmSpec { nics, firewall_enabled, resolvers, hostname, routes, .. } = spec.clone();
-        (nics, firewall_enabled, resolvers, hostname, routes)
-    };
-    of(before) != of(after)
+    rules_differ(before, after)
+        || (&before.resolvers, &before.hostname, &before.routes)
+            != (&after.resolvers, &after.hostname, &after.routes)
 }
 
 /// Between looks at what nic tags are made of.

@@ -31,7 +31,6 @@ use async_trait::async_trait;
 pub use lease::Lease;
 pub use tag::{TagReport, Tags};
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::{
@@ -94,18 +93,12 @@ pub enum Plug {
 }
 
 /// An address that a guest was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Assigned {
     /// Its interface.
     pub mac: Mac,
     /// Which.
     pub address: IpAddr,
-}
-
-/// Answers a VM's guest for as long as it is held.
-#[derive(Debug, Default)]
-pub struct Attendance {
-    _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 /// What is left of a VM's links.
@@ -132,8 +125,8 @@ pub trait Links: Send + Sync + fmt::Debug {
     async fn check(&self, wiring: &Wiring) -> Result<(), LinkError>;
     /// Puts in force what a VM may send, as a whole, on links that are up.
     async fn guard(&self, wiring: &Wiring) -> Result<(), LinkError>;
-    /// Answers a guest.
-    async fn attend(&self, wiring: &Wiring, told: mpsc::Sender<Assigned>) -> Attendance;
+    /// Answers a guest, until its links are gone.
+    async fn attend(&self, wiring: &Wiring, told: mpsc::Sender<Assigned>);
     /// Removes what is left of a VM's links, once its hypervisor is gone.
     async fn unplug(&self, uuid: Uuid) -> Result<(), LinkError>;
     /// Removes what an agent that was killed left of its own: bridges that no guest is on.

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Assigned, Attendance, LinkError, Links, Plug, Remains, TagReport, Tags, Wiring};
+use super::{Assigned, LinkError, Links, Plug, Remains, TagReport, Tags, Wiring};
 use crate::config::Network;
 
 /// Links that lead nowhere, on tags as configured; where none is, every tag is there.
@@ -53,9 +53,7 @@ impl Links for SimulatedLinks {
         Ok(())
     }
 
-    async fn attend(&self, _wiring: &Wiring, _told: mpsc::Sender<Assigned>) -> Attendance {
-        Attendance::default()
-    }
+    async fn attend(&self, _wiring: &Wiring, _told: mpsc::Sender<Assigned>) {}
 
     async fn unplug(&self, _uuid: Uuid) -> Result<(), LinkError> {
         Ok(())

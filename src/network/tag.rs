@@ -53,6 +53,12 @@ impl Tags {
         self.tags.iter().flatten()
     }
 
+    /// Whether no interface can be connected to anything.
+    #[must_use]
+    pub fn are_isolated(&self) -> bool {
+        self.iter().all(|(_, tag)| tag.kind == TagKind::Isolated)
+    }
+
     /// The one that an interface names.
     #[must_use]
     pub fn of(&self, nic: &NicSpec) -> Option<Tag> {

@@ -21,6 +21,8 @@ async fn a_guest_is_given_its_network_and_nobody_hears_it_ask() {
     let (mut asking, mut hearing) =
         tokio::join!(Guest::boot(&agent, machine(5)), Guest::boot(&agent, machine(6)));
     hearing.run(&agent, "ip link set eth0 up; wire hear eth0 &", "HEARING").await;
+    // A change before that is no reason to be told nothing of it, and one after it none to be told twice.
+    asking.update(&agent, &json!({"resolvers": ["10.0.0.2", "10.0.0.3", "fd00::2"]}));
     let told = asking.run(&agent, "lease", "time=86400").await;
     let expected = "10.0.0.5/24 router=10.0.0.1 dns=10.0.0.2 10.0.0.3 hostname=guest5 mtu=1400 \
         routes=10.7.0.0/16 10.0.0.9 0.0.0.0/0 10.0.0.1 server=169.254.169.254 time=86400";
@@ -31,6 +33,8 @@ async fn a_guest_is_given_its_network_and_nobody_hears_it_ask() {
     assert!(!heard.contains("a request for an address"), "{heard}");
     hearing.run(&agent, "kill %1; lease", "LEASE: 10.0.0.6").await;
     asking.run(&agent, "ping -c 1 10.0.0.6", "1 packets received").await;
+    asking.update(&agent, &json!({"resolvers": ["10.0.0.2"]}));
+    asking.run(&agent, "ip addr flush dev eth0; lease", "dns=10.0.0.2 hostname").await;
     let phases = asking.phases(&agent).await;
     let addresses: Vec<_> = phases.iter().filter(|phase| phase.phase() == Phase::GuestAddress).collect();
     assert_eq!(addresses.len(), 1, "{phases:?}");

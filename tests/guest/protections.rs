@@ -297,9 +297,9 @@ async fn a_server_of_the_network_is_heard() {
     let server = json!({"nics": [{"nic_tag": "lan", "model": "virtio", "mac": "02:00:00:00:00:06",
         "ips": ["10.0.0.6/24"], "dhcp_server": true, "answer_dhcp": false}]});
     let (mut client, mut server) = tokio::join!(Guest::boot(&agent, client), Guest::boot(&agent, server));
-    let serve = "ip addr add 10.0.0.6/24 dev eth0; ip link set eth0 up; mkdir -p /var/lib/misc; touch /l; \
+    let serve = "ip addr add 10.0.0.6/24 dev eth0; ip link set eth0 up; touch /l; \
         printf 'start 10.0.0.70\\nend 10.0.0.70\\ninterface eth0\\nlease_file /l\\noption subnet 255.255.255.0\\n' >/c; \
-        wire hear eth0 & sleep 1; udhcpd -f /c &";
+        udhcpd -f /c & wire hear eth0 &";
     server.run(&agent, serve, "HEARING").await;
     // It takes what it likes to no avail.
     client
@@ -347,7 +347,7 @@ async fn the_firewall_lets_in_what_was_asked_for() {
         Guest::boot(&agent, json!({"firewall_enabled": true, "nics": [nic(5)]})),
         Guest::boot(&agent, json!({"nics": [nic(6)]}))
     );
-    let serve = "lease; (while :; do echo ser''ved | nc -l -p 80; done) 2>/dev/null & sleep 1; echo se''t";
+    let serve = "lease; (while :; do echo ser''ved | nc -l -p 80; done) 2>/dev/null & until grep -q ':0050 .* 0A ' /proc/net/tcp*; do :; done; echo se''t";
     tokio::join!(behind.run(&agent, serve, "set\r"), outside.run(&agent, serve, "set\r"));
     let fetch = |from: u8| format!("nc -w 5 10.0.0.{from} 80 </dev/null || echo fetched noth''ing");
     behind.run(&agent, &fetch(6), "served\r").await;

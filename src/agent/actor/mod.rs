@@ -131,8 +131,8 @@ pub(super) struct Live {
     _metadata: Option<AbortOnDropHandle<()>>,
     /// Answers its requests for an address.
     pub(super) links: Option<Attended>,
-    /// What it may send could not be put in force yet.
-    pub(super) is_unguarded: bool,
+    /// When it is tried again to put in force what it may send.
+    pub(super) guard_again: Option<Instant>,
 }
 
 /// See the module.
@@ -204,7 +204,7 @@ impl Actor {
                 () = until(deadline) => self.on_deadline(),
                 () = until(self.resets.due()) => self.tell_resets().await,
                 () = tokio::time::sleep(LOOK_FOR_LOST), if lost => self.look_for_lost().await,
-                () = tokio::time::sleep(GUARD_AGAIN), if self.live.is_unguarded => self.follow_links().await,
+                () = until(self.live.guard_again) => self.follow_links().await,
                 command = self.commands.recv() => match command {
                     Some(command) => if matches!(self.obey(command).await, Then::End) { break },
                     None => break,
@@ -257,11 +257,14 @@ impl Actor {
     /// Lets a change of what its interfaces may send and are told take effect.
     async fn follow_links(&mut self) {
         let guarded = links::guard(&self.agent, &self.record).await;
-        if let (Err(error), false) = (&guarded, self.live.is_unguarded) {
+        if let (Err(error), None) = (&guarded, self.live.guard_again) {
             tracing::error!(vm = %self.record.uuid, %error, "what its interfaces may send is as it was; it is tried again");
         }
-        self.live.is_unguarded = guarded.is_err();
-        self.live.links = Some(links::attend(&self.agent, &self.record, None).await);
+        self.live.guard_again = guarded.is_err().then(|| Instant::now() + GUARD_AGAIN);
+        match &mut self.live.links {
+            Some(attended) => attended.follow(&self.agent, &self.record),
+            None => self.live.links = Some(Attended::begin(&self.agent, &self.record, None)),
+        }
     }
 
     fn check_etag(&self, etag: &str) -> Result<(), Error> {

@@ -8,7 +8,8 @@ use crate::{
     agent::{
         call::{BootProgress, Call, Outcome},
         error::Error,
-        links, metadata,
+        links::Attended,
+        metadata,
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
     spec::{BootOptions, Limits, VmState},
@@ -138,8 +139,8 @@ impl Actor {
             vnc: running.vnc,
             _first_byte: Some(self.await_first_byte(call, running.console_start, since)),
             _metadata: Some(metadata::serve(&self.agent, self.record.uuid, Some((call.clone(), since)))),
-            links: Some(links::attend(&self.agent, &vm, Some((call.clone(), since))).await),
-            is_unguarded: false,
+            links: Some(Attended::begin(&self.agent, &vm, Some((call.clone(), since)))),
+            guard_again: None,
         };
         if let Err(error) = self.commit(call, vm, events, answer).await {
             // What can't be written down does not run.

@@ -73,7 +73,7 @@ impl Actor {
         if updated.spec == self.record.spec {
             return self.keep_answer(call, outcome(self.record.clone())).await;
         }
-        if self.live.process.is_some() && links::differ(&self.record.spec, &updated.spec) {
+        if self.live.process.is_some() && links::rules_differ(&self.record.spec, &updated.spec) {
             // What would not be in force is not promised.
             links::check(&self.agent, &vm).await?;
         }

@@ -10,6 +10,22 @@ pub(super) const OTHER_FLOW: &str = "3m";
 /// One that was not answered yet, or that one side has ended.
 const SHORT_FLOW: &str = "1m";
 
+/// By what a flow is known, as its guest sends it.
+fn flow(ip: &str) -> String {
+    format!("{ip} saddr . {ip} daddr . meta l4proto . th sport . th dport")
+}
+
+/// The sets, and what is in them: flows that are open, flows that were ended, and peers by protocols without ports.
+pub(super) fn sets() -> impl Iterator<Item = (String, String)> {
+    [("ip", 4), ("ip6", 6)].into_iter().flat_map(|(ip, number)| {
+        [
+            (format!("flows{number}"), flow(ip)),
+            (format!("closed{number}"), flow(ip)),
+            (format!("peers{number}"), format!("{ip} daddr . meta l4proto")),
+        ]
+    })
+}
+
 impl Guarded<'_> {
     /// What the firewall lets answers in by.
     pub(super) fn remember(&self) -> Vec<String> {
@@ -17,7 +33,7 @@ impl Guarded<'_> {
         for (ip, number) in [("ip", 4), ("ip6", 6)] {
             let set = |name: &str| self.object(&format!("{name}{number}"));
             let (flows, closed, peers) = (set("flows"), set("closed"), set("peers"));
-            let key = format!("{ip} saddr . {ip} daddr . meta l4proto . th sport . th dport");
+            let key = flow(ip);
             let tcp = format!("meta protocol {ip} meta l4proto tcp tcp flags &");
             rules.extend([
                 // A flow that was ended is not made to last by its last words.
@@ -36,7 +52,7 @@ impl Guarded<'_> {
 
     /// Drops what comes in unasked.
     pub(super) fn lets_in(&self) -> Vec<String> {
-        let drop = self.drop();
+        let drop = self.refuse();
         let mut rules = vec![
             "ether type arp accept".to_owned(),
             "meta protocol ip udp sport 67 udp dport 68 accept".to_owned(),

@@ -112,14 +112,7 @@ fn objects(base: &str) -> Vec<(&'static str, String, String)> {
             format!("{{ typeof @th,192,32; flags dynamic,timeout; size {LEASES}; timeout {LEASE}; }}"),
         ),
     ];
-    for (set, keys) in [
-        ("flows4", "ip saddr . ip daddr . meta l4proto . th sport . th dport"),
-        ("flows6", "ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport"),
-        ("closed4", "ip saddr . ip daddr . meta l4proto . th sport . th dport"),
-        ("closed6", "ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport"),
-        ("peers4", "ip daddr . meta l4proto"),
-        ("peers6", "ip6 daddr . meta l4proto"),
-    ] {
+    for (set, keys) in firewall::sets() {
         let definition =
             format!("{{ typeof {keys}; flags dynamic,timeout; size {FLOWS}; timeout {OTHER_FLOW}; }}");
         objects.push(("set", format!("{base}{set}"), definition));
@@ -153,12 +146,13 @@ impl Guarded<'_> {
         format!("{}{}-{what}", name(self.uuid), self.mac.hex())
     }
 
-    fn drop(&self) -> String {
+    /// Counts what is refused.
+    fn refuse(&self) -> String {
         format!("counter name {} drop", self.object("dropped"))
     }
 
     fn sends(&self) -> Vec<String> {
-        let (nic, mac, drop) = (self.nic, self.mac, self.drop());
+        let (nic, mac, drop) = (self.nic, self.mac, self.refuse());
         let hex = format!("0x{}", mac.hex());
         let is = |flag: Option<bool>| flag == Some(true);
         let may_serve = is(nic.dhcp_server) || is(nic.allow_dhcp_spoofing);

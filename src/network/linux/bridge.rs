@@ -28,13 +28,9 @@ impl LinuxLinks {
         let host = |what: String| LinkError::Host { tag: tag_name.to_owned(), what };
         let vlan = u16::try_from(nic.vlan_id.unwrap_or(0)).unwrap_or(0);
         if tag.kind == TagKind::Bridge {
-            let link = &tag.link;
-            let found = netlink.find(link).await?;
-            let bridge = found.ok_or_else(|| host(format!("the bridge {link} is not there")))?;
-            if !bridge.is_bridge() {
-                return Err(host(format!("{link} is no bridge")));
-            }
+            let bridge = self.host_link(tag_name, tag).await?;
             if vlan != 0 && !bridge.filters_vlans {
+                let link = &bridge.name;
                 return Err(host(format!(
                     "the bridge {link} does not filter VLANs, and the interface has vlan_id {vlan}"
                 )));
@@ -42,7 +38,7 @@ impl LinuxLinks {
             return Ok(bridge);
         }
         let Some(name) = self.own_bridge(nic, tag) else { return Err(host("it has no bridge".to_owned())) };
-        let alias = format!("{} nic tag {tag_name}", self.home.display());
+        let alias = self.tag_alias(tag_name);
         let bridge = match netlink.find(&name).await? {
             Some(bridge) if bridge.alias == alias && bridge.is_bridge() => bridge,
             // Killed between making it and naming it.
@@ -58,7 +54,7 @@ impl LinuxLinks {
                 crash::point("link.bridge");
                 let mtu = tag.mtu;
                 netlink.add_bridge(&name, mtu, self.bridge_mac(&name)).await?;
-                crash::point("link.bridge.named");
+                crash::point("link.bridge.made");
                 netlink.set_alias(&name, &alias).await?;
                 netlink.find(&name).await?.ok_or_else(|| host(format!("{name} was removed meanwhile")))?
             }
@@ -68,6 +64,18 @@ impl LinuxLinks {
             self.uplink(tag_name, tag, vlan, &bridge).await?;
         }
         Ok(bridge)
+    }
+
+    /// The link of the host that a tag is made of.
+    pub(super) async fn host_link(&self, tag_name: &str, tag: &Tag) -> Result<Link, LinkError> {
+        let found = self.netlink().await?.find(&tag.link).await?;
+        let checked = host_link(tag, found.as_slice()).cloned();
+        checked.map_err(|what| LinkError::Host { tag: tag_name.to_owned(), what })
+    }
+
+    /// What the agent's links of a tag say about themselves.
+    fn tag_alias(&self, tag_name: &str) -> String {
+        format!("{} nic tag {tag_name}", self.home.display())
     }
 
     /// A bridge that an agent made here has an address that follows from its name.
@@ -87,18 +95,14 @@ impl LinuxLinks {
     async fn uplink(&self, tag_name: &str, tag: &Tag, vlan: u16, bridge: &Link) -> Result<(), LinkError> {
         let netlink = self.netlink().await?;
         let host = |what: String| LinkError::Host { tag: tag_name.to_owned(), what };
-        let find = async |name: &str| {
-            netlink.find(name).await?.ok_or_else(|| host(format!("the interface {name} is not there")))
-        };
-        let mut way = find(&tag.link).await?;
+        let mut way = self.host_link(tag_name, tag).await?;
         if vlan != 0 {
             let name = name::vlan(&self.prefix, &tag.link, vlan.into());
             if netlink.find(&name).await?.is_none() {
-                let alias = format!("{} nic tag {tag_name}", self.home.display());
-                netlink.add_vlan(&name, way.index, vlan, &alias).await?;
+                netlink.add_vlan(&name, way.index, vlan, &self.tag_alias(tag_name)).await?;
             }
             netlink.up(&way).await?;
-            way = find(&name).await?;
+            way = netlink.find(&name).await?.ok_or_else(|| host(format!("{name} was removed meanwhile")))?;
         }
         match way.controller {
             Some(controller) if controller == bridge.index => return netlink.up(&way).await,
@@ -119,7 +123,7 @@ impl LinuxLinks {
     pub(super) async fn remove_unused_bridges(&self) -> Result<BTreeSet<String>, LinkError> {
         let netlink = self.netlink().await?;
         let links = netlink.all().await?;
-        let home = format!("{} nic tag ", self.home.display());
+        let home = self.tag_alias("");
         let ours = |link: &&Link| link.alias.starts_with(&home) || self.is_unnamed(link);
         let mut gone = BTreeSet::new();
         for bridge in links.iter().filter(ours).filter(|link| link.is_bridge()) {
@@ -135,6 +139,17 @@ impl LinuxLinks {
             gone.insert(guard::host_chain(&bridge.name));
         }
         Ok(gone)
+    }
+}
+
+/// The link that a tag is made of, among those that are there; or what is wrong with it.
+pub(super) fn host_link<'l>(tag: &Tag, links: &'l [Link]) -> Result<&'l Link, String> {
+    let name = &tag.link;
+    let wanted = if tag.kind == TagKind::Bridge { "bridge" } else { "interface" };
+    match links.iter().find(|link| link.name == *name) {
+        None => Err(format!("the {wanted} {name} is not there")),
+        Some(link) if tag.kind == TagKind::Bridge && !link.is_bridge() => Err(format!("{name} is no bridge")),
+        Some(link) => Ok(link),
     }
 }
 

@@ -21,16 +21,16 @@ use std::{
 
 use async_trait::async_trait;
 use bridge::without_ipv6;
+use futures_util::future::join_all;
 use netlink::{Link, Netlink};
 use netlink_packet_route::link::InfoKind;
 use nft::Nft;
 use port::{Port, Relay};
 use tokio::sync::{Mutex, OnceCell, mpsc};
-use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::{
-    Assigned, Attendance, Lease, LinkError, Links, Plug, Remains, TagReport, Tags, Wiring, checked,
+    Assigned, Lease, LinkError, Links, Plug, Remains, TagReport, Tags, Wiring, checked,
     dhcp::Responder,
     guard::{self, Guarded, Side},
     name,
@@ -95,7 +95,7 @@ impl LinuxLinks {
     /// A VM's links that the kernel still has, by name; with a macvtap they stay when their holder is gone.
     async fn own_links(&self) -> Result<Vec<(Uuid, Link)>, LinkError> {
         let links = self.netlink().await?.all().await?;
-        let home = format!(" of {}", self.home.display());
+        let home = self.of_home();
         let own = |link: Link| {
             let uuid = Uuid::try_parse(link.alias.strip_prefix("vm ")?.get(..36)?).ok()?;
             link.alias.ends_with(&home).then_some((uuid, link))
@@ -129,6 +129,15 @@ impl LinuxLinks {
         script
     }
 
+    /// The same for links as they are now; nothing when there is none.
+    async fn rules(&self, wiring: &Wiring) -> Result<Option<String>, LinkError> {
+        if self.tags.are_isolated() {
+            return Ok(None);
+        }
+        let script = self.script(wiring, &self.netlink().await?.all().await?);
+        Ok(Some(script).filter(|script| !script.is_empty()))
+    }
+
     /// Where an interface is that was plugged, whatever the configuration says of its tag now.
     fn standing(&self, uuid: Uuid, nic: &NicSpec, links: &[Link]) -> Option<Place> {
         let mac = nic.mac?;
@@ -158,33 +167,13 @@ impl LinuxLinks {
 
     async fn make_tap(&self, wiring: &Wiring, nic: &NicSpec, place: &Place) -> Result<Plug, LinkError> {
         let netlink = self.netlink().await?;
-        let mtu = nic.mtu.unwrap_or(place.tag.mtu);
-        let name = &place.link;
-        let interface = nic.interface.as_deref().unwrap_or("net");
-        let alias = format!("vm {} {interface} of {}", wiring.uuid, self.home.display());
-        if place.tag.kind == TagKind::Macvtap {
-            let (tag_name, link) = (nic.nic_tag.clone().unwrap_or_default(), &place.tag.link);
-            let what = format!("the interface {link} is not there");
-            let under = netlink.find(link).await?.ok_or(LinkError::Host { tag: tag_name, what })?;
-            if let Some(left) = netlink.find(name).await? {
-                netlink.delete(&left).await?;
-            }
-            netlink.add_macvtap(name, under.index, place.mac).await?;
-            without_ipv6(name);
-            netlink.set_alias(name, &alias).await?;
-            let link = netlink.find(name).await?.ok_or_else(|| missing(name))?;
-            netlink.set_mtu(&link, mtu).await?;
-            let device = PathBuf::from(format!("/dev/tap{}", link.index));
-            let tap =
-                sys::open_macvtap(&device, name).map_err(LinkError::at(device.display().to_string()))?;
-            return Ok(Plug::Tap { tap, vhost: open_vhost(), mtu });
-        }
+        let (name, mtu) = (&place.link, nic.mtu.unwrap_or(place.tag.mtu));
         let bridge = self.bridge(nic, &place.tag).await?;
         let tap =
             sys::open_tap(name, wiring.owner).map_err(LinkError::at(format!("making the tap {name}")))?;
         without_ipv6(name);
         crash::point("link.tap");
-        netlink.set_alias(name, &alias).await?;
+        netlink.set_alias(name, &self.alias(wiring.uuid, nic)).await?;
         let link = netlink.find(name).await?.ok_or_else(|| missing(name))?;
         netlink.attach(&link, &bridge, mtu).await?;
         if let Some(vlan @ 1..) = nic.vlan_id.and_then(|vlan| u16::try_from(vlan).ok())
@@ -193,6 +182,43 @@ impl LinuxLinks {
             netlink.set_port_vlan(&link, vlan).await?;
         }
         Ok(Plug::Tap { tap, vhost: open_vhost(), mtu })
+    }
+
+    async fn make_macvtap(&self, wiring: &Wiring, nic: &NicSpec, place: &Place) -> Result<Plug, LinkError> {
+        let netlink = self.netlink().await?;
+        let (name, mtu) = (&place.link, nic.mtu.unwrap_or(place.tag.mtu));
+        let under = self.host_link(nic.nic_tag.as_deref().unwrap_or_default(), &place.tag).await?;
+        if let Some(left) = netlink.find(name).await? {
+            netlink.delete(&left).await?;
+        }
+        netlink.add_macvtap(name, under.index, place.mac).await?;
+        without_ipv6(name);
+        netlink.set_alias(name, &self.alias(wiring.uuid, nic)).await?;
+        let link = netlink.find(name).await?.ok_or_else(|| missing(name))?;
+        netlink.set_mtu(&link, mtu).await?;
+        let device = PathBuf::from(format!("/dev/tap{}", link.index));
+        let tap = sys::open_macvtap(&device, name).map_err(LinkError::at(device.display().to_string()))?;
+        Ok(Plug::Tap { tap, vhost: open_vhost(), mtu })
+    }
+
+    /// What a VM's link says about itself.
+    fn alias(&self, uuid: Uuid, nic: &NicSpec) -> String {
+        format!("vm {uuid} {}{}", nic.interface.as_deref().unwrap_or("net"), self.of_home())
+    }
+
+    /// With what the aliases of this agent's links of VMs end, and of no other agent's.
+    fn of_home(&self) -> String {
+        format!(" of {}", self.home.display())
+    }
+
+    /// The agent's places at a VM's links.
+    async fn ports(&self, wiring: &Wiring) -> Result<Vec<Port>, LinkError> {
+        if self.tags.are_isolated() {
+            return Ok(Vec::new());
+        }
+        let links = self.netlink().await?.all().await?;
+        let open = |(index, nic)| self.open_port(wiring, index, nic, &links).transpose();
+        wiring.nics.iter().enumerate().filter_map(open).collect()
     }
 
     fn open_port(
@@ -243,15 +269,7 @@ impl Links for LinuxLinks {
                 TagKind::Etherstub | TagKind::Uplink => Some(name::bridge(&self.prefix, name, 0)),
                 TagKind::Bridge | TagKind::Macvtap => Some(tag.link.clone()),
             };
-            let needed = Some(&tag.link).filter(|_| tag.kind.needs_link());
-            let what = if tag.kind == TagKind::Bridge { "bridge" } else { "interface" };
-            let problem = needed.and_then(|link| match links.iter().find(|other| other.name == *link) {
-                None => Some(format!("the {what} {link} is not there")),
-                Some(found) if tag.kind == TagKind::Bridge && !found.is_bridge() => {
-                    Some(format!("{link} is no bridge"))
-                }
-                Some(_) => None,
-            });
+            let problem = bridge::host_link(tag, &links).err().filter(|_| tag.kind.needs_link());
             TagReport { name: name.clone(), tag: tag.clone(), device, problem }
         };
         self.tags.iter().map(report).collect()
@@ -263,6 +281,9 @@ impl Links for LinuxLinks {
         for nic in &wiring.nics {
             plugs.push(match self.place(wiring.uuid, nic)? {
                 None => Plug::Isolated,
+                Some(place) if place.tag.kind == TagKind::Macvtap => {
+                    self.make_macvtap(wiring, nic, &place).await?
+                }
                 Some(place) => self.make_tap(wiring, nic, &place).await?,
             });
         }
@@ -270,14 +291,17 @@ impl Links for LinuxLinks {
     }
 
     async fn enable(&self, wiring: &Wiring) -> Result<(), LinkError> {
-        if wiring.nics.iter().all(|nic| self.tags.of(nic).is_none_or(|tag| tag.kind == TagKind::Isolated)) {
+        if self.tags.are_isolated() {
             return Ok(());
         }
         let netlink = self.netlink().await?;
         let links = netlink.all().await?;
-        crash::point("link.rules");
-        self.nft.apply(&self.script(wiring, &links)).await?;
-        crash::point("link.up");
+        let script = self.script(wiring, &links);
+        if !script.is_empty() {
+            crash::point("link.rules");
+            self.nft.apply(&script).await?;
+            crash::point("link.up");
+        }
         for nic in &wiring.nics {
             let Some(place) = self.place(wiring.uuid, nic)? else { continue };
             for name in self.own_bridge(nic, &place.tag).iter().chain([&place.link]) {
@@ -289,36 +313,31 @@ impl Links for LinuxLinks {
     }
 
     async fn check(&self, wiring: &Wiring) -> Result<(), LinkError> {
-        let script = self.script(wiring, &self.netlink().await?.all().await?);
-        if script.is_empty() { Ok(()) } else { self.nft.check(&script).await }
+        match self.rules(wiring).await? {
+            Some(script) => self.nft.check(&script).await,
+            None => Ok(()),
+        }
     }
 
     async fn guard(&self, wiring: &Wiring) -> Result<(), LinkError> {
-        let script = self.script(wiring, &self.netlink().await?.all().await?);
-        if script.is_empty() { Ok(()) } else { self.nft.apply(&script).await }
+        match self.rules(wiring).await? {
+            Some(script) => self.nft.apply(&script).await,
+            None => Ok(()),
+        }
     }
 
-    async fn attend(&self, wiring: &Wiring, told: mpsc::Sender<Assigned>) -> Attendance {
-        let mut tasks = Vec::new();
-        let links = match self.netlink().await {
-            Ok(netlink) => netlink.all().await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        };
-        for (index, nic) in wiring.nics.iter().enumerate() {
-            match self.open_port(wiring, index, nic, &links) {
-                Ok(Some(port)) => tasks.push(AbortOnDropHandle::new(tokio::spawn(port.serve(told.clone())))),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!(vm = %wiring.uuid, %error, "the guest's requests for an address are not answered");
-                }
+    async fn attend(&self, wiring: &Wiring, told: mpsc::Sender<Assigned>) {
+        match self.ports(wiring).await {
+            Ok(ports) => drop(join_all(ports.into_iter().map(|port| port.serve(told.clone()))).await),
+            Err(error) => {
+                tracing::error!(vm = %wiring.uuid, %error, "the guest's requests for an address are not answered");
             }
         }
-        Attendance { _tasks: tasks }
     }
 
     async fn unplug(&self, uuid: Uuid) -> Result<(), LinkError> {
         let _changing = self.changing.lock().await;
-        if self.tags.iter().all(|(_, tag)| tag.kind == TagKind::Isolated) {
+        if self.tags.are_isolated() {
             return Ok(());
         }
         for (_, link) in self.own_links().await?.iter().filter(|(owner, _)| *owner == uuid) {
@@ -330,7 +349,7 @@ impl Links for LinuxLinks {
     }
 
     async fn sweep(&self) -> Result<(), LinkError> {
-        if self.tags.iter().all(|(_, tag)| tag.kind == TagKind::Isolated) {
+        if self.tags.are_isolated() {
             return Ok(());
         }
         let _changing = self.changing.lock().await;
@@ -339,7 +358,7 @@ impl Links for LinuxLinks {
     }
 
     async fn remains(&self) -> Result<Vec<Remains>, LinkError> {
-        if self.tags.iter().all(|(_, tag)| tag.kind == TagKind::Isolated) {
+        if self.tags.are_isolated() {
             return Ok(Vec::new());
         }
         let links = self.own_links().await?;

@@ -8,7 +8,7 @@ use netlink_packet_route::{
     address::AddressScope,
     link::{
         AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind, LinkAttribute,
-        LinkFlags, LinkInfo, MacVtapMode,
+        LinkInfo, MacVtapMode,
     },
 };
 use rtnetlink::{Handle, LinkBridge, LinkBridgeVlan, LinkMacVtap, LinkMessageBuilder, LinkUnspec, LinkVlan};
@@ -35,7 +35,6 @@ pub(super) struct Link {
     pub(super) alias: String,
     pub(super) mtu: u32,
     pub(super) mac: Vec<u8>,
-    pub(super) up: bool,
     /// The bridge that it is a port of.
     pub(super) controller: Option<u32>,
     pub(super) kind: Option<InfoKind>,
@@ -136,16 +135,9 @@ impl Netlink {
             return Ok(());
         }
         // The one that every port begins with.
-        let mut default = self.handle.link().del_with_message(
-            LinkBridgeVlan::new(port.index)
-                .append_af_spec(AfSpecBridge::VlanInfo(BridgeVlanInfo {
-                    vid: 1,
-                    flags: BridgeVlanInfoFlags::empty(),
-                }))
-                .build(),
-        );
-        let _ = default.message_mut();
-        match default.execute().await {
+        let first = BridgeVlanInfo { vid: 1, flags: BridgeVlanInfoFlags::empty() };
+        let remove = LinkBridgeVlan::new(port.index).append_af_spec(AfSpecBridge::VlanInfo(first));
+        match self.handle.link().del_with_message(remove.build()).execute().await {
             Err(error) if number(&error) != Some(libc::ENOENT) => Err(what()(error)),
             _ => Ok(()),
         }
@@ -173,11 +165,7 @@ impl Netlink {
 }
 
 fn read(message: &netlink_packet_route::link::LinkMessage) -> Link {
-    let mut link = Link {
-        index: message.header.index,
-        up: message.header.flags.contains(LinkFlags::Up),
-        ..Link::default()
-    };
+    let mut link = Link { index: message.header.index, ..Link::default() };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),

@@ -18,8 +18,6 @@ use crate::{
 
 /// Frames that are looked at in one second; a guest that sends more waits, and loses them.
 const FRAMES: u32 = 200;
-/// Addresses that are told of one interface.
-const TOLD: usize = 16;
 /// No frame that is answered is longer.
 const LONGEST: usize = 2048;
 
@@ -55,7 +53,7 @@ impl Port {
 
     async fn attend(self, told: mpsc::Sender<Assigned>) -> io::Result<()> {
         let mut buffer = vec![0; LONGEST];
-        let (mut second, mut sent, mut heard, mut known) = (Instant::now(), 0, 0, Vec::new());
+        let (mut second, mut sent, mut heard) = (Instant::now(), 0, 0);
         loop {
             let (length, way) = self.socket.receive(&mut buffer).await?;
             if second.elapsed() >= Duration::from_secs(1) {
@@ -71,10 +69,7 @@ impl Port {
                 continue;
             }
             for address in self.handle(buffer.get(..length).unwrap_or_default(), way) {
-                if known.len() < TOLD && !known.contains(&address) {
-                    known.push(address);
-                    let _ = told.send(address).await;
-                }
+                let _ = told.send(address).await;
             }
         }
     }
