@@ -173,3 +173,34 @@ impl LinkError {
 fn checked(tags: &Tags, nic: &NicSpec) -> Result<Tag, LinkError> {
     tags.check(nic).map_err(|(_, why)| LinkError::Tag(why))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+    use crate::spec::property::{Effect, NIC};
+
+    /// What takes effect at once is as it is now; what waits for the next boot is as it was.
+    #[test]
+    fn the_table_says_what_is_live() {
+        let now = json!({"mac": "02:00:00:00:00:01", "interface": "net9", "nic_tag": "b", "model": "e1000",
+            "vlan_id": 7, "ip": "10.0.0.9", "netmask": "255.0.0.0", "ips": ["10.0.0.9/8"], "gateway": "10.0.0.1",
+            "gateways": ["10.0.0.1"], "primary": true, "mtu": 1400, "answer_dhcp": false, "network_uuid": "u",
+            "dhcp_server": true, "allow_dhcp_spoofing": true, "allow_ip_spoofing": true, "allow_mac_spoofing": true,
+            "allow_restricted_traffic": true, "allow_unfiltered_promisc": true, "allowed_ips": ["10.1.0.0/16"],
+            "allowed_dhcp_cids": ["0x01"], "blocked_outgoing_ports": [25], "vrrp_vrid": 3, "vrrp_primary_ip": "10.0.0.9"});
+        let nic: NicSpec = serde_json::from_value(now.clone()).unwrap();
+        let booted = NicSpec { mac: nic.mac, ..NicSpec::default() };
+        let spec = VmSpec { nics: vec![nic], ..VmSpec::default() };
+        let wiring = Wiring::new(Uuid::nil(), 0, &[booted], &spec);
+        let wired: Map<_, _> =
+            serde_json::from_value(serde_json::to_value(&wiring.nics[0]).unwrap()).unwrap();
+        for property in NIC.iter().filter(|property| property.name != "mac") {
+            let expected = now.get(property.name);
+            assert!(expected.is_some(), "{} is missing in the test", property.name);
+            let live = property.effect == Effect::Live;
+            assert_eq!(wired.get(property.name), expected.filter(|_| live), "{}", property.name);
+        }
+    }
+}
