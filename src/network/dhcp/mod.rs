@@ -4,6 +4,7 @@
 //! What a guest sends is hostile: a frame that lies about itself is not answered, and nothing is kept of one.
 
 mod neighbour;
+mod question;
 #[cfg(test)]
 mod tests;
 mod v4;

@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use dhcproto::{
-    Decodable as _, Decoder, Encodable as _,
-    v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode},
+    Encodable as _,
+    v4::{DhcpOption, Message, MessageType, Opcode, OptionCode},
 };
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use ipnet::Ipv4Net;
 
-use super::{Answer, LEASE_TIME, SERVER_IP, SERVER_MAC};
+use super::{Answer, LEASE_TIME, SERVER_IP, SERVER_MAC, question::Message4};
 use crate::{network::Lease, spec::Mac};
 
 pub(super) const SERVER_PORT: u16 = 67;
@@ -18,22 +18,23 @@ pub(super) const CLIENT_PORT: u16 = 68;
 const LEAST_MESSAGE: usize = 300;
 /// What every client takes, with its IP and UDP headers.
 const USUAL_PACKET: u16 = 576;
+const LARGEST_PACKET: u16 = 1500;
 const HEADERS: usize = 28;
 
 pub(super) fn answer(lease: &Lease, payload: &[u8]) -> Option<Answer> {
-    let request = Message::decode(&mut Decoder::new(payload)).ok()?;
+    let request = Message4::read(payload)?;
     let own = lease.v4?;
     if !is_request_of(&request, lease.mac) || !is_listed(lease, &request) {
         return None;
     }
-    let kind = match request.opts().msg_type() {
+    let kind = match request.kind() {
         Some(MessageType::Discover) => MessageType::Offer,
         // Without a type it is BOOTP.
         Some(MessageType::Request) | None => MessageType::Ack,
         _ => return None,
     };
     let payload = reply(lease, own, &request, kind)?;
-    let to = match request.ciaddr() {
+    let to = match request.client() {
         ip if ip.is_unspecified() => Ipv4Addr::BROADCAST,
         ip => ip,
     };
@@ -46,22 +47,24 @@ pub(super) fn answer(lease: &Lease, payload: &[u8]) -> Option<Answer> {
     Some(Answer { frame, assigned })
 }
 
-fn is_request_of(message: &Message, mac: Mac) -> bool {
-    // The crate takes the length on trust.
-    let ethernet = message.htype() == HType::Eth && message.hlen() == 6;
-    message.opcode() == Opcode::BootRequest && ethernet && message.chaddr() == mac.octets()
+fn is_request_of(message: &Message4<'_>, mac: Mac) -> bool {
+    message.is_request() && message.mac == mac
 }
 
-fn is_listed(lease: &Lease, request: &Message) -> bool {
-    lease.clients.is_empty() || identifier(request).is_some_and(|cid| lease.clients.contains(&cid))
+fn is_listed(lease: &Lease, request: &Message4<'_>) -> bool {
+    lease.clients.is_empty() || is_one_of(&lease.clients, request)
 }
 
-fn reply(lease: &Lease, own: Ipv4Net, request: &Message, kind: MessageType) -> Option<Vec<u8>> {
+/// Whether a client says by which name it is known, and that is one of these.
+fn is_one_of(clients: &[Vec<u8>], request: &Message4<'_>) -> bool {
+    request.option(OptionCode::ClientIdentifier).is_some_and(|cid| clients.iter().any(|client| client == cid))
+}
+
+fn reply(lease: &Lease, own: Ipv4Net, request: &Message4<'_>, kind: MessageType) -> Option<Vec<u8>> {
     let zero = Ipv4Addr::UNSPECIFIED;
     let mac = lease.mac.octets();
-    let mut message =
-        Message::new_with_id(request.xid(), request.ciaddr(), own.addr(), SERVER_IP, zero, &mac);
-    message.set_opcode(Opcode::BootReply).set_flags(request.flags());
+    let mut message = Message::new_with_id(request.id(), request.client(), own.addr(), SERVER_IP, zero, &mac);
+    message.set_opcode(Opcode::BootReply).set_flags(request.flags().into());
     let options = message.opts_mut();
     options.insert(DhcpOption::MessageType(kind));
     options.insert(DhcpOption::ServerIdentifier(SERVER_IP));
@@ -89,11 +92,11 @@ fn reply(lease: &Lease, own: Ipv4Net, request: &Message, kind: MessageType) -> O
         options
             .insert(DhcpOption::ClasslessStaticRoute(lease.routes.iter().copied().chain(default).collect()));
     }
-    let most = match request.opts().get(OptionCode::MaxMessageSize) {
-        Some(DhcpOption::MaxMessageSize(most)) => (*most).max(USUAL_PACKET),
-        _ => USUAL_PACKET,
-    };
-    let most = usize::from(most.min(1500)) - HEADERS;
+    let takes = request
+        .option(OptionCode::MaxMessageSize)
+        .and_then(|bytes| Some(u16::from_be_bytes(bytes.try_into().ok()?)));
+    let most = takes.map_or(USUAL_PACKET, |most| most.clamp(USUAL_PACKET, LARGEST_PACKET));
+    let most = usize::from(most) - HEADERS;
     // What a client can do without, longest first.
     for spare in [None, Some(OptionCode::ClasslessStaticRoute), Some(OptionCode::Hostname)] {
         if let Some(spare) = spare {
@@ -109,11 +112,10 @@ fn reply(lease: &Lease, own: Ipv4Net, request: &Message, kind: MessageType) -> O
 }
 
 pub(super) fn acknowledged(payload: &[u8], mac: Mac) -> Option<Ipv4Addr> {
-    let message = Message::decode(&mut Decoder::new(payload)).ok()?;
-    let ours =
-        message.opcode() == Opcode::BootReply && message.hlen() == 6 && message.chaddr() == mac.octets();
-    let ack = message.opts().msg_type() == Some(MessageType::Ack);
-    (ours && ack && !message.yiaddr().is_unspecified()).then(|| message.yiaddr())
+    let message = Message4::read(payload)?;
+    let ack = message.is_reply() && message.kind() == Some(MessageType::Ack);
+    let given = Some(message.yours()).filter(|address| !address.is_unspecified());
+    given.filter(|_| ack && message.mac == mac)
 }
 
 /// The request in a frame as it may go to servers of the network: of that interface, of a listed client, and with
@@ -122,9 +124,9 @@ pub(super) fn acknowledged(payload: &[u8], mac: Mac) -> Option<Ipv4Addr> {
 pub fn relayed(frame: &[u8], mac: Mac, clients: &[Vec<u8>]) -> Option<Vec<u8>> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let TransportSlice::Udp(udp) = packet.transport? else { return None };
-    let request = Message::decode(&mut Decoder::new(udp.payload())).ok()?;
+    let request = Message4::read(udp.payload())?;
     let asks = udp.destination_port() == SERVER_PORT && is_request_of(&request, mac);
-    if !asks || !request.giaddr().is_unspecified() || !clients.contains(&identifier(&request)?) {
+    if !asks || !request.relay().is_unspecified() || !is_one_of(clients, &request) {
         return None;
     }
     let builder = PacketBuilder::ethernet2(mac.octets(), [0xff; 6])
@@ -133,11 +135,4 @@ pub fn relayed(frame: &[u8], mac: Mac, clients: &[Vec<u8>]) -> Option<Vec<u8>> {
     let mut frame = Vec::with_capacity(builder.size(udp.payload().len()));
     builder.write(&mut frame, udp.payload()).ok()?;
     Some(frame)
-}
-
-fn identifier(message: &Message) -> Option<Vec<u8>> {
-    match message.opts().get(OptionCode::ClientIdentifier) {
-        Some(DhcpOption::ClientIdentifier(cid)) => Some(cid.clone()),
-        _ => None,
-    }
 }

@@ -3,18 +3,20 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use dhcproto::{
-    Decodable as _, Decoder, Encodable as _,
+    Encodable as _,
     v6::{DhcpOption, DhcpOptions, IAAddr, IANA, Message, MessageType, OptionCode, Status, StatusCode},
 };
 use etherparse::PacketBuilder;
 
-use super::{Answer, LEASE_TIME, SERVER_MAC, neighbour};
+use super::{Answer, LEASE_TIME, SERVER_MAC, neighbour, question::Message6};
 use crate::network::Lease;
 
 pub(super) const SERVER_PORT: u16 = 547;
 pub(super) const CLIENT_PORT: u16 = 546;
 /// Associations that one request may name.
 const MOST_ASSOCIATIONS: usize = 4;
+/// Bytes of a client's identity (RFC 8415, section 11.1).
+const MOST_IDENTITY: usize = 130;
 
 /// The server's identity: its link-layer address (type 3, Ethernet).
 fn server_id() -> Vec<u8> {
@@ -25,26 +27,25 @@ pub(super) fn answer(lease: &Lease, from: Ipv6Addr, payload: &[u8]) -> Option<An
     use MessageType::{
         Advertise, Confirm, Decline, InformationRequest, Rebind, Release, Renew, Reply, Request, Solicit,
     };
-    let request = Message::decode(&mut Decoder::new(payload)).ok()?;
+    let request = Message6::read(payload)?;
     if lease.v6.is_empty() || !is_for_us(&request) {
         return None;
     }
-    let rapid = request.opts().get(OptionCode::RapidCommit).is_some();
-    let kind = if request.msg_type() == Solicit && !rapid { Advertise } else { Reply };
-    let mut reply = Message::new_with_id(kind, request.xid());
-    let client = request.opts().get(OptionCode::ClientId).cloned();
+    let rapid = request.option(OptionCode::RapidCommit).is_some();
+    let kind = if request.kind == Solicit && !rapid { Advertise } else { Reply };
+    let mut reply = Message::new_with_id(kind, request.id);
+    let client = request.option(OptionCode::ClientId).filter(|id| id.len() <= MOST_IDENTITY);
+    let client = client.map(|id| DhcpOption::ClientId(id.to_vec()));
     reply.opts_mut().insert(DhcpOption::ServerId(server_id()));
-    match request.msg_type() {
+    match request.kind {
         Solicit | Request | Renew | Rebind => {
             // Who wants addresses says who it is.
             reply.opts_mut().insert(client?);
-            let asked = request.opts().get_all(OptionCode::IANA).unwrap_or_default();
-            for option in asked.iter().take(MOST_ASSOCIATIONS) {
-                if let DhcpOption::IANA(association) = option {
-                    reply.opts_mut().insert(addresses(lease, association.id));
-                }
+            let asked = request.options(OptionCode::IANA).filter_map(|association| association.first_chunk());
+            for id in asked.take(MOST_ASSOCIATIONS) {
+                reply.opts_mut().insert(addresses(lease, u32::from_be_bytes(*id)));
             }
-            if rapid && request.msg_type() == Solicit {
+            if rapid && request.kind == Solicit {
                 reply.opts_mut().insert(DhcpOption::RapidCommit);
             }
             inform(lease, &mut reply);
@@ -74,11 +75,8 @@ pub(super) fn answer(lease: &Lease, from: Ipv6Addr, payload: &[u8]) -> Option<An
 }
 
 /// What names another server is that one's.
-fn is_for_us(request: &Message) -> bool {
-    match request.opts().get(OptionCode::ServerId) {
-        Some(DhcpOption::ServerId(id)) => *id == server_id(),
-        _ => true,
-    }
+fn is_for_us(request: &Message6<'_>) -> bool {
+    request.option(OptionCode::ServerId).is_none_or(|id| id == server_id())
 }
 
 fn addresses(lease: &Lease, id: u32) -> DhcpOption {
