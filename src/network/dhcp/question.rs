@@ -116,13 +116,13 @@ impl<'a> Message6<'a> {
     /// What is in each option of a code.
     pub(super) fn options(&self, code: v6::OptionCode) -> impl Iterator<Item = &'a [u8]> {
         let (wanted, mut left) = (u16::from(code), self.options);
-        let mut next = move || {
+        let next = move || {
             let (code, length) = (u16::from_be_bytes(array(left, 0)?), u16::from_be_bytes(array(left, 2)?));
             let value = left.get(4..)?.get(..usize::from(length))?;
             left = left.get(4 + value.len()..)?;
             Some((code, value))
         };
-        std::iter::from_fn(move || next()).filter(move |(code, _)| *code == wanted).map(|(_, value)| value)
+        std::iter::from_fn(next).filter(move |(code, _)| *code == wanted).map(|(_, value)| value)
     }
 
     /// The same of the first.
