@@ -103,7 +103,7 @@ impl ConsoleService for Consoles {
             false => Some(console.take_writer(&actor, start.take_over).map_err(console_status)?),
         };
         let (sender, stream) = mpsc::channel(BUFFER);
-        let typing = Typing { agent: self.agent.clone(), vm, console, right, writer: None };
+        let typing = Typing { agent: self.agent.clone(), vm, console, right, writer: None, typed: 0 };
         tokio::spawn(typing.run(input, sender.clone()));
         self.forward(reader, attach_item, sender);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -169,6 +169,7 @@ struct Typing {
     /// None for who only looks.
     right: Option<WriterRight>,
     writer: Option<ConsoleWriter>,
+    typed: u64,
 }
 
 impl Typing {
@@ -178,18 +179,19 @@ impl Typing {
         mut input: Streaming<v1::AttachRequest>,
         sender: mpsc::Sender<Result<v1::AttachResponse, Status>>,
     ) {
-        let failure = loop {
+        let last = loop {
             let next = tokio::select! {
                 () = sender.closed() => return,
-                writer = taken(&mut self.right) => break console_status(ConsoleError::Taken { writer }),
+                writer = taken(&mut self.right) => break Err(console_status(ConsoleError::Taken { writer })),
                 next = input.next() => next,
             };
             let item = match next {
                 Some(Ok(v1::AttachRequest { item: Some(item) })) => item,
-                Some(Ok(_)) => break invalid("input", "only input may follow attach"),
-                // The client is done, or gone: the reader notices the latter by itself. Who has nothing more
-                // to type gives the right to write back.
-                None | Some(Err(_)) => return,
+                Some(Ok(_)) => break Err(invalid("input", "only input may follow attach")),
+                // Who has nothing more to type gives the right to write back.
+                None => break Ok(input_end(self.typed)),
+                // Gone, which the reader notices by itself.
+                Some(Err(_)) => return,
             };
             // A guest that does not read makes the writer wait, but not longer than its client stays.
             let done = tokio::select! {
@@ -197,12 +199,12 @@ impl Typing {
                 done = self.obey(item) => done,
             };
             if let Err(failure) = done {
-                break failure;
+                break Err(failure);
             }
         };
         // Free again before anybody hears of it.
         self.right = None;
-        let _ = sender.send(Err(failure)).await;
+        let _ = sender.send(last).await;
     }
 
     async fn obey(&mut self, item: attach_request::Item) -> Result<(), Status> {
@@ -221,16 +223,16 @@ impl Typing {
 
     /// Opens the input at the first byte, and again for a VM that was started anew meanwhile.
     async fn write(&mut self, typed: &[u8]) -> Result<(), ConsoleError> {
-        if let Some(open) = &mut self.writer {
-            match open.write(typed).await {
-                Err(ConsoleError::NotRunning) => {}
-                written => return written,
-            }
+        let written = match &mut self.writer {
+            Some(open) => open.write(typed).await,
+            None => Err(ConsoleError::NotRunning),
+        };
+        match written {
+            Err(ConsoleError::NotRunning) => self.writer.insert(self.console.writer()?).write(typed).await?,
+            written => written?,
         }
-        let mut opened = self.console.writer()?;
-        let written = opened.write(typed).await;
-        self.writer = Some(opened);
-        written
+        self.typed += typed.len() as u64;
+        Ok(())
     }
 }
 
@@ -297,6 +299,11 @@ fn attach_item(item: ConsoleItem) -> v1::AttachResponse {
         ConsoleItem::Gap { from, to } => attach_response::Item::Gap(gap(from, to)),
     };
     v1::AttachResponse { item: Some(item) }
+}
+
+fn input_end(typed: u64) -> v1::AttachResponse {
+    let end = v1::ConsoleInputEnd { bytes: offset(typed) };
+    v1::AttachResponse { item: Some(attach_response::Item::InputEnd(end)) }
 }
 
 fn log_item(item: ConsoleItem) -> v1::ReadLogResponse {

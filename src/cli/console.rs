@@ -65,7 +65,7 @@ pub(super) struct Mode {
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// History first, then what happens; what is typed goes to the guest, until Ctrl-]. The end of the
-/// input leaves too, once everything that was printed so far is shown. A connection that breaks is made
+/// input leaves too, once the VM has all of it and everything that was printed so far is shown. A connection that breaks is made
 /// again, and goes on at the byte where it broke.
 pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Result<(), CliError> {
     let vm = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?.into_inner().vm;
@@ -97,7 +97,7 @@ pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Res
             Ok(None) => break Ok(Left::Escaped),
             Err(error) => break Err(error),
         }
-        anstream::eprint!("[Connected again; nothing was missed]\r\n");
+        anstream::eprint!("[Connected again; no output was missed]\r\n");
     };
     typing.abort();
     if terminal.is_some() {
@@ -112,7 +112,8 @@ pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Res
 
 /// An attached console.
 struct Connection {
-    sender: mpsc::Sender<v1::AttachRequest>,
+    /// None once all is typed.
+    sender: Option<mpsc::Sender<v1::AttachRequest>>,
     stream: Streaming<v1::AttachResponse>,
 }
 
@@ -130,7 +131,7 @@ impl Connection {
         let first = v1::AttachRequest { item: Some(attach_request::Item::Attach(start)) };
         let _ = sender.send(first).await;
         let stream = clients.consoles.attach(ReceiverStream::new(input)).await?.into_inner();
-        Ok(Self { sender, stream })
+        Ok(Self { sender: Some(sender), stream })
     }
 
     /// Tries until it is there; nothing when the escape was typed meanwhile.
@@ -163,28 +164,37 @@ impl Connection {
     async fn carry(&mut self, keys: &mut mpsc::Receiver<Key>, shown: &mut i64) -> Carried {
         loop {
             tokio::select! {
-                key = keys.recv() => match key {
-                    Some(Key::Leave(left)) => return Carried::Left(left),
-                    None => return Carried::Left(Left::Escaped),
-                    Some(Key::Typed(typed)) => {
-                        let item = Some(attach_request::Item::Input(typed.into()));
-                        let _ = self.sender.send(v1::AttachRequest { item }).await;
-                    }
+                key = keys.recv(), if self.sender.is_some() => match key {
+                    Some(Key::Typed(typed)) => self.send(typed).await,
+                    // The agent says when the VM has it all.
+                    Some(Key::Leave(Left::AtEnd)) => self.sender = None,
+                    Some(Key::Leave(Left::Escaped)) | None => return Carried::Left(Left::Escaped),
                 },
                 message = self.stream.message() => {
                     let item = match message {
                         Ok(Some(message)) => message.item,
                         Ok(None) => return Carried::Failed(CliError::failed("the agent ended the console")),
-                        Err(status) if is_passing(&status) => {
+                        // What was typed may be lost, and can't be typed again unasked.
+                        Err(status) if is_passing(&status) && self.sender.is_some() => {
                             return Carried::Broke(status.message().to_owned());
                         }
                         Err(status) => return Carried::Failed(status.into()),
                     };
+                    if let Some(attach_response::Item::InputEnd(_)) = item {
+                        return Carried::Left(Left::AtEnd);
+                    }
                     if let Err(error) = show_item(item, shown) {
                         return Carried::Failed(error);
                     }
                 }
             }
+        }
+    }
+
+    async fn send(&self, typed: Vec<u8>) {
+        if let Some(sender) = &self.sender {
+            let item = Some(attach_request::Item::Input(typed.into()));
+            let _ = sender.send(v1::AttachRequest { item }).await;
         }
     }
 }
@@ -196,7 +206,7 @@ fn show_item(item: Option<attach_response::Item>, shown: &mut i64) -> Result<(),
             *shown = data.offset.saturating_add(i64::try_from(data.data.len()).unwrap_or(i64::MAX));
         }
         Some(attach_response::Item::Gap(gap)) => tell_gap(&gap),
-        None => {}
+        Some(attach_response::Item::InputEnd(_)) | None => {}
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::Write as _,
+    io::{self, Read as _, Write as _},
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -35,6 +35,8 @@ pub struct SimulatedHost {
 pub struct SimulatedProcess {
     pid: i32,
     console: Mutex<File>,
+    /// None once it ended.
+    input: Mutex<Option<File>>,
     ended: watch::Sender<Option<Ended>>,
     bounds: Mutex<Limits>,
     /// What the program was started with.
@@ -68,6 +70,23 @@ impl SimulatedProcess {
         }
     }
 
+    /// The guest reads what was typed and not read yet.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(input) = input.as_mut() else { return Ok(Vec::new()) };
+        let mut typed = Vec::new();
+        let waits = rustix::io::ioctl_fionread(&*input)?;
+        input.take(waits).read_to_end(&mut typed)?;
+        Ok(typed)
+    }
+
+    /// How much was typed and not read yet.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        let input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        input.as_ref().and_then(|input| rustix::io::ioctl_fionread(input).ok()).unwrap_or(0)
+    }
+
     /// The process ends.
     pub fn end(&self, how: Ended) {
         self.ended.send_if_modified(|ended| {
@@ -75,6 +94,7 @@ impl SimulatedProcess {
             ended.get_or_insert(how);
             first
         });
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// What it may use now.
@@ -137,6 +157,7 @@ impl Zone for SimulatedHost {
         let process = Arc::new(SimulatedProcess {
             pid: 100_000 + self.next_pid.fetch_add(1, Ordering::Relaxed),
             console: Mutex::new(launch.output),
+            input: Mutex::new(Some(launch.input)),
             ended: watch::channel(None).0,
             bounds: Mutex::new(launch.limits),
             arguments: launch.arguments,

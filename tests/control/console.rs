@@ -47,7 +47,7 @@ async fn history_then_what_follows_by_offset() {
     let (_sender, mut attached) = attach(&mut clients, start(&uuid, Some(2))).await.unwrap();
     let data = |message: v1::AttachResponse| match message.item.unwrap() {
         attach_response::Item::Data(data) => (data.offset, data.data),
-        attach_response::Item::Gap(gap) => panic!("{gap:?}"),
+        other => panic!("{other:?}"),
     };
     assert_eq!(data(attached.next().await.unwrap().unwrap()), (2, "llo ".into()));
     agent.process(&uuid).print("world");
@@ -130,6 +130,39 @@ async fn bad_requests() {
     let huge = attach_request::Item::Input(vec![b'x'; (64 << 10) + 1].into());
     sender.send(v1::AttachRequest { item: Some(huge) }).await.unwrap();
     assert_eq!(fields(&stream.next().await.unwrap().unwrap_err()), ["input"], "too much at once");
+}
+
+/// Who closes the input is told once the VM has all of it, however slowly it reads; output goes on.
+#[tokio::test]
+async fn the_end_of_the_input_is_told() {
+    let (agent, mut clients, uuid) = running().await;
+    let process = agent.process(&uuid);
+    let (sender, mut stream) = attach(&mut clients, start(&uuid, None)).await.unwrap();
+    // Twice what waits in the FIFO of a guest that does not read.
+    let pieces = 4;
+    let piece = vec![b'x'; 32 << 10];
+    let typing = tokio::spawn(async move {
+        for _ in 0..pieces {
+            let item = Some(attach_request::Item::Input(piece.clone().into()));
+            sender.send(v1::AttachRequest { item }).await.unwrap();
+        }
+    });
+    process.print("before");
+    let first = stream.next().await.unwrap().unwrap().item.unwrap();
+    assert!(matches!(first, attach_response::Item::Data(_)), "not before all is taken: {first:?}");
+    let total = pieces * (32 << 10);
+    assert_eq!(agent.typed(&uuid, total).await, vec![b'x'; total]);
+    typing.await.unwrap();
+    let end = stream.next().await.unwrap().unwrap().item.unwrap();
+    let bytes = i64::try_from(total).unwrap();
+    assert_eq!(end, attach_response::Item::InputEnd(v1::ConsoleInputEnd { bytes }));
+    process.print("after");
+    let last = stream.next().await.unwrap().unwrap().item.unwrap();
+    assert!(matches!(last, attach_response::Item::Data(_)), "{last:?}");
+    let (sender, mut stream) = attach(&mut clients, looking(&uuid)).await.unwrap();
+    drop(sender);
+    let end = stream.next().await.unwrap().unwrap().item.unwrap();
+    assert_eq!(end, attach_response::Item::InputEnd(v1::ConsoleInputEnd { bytes: 0 }));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use super::support::{
-    machine,
+    eventually, machine,
     real::{ok, run_with},
     simulated::Simulated,
 };
@@ -230,6 +230,18 @@ async fn files_info_console_and_screen() {
     shell.agent.process(&uuid).print("login: ");
     assert_eq!(shell.ok(&["console", &uuid, "--log"]).await.0, "login: ");
     assert_eq!(shell.ok(&["console", &uuid]).await.0, "login: ", "ends with its input");
+    // More than waits for a guest that reads later: the command stays until the VM has it.
+    let paste = "x".repeat(200_000);
+    let words = ["console", &uuid];
+    let later = async {
+        let process = shell.agent.process(&uuid);
+        eventually("typed", || async { (process.unread() >= 65_536).then_some(()) }).await;
+        shell.ok(&["get", &uuid]).await;
+        shell.agent.typed(&uuid, paste.len()).await
+    };
+    let (output, read) = tokio::join!(shell.run(&words, &paste), later);
+    assert_eq!(ok(&words, output).0, "login: ");
+    assert_eq!(read, paste.as_bytes());
     let picture = shell.agent.dir.path().join("screen.png");
     shell.ok(&["screenshot", &uuid, picture.to_str().unwrap()]).await;
     assert!(std::fs::read(picture).unwrap().starts_with(b"\x89PNG"));

@@ -130,6 +130,17 @@ impl Simulated {
         self.host.process(uuid.parse().expect("uuid")).expect("process")
     }
 
+    /// The guest reads as much of what is typed.
+    pub(crate) async fn typed(&self, uuid: &str, size: usize) -> Vec<u8> {
+        let (process, mut read) = (self.process(uuid), Vec::new());
+        super::eventually("all of it is typed", || {
+            read.extend(process.read().expect("read"));
+            let all = (read.len() >= size).then(|| std::mem::take(&mut read));
+            async move { all }
+        })
+        .await
+    }
+
     pub(crate) fn zonepath(&self, uuid: &str) -> PathBuf {
         self.config.zones_dir.join(uuid)
     }
