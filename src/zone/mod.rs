@@ -98,6 +98,8 @@ pub trait Process: Send + Sync + fmt::Debug {
     fn pid(&self) -> i32;
     /// What it is kept from, as measured.
     fn enforcements(&self) -> &[Enforcement];
+    /// What the host kept to when it was made; nothing for one that was found.
+    fn limits(&self) -> &[LimitReport];
     /// Bounds it, from now on, and says what the host keeps to as read back.
     fn bound(&self, limits: &Limits) -> Vec<LimitReport>;
     /// Waits until it is gone.

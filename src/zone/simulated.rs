@@ -138,6 +138,19 @@ fn limit(property: &str, value: String) -> LimitReport {
     }
 }
 
+/// What it says of a process within these limits.
+fn bounded(limits: &Limits) -> Vec<LimitReport> {
+    let values = [
+        limits.cpu_cap.unwrap_or(0).into(),
+        limits.cpu_shares.into(),
+        limits.memory >> 20,
+        limits.memory_and_swap >> 20,
+        limits.threads.into(),
+        limits.io_priority.into(),
+    ];
+    PROPERTIES.iter().zip(values).map(|(property, value)| limit(property, format!("={value}"))).collect()
+}
+
 #[async_trait]
 impl Zone for SimulatedHost {
     async fn enforcements(&self) -> Vec<Enforcement> {
@@ -192,51 +205,52 @@ impl Zone for SimulatedHost {
 }
 
 #[derive(Debug)]
-struct SimulatedHandle(Arc<SimulatedProcess>, Vec<Enforcement>);
+struct SimulatedHandle {
+    process: Arc<SimulatedProcess>,
+    enforcements: Vec<Enforcement>,
+    limits: Vec<LimitReport>,
+}
 
 impl SimulatedHandle {
     fn new(process: Arc<SimulatedProcess>) -> Self {
-        Self(process, enforcements())
+        let limits = bounded(&process.bounds());
+        Self { process, enforcements: enforcements(), limits }
     }
 }
 
 #[async_trait]
 impl Process for SimulatedHandle {
     fn pid(&self) -> i32 {
-        self.0.pid
+        self.process.pid
     }
 
     fn enforcements(&self) -> &[Enforcement] {
-        &self.1
+        &self.enforcements
+    }
+
+    fn limits(&self) -> &[LimitReport] {
+        &self.limits
     }
 
     fn bound(&self, limits: &Limits) -> Vec<LimitReport> {
-        *self.0.bounds.lock().unwrap_or_else(PoisonError::into_inner) = *limits;
-        let values = [
-            limits.cpu_cap.unwrap_or(0).into(),
-            limits.cpu_shares.into(),
-            limits.memory >> 20,
-            limits.memory_and_swap >> 20,
-            limits.threads.into(),
-            limits.io_priority.into(),
-        ];
-        PROPERTIES.iter().zip(values).map(|(property, value)| limit(property, format!("={value}"))).collect()
+        *self.process.bounds.lock().unwrap_or_else(PoisonError::into_inner) = *limits;
+        bounded(limits)
     }
 
     async fn ended(&self) -> Ended {
-        self.0.until_ended().await
+        self.process.until_ended().await
     }
 
     fn signal(&self, signal: rustix::process::Signal) -> Result<(), ZoneError> {
         let deadly = [rustix::process::Signal::TERM, rustix::process::Signal::KILL];
         if deadly.contains(&signal) {
-            self.0.end(Ended::Signal(signal.as_raw()));
+            self.process.end(Ended::Signal(signal.as_raw()));
         }
         Ok(())
     }
 
     fn kill(&self) -> Result<(), ZoneError> {
-        self.0.end(Ended::Signal(9));
+        self.process.end(Ended::Signal(9));
         Ok(())
     }
 }

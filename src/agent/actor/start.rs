@@ -12,7 +12,7 @@ use crate::{
         metadata,
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
-    spec::{BootOptions, Limits, VmState},
+    spec::{BootOptions, VmState},
     store::{BootPhase, CdDrive, Commit, EventKind, Machine as MachineRecord, Phase, Timestamp, VmRecord},
 };
 
@@ -114,7 +114,7 @@ impl Actor {
             accelerator: running.accelerator,
             console_start: running.console_start,
             enforcements: running.process.enforcements().to_vec(),
-            limits: running.process.bound(&Limits::of(&self.record.spec)),
+            limits: running.process.limits().to_vec(),
             cds: running.cds.into_iter().map(|(id, path)| CdDrive { id, path }).collect(),
             nics: self.record.spec.nics.clone(),
             resets: 0,

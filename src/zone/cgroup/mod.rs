@@ -180,9 +180,9 @@ impl Cgroup {
 
     /// Writes the limits and reads them back.
     pub(super) fn apply(&self, limits: &Limits) -> Vec<LimitReport> {
-        // Two rounds: which of two limits can be raised or lowered first depends on where they were.
-        self.apply_once(limits);
-        self.apply_once(limits)
+        let reports = self.apply_once(limits);
+        // Again: which of two limits can be raised or lowered first depends on where they were.
+        if reports.iter().all(LimitReport::is_effective) { reports } else { self.apply_once(limits) }
     }
 
     fn apply_once(&self, limits: &Limits) -> Vec<LimitReport> {

@@ -160,11 +160,12 @@ impl Zone for LinuxZone {
             .make(&launch.uuid.to_string(), &layout.cgroup())
             .map_err(ZoneError::at("making control groups"))?;
         let limits = launch.limits;
-        self.insist_on_limits(&limits, &cgroup.apply(&limits))?;
+        let kept = cgroup.apply(&limits);
+        self.insist_on_limits(&limits, &kept)?;
         let (uid, hostname, kvm) = (self.user(launch.index), launch.uuid.to_string(), launch.kvm);
         let sandbox = self.sandbox(&layout.root(), ability, uid, hostname, kvm, &limits)?.within(&cgroup);
         let (pid, pidfd) = spawn(layout.process(), launch, sandbox).await?;
-        let process = LinuxProcess::measured(pid, pidfd, cgroup, ability.landlock)?;
+        let process = LinuxProcess::measured(pid, pidfd, cgroup, ability.landlock)?.within(kept);
         // What was planned is not believed: what was measured counts.
         if let Err(error) = self.insist(process.enforcements()) {
             process.kill()?;

@@ -28,6 +28,7 @@ pub(super) struct LinuxProcess {
     pidfd: PidFd,
     cgroup: Cgroup,
     enforcements: Vec<Enforcement>,
+    limits: Vec<LimitReport>,
     /// Reaping gives the status once; whoever asks later gets it from here.
     ended: OnceLock<Ended>,
 }
@@ -36,7 +37,8 @@ impl LinuxProcess {
     /// A process that may be gone before it can be looked at.
     pub(super) fn unmeasured(pid: i32, pidfd: OwnedFd, cgroup: Cgroup) -> Result<Self, ZoneError> {
         let pidfd = PidFd::new(pidfd).map_err(ZoneError::at("watching the process"))?;
-        Ok(Self { pid, pidfd, cgroup, enforcements: Vec::new(), ended: OnceLock::new() })
+        let (enforcements, limits) = (Vec::new(), Vec::new());
+        Ok(Self { pid, pidfd, cgroup, enforcements, limits, ended: OnceLock::new() })
     }
 
     /// Measures a process that runs in its zone.
@@ -58,6 +60,11 @@ impl LinuxProcess {
             }
         };
         Ok(Self { enforcements, ..Self::unmeasured(pid, pidfd, cgroup)? })
+    }
+
+    /// With what the host keeps to of its limits.
+    pub(super) fn within(self, limits: Vec<LimitReport>) -> Self {
+        Self { limits, ..self }
     }
 
     /// The status of a process that an earlier agent started: of its body, as long as nobody has taken that, else
@@ -144,6 +151,10 @@ impl Process for LinuxProcess {
 
     fn enforcements(&self) -> &[Enforcement] {
         &self.enforcements
+    }
+
+    fn limits(&self) -> &[LimitReport] {
+        &self.limits
     }
 
     fn bound(&self, limits: &Limits) -> Vec<LimitReport> {
