@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::{Agent, call::Call, error::Error};
+use super::{Agent, actor::Command, call::Call, error::Error};
 use crate::{
     boot,
     network::{Assigned, TagReport, Wiring},
@@ -130,13 +130,30 @@ pub(super) fn differ(before: &VmSpec, after: &VmSpec) -> bool {
             != (&after.resolvers, &after.hostname, &after.routes)
 }
 
+/// Puts the links of a running VM back on bridges that were made anew; whether one was.
+pub(super) async fn rejoin(agent: &Agent, vm: &VmRecord) -> bool {
+    match agent.inner.platform.links.rejoin(&wiring(agent, vm)).await {
+        Ok(back) => {
+            if back {
+                tracing::info!(vm = %vm.uuid, "its interfaces are on their networks again");
+            }
+            back
+        }
+        Err(error) => {
+            tracing::error!(vm = %vm.uuid, %error, "its interfaces lead nowhere; it is tried again");
+            false
+        }
+    }
+}
+
 /// Between looks at what nic tags are made of.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Says once when a nic tag can't be used any more, which running guests may notice, and once when it can again.
+/// Then its guests are connected again, too.
 pub(super) async fn watch_tags(agent: Agent) {
     let links = agent.inner.platform.links.clone();
-    if links.known().iter().all(|(_, tag)| !tag.kind.needs_link()) {
+    if links.known().are_isolated() {
         return;
     }
     let mut known: BTreeMap<String, Option<String>> = BTreeMap::new();
@@ -150,6 +167,10 @@ pub(super) async fn watch_tags(agent: Agent) {
                 None if before.is_some() => tracing::info!(nic_tag = name, "is there again"),
                 _ => {}
             }
+        }
+        for uuid in links.astray().await.unwrap_or_default() {
+            // One that has no time for it is found again by the next look.
+            let _ = agent.inner.registry.get(uuid).and_then(|vm| vm.send(Command::Rejoin));
         }
         tokio::select! {
             () = agent.inner.stopping.cancelled() => return,

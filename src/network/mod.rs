@@ -125,6 +125,10 @@ pub trait Links: Send + Sync + fmt::Debug {
     async fn check(&self, wiring: &Wiring) -> Result<(), LinkError>;
     /// Puts in force what a VM may send, as a whole, on links that are up.
     async fn guard(&self, wiring: &Wiring) -> Result<(), LinkError>;
+    /// The VMs with links that were taken off their bridges, which may be there again.
+    async fn astray(&self) -> Result<Vec<Uuid>, LinkError>;
+    /// Puts a VM's links back on the bridges that are there; whether one was.
+    async fn rejoin(&self, wiring: &Wiring) -> Result<bool, LinkError>;
     /// Answers a guest, until its links are gone.
     async fn attend(&self, wiring: &Wiring, told: mpsc::Sender<Assigned>);
     /// Removes what is left of a VM's links, once its hypervisor is gone.

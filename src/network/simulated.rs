@@ -53,6 +53,14 @@ impl Links for SimulatedLinks {
         Ok(())
     }
 
+    async fn astray(&self) -> Result<Vec<Uuid>, LinkError> {
+        Ok(Vec::new())
+    }
+
+    async fn rejoin(&self, _wiring: &Wiring) -> Result<bool, LinkError> {
+        Ok(false)
+    }
+
     async fn attend(&self, _wiring: &Wiring, _told: mpsc::Sender<Assigned>) {}
 
     async fn unplug(&self, _uuid: Uuid) -> Result<(), LinkError> {

@@ -53,6 +53,12 @@ impl Tags {
         self.tags.iter().flatten()
     }
 
+    /// One by its name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Tag> {
+        self.tags.as_ref()?.get(name)
+    }
+
     /// Whether no interface can be connected to anything.
     #[must_use]
     pub fn are_isolated(&self) -> bool {

@@ -87,6 +87,32 @@ async fn each_kind_leads_where_it_says() {
         async move { (said == 2).then_some(()) }
     })
     .await;
+    // It comes back, as when a host's network is restarted: so does the guest's, with what it may send.
+    let bridge = |net: &Net| {
+        net.ok(&["ip", "link", "add", "br0", "type", "bridge"]);
+        net.ok(&["ip", "addr", "add", "10.0.0.20/24", "dev", "br0"]);
+        net.ok(&["ip", "link", "set", "br0", "up"]);
+    };
+    bridge(&net);
+    let ping = "until ping -c 1 -W 1 10.0.0.20 >/dev/null; do :; done; echo reach''ed";
+    host.run(&agent, ping, "reached\r").await;
+    let forge = "ip addr add 10.0.0.66/24 dev eth0; ping -c 1 -W 1 -I 10.0.0.66 10.0.0.20";
+    host.run(&agent, forge, " 0 packets received").await;
+    // While no agent is there, too; and the cable that an uplink is made of.
+    let mut wan = Guest::boot(&agent, json!({"nics": [nic("wan", 7)]})).await;
+    wan.run(&agent, &take(7), "taken\r").await;
+    agent.kill();
+    net.ok(&["ip", "link", "del", "br0"]);
+    bridge(&net);
+    net.ok(&["ip", "link", "set", "up0", "nomaster"]);
+    agent.resume().await;
+    for guest in [&mut host, &mut wan] {
+        guest.reconnect(&agent).await;
+    }
+    host.run(&agent, ping, "reached\r").await;
+    wan.run(&agent, &ping.replace("0.20", "0.21"), "reached\r").await;
+    net.ok(&["ip", "link", "del", "br0"]);
+    agent.vmadm_ok(&["delete", &wan.uuid]);
     agent.vmadm_ok(&["stop", &host.uuid, "-F"]);
     let said = String::from_utf8_lossy(&agent.vmadm(&["start", &host.uuid]).stderr).into_owned();
     assert!(said.contains("nic tag \"host\": the bridge br0 is not there"), "{said}");

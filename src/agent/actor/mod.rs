@@ -106,6 +106,8 @@ pub(super) enum Command {
         etag: String,
         reply: Reply,
     },
+    /// Some of its links were taken off their bridges.
+    Rejoin,
     /// Gives the running machine, for looking at it.
     Look {
         reply: oneshot::Sender<Result<Look, Error>>,
@@ -183,7 +185,8 @@ impl Actor {
         };
         agent.inner.tasks.spawn(async move {
             if actor.live.process.is_some() {
-                // What was committed is in force, whatever the agent before came to.
+                // What was committed is in force, whatever the agent before came to, and the host meanwhile.
+                links::rejoin(&actor.agent, &actor.record).await;
                 actor.follow_links().await;
             }
             actor.resume_stop().await;
@@ -245,6 +248,11 @@ impl Actor {
                 let _ = reply.send(result);
                 if gone {
                     return Then::End;
+                }
+            }
+            Command::Rejoin => {
+                if self.live.process.is_some() && links::rejoin(&self.agent, &self.record).await {
+                    self.follow_links().await;
                 }
             }
             Command::Look { reply } => {

@@ -74,7 +74,7 @@ impl LinuxLinks {
     }
 
     /// What the agent's links of a tag say about themselves.
-    fn tag_alias(&self, tag_name: &str) -> String {
+    pub(super) fn tag_alias(&self, tag_name: &str) -> String {
         format!("{} nic tag {tag_name}", self.home.display())
     }
 

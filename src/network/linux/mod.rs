@@ -13,6 +13,7 @@ mod bridge;
 mod netlink;
 mod nft;
 mod port;
+mod stray;
 
 use std::{
     fs::{File, OpenOptions},
@@ -23,7 +24,6 @@ use async_trait::async_trait;
 use bridge::without_ipv6;
 use futures_util::future::join_all;
 use netlink::{Link, Netlink};
-use netlink_packet_route::link::InfoKind;
 use nft::Nft;
 use port::{Port, Relay};
 use tokio::sync::{Mutex, OnceCell, mpsc};
@@ -94,13 +94,17 @@ impl LinuxLinks {
 
     /// A VM's links that the kernel still has, by name; with a macvtap they stay when their holder is gone.
     async fn own_links(&self) -> Result<Vec<(Uuid, Link)>, LinkError> {
-        let links = self.netlink().await?.all().await?;
+        Ok(self.owned(self.netlink().await?.all().await?))
+    }
+
+    /// Those of these links that are VMs' of this agent.
+    fn owned(&self, links: Vec<Link>) -> Vec<(Uuid, Link)> {
         let home = self.of_home();
         let own = |link: Link| {
             let uuid = Uuid::try_parse(link.alias.strip_prefix("vm ")?.get(..36)?).ok()?;
             link.alias.ends_with(&home).then_some((uuid, link))
         };
-        Ok(links.into_iter().filter_map(own).collect())
+        links.into_iter().filter_map(own).collect()
     }
 
     /// The rules of a VM's interfaces whose links are there. The chains are made anew each time: whatever became of
@@ -144,7 +148,7 @@ impl LinuxLinks {
         let name = name::tap(&self.prefix, uuid, mac);
         let link = links.iter().find(|link| link.name == name)?;
         let bridge = links.iter().find(|other| link.controller == Some(other.index));
-        let kind = if link.kind == Some(InfoKind::MacVtap) { TagKind::Macvtap } else { TagKind::Bridge };
+        let kind = if link.is_macvtap() { TagKind::Macvtap } else { TagKind::Bridge };
         let mtu = i32::try_from(link.mtu).unwrap_or(i32::MAX);
         let found = Tag { kind, link: bridge.map(|bridge| bridge.name.clone()).unwrap_or_default(), mtu };
         let configured = self.tags.of(nic).filter(|tag| {
@@ -175,13 +179,20 @@ impl LinuxLinks {
         crash::point("link.tap");
         netlink.set_alias(name, &self.alias(wiring.uuid, nic)).await?;
         let link = netlink.find(name).await?.ok_or_else(|| missing(name))?;
-        netlink.attach(&link, &bridge, mtu).await?;
+        self.join(nic, place, &link, &bridge).await?;
+        Ok(Plug::Tap { tap, vhost: open_vhost(), mtu })
+    }
+
+    /// Makes a link that is down a port of its bridge, in its VLAN.
+    async fn join(&self, nic: &NicSpec, place: &Place, link: &Link, bridge: &Link) -> Result<(), LinkError> {
+        let netlink = self.netlink().await?;
+        netlink.attach(link, bridge, nic.mtu.unwrap_or(place.tag.mtu)).await?;
         if let Some(vlan @ 1..) = nic.vlan_id.and_then(|vlan| u16::try_from(vlan).ok())
             && place.tag.kind == TagKind::Bridge
         {
-            netlink.set_port_vlan(&link, vlan).await?;
+            netlink.set_port_vlan(link, vlan).await?;
         }
-        Ok(Plug::Tap { tap, vhost: open_vhost(), mtu })
+        Ok(())
     }
 
     async fn make_macvtap(&self, wiring: &Wiring, nic: &NicSpec, place: &Place) -> Result<Plug, LinkError> {
@@ -324,6 +335,14 @@ impl Links for LinuxLinks {
             Some(script) => self.nft.apply(&script).await,
             None => Ok(()),
         }
+    }
+
+    async fn astray(&self) -> Result<Vec<Uuid>, LinkError> {
+        if self.tags.are_isolated() { Ok(Vec::new()) } else { self.strays().await }
+    }
+
+    async fn rejoin(&self, wiring: &Wiring) -> Result<bool, LinkError> {
+        if self.tags.are_isolated() { Ok(false) } else { self.put_back(wiring).await }
     }
 
     async fn attend(&self, wiring: &Wiring, told: mpsc::Sender<Assigned>) {

@@ -8,7 +8,7 @@ use netlink_packet_route::{
     address::AddressScope,
     link::{
         AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind, LinkAttribute,
-        LinkInfo, MacVtapMode,
+        LinkFlags, LinkInfo, MacVtapMode,
     },
 };
 use rtnetlink::{Handle, LinkBridge, LinkBridgeVlan, LinkMacVtap, LinkMessageBuilder, LinkUnspec, LinkVlan};
@@ -35,6 +35,8 @@ pub(super) struct Link {
     pub(super) alias: String,
     pub(super) mtu: u32,
     pub(super) mac: Vec<u8>,
+    /// Whether it carries anything.
+    pub(super) up: bool,
     /// The bridge that it is a port of.
     pub(super) controller: Option<u32>,
     pub(super) kind: Option<InfoKind>,
@@ -45,6 +47,10 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn is_bridge(&self) -> bool {
         self.kind == Some(InfoKind::Bridge)
+    }
+
+    pub(super) fn is_macvtap(&self) -> bool {
+        self.kind == Some(InfoKind::MacVtap)
     }
 }
 
@@ -121,6 +127,10 @@ impl Netlink {
         self.set(LinkUnspec::new_with_index(link.index).up(), format!("starting {}", link.name)).await
     }
 
+    pub(super) async fn down(&self, link: &Link) -> Result<(), LinkError> {
+        self.set(LinkUnspec::new_with_index(link.index).down(), format!("stopping {}", link.name)).await
+    }
+
     async fn set(&self, change: LinkMessageBuilder<LinkUnspec>, what: String) -> Result<(), LinkError> {
         self.handle.link().set(change.build()).execute().await.map_err(failed(what))
     }
@@ -165,7 +175,11 @@ impl Netlink {
 }
 
 fn read(message: &netlink_packet_route::link::LinkMessage) -> Link {
-    let mut link = Link { index: message.header.index, ..Link::default() };
+    let mut link = Link {
+        index: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        ..Link::default()
+    };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),

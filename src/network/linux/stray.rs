@@ -1,0 +1,70 @@
+//! Links of running guests that were taken off their bridges: a host's network that is restarted makes its bridges
+//! anew, and an interface that was pulled comes back. They are put back as they were plugged: down, until their rules
+//! are in force.
+
+use uuid::Uuid;
+
+use super::{LinuxLinks, Place, netlink::Link};
+use crate::{
+    config::TagKind,
+    crash,
+    network::{LinkError, Links as _, Wiring},
+    spec::NicSpec,
+};
+
+impl LinuxLinks {
+    /// The VMs whose links are not all where they belong.
+    pub(super) async fn strays(&self) -> Result<Vec<Uuid>, LinkError> {
+        let links = self.netlink().await?.all().await?;
+        let mut vms: Vec<Uuid> = self
+            .owned(links.clone())
+            .into_iter()
+            .filter(|(_, link)| self.is_stray(link, &links))
+            .map(|(uuid, _)| uuid)
+            .collect();
+        vms.sort_unstable();
+        vms.dedup();
+        Ok(vms)
+    }
+
+    /// A macvtap is gone with the interface that it shared, and can't come back.
+    fn is_stray(&self, link: &Link, links: &[Link]) -> bool {
+        let bridge = links.iter().find(|other| link.controller == Some(other.index));
+        !link.is_macvtap() && (!link.up || bridge.is_none_or(|bridge| self.leads_nowhere(bridge, links)))
+    }
+
+    /// Whether it is the agent's bridge of an uplink, with guests alone on it.
+    fn leads_nowhere(&self, bridge: &Link, links: &[Link]) -> bool {
+        let tag = bridge.alias.strip_prefix(&self.tag_alias("")).and_then(|name| self.tags.get(name));
+        let way_out = |link: &Link| link.controller == Some(bridge.index) && !link.alias.starts_with("vm ");
+        tag.is_some_and(|tag| tag.kind == TagKind::Uplink) && !links.iter().any(way_out)
+    }
+
+    /// Puts a VM's links back on the bridges that are there again; whether one was.
+    pub(super) async fn put_back(&self, wiring: &Wiring) -> Result<bool, LinkError> {
+        let links = self.netlink().await?.all().await?;
+        let mut back = false;
+        for nic in &wiring.nics {
+            let Ok(Some(place)) = self.place(wiring.uuid, nic) else { continue };
+            let link = links.iter().find(|link| link.name == place.link);
+            let Some(link) = link.filter(|link| self.is_stray(link, &links)) else { continue };
+            let put = self.put_one_back(nic, &place, link).await;
+            back |= put.inspect_err(|error| tracing::debug!(vm = %wiring.uuid, %error, "not yet")).is_ok();
+        }
+        if back {
+            self.enable(wiring).await?;
+        }
+        Ok(back)
+    }
+
+    async fn put_one_back(&self, nic: &NicSpec, place: &Place, link: &Link) -> Result<(), LinkError> {
+        let _changing = self.changing.lock().await;
+        let bridge = self.bridge(nic, &place.tag).await?;
+        if !link.up || link.controller.is_none() {
+            self.netlink().await?.down(link).await?;
+            crash::point("link.down");
+            self.join(nic, place, link, &bridge).await?;
+        }
+        Ok(())
+    }
+}
