@@ -2,8 +2,9 @@
 //!
 //!     cargo bench --bench start [-- ROUNDS]
 //!
-//! - start: StartVm until the hypervisor runs guest code, against a bare QEMU with the same machine,
-//!   spawned and talked to until the same point. Rounds alternate, so that drift hits both.
+//! - start: StartVm until its caller hears that the hypervisor runs guest code, against a bare QEMU with the same
+//!   machine, spawned and talked to until the same point; and until the answer, which is written down durably before.
+//!   Rounds alternate, so that drift hits both.
 //! - stop: a forced StopVm until it is reported, against SIGKILL and wait.
 //! - memory: the agent's, idle and for each of ten running VMs.
 #![allow(
@@ -18,6 +19,7 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
     path::Path,
@@ -25,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{disk, machine, real::Real};
+use support::{Clients, disk, machine, real::Real};
 use zoneward::proto::v1;
 
 fn main() {
@@ -51,7 +53,8 @@ async fn run(rounds: usize) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::File::create(dir.path().join("disk.raw")).unwrap().set_len(64 << 20).unwrap();
 
-    let (mut bare_start, mut bare_stop, mut start, mut stop) = (vec![], vec![], vec![], vec![]);
+    let (mut bare_start, mut bare_stop, mut answer, mut stop) = (vec![], vec![], vec![], vec![]);
+    let mut steps = Steps::default();
     // One of each that does not count: the zone's ability is found out, files are read in.
     for round in 0..=rounds {
         let began = Instant::now();
@@ -62,23 +65,27 @@ async fn run(rounds: usize) {
         qemu.wait().unwrap();
         let bare_stopped = began.elapsed();
 
-        let began = Instant::now();
-        clients.start(&uuid).await.unwrap();
-        let started = began.elapsed();
+        let (answered, reached) = start_vm(&mut clients, &uuid).await;
         let began = Instant::now();
         clients.stop(&uuid, true).await.unwrap();
         let stopped = began.elapsed();
         if round > 0 {
             bare_start.push(bare_started);
             bare_stop.push(bare_stopped);
-            start.push(started);
+            answer.push(answered);
             stop.push(stopped);
+            for (phase, at) in reached {
+                steps.entry(phase).or_default().push(at);
+            }
         }
     }
     println!("{rounds} rounds; medians");
     row("start, bare QEMU", &mut bare_start, None);
     let floor = bare_start[rounds / 2];
-    row("start, StartVm with the zone", &mut start, Some(floor));
+    for (phase, times) in &mut steps {
+        row(&format!("StartVm until {}", phase.as_str_name()), times, Some(floor));
+    }
+    row("StartVm until its answer", &mut answer, Some(floor));
     row("kill, bare QEMU", &mut bare_stop, None);
     let floor = bare_stop[rounds / 2];
     row("kill, StopVm by force", &mut stop, Some(floor));
@@ -95,13 +102,29 @@ async fn run(rounds: usize) {
     );
 }
 
+/// When the caller heard of each phase.
+type Steps = BTreeMap<v1::boot_phase::Phase, Vec<Duration>>;
+
+/// Starts a VM; how long until the answer, and until each phase before.
+async fn start_vm(clients: &mut Clients, uuid: &str) -> (Duration, Vec<(v1::boot_phase::Phase, Duration)>) {
+    let request = v1::StartVmRequest { uuid: uuid.to_owned(), ..Default::default() };
+    let (began, mut phases) = (Instant::now(), Vec::new());
+    let mut stream = clients.vms.start_vm(request).await.unwrap().into_inner();
+    while let Some(message) = stream.message().await.unwrap() {
+        if let Some(v1::start_vm_response::Item::Phase(phase)) = message.item {
+            phases.push((phase.phase(), began.elapsed()));
+        }
+    }
+    (began.elapsed(), phases)
+}
+
 fn row(what: &str, times: &mut [Duration], floor: Option<Duration>) {
     times.sort();
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
     let median = times[times.len() / 2];
     let ratio = floor.map(|floor| format!("  {:.2} x", ms(median) / ms(floor))).unwrap_or_default();
     println!(
-        "{what:<32} {:>8.1} ms  ({:.1} to {:.1}){ratio}",
+        "{what:<38} {:>8.1} ms  ({:.1} to {:.1}){ratio}",
         ms(median),
         ms(times[0]),
         ms(times[times.len() - 1])
