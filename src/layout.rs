@@ -67,12 +67,6 @@ impl Layout {
         self.state.join("state.db")
     }
 
-    /// Locked by the agent that owns the folders.
-    #[must_use]
-    pub fn lock(&self) -> PathBuf {
-        self.state.join("lock")
-    }
-
     /// What is kept of one VM.
     #[must_use]
     pub fn vm(&self, uuid: Uuid) -> VmLayout {

@@ -6,6 +6,7 @@
 //! | provisioning | anything | removed, as if it had never been |
 //! | deleting | anything | deleted |
 //! | starting | a process that does not run guest code yet | killed, stopped |
+//! | starting | a process that runs guest code | running; its calls are answered |
 //! | any with a hypervisor | no process | stopped; started again, if it was to be rebooted |
 //! | stopping | the process, and it answers | stopping, until the deadline that was set |
 //! | any with a hypervisor | the process, and it answers | as it was |
@@ -19,7 +20,7 @@ use super::{
     Agent,
     actor::{Actor, Live, stop_result},
     autoboot,
-    call::Call,
+    call::{Call, Outcome},
     change, create,
     error::Error,
     exit, links,
@@ -28,7 +29,7 @@ use crate::{
     boot,
     hypervisor::{HypervisorError, InfoType, Machine, RunStatus},
     spec::{Limits, VmState},
-    storage::remove_unknown_disks,
+    storage::remove_disks,
     store::{Answer, Commit, EventKind, Timestamp, VmChange, VmRecord, WaitingCall},
     zone::{Ended, Found, Process},
 };
@@ -56,10 +57,10 @@ pub(super) async fn adopt_all(agent: &Agent, records: Vec<VmRecord>) {
 
 /// `has_links` is whether something of its links is there.
 async fn adopt(agent: &Agent, record: VmRecord, has_links: bool) -> Result<(), Error> {
-    let call = Call::own();
     match record.state {
         VmState::Provisioning | VmState::Deleting => {
             tracing::info!(vm = %record.uuid, state = %record.state, "finishing what was interrupted");
+            let call = record.waiting.first().cloned().map_or_else(Call::own, Call::from_waiting);
             create::discard(agent, &call, &record).await;
             return Ok(());
         }
@@ -99,11 +100,16 @@ async fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
             record
         }
     };
-    let known: Vec<String> = record.spec.disks.iter().filter_map(|disk| disk.path.clone()).collect();
-    let layout = agent.inner.layout.vm(record.uuid);
-    let swept = tokio::task::spawn_blocking(move || remove_unknown_disks(&layout, &known)).await;
-    if let Ok(Err(error)) = swept {
-        tracing::warn!(vm = %record.uuid, %error, "disks of an update that was cut");
+    let mut record = record;
+    let leftover = record.leftover_disks();
+    if !leftover.is_empty() {
+        let layout = agent.inner.layout.vm(record.uuid);
+        let removed = tokio::task::spawn_blocking(move || remove_disks(&layout, &leftover)).await;
+        match removed {
+            Ok(Ok(())) => record.unsettled.clear(),
+            Ok(Err(error)) => tracing::warn!(vm = %record.uuid, %error, "disks of an update that was cut"),
+            Err(error) => tracing::error!(vm = %record.uuid, %error, "disks of an update that was cut"),
+        }
     }
     // Checked when it was given.
     agent.inner.claims.put(record.uuid, &record.spec, record.running_nics());
@@ -118,6 +124,10 @@ async fn greet(
 ) -> Result<(Arc<dyn Machine>, RunStatus, &'static str), HypervisorError> {
     let layout = agent.inner.layout.vm(record.uuid);
     let machine = agent.hypervisor(record).attach(record.uuid, &layout.control(), PATIENCE).await?;
+    if let Some(password) = &record.spec.vnc_password {
+        // What was promised, whether or not the agent before came to it.
+        machine.set_vnc_password(Some(password)).await?;
+    }
     let status = machine.status().await?;
     let kvm = machine.info(InfoType::Kvm).await?;
     Ok((machine, status, if kvm["enabled"] == true { "kvm" } else { "tcg" }))
@@ -134,24 +144,32 @@ async fn take_over(
     if record.state == VmState::Starting && !status.running {
         // It never ran guest code; nothing is lost.
         process.kill().map_err(Error::internal)?;
-        process.ended().await;
-        return stopped(agent, record, Ended::Unseen, true).await;
+        return match timeout(PATIENCE, process.ended()).await {
+            Ok(_) => stopped(agent, record, Ended::Unseen, true).await,
+            Err(_) => lost(agent, record, Some(process), "it does not end").await,
+        };
     }
     let vnc = boot::listen_vnc(&record, agent.inner.config.vnc.address, machine.clone()).await;
     let vnc = vnc.unwrap_or_else(|error| {
         tracing::error!(vm = %record.uuid, %error, "the VM goes on without a VNC endpoint");
         None
     });
-    let state = match (record.state, status) {
-        (VmState::Stopping, _) => VmState::Stopping,
-        (VmState::Paused, status) if status.status == "paused" => VmState::Paused,
-        (_, status) if !status.running => VmState::Failed,
-        _ => VmState::Running,
+    let state = match record.state {
+        VmState::Stopping => VmState::Stopping,
+        VmState::Lost if record.stop.is_some() => VmState::Stopping,
+        _ => status.state(),
     };
     let pid = process.pid();
     let port = vnc.as_ref().map(|vnc| vnc.address().port());
     let (resets, last_reset) = exit::unseen_resets(agent, &record);
-    let record = change(agent, record, |vm| {
+    let mut vm = record.clone();
+    let started = (record.state == VmState::Starting).then(|| {
+        // A start, or the second half of a reboot, which came to its end.
+        let stop = vm.stop.take().map(|stop| stop.calls).unwrap_or_default();
+        (vm.exit, vm.state) = (None, VmState::Running);
+        vm.waiting.drain(..).chain(stop).collect::<Vec<_>>()
+    });
+    let edit = |vm: &mut VmRecord| {
         vm.state = state;
         vm.vnc_port = port;
         vm.machine.get_or_insert_with(|| crate::store::Machine {
@@ -176,8 +194,14 @@ async fn take_over(
         if let Some(time) = last_reset.filter(|_| state != VmState::Failed) {
             vm.exit = Some(exit::reset(true, time));
         }
-    })
-    .await?;
+    };
+    edit(&mut vm);
+    let answers = |vm: &VmRecord| {
+        let outcome = Ok(Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() });
+        let calls = started.into_iter().flatten();
+        calls.filter_map(|call| Call::from_waiting(call).answer(&outcome)).collect()
+    };
+    let record = commit(agent, record, vm, answers).await?;
     tracing::info!(vm = %record.uuid, pid, %state, "adopted");
     enter(agent, record, Some(Live::adopted(process, Some(machine), vnc))).await;
     Ok(())
@@ -204,6 +228,8 @@ async fn stopped(agent: &Agent, record: VmRecord, ended: Ended, has_links: bool)
     vm.state = VmState::Stopped;
     vm.machine = None;
     vm.stop = reboot;
+    // A start that was cut is undone, and a repeat starts anew.
+    vm.waiting.clear();
     if !never_ran {
         vm.exit = Some(exit);
     }

@@ -22,7 +22,7 @@ use crate::{
         defaults::{self, Host},
     },
     storage::{self, StorageError},
-    store::{Commit, EventKind, Timestamp, VmChange, VmRecord},
+    store::{Commit, EventKind, Timestamp, VmChange, VmRecord, WaitingCall},
 };
 
 /// Makes a VM; starts it too when it says so.
@@ -94,6 +94,8 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
         exit: None,
         stop: None,
         // With autoboot it has its turn when it is started: if not by this agent, then by the next.
+        unsettled: Vec::new(),
+        waiting: Vec::new(),
         host_boot: Some(if autoboot { String::new() } else { agent.inner.platform.host_boot.clone() }),
         vnc_port: None,
     }
@@ -205,7 +207,13 @@ pub(super) async fn discard(agent: &Agent, call: &Call, vm: &VmRecord) {
         return;
     }
     let deleted = EventKind::Deleted { alias: vm.spec.alias.clone().unwrap_or_default() };
-    if let Err(error) = commit(agent, VmChange::Delete(vm.uuid), vec![call.event(vm.uuid, deleted)]).await {
+    let answer = |call: &WaitingCall| Call::from_waiting(call.clone()).answer(&Ok(Outcome::Deleted));
+    let commit = Commit {
+        vm: Some(VmChange::Delete(vm.uuid)),
+        events: vec![call.event(vm.uuid, deleted)],
+        answers: vm.waiting.iter().filter_map(answer).collect(),
+    };
+    if let Err(error) = agent.inner.store.commit(commit).await {
         tracing::error!(vm = %vm.uuid, %error, "the record of a failed creation stays until the next start");
     }
 }

@@ -35,8 +35,13 @@ fn reason(wanted: Option<StopCause>, ended: Ended, said: Option<&MachineEvent>) 
 
 /// Who wants the VM stopped, if anybody does.
 fn wanted(vm: &VmRecord) -> Option<StopCause> {
-    let cause = vm.stop.as_ref().map(|stop| stop.cause).unwrap_or_default();
-    (vm.state == VmState::Stopping).then_some(cause)
+    let cause = vm.stop.as_ref().map(|stop| stop.cause);
+    match vm.state {
+        VmState::Stopping => Some(cause.unwrap_or_default()),
+        // It fell silent on its way down.
+        VmState::Lost => cause,
+        _ => None,
+    }
 }
 
 /// As a shell would say it.

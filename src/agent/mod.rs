@@ -34,7 +34,7 @@ mod registry;
 mod requests;
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File},
     io,
     os::unix::fs::DirBuilderExt as _,
     path::Path,
@@ -93,7 +93,7 @@ struct Inner {
     tasks: TaskTracker,
     stopping: CancellationToken,
     /// Locked for as long as the agent lives.
-    _lock: File,
+    _locks: Vec<File>,
 }
 
 /// Why the agent can't start.
@@ -108,7 +108,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// Another agent has the folders.
-    #[error("another agent runs with the state folder {0}; give this one folders of its own")]
+    #[error("another agent runs with the folder {0}; give this one folders of its own")]
     Locked(std::path::PathBuf),
     /// The state file can't be used.
     #[error(transparent)]
@@ -125,7 +125,7 @@ impl Agent {
         for (folder, mode) in [(layout.zones(), 0o755), (layout.state(), 0o700), (layout.run(), 0o755)] {
             make_folder(folder, mode)?;
         }
-        let lock = lock(&layout).await?;
+        let locks = locks(&layout).await?;
         let (store, reader, journal) = Journal::open(&layout.database(), keep(&config))?;
         let consoles = ConsoleHub::new().map_err(StartError::Consoles)?;
         let records = reader.vms()?;
@@ -144,7 +144,7 @@ impl Agent {
                 drain: Drain::default(),
                 tasks: TaskTracker::new(),
                 stopping: CancellationToken::new(),
-                _lock: lock,
+                _locks: locks,
             }),
         };
         adoption::adopt_all(&agent, records).await;
@@ -292,19 +292,25 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), StartError> {
 /// A program that an agent was just starting when it was killed has its lock for a moment longer.
 const LINGER: Duration = Duration::from_secs(2);
 
-async fn lock(layout: &Layout) -> Result<File, StartError> {
-    let failed = |source| StartError::Folder { path: layout.lock(), source };
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(layout.lock()).map_err(failed)?;
+/// An agent has each of its folders for itself. They are locked, and not files in them: a full disk, or one that can
+/// only be read, keeps no agent from its guests.
+async fn locks(layout: &Layout) -> Result<Vec<File>, StartError> {
     let began = Instant::now();
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LINGER => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+    let mut locks = Vec::new();
+    for folder in [layout.state(), layout.zones(), layout.run()] {
+        let failed = |source| StartError::Folder { path: folder.to_owned(), source };
+        let file = File::open(folder).map_err(failed)?;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LINGER => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Locked(folder.to_owned())),
+                Err(error) => return Err(failed(error.into())),
             }
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Locked(layout.state().to_owned())),
-            Err(error) => return Err(failed(error.into())),
         }
+        locks.push(file);
     }
+    Ok(locks)
 }

@@ -26,7 +26,7 @@ const VIEWERS: usize = 16;
 #[derive(Debug)]
 pub struct VncEndpoint {
     address: SocketAddr,
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 impl VncEndpoint {
@@ -46,7 +46,13 @@ impl VncEndpoint {
         };
         let address = listener.local_addr()?;
         let task = tokio::spawn(accept_all(listener, Arc::new(hand_over)));
-        Ok(Self { address, _task: AbortOnDropHandle::new(task) })
+        Ok(Self { address, task: AbortOnDropHandle::new(task) })
+    }
+
+    /// Ends it; its port is free again when this returns.
+    pub async fn close(self) {
+        self.task.abort();
+        let _ = self.task.await;
     }
 
     /// Where it listens.

@@ -22,6 +22,8 @@ pub use plan::{Drive, Firmware, MachinePlan, Medium, Nic, NicBackend, Tuning};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::spec::VmState;
+
 /// A program that is a hypervisor with one machine.
 #[derive(Debug)]
 pub struct Program {
@@ -149,6 +151,20 @@ pub struct RunStatus {
     pub running: bool,
     /// The hypervisor's word.
     pub status: String,
+}
+
+impl RunStatus {
+    /// What that means for the VM.
+    #[must_use]
+    pub fn state(&self) -> VmState {
+        match &*self.status {
+            _ if self.running => VmState::Running,
+            // Asleep by its own wish; it wakes by itself.
+            "suspended" => VmState::Running,
+            "paused" => VmState::Paused,
+            _ => VmState::Failed,
+        }
+    }
 }
 
 /// What a hypervisor tells by itself.

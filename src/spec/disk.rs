@@ -1,5 +1,7 @@
 //! Disks and CDs.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -34,6 +36,12 @@ impl DiskSpec {
     #[must_use]
     pub fn is_made_here(&self) -> bool {
         self.media == Media::Disk && !self.nocreate
+    }
+
+    /// What its file is called, wherever the zone lies.
+    #[must_use]
+    pub fn file_name(&self) -> Option<&str> {
+        Path::new(self.path.as_deref()?).file_name()?.to_str()
     }
 
     /// How the guest sees it; virtio unless said otherwise.

@@ -13,7 +13,7 @@ mod zone_root;
 
 pub use error::StorageError;
 pub use seed::write_seed;
-pub use tree::{make_zone, remove_run, remove_unknown_disks, remove_zone, write_vm_json};
+pub use tree::{make_zone, remove_disks, remove_run, remove_zone, write_vm_json};
 pub(crate) use upload::hex;
 pub use upload::{Partial, Upload, UploadPlan};
 pub use volumes::{FileVolumes, Volumes};

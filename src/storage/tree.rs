@@ -34,22 +34,20 @@ fn folder_name(folder: &Path) -> std::borrow::Cow<'_, str> {
     folder.file_name().unwrap_or_default().to_string_lossy()
 }
 
-/// Removes disks that no record knows: an update that was cut made or left them.
-pub fn remove_unknown_disks(layout: &VmLayout, known: &[String]) -> Result<(), StorageError> {
-    let path = layout.zonepath();
-    let entries = match fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(StorageError::at(path.display().to_string()))?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(StorageError::at(path.display().to_string()))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
+/// Removes disks of a VM by their file names. What is gone already is fine.
+pub fn remove_disks(layout: &VmLayout, names: &[String]) -> Result<(), StorageError> {
+    for name in names {
         let number = name.strip_prefix("disk").and_then(|rest| rest.strip_suffix(".raw"));
-        let is_disk = number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-        let file = entry.path().display().to_string();
-        if is_disk && !known.contains(&file) {
-            tracing::warn!(file, "removing a disk that no VM has");
-            fs::remove_file(entry.path()).map_err(StorageError::at(file))?;
+        if !number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())) {
+            continue;
+        }
+        let file = layout.zonepath().join(name);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StorageError::at(file.display().to_string())(error));
+            }
+            Err(_) => {}
+            Ok(()) => tracing::warn!(file = %file.display(), "removed a disk of an update that was cut"),
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::spec::{Enforcement, LimitReport, NicSpec, VmSpec, VmState};
+use crate::spec::{DiskSpec, Enforcement, LimitReport, NicSpec, VmSpec, VmState};
 
 /// Wall-clock time in milliseconds since 1970; only ever shown, never used to order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -63,6 +63,13 @@ pub struct VmRecord {
     /// The stop that is under way; with a reboot until the VM runs again.
     #[serde(default)]
     pub stop: Option<StopPlan>,
+    /// File names of disks that an update under way makes or removes. Those that the machine does not have are
+    /// removed by the next agent; no other disk ever is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsettled: Vec<String>,
+    /// Calls that wait for the end of a start or a deletion, for the agent that has to answer them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<WaitingCall>,
     /// The boot of the host in which the VM was made, started, or decided to stay stopped. In another one it is
     /// started once, if it has autoboot.
     #[serde(default)]
@@ -105,6 +112,13 @@ pub struct Machine {
 }
 
 impl VmRecord {
+    /// Disks that an update which was cut made, or did not come to remove.
+    #[must_use]
+    pub fn leftover_disks(&self) -> Vec<String> {
+        let known: Vec<&str> = self.spec.disks.iter().filter_map(DiskSpec::file_name).collect();
+        self.unsettled.iter().filter(|name| !known.contains(&name.as_str())).cloned().collect()
+    }
+
     /// The interfaces that it has until its next boot; none when it does not run.
     #[must_use]
     pub fn running_nics(&self) -> &[NicSpec] {

@@ -59,6 +59,10 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     if found > VERSION {
         return Err(StoreError::Newer { path: path.to_owned(), found, known: VERSION });
     }
+    if found == VERSION {
+        // Nothing is written: a disk that is full keeps no agent from its guests.
+        return Ok(connection);
+    }
     let transaction = connection.transaction().map_err(failed)?;
     for step in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default()) {
         transaction.execute_batch(step).map_err(failed)?;

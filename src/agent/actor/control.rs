@@ -51,10 +51,14 @@ impl Actor {
                         self.wrong_state(format!("Cannot find running init PID for VM {uuid}"))
                     })?;
                 if let Some(signal) = signal {
-                    process.signal(signal).map_err(Error::internal)?;
+                    let act = async { process.signal(signal).map_err(Error::internal) };
+                    return self.once(call, act).await;
                 }
             }
-            Control::Nmi => self.look()?.machine.inject_nmi().await?,
+            Control::Nmi => {
+                let machine = self.look()?.machine;
+                return self.once(call, machine.inject_nmi()).await;
+            }
             Control::Screenshot => {
                 let machine = self.look()?.machine;
                 machine.wake_screen().await?;
@@ -69,9 +73,17 @@ impl Actor {
                 return self.enter(call, |vm| vm.state = VmState::Paused).await;
             }
             Control::Resume => {
-                self.expect_state(VmState::Paused, "resume")?;
+                // One that its hypervisor stopped, as for a full disk, may go on, too; the hypervisor knows.
+                if self.record.state != VmState::Failed {
+                    self.expect_state(VmState::Paused, "resume")?;
+                }
                 self.look()?.machine.resume().await?;
-                return self.enter(call, |vm| vm.state = VmState::Running).await;
+                return self
+                    .enter(call, |vm| {
+                        vm.exit = vm.exit.take().filter(|_| vm.state != VmState::Failed);
+                        vm.state = VmState::Running;
+                    })
+                    .await;
             }
             Control::Media { drive, path } => return self.change_media(call, &drive, &path).await,
         }

@@ -9,7 +9,7 @@ use crate::{
         error::Error,
         exit,
     },
-    boot, crash,
+    crash,
     hypervisor::MachineEvent,
     spec::{BootOptions, VmState},
     store::{Exit, ExitReason, Timestamp, VmRecord},
@@ -26,6 +26,13 @@ pub(in crate::agent) fn stop_result(vm: &VmRecord, reboots: bool) -> Result<Outc
         return Err(Error::WrongState { uuid: vm.uuid, state: vm.state, message });
     }
     Ok(Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() })
+}
+
+/// The end was not written down: what tells of it stays for the next agent, which answers.
+fn refuse(waiting: Vec<Waiting>) {
+    for Waiting { reply, .. } in waiting {
+        let _ = reply.send(Err(Error::Stopping));
+    }
 }
 
 impl Actor {
@@ -51,7 +58,9 @@ impl Actor {
         });
         let cause = waiting.first().map_or_else(Call::own, |first| first.call.clone());
         if then_start {
-            self.commit_surely(&cause, vm, None).await;
+            if !self.commit_surely(&cause, vm, None).await {
+                return refuse(waiting);
+            }
             self.forget().await;
             let result = self.start(&cause, &BootOptions::default(), None, |_| ()).await;
             for Waiting { reply, .. } in waiting {
@@ -63,7 +72,9 @@ impl Actor {
         let result = |waiting: &Waiting| stop_result(&stopped, waiting.reboots);
         let answers: Vec<_> =
             waiting.iter().filter_map(|waiting| waiting.call.answer(&result(waiting))).collect();
-        self.commit_surely(&cause, vm, answers).await;
+        if !self.commit_surely(&cause, vm, answers).await {
+            return refuse(waiting);
+        }
         self.forget().await;
         for waiting in waiting {
             let result = result(&waiting);
@@ -117,7 +128,7 @@ impl Actor {
         }
     }
 
-    /// Guest code does not run any more, though nobody asked for it. It stays failed until it is
+    /// Guest code does not run any more, though nobody asked for it. It stays failed until it is resumed or
     /// stopped: a hypervisor that goes to and fro must not fill the journal.
     pub(super) async fn look_whether_it_runs(&mut self) {
         let Some(machine) = self.live.machine.clone().filter(|_| self.record.state == VmState::Running)
@@ -126,7 +137,13 @@ impl Actor {
         };
         let status = match machine.status().await {
             // On the way out, or on the way through a reset.
-            Ok(status) if status.running || status.status == "shutdown" => return,
+            Ok(status) if status.state() == VmState::Running || status.status == "shutdown" => return,
+            Ok(status) if status.state() == VmState::Paused => {
+                // A pause that was not written down, or not heard the end of.
+                let vm = self.changed(|vm| vm.state = VmState::Paused);
+                self.commit_surely(&Call::own(), vm, None).await;
+                return;
+            }
             Ok(status) => status.status,
             Err(error) => {
                 tracing::warn!(vm = %self.record.uuid, %error, "the hypervisor stopped its guest and does not say why");
@@ -153,7 +170,6 @@ impl Actor {
         }
         if !self.reattach(REATTACH).await {
             tracing::error!(vm = %self.record.uuid, "the hypervisor lives but can't be controlled");
-            self.live.vnc = None;
             let vm = self.changed(|vm| vm.state = VmState::Lost);
             self.commit_surely(&Call::own(), vm, None).await;
         }
@@ -162,13 +178,12 @@ impl Actor {
     /// Connects to a hypervisor that lives; whether that worked. What happened meanwhile is looked up.
     async fn reattach(&mut self, patience: Duration) -> bool {
         let hypervisor = self.agent.hypervisor(&self.record).clone();
+        // It hands viewers to the old connection, and keeps it open: a hypervisor serves one at a time.
+        self.close_vnc().await;
         let Ok(machine) = hypervisor.attach(self.record.uuid, &self.layout.control(), patience).await else {
             return false;
         };
-        // The old endpoint hands viewers to the old connection.
-        self.live.vnc = None;
-        let address = self.agent.inner.config.vnc.address;
-        self.live.vnc = boot::listen_vnc(&self.record, address, machine.clone()).await.unwrap_or_default();
+        self.open_vnc(&machine).await;
         self.live.machine = Some(machine);
         self.look_whether_it_runs().await;
         true
@@ -176,23 +191,36 @@ impl Actor {
 
     /// A lost VM of whose process nothing was known: what the host says now.
     pub(super) async fn look_again(&mut self) {
+        self.look_at = None;
         match self.agent.inner.platform.zone.find(self.record.uuid, &self.layout) {
             Found::Alive(process) => {
                 self.live.process = Some(process);
                 self.console.watch();
             }
             Found::Gone(ended) => self.on_ended(ended).await,
-            Found::Unknown(why) => tracing::error!(vm = %self.record.uuid, why, "still lost"),
+            Found::Unknown(why) => tracing::debug!(vm = %self.record.uuid, why, "still lost"),
         }
     }
 
-    /// A lost VM may be found again.
+    /// A lost VM may be found again; then it is what it was.
     pub(super) async fn look_for_lost(&mut self) {
-        if self.reattach(REATTACH).await {
-            tracing::info!(vm = %self.record.uuid, "found again");
-            let vm = self.changed(|vm| vm.state = VmState::Running);
-            self.commit_surely(&Call::own(), vm, None).await;
-            self.look_whether_it_runs().await;
+        self.look_at = None;
+        if self.live.process.is_none() {
+            self.look_again().await;
+        }
+        if self.live.process.is_none() || !self.reattach(REATTACH).await {
+            return;
+        }
+        tracing::info!(vm = %self.record.uuid, "found again");
+        let stops = self.record.stop.is_some();
+        let state = if stops { VmState::Stopping } else { VmState::Running };
+        let vm = self.changed(|vm| vm.state = state);
+        self.commit_surely(&Call::own(), vm, None).await;
+        match (stops, &self.stop) {
+            (true, None) => self.resume_stop().await,
+            // Its deadline goes on.
+            (true, Some(_)) => self.press_power_button().await,
+            (false, _) => self.look_whether_it_runs().await,
         }
     }
 }

@@ -148,6 +148,8 @@ pub(super) struct Actor {
     commands: mpsc::Receiver<Command>,
     live: Live,
     stop: Option<Stop>,
+    /// When a lost hypervisor is looked for again.
+    look_at: Option<Instant>,
     last_words: Option<MachineEvent>,
     resets: Resets,
 }
@@ -180,6 +182,7 @@ impl Actor {
             commands,
             live: live.unwrap_or_default(),
             stop: None,
+            look_at: None,
             last_words: None,
             resets: Resets::default(),
         };
@@ -199,14 +202,15 @@ impl Actor {
         let stopping = self.agent.stopping();
         loop {
             let deadline = self.stop.as_ref().map(|stop| stop.deadline);
-            let lost = self.record.state == VmState::Lost && self.live.process.is_some();
+            self.look_at = (self.record.state == VmState::Lost)
+                .then(|| self.look_at.unwrap_or_else(|| Instant::now() + LOOK_FOR_LOST));
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
                 ended = ended(self.live.process.clone()) => self.on_ended(ended).await,
                 () = until(deadline) => self.on_deadline(),
                 () = until(self.resets.due()) => self.tell_resets().await,
-                () = tokio::time::sleep(LOOK_FOR_LOST), if lost => self.look_for_lost().await,
+                () = until(self.look_at) => self.look_for_lost().await,
                 () = until(self.live.guard_again) => self.follow_links().await,
                 command = self.commands.recv() => match command {
                     Some(command) => if matches!(self.obey(command).await, Then::End) { break },
@@ -312,7 +316,10 @@ impl Actor {
             let ended = process.ended().await;
             self.on_ended(ended).await;
         }
-        let deleting = self.changed(|vm| vm.state = VmState::Deleting);
+        let deleting = self.changed(|vm| {
+            vm.state = VmState::Deleting;
+            vm.waiting = vec![call.waiting(false)];
+        });
         self.commit(call, deleting, Vec::new(), None).await?;
         self.unplug().await;
         let layout = self.layout.clone();

@@ -52,20 +52,38 @@ impl Actor {
         Ok(outcome)
     }
 
-    /// Commits what is a fact already; tries until it can.
+    /// Does what changes no record, but must not be done twice: its answer is kept before, so that a repeat after a
+    /// crash, or on a full disk, does not act.
+    pub(super) async fn once<E: Into<Error>>(
+        &self,
+        call: &Call,
+        act: impl Future<Output = Result<(), E>>,
+    ) -> Result<Outcome, Error> {
+        let outcome = self.keep_answer(call, self.outcome(false, Vec::new())).await?;
+        let Err(error) = act.await.map_err(Into::into) else { return Ok(outcome) };
+        if let Some(answer) = call.answer(&Err(Error::clone(&error))) {
+            let commit = Commit { answers: vec![answer], ..Commit::default() };
+            let _ = self.agent.inner.store.commit(commit).await;
+        }
+        Err(error)
+    }
+
+    /// Commits what is a fact already; tries until it can. False when the agent is stopped before: then the next one
+    /// has to find out the same.
     pub(super) async fn commit_surely(
         &mut self,
         call: &Call,
         vm: VmRecord,
         answers: impl IntoIterator<Item = Answer>,
-    ) {
+    ) -> bool {
         let answers: Vec<_> = answers.into_iter().collect();
         while let Err(error) = self.commit(call, vm.clone(), Vec::new(), answers.clone()).await {
             tracing::error!(vm = %vm.uuid, %error, state = %vm.state, "a fact can't be written down yet");
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                () = self.agent.inner.stopping.cancelled() => return,
+                () = self.agent.inner.stopping.cancelled() => return false,
             }
         }
+        true
     }
 }

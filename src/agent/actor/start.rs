@@ -40,6 +40,7 @@ impl Actor {
         let since = std::time::Instant::now();
         let starting = self.changed(|vm| {
             vm.state = VmState::Starting;
+            vm.waiting = vec![call.waiting(false)];
             vm.host_boot = Some(self.agent.inner.platform.host_boot.clone());
             edit(vm);
         });
@@ -57,6 +58,7 @@ impl Actor {
                 let stopped = self.changed(|vm| {
                     vm.state = VmState::Stopped;
                     vm.stop = None;
+                    vm.waiting.clear();
                 });
                 self.commit_surely(call, stopped, call.answer(&Err(error.clone()))).await;
                 Err(error)
@@ -126,6 +128,7 @@ impl Actor {
             vm.machine = Some(machine);
             vm.exit = None;
             vm.stop = None;
+            vm.waiting.clear();
             vm.vnc_port = port;
         });
         let runs = phases.iter().filter(|reached| reached.phase == Phase::Running);

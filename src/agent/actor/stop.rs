@@ -187,7 +187,7 @@ impl Actor {
         }
     }
 
-    async fn press_power_button(&self) {
+    pub(super) async fn press_power_button(&self) {
         if let Some(machine) = &self.live.machine
             && let Err(error) = machine.press_power_button().await
         {
@@ -263,7 +263,7 @@ impl Actor {
     }
 
     async fn reset(&mut self, call: &Call) -> Result<Outcome, Error> {
-        self.look()?.machine.reset().await?;
-        self.keep_answer(call, self.outcome(false, Vec::new())).await
+        let machine = self.look()?.machine;
+        self.once(call, machine.reset()).await
     }
 }

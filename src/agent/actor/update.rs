@@ -2,13 +2,13 @@
 //! boot.
 //!
 //! ```text
-//!   read ─▶ apply ─▶ claims ─▶ new disks made ─▶ commit ─▶ limits, VNC ─▶ old disks removed
-//!                       │           │              │ the next start removes disks that
-//!                       ▼           ▼              ▼ no record knows
-//!                  given back   removed again   all undone
+//!   read ─▶ apply ─▶ claims ─▶ disks noted ─▶ new ones made ─▶ commit ─▶ limits, VNC ─▶ old ones removed
+//!                       │                           │             │ the next start removes disks that
+//!                       ▼                           ▼             ▼ are noted and the machine does not have
+//!                  given back                 removed again    all undone
 //! ```
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use serde_json::{Map, Value};
 
@@ -22,9 +22,10 @@ use crate::{
         links,
     },
     boot, crash,
+    hypervisor::Machine,
     spec::{DiskSpec, Limits, VmSpec, VmState, update},
     storage::StorageError,
-    store::VmRecord,
+    store::{Commit, VmChange, VmRecord},
 };
 
 impl Actor {
@@ -93,6 +94,15 @@ impl Actor {
         outcome: impl FnOnce(VmRecord) -> Outcome,
     ) -> Result<Outcome, Error> {
         let before = self.record.spec.clone();
+        let unsettled = unsettled(&before, &vm.spec);
+        if !unsettled.is_empty() {
+            // Nothing that anybody sees is different yet.
+            let noted = VmRecord { unsettled: unsettled.clone(), ..self.record.clone() };
+            let put = Some(VmChange::Put(Box::new(noted.clone())));
+            self.agent.inner.store.commit(Commit { vm: put, ..Commit::default() }).await?;
+            self.record = noted;
+        }
+        let vm = VmRecord { unsettled, ..vm };
         let made = self.make_disks(&before, &vm.spec).await?;
         crash::point("update.disks");
         let outcome = outcome(vm.clone());
@@ -109,6 +119,8 @@ impl Actor {
             .iter()
             .filter(|disk| disk.is_made_here() && !kept.iter().any(|other| other.path == disk.path));
         remove_files(gone.filter_map(|disk| disk.path.clone()).map(PathBuf::from).collect()).await;
+        // Written down with the next change.
+        self.record.unsettled.clear();
         Ok(outcome)
     }
 
@@ -172,20 +184,43 @@ impl Actor {
         if let Some(machine) = self.live.machine.clone()
             && display(before) != display(&after)
         {
-            if let Err(error) = machine.set_vnc_password(after.vnc_password.as_deref()).await {
-                tracing::warn!(vm = %self.record.uuid, %error, "VNC password");
-            }
-            self.live.vnc = None;
-            let address = self.agent.inner.config.vnc.address;
-            match boot::listen_vnc(&self.record, address, machine).await {
-                Ok(endpoint) => self.live.vnc = endpoint,
-                Err(error) => tracing::error!(vm = %self.record.uuid, %error, "no VNC endpoint"),
-            }
+            self.close_vnc().await;
+            self.open_vnc(&machine).await;
             let port = self.live.vnc.as_ref().map(|vnc| vnc.address().port());
             let vm = self.changed(|vm| vm.vnc_port = port);
             self.commit_surely(&Call::own(), vm, None).await;
         }
     }
+}
+
+impl Actor {
+    /// Closes the VNC endpoint; its port is free then.
+    pub(super) async fn close_vnc(&mut self) {
+        if let Some(endpoint) = self.live.vnc.take() {
+            endpoint.close().await;
+        }
+    }
+
+    /// Opens the VNC endpoint as the machine says now.
+    pub(super) async fn open_vnc(&mut self, machine: &Arc<dyn Machine>) {
+        if let Err(error) = machine.set_vnc_password(self.record.spec.vnc_password.as_deref()).await {
+            tracing::warn!(vm = %self.record.uuid, %error, "VNC password");
+        }
+        let address = self.agent.inner.config.vnc.address;
+        match boot::listen_vnc(&self.record, address, machine.clone()).await {
+            Ok(endpoint) => self.live.vnc = endpoint,
+            Err(error) => tracing::error!(vm = %self.record.uuid, %error, "no VNC endpoint"),
+        }
+    }
+}
+
+/// File names of disks that are made or removed between these machines.
+fn unsettled(before: &VmSpec, after: &VmSpec) -> Vec<String> {
+    let not_in = |spec: &VmSpec, disk: &DiskSpec| !spec.disks.iter().any(|other| other.path == disk.path);
+    let made = after.disks.iter().filter(|disk| not_in(before, disk));
+    let gone = before.disks.iter().filter(|disk| not_in(after, disk));
+    let ours = made.chain(gone).filter(|disk| disk.is_made_here());
+    ours.filter_map(DiskSpec::file_name).map(str::to_owned).collect()
 }
 
 /// They may be gone already.

@@ -117,11 +117,15 @@ fn launch(report: &OwnedFd) -> io::Result<()> {
             if level == Level::Full && live.is_none() {
                 map_one_user(pid, orders.sandbox.uid)?;
             }
-            Identity::of(pid)?.write(&orders.process)?;
+            let own = Identity::of(pid)?;
+            own.write(&orders.process)?;
             // An agent that died meanwhile may have been followed by one that found no process yet: then
             // the gate stays shut, and the process behind it ends.
             if !send(report, format!("P{pid}").as_bytes(), Some(pidfd.as_fd())) {
-                std::fs::remove_file(&orders.process)?;
+                // That one may have started the VM anew.
+                if Identity::read(&orders.process)? == Some(own) {
+                    std::fs::remove_file(&orders.process)?;
+                }
                 return Err(io::Error::other("the agent is gone"));
             }
             rustix::io::write(&opener, b"!")?;

@@ -176,11 +176,20 @@ impl Zone for LinuxZone {
     }
 
     fn find(&self, uuid: Uuid, layout: &VmLayout) -> Found {
-        let found = process::find(layout).or_else(|error| {
-            // What the launcher wrote can't be read. Its control groups have the VM's name, too.
-            tracing::warn!(vm = %uuid, %error, "looking for the hypervisor in its control groups");
-            process::find_in(self.cgroups.of(uuid)?)?.ok_or(error)
-        });
+        // Its control groups have the VM's name, too.
+        let in_groups = || process::find_in(self.cgroups.of(uuid)?);
+        let found = match process::find(layout) {
+            // What the launcher wrote may be gone, as from a folder of runs that somebody cleaned.
+            Ok(Err(gone)) => in_groups().map(|found| match found {
+                Some(Ok(alive)) => Ok(alive),
+                Some(Err(_)) | None => Err(gone),
+            }),
+            Err(error) => {
+                tracing::warn!(vm = %uuid, %error, "looking for the hypervisor in its control groups");
+                in_groups().and_then(|found| found.ok_or(error))
+            }
+            alive => alive,
+        };
         match found {
             Ok(Ok(process)) => Found::Alive(Arc::new(process)),
             Ok(Err(ended)) => Found::Gone(ended),

@@ -17,7 +17,7 @@ use crate::{
         Ended, Process, ZoneError,
         cgroup::Cgroup,
         identity::{Identity, body, boot_id},
-        launcher::landlock,
+        launcher::{SUBCOMMAND, landlock},
         measure::Measured,
     },
 };
@@ -98,13 +98,19 @@ pub(super) fn find(layout: &VmLayout) -> io::Result<Result<LinuxProcess, Ended>>
     }
 }
 
-/// The process in the VM's control groups: its zone has but one. `None` when there are no groups to look at.
+/// The process in the VM's control groups: its zone has but one, besides a launcher that is not done yet and ends
+/// with the agent that began it. `None` when there are no groups to look at.
 pub(super) fn find_in(cgroup: Cgroup) -> io::Result<Option<Result<LinuxProcess, Ended>>> {
     if !cgroup.is_there() {
         return Ok(None);
     }
-    match cgroup.processes()?.first() {
-        Some(pid) => find_process(Identity::of(*pid)?, cgroup).map(Some),
+    match cgroup.processes()?.into_iter().find(|pid| !is_launcher(*pid)) {
+        Some(pid) => match Identity::of(pid) {
+            Ok(identity) => find_process(identity, cgroup).map(Some),
+            // Gone while it was looked at.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Err(unseen(&cgroup)))),
+            Err(error) => Err(error),
+        },
         None => Ok(Some(Err(unseen(&cgroup)))),
     }
 }
@@ -136,6 +142,12 @@ fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxPro
         Err(error) => tracing::warn!(%error, pid = written.pid, "the zone can't be measured"),
     }
     Ok(Ok(process))
+}
+
+/// Whether a process is a launcher, or what a launcher has not made a hypervisor yet.
+fn is_launcher(pid: i32) -> bool {
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    words.split(|byte| *byte == 0).nth(1) == Some(SUBCOMMAND.as_bytes())
 }
 
 /// How a process ended that nobody saw end.
