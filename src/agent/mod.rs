@@ -211,6 +211,13 @@ impl Agent {
         Some(filters.iter().all(|filter| filter.matches(&view.object)))
     }
 
+    /// Whether a VM as it was met all filters.
+    #[must_use]
+    pub fn record_matches(&self, vm: &VmRecord, filters: &[Filter]) -> bool {
+        let object = change::view(vm, &self.inner.layout.vm(vm.uuid).zonepath().display().to_string());
+        filters.iter().all(|filter| filter.matches(&object))
+    }
+
     /// A VM's console.
     pub fn console(&self, uuid: Uuid) -> Result<Console, Error> {
         Ok(self.inner.registry.get(uuid)?.console().clone())

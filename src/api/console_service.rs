@@ -23,7 +23,7 @@ use super::{
 use crate::{
     agent::{Agent, Error},
     auth::Links,
-    console::{Console, ConsoleError, ConsoleItem, ConsoleReader, ConsoleWriter, WriterRight},
+    console::{ConsoleError, ConsoleInput, ConsoleItem, ConsoleReader, ConsoleWriter, WriterRight},
     proto::v1::{
         self, attach_request, attach_response, connect_vnc_request, console_service_server::ConsoleService,
         read_log_response,
@@ -48,15 +48,17 @@ impl Consoles {
         Self { agent, links }
     }
 
-    /// Reads until the reader is done, the client leaves or the agent stops.
+    /// Reads until the reader is done, the client leaves or the agent stops; then `done`.
     fn forward<T: Send + 'static>(
         &self,
         mut reader: ConsoleReader,
         wrap: impl Fn(ConsoleItem) -> T + Send + 'static,
         sender: mpsc::Sender<Result<T, Status>>,
+        done: CancellationToken,
     ) {
         let stopping = self.agent.stopping();
         tokio::spawn(async move {
+            let _done = done.drop_guard();
             loop {
                 let item = tokio::select! {
                     () = sender.closed() => return,
@@ -103,9 +105,18 @@ impl ConsoleService for Consoles {
             false => Some(console.take_writer(&actor, start.take_over).map_err(console_status)?),
         };
         let (sender, stream) = mpsc::channel(BUFFER);
-        let typing = Typing { agent: self.agent.clone(), vm, console, right, writer: None, typed: 0 };
-        tokio::spawn(typing.run(input, sender.clone()));
-        self.forward(reader, attach_item, sender);
+        let typing = Typing {
+            agent: self.agent.clone(),
+            vm,
+            input: console.input(),
+            may_type: right.is_some(),
+            writer: None,
+            typed: 0,
+        };
+        let done = CancellationToken::new();
+        // It holds no console, whose readers end when nobody does.
+        tokio::spawn(done.clone().run_until_cancelled_owned(typing.run(input, right, sender.clone())));
+        self.forward(reader, attach_item, sender, done);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -156,7 +167,7 @@ impl ConsoleService for Consoles {
             reader = reader.follow();
         }
         let (sender, stream) = mpsc::channel(BUFFER);
-        self.forward(reader, log_item, sender);
+        self.forward(reader, log_item, sender, CancellationToken::new());
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
@@ -165,9 +176,8 @@ impl ConsoleService for Consoles {
 struct Typing {
     agent: Agent,
     vm: Uuid,
-    console: Console,
-    /// None for who only looks.
-    right: Option<WriterRight>,
+    input: ConsoleInput,
+    may_type: bool,
     writer: Option<ConsoleWriter>,
     typed: u64,
 }
@@ -177,12 +187,13 @@ impl Typing {
     async fn run(
         mut self,
         mut input: Streaming<v1::AttachRequest>,
+        mut right: Option<WriterRight>,
         sender: mpsc::Sender<Result<v1::AttachResponse, Status>>,
     ) {
         let last = loop {
             let next = tokio::select! {
                 () = sender.closed() => return,
-                writer = taken(&mut self.right) => break Err(console_status(ConsoleError::Taken { writer })),
+                writer = taken(&mut right) => break Err(console_status(ConsoleError::Taken { writer })),
                 next = input.next() => next,
             };
             let item = match next {
@@ -196,6 +207,7 @@ impl Typing {
             // A guest that does not read makes the writer wait, but not longer than its client stays.
             let done = tokio::select! {
                 () = sender.closed() => return,
+                writer = taken(&mut right) => break Err(console_status(ConsoleError::Taken { writer })),
                 done = self.obey(item) => done,
             };
             if let Err(failure) = done {
@@ -203,12 +215,12 @@ impl Typing {
             }
         };
         // Free again before anybody hears of it.
-        self.right = None;
+        drop(right);
         let _ = sender.send(last).await;
     }
 
     async fn obey(&mut self, item: attach_request::Item) -> Result<(), Status> {
-        if self.right.is_none() {
+        if !self.may_type {
             return Err(invalid("input", "attached read only"));
         }
         match item {
@@ -228,7 +240,7 @@ impl Typing {
             None => Err(ConsoleError::NotRunning),
         };
         match written {
-            Err(ConsoleError::NotRunning) => self.writer.insert(self.console.writer()?).write(typed).await?,
+            Err(ConsoleError::NotRunning) => self.writer.insert(self.input.open()?).write(typed).await?,
             written => written?,
         }
         self.typed += typed.len() as u64;

@@ -104,7 +104,14 @@ impl Wanted {
             return false;
         }
         if !self.filters.is_empty() && !self.met.contains(&fact.uuid) {
-            if agent.matches(fact.uuid, &self.filters) != Some(true) {
+            let matches = match &fact.kind {
+                // As it was then: one that is just being made is not known yet.
+                EventKind::Created { vm } | EventKind::Modified { vm, .. } => {
+                    agent.record_matches(vm, &self.filters)
+                }
+                _ => agent.matches(fact.uuid, &self.filters) == Some(true),
+            };
+            if !matches {
                 return false;
             }
             self.met.insert(fact.uuid);
@@ -113,6 +120,11 @@ impl Wanted {
             && self.seen.get(&vm.uuid).is_some_and(|seen| vm.generation <= *seen)
         {
             return false;
+        }
+        if matches!(fact.kind, EventKind::Deleted { .. }) {
+            // One that is made again under this UUID is another.
+            self.met.remove(&fact.uuid);
+            self.seen.remove(&fact.uuid);
         }
         self.kinds.is_empty() || self.kinds.contains(&fact.kind.name())
     }
@@ -196,12 +208,19 @@ impl EventService for Events {
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
         let request = request.into_inner();
         let journal = self.agent.journal();
-        let from = match (request.page_token.as_str(), request.newest_first) {
-            ("", true) => i64::MAX,
-            ("", false) => journal.watch_all().map_err(watch_status)?.place(),
+        let page = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
+        let page = page.map(|token| cursor("page_token", token)).transpose()?;
+        let (reading, backwards) = (journal.clone(), request.newest_first);
+        let from = move || match page {
+            None if backwards => Ok(i64::MAX),
+            None => Ok(reading.watch_all()?.place()),
             // Behind its event when the journal is read forwards, before it when backwards.
-            (token, _) => journal.place(cursor("page_token", token)?).map_err(watch_status)?,
+            Some(cursor) => reading.place(cursor),
         };
+        let from = tokio::task::spawn_blocking(from)
+            .await
+            .map_err(|_| Status::internal("the journal could not be read"))?
+            .map_err(watch_status)?;
         let limit = page_size(request.page_size)?;
         let (uuids, kinds) = (uuids(&request.uuids)?, kinds(&request.kinds)?);
         let query = EventQuery { from, backwards: request.newest_first, uuids, kinds };
@@ -321,7 +340,7 @@ impl Watch {
                 None => tokio::select! {
                     event = self.watcher.next() => event.map_err(watch_status)?,
                     () = &mut self.stopping => return Err(status(Error::Stopping)),
-                    () = &mut self.bookmark => {
+                    () = &mut self.bookmark, if self.told_end => {
                         if let Some(bookmark) = self.bookmark_if_due() {
                             return Ok(bookmark);
                         }
@@ -333,8 +352,10 @@ impl Watch {
                 self.bookmark_due = Instant::now() + BOOKMARK;
                 return Ok(self.shared.get(&self.agent, &event));
             }
-            // What the filter holds back moves the cursor as well.
-            if let Some(bookmark) = self.bookmark_if_due() {
+            // What the filter holds back moves the cursor as well; not before the end, which a bookmark tells.
+            if self.told_end
+                && let Some(bookmark) = self.bookmark_if_due()
+            {
                 return Ok(bookmark);
             }
             tokio::task::coop::consume_budget().await;

@@ -18,6 +18,8 @@ use tower::service_fn;
 use super::{arguments::Arguments, error::CliError};
 use crate::{auth::pki::provider, config::Config};
 
+/// Between signs of life of the agent, and how long one may take.
+const ALIVE: Duration = Duration::from_secs(20);
 /// How long a connection may take to come about.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -77,7 +79,12 @@ pub(super) async fn connect(target: Target) -> Result<Channel, CliError> {
                 .parse()
                 .map_err(|error| CliError::usage(format!("--endpoint: {error}")))?;
             let connector = service_fn(move |uri: Uri| handshake(uri, config.clone()));
-            let endpoint = Endpoint::from(uri).connect_timeout(PATIENCE);
+            // A host that lost its power says nothing; who only listens has to ask.
+            let endpoint = Endpoint::from(uri)
+                .connect_timeout(PATIENCE)
+                .http2_keep_alive_interval(ALIVE)
+                .keep_alive_timeout(ALIVE)
+                .keep_alive_while_idle(true);
             endpoint.connect_with_connector(connector).await.map_err(|error| {
                 CliError::failed(format!("the agent can't be reached at {authority}: {}", innermost(&error)))
             })

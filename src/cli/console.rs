@@ -115,6 +115,7 @@ struct Connection {
     /// None once all is typed.
     sender: Option<mpsc::Sender<v1::AttachRequest>>,
     stream: Streaming<v1::AttachResponse>,
+    read_only: bool,
 }
 
 enum Carried {
@@ -131,7 +132,7 @@ impl Connection {
         let first = v1::AttachRequest { item: Some(attach_request::Item::Attach(start)) };
         let _ = sender.send(first).await;
         let stream = clients.consoles.attach(ReceiverStream::new(input)).await?.into_inner();
-        Ok(Self { sender: Some(sender), stream })
+        Ok(Self { sender: Some(sender), stream, read_only })
     }
 
     /// Tries until it is there; nothing when the escape was typed meanwhile.
@@ -143,6 +144,8 @@ impl Connection {
         keys: &mut mpsc::Receiver<Key>,
     ) -> Result<Option<Self>, CliError> {
         let (mut wait, longest) = WAITS;
+        // Whoever took it meanwhile keeps it.
+        let mode = Mode { take_over: false, ..mode };
         loop {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -165,6 +168,8 @@ impl Connection {
         loop {
             tokio::select! {
                 key = keys.recv(), if self.sender.is_some() => match key {
+                    // Who only looks may lean on the keyboard.
+                    Some(Key::Typed(_)) if self.read_only => {}
                     Some(Key::Typed(typed)) => self.send(typed).await,
                     // The agent says when the VM has it all.
                     Some(Key::Leave(Left::AtEnd)) => self.sender = None,

@@ -223,9 +223,23 @@ impl Console {
         self.writer.take(name, over)
     }
 
-    /// Opens the input for one writer.
-    pub fn writer(&self) -> Result<ConsoleWriter, ConsoleError> {
-        match pipe::OpenOptions::new().open_sender(&self.input) {
+    /// Its input.
+    #[must_use]
+    pub fn input(&self) -> ConsoleInput {
+        ConsoleInput { path: self.input.clone() }
+    }
+}
+
+/// The input of a console; it does not keep the console.
+#[derive(Clone, Debug)]
+pub struct ConsoleInput {
+    path: PathBuf,
+}
+
+impl ConsoleInput {
+    /// Opens it for one writer.
+    pub fn open(&self) -> Result<ConsoleWriter, ConsoleError> {
+        match pipe::OpenOptions::new().open_sender(&self.path) {
             Ok(pipe) => Ok(ConsoleWriter { pipe }),
             // Nobody reads, or there never was anybody.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENOENT)) => {
@@ -373,15 +387,15 @@ mod tests {
     async fn input_reaches_the_hypervisor_and_outlives_the_writer() {
         use std::io::Read as _;
         let (_dir, console) = console(1 << 20);
-        assert!(matches!(console.writer(), Err(ConsoleError::NotRunning)));
+        assert!(matches!(console.input().open(), Err(ConsoleError::NotRunning)));
         let mut ends = console.open_for_boot().unwrap();
         for word in [b"one", b"two"] {
-            console.writer().unwrap().write(word).await.unwrap();
+            console.input().open().unwrap().write(word).await.unwrap();
         }
         let mut buffer = [0; 6];
         ends.input.read_exact(&mut buffer).unwrap();
         assert_eq!(&buffer, b"onetwo");
         drop(ends);
-        assert!(matches!(console.writer(), Err(ConsoleError::NotRunning)));
+        assert!(matches!(console.input().open(), Err(ConsoleError::NotRunning)));
     }
 }

@@ -102,10 +102,12 @@ impl Journal {
     pub async fn list(&self, query: EventQuery, limit: u32) -> Result<Vec<Arc<Event>>, WatchError> {
         let journal = self.clone();
         let read = move || {
+            let events = journal.reader.events_where(&query, limit)?;
+            // Afterwards: what was trimmed meanwhile is missing in them.
             if !query.backwards {
                 journal.reaches(query.from, journal.reader.journal_range()?)?;
             }
-            Ok(journal.reader.events_where(&query, limit)?)
+            Ok(events)
         };
         tokio::task::spawn_blocking(read).await.map_err(|_| WatchError::Store(StoreError::Closed))?
     }
@@ -144,8 +146,10 @@ impl Journal {
     fn read_after(&self, sequence: i64) -> Reading {
         let journal = self.clone();
         AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
+            let events = journal.reader.events_after(sequence, BATCH)?;
+            // Afterwards: what was trimmed meanwhile is missing in them.
             journal.reaches(sequence, journal.reader.journal_range()?)?;
-            Ok(journal.reader.events_after(sequence, BATCH)?)
+            Ok(events)
         }))
     }
 

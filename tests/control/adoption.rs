@@ -5,11 +5,11 @@ use zoneward::{
     hypervisor::{MachineEvent, simulated::Faults},
     proto::v1,
     spec::VmState,
-    store::{Commit, StopCause, StopPlan, Store, Timestamp, VmChange, VmRecord},
+    store::{Commit, StopCause, StopPlan, Store, Timestamp, VmChange, VmRecord, WaitingCall},
     zone::Ended,
 };
 
-use super::support::{Clients, eventually, machine, reason, simulated::Simulated};
+use super::support::{Clients, disk, eventually, machine, reason, simulated::Simulated};
 
 async fn restarted(between: impl AsyncFnOnce(&Simulated, &str)) -> (Simulated, String) {
     let mut agent = Simulated::start().await;
@@ -346,4 +346,97 @@ async fn vm_json_is_repaired() {
         async move { text.contains(&uuid).then_some(()) }
     })
     .await;
+}
+
+/// A disk is the VM's by its name: a folder of zones that is spelled otherwise loses none. Those that an update which
+/// was cut made or gave up are removed, and no others.
+#[tokio::test]
+async fn no_disk_is_removed_that_no_update_noted() {
+    let mut agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(v1::VmSpec { disks: vec![disk(1)], ..machine() }).await;
+    agent.stop().await;
+    let zone = agent.zonepath(&uuid);
+    for name in ["disk7.raw", "disk8.raw"] {
+        std::fs::write(zone.join(name), "data").unwrap();
+    }
+    left(&agent, &uuid, |vm| vm.unsettled = vec!["disk0.raw".into(), "disk8.raw".into()]).await;
+    let elsewhere = agent.dir.path().join("elsewhere");
+    std::os::unix::fs::symlink(&agent.config.zones_dir, &elsewhere).unwrap();
+    agent.config.zones_dir = elsewhere;
+    agent.resume().await;
+    let there = |name: &str| zone.join(name).exists();
+    assert_eq!([there("disk0.raw"), there("disk7.raw"), there("disk8.raw")], [true, true, false]);
+}
+
+/// A start, or the second half of a reboot, that was cut after the guest ran is done: nothing of it stays in force,
+/// and its calls are answered.
+#[tokio::test]
+async fn a_boot_that_was_cut_after_the_guest_ran_is_done() {
+    let ids = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
+    let waiting =
+        |id| WaitingCall { actor: "alice".into(), request_id: Some(id), digest: [0; 32], reboots: false };
+    let (agent, uuid) = restarted(async |agent, uuid| {
+        left(agent, uuid, |vm| {
+            vm.state = VmState::Starting;
+            vm.machine = None;
+            vm.waiting = vec![waiting(ids[0])];
+            let calls = vec![waiting(ids[1])];
+            let (deadline, cause) = (Timestamp::now(), StopCause::Operator);
+            vm.stop = Some(StopPlan { deadline, then_start: true, calls, cause });
+        })
+        .await;
+    })
+    .await;
+    let mut clients = agent.clients().await;
+    let vm = clients.get(&uuid).await.unwrap().status.unwrap();
+    assert_eq!(vm.state(), v1::VmState::Running);
+    let reader = zoneward::store::Reader::open(&agent.config.state_dir.join("state.db")).unwrap();
+    let record = reader.vms().unwrap().remove(0);
+    assert_eq!((record.stop, record.waiting), (None, vec![]));
+    for id in ids {
+        assert!(reader.answer(id).unwrap().is_some());
+    }
+}
+
+/// A deletion that the next agent finishes is its caller's, and a repeat is answered.
+#[tokio::test]
+async fn a_deletion_that_was_cut_is_its_callers() {
+    let id = uuid::Uuid::new_v4();
+    let call = WaitingCall { actor: "alice".into(), request_id: Some(id), digest: [0; 32], reboots: false };
+    let mut agent = Simulated::start().await;
+    let uuid = agent.clients().await.create(machine()).await;
+    agent.stop().await;
+    left(&agent, &uuid, |vm| (vm.state, vm.waiting) = (VmState::Deleting, vec![call])).await;
+    agent.resume().await;
+    let mut clients = agent.clients().await;
+    let deleted = clients.journal().await.pop().unwrap();
+    assert!(matches!(deleted.kind, Some(v1::event::Kind::Deleted(_))), "{deleted:?}");
+    assert_eq!((deleted.actor.as_str(), deleted.request_id), ("alice", id.to_string()));
+    let reader = zoneward::store::Reader::open(&agent.config.state_dir.join("state.db")).unwrap();
+    assert!(reader.answer(id).unwrap().is_some());
+}
+
+/// What its hypervisor says of a guest that does not run decides; only what is broken has failed, and even that may
+/// be told to go on.
+#[tokio::test]
+async fn one_that_does_not_run_is_what_its_hypervisor_says() {
+    for (status, state) in [
+        ("paused", v1::VmState::Paused),
+        ("suspended", v1::VmState::Running),
+        ("io-error", v1::VmState::Failed),
+        ("guest-panicked", v1::VmState::Failed),
+    ] {
+        let (agent, uuid) = restarted(async |agent, _| {
+            agent.hypervisor.set_faults(Faults { stopped: Some(status), ..Faults::default() });
+        })
+        .await;
+        let mut clients = agent.clients().await;
+        assert_eq!(clients.get(&uuid).await.unwrap().status.unwrap().state(), state, "{status}");
+        if state != v1::VmState::Running {
+            let resume = v1::ResumeVmRequest { uuid, ..Default::default() };
+            let vm = clients.vms.resume_vm(resume).await.unwrap().into_inner().vm.unwrap().status.unwrap();
+            assert_eq!((vm.state(), vm.exit), (v1::VmState::Running, None), "{status}");
+        }
+    }
 }

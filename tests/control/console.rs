@@ -169,8 +169,27 @@ async fn the_end_of_the_input_is_told() {
 async fn followers_end_when_the_vm_is_deleted() {
     let (_agent, mut clients, uuid) = running().await;
     let mut stream = clients.consoles.read_log(from(&uuid, 0, true)).await.unwrap().into_inner();
+    let (_sender, mut attached) = attach(&mut clients, start(&uuid, None)).await.unwrap();
     clients.delete(&uuid).await.unwrap();
     assert!(stream.next().await.is_none());
+    assert!(attached.next().await.is_none(), "also who could type");
+}
+
+/// Who takes over need not wait for a guest that does not read what the other typed.
+#[tokio::test]
+async fn a_writer_that_waits_is_taken_over_from() {
+    let (agent, mut clients, uuid) = running().await;
+    let (first, mut first_out) = attach(&mut clients, start(&uuid, None)).await.unwrap();
+    for _ in 0..3 {
+        let item = Some(attach_request::Item::Input(vec![b'x'; 64 << 10].into()));
+        first.send(v1::AttachRequest { item }).await.unwrap();
+    }
+    let process = agent.process(&uuid);
+    super::support::eventually("the FIFO is full", || async { (process.unread() >= 65_536).then_some(()) })
+        .await;
+    let over = v1::AttachStart { uuid: uuid.clone(), take_over: true, ..Default::default() };
+    let (_second, _out) = attach(&mut clients, attach_request::Item::Attach(over)).await.unwrap();
+    assert_eq!(reason(&first_out.next().await.unwrap().unwrap_err()), "CONSOLE_BUSY");
 }
 
 /// One writes; others look, or say that they take over, and the one who wrote is told by whom.

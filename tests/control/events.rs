@@ -258,6 +258,19 @@ async fn kinds_filters_and_times() {
     });
     assert_eq!(since, expected.cloned().collect::<Vec<_>>());
 
+    // One that is made later is seen from its first event on.
+    let request = v1::WatchEventsRequest {
+        start: Some(Start::Now(true)),
+        filters: vec!["alias=new".into()],
+        ..Default::default()
+    };
+    let mut later = clients.events.watch_events(request).await.unwrap().into_inner();
+    clients.create(v1::VmSpec { alias: Some("other".into()), ..machine() }).await;
+    let new = clients.create(v1::VmSpec { alias: Some("new".into()), ..machine() }).await;
+    let created = next_event(&mut later).await;
+    assert!(matches!(created.kind, Some(v1::event::Kind::Created(_))), "{created:?}");
+    assert_eq!(created.uuid, new);
+
     // A VM that matched is followed to its end.
     let request = v1::WatchEventsRequest { filters: vec!["alias=web".into()], ..Default::default() };
     let mut stream = clients.events.watch_events(request).await.unwrap().into_inner();
@@ -361,4 +374,22 @@ async fn the_client_goes_on_over_restarts() {
     }
     let all: Vec<i64> = clients.journal().await.iter().map(|event| event.sequence).collect();
     assert_eq!((sequences, breaks), (all, 3));
+}
+
+/// A VM that is made again under its UUID is another, also for who had the first in a snapshot.
+#[tokio::test]
+async fn one_made_again_after_a_snapshot_is_told() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(machine()).await;
+    clients.start(&uuid).await.unwrap();
+    let mut stream = watch(&mut clients, Some(Start::Snapshot(true)), &[]).await;
+    while !matches!(stream.next().await.unwrap().unwrap().item.unwrap(), Item::Bookmark(_)) {}
+    clients.delete(&uuid).await.unwrap();
+    clients.create(v1::VmSpec { uuid: Some(uuid.clone()), ..machine() }).await;
+    loop {
+        if let Some(v1::event::Kind::Created(_)) = next_event(&mut stream).await.kind {
+            break;
+        }
+    }
 }

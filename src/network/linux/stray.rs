@@ -42,19 +42,27 @@ impl LinuxLinks {
 
     /// Puts a VM's links back on the bridges that are there again; whether one was.
     pub(super) async fn put_back(&self, wiring: &Wiring) -> Result<bool, LinkError> {
-        let links = self.netlink().await?.all().await?;
-        let mut back = false;
+        let netlink = self.netlink().await?;
+        let links = netlink.all().await?;
+        let mut back = Vec::new();
         for nic in &wiring.nics {
             let Ok(Some(place)) = self.place(wiring.uuid, nic) else { continue };
             let link = links.iter().find(|link| link.name == place.link);
             let Some(link) = link.filter(|link| self.is_stray(link, &links)) else { continue };
-            let put = self.put_one_back(nic, &place, link).await;
-            back |= put.inspect_err(|error| tracing::debug!(vm = %wiring.uuid, %error, "not yet")).is_ok();
+            match self.put_one_back(nic, &place, link).await {
+                Ok(()) => back.extend(self.own_bridge(nic, &place.tag).into_iter().chain([place.link])),
+                Err(error) => tracing::debug!(vm = %wiring.uuid, %error, "not yet"),
+            }
         }
-        if back {
-            self.enable(wiring).await?;
+        if back.is_empty() {
+            return Ok(false);
         }
-        Ok(back)
+        // Whatever else the VM misses: these carry again, once their rules are in force.
+        self.guard(wiring).await?;
+        for link in netlink.all().await?.iter().filter(|link| back.contains(&link.name)) {
+            netlink.up(link).await?;
+        }
+        Ok(true)
     }
 
     async fn put_one_back(&self, nic: &NicSpec, place: &Place, link: &Link) -> Result<(), LinkError> {
