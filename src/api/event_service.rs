@@ -40,6 +40,8 @@ const MAX_UUIDS: usize = 1000;
 const PAGE: usize = 256;
 /// Newest events that are kept in the contract's form, for many watchers at once.
 const SHARED: usize = 1024;
+/// Bytes of an event that is not kept beside others.
+const LARGE: usize = 16 << 10;
 
 /// Serves the journal.
 #[derive(Clone, Debug)]
@@ -164,7 +166,9 @@ impl Shared {
         let item = Packed::from(&convert::event(agent.journal(), event));
         let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if kept.back().is_none_or(|(last, _)| *last < event.sequence) {
-            if kept.len() == SHARED {
+            // Few, should they be large: who needs one again makes it again.
+            let room = if event.size > LARGE { 0 } else { SHARED - 1 };
+            while kept.len() > room {
                 kept.pop_front();
             }
             kept.push_back((event.sequence, item.clone()));
@@ -225,8 +229,8 @@ impl EventService for Events {
         let (uuids, kinds) = (uuids(&request.uuids)?, kinds(&request.kinds)?);
         let query = EventQuery { from, backwards: request.newest_first, uuids, kinds };
         let rows = u32::try_from(limit).unwrap_or(1000);
-        let events = journal.list(query, rows).await.map_err(watch_status)?;
-        let last = events.last().filter(|_| events.len() == limit);
+        let (events, more) = journal.list(query, rows).await.map_err(watch_status)?;
+        let last = events.last().filter(|_| more);
         let next_page_token =
             last.map(|event| journal.cursor(event.sequence).to_string()).unwrap_or_default();
         let events = events.iter().filter_map(|event| match convert::event(journal, event).item {

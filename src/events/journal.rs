@@ -12,8 +12,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::cursor::Cursor;
 use crate::store::{Event, EventQuery, JournalRange, Keep, Reader, Store, StoreError, Timestamp};
 
-/// Newest events kept in memory for watchers that keep up.
+/// Newest events kept in memory for watchers that keep up, and their bytes in the journal.
 const TAIL: usize = 1024;
+const TAIL_BYTES: usize = 8 << 20;
 /// Rows that a watcher reads at once when it is behind.
 const BATCH: u32 = 256;
 
@@ -47,26 +48,39 @@ impl From<StoreError> for WatchError {
 pub struct Journal {
     epoch: u64,
     reader: Reader,
-    tail: Arc<RwLock<VecDeque<Arc<Event>>>>,
+    tail: Arc<RwLock<Tail>>,
     newest: watch::Receiver<i64>,
+}
+
+/// The newest events.
+#[derive(Debug, Default)]
+struct Tail {
+    events: VecDeque<Arc<Event>>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn push(&mut self, event: Arc<Event>) {
+        self.bytes += event.size;
+        self.events.push_back(event);
+        while self.events.len() > TAIL || (self.bytes > TAIL_BYTES && self.events.len() > 1) {
+            let Some(oldest) = self.events.pop_front() else { return };
+            self.bytes -= oldest.size;
+        }
+    }
 }
 
 impl Journal {
     /// Opens the state file; gives the store to write it and the journal to read it.
     pub fn open(path: &Path, keep: Keep) -> Result<(Store, Reader, Self), StoreError> {
-        let tail = Arc::new(RwLock::new(VecDeque::with_capacity(TAIL)));
+        let tail = Arc::new(RwLock::new(Tail::default()));
         let (sender, newest) = watch::channel(0);
         let grown = tail.clone();
         let sequence = sender.clone();
         let store = Store::open(path, keep, move |events: Vec<Arc<Event>>| {
             let Some(last) = events.last().map(|event| event.sequence) else { return };
             let mut tail = grown.write().unwrap_or_else(PoisonError::into_inner);
-            for event in events {
-                if tail.len() == TAIL {
-                    tail.pop_front();
-                }
-                tail.push_back(event);
-            }
+            events.into_iter().for_each(|event| tail.push(event));
             drop(tail);
             sequence.send_replace(last);
         })?;
@@ -99,15 +113,15 @@ impl Journal {
     }
 
     /// Some events at once; see [`Reader::events_where`].
-    pub async fn list(&self, query: EventQuery, limit: u32) -> Result<Vec<Arc<Event>>, WatchError> {
+    pub async fn list(&self, query: EventQuery, limit: u32) -> Result<(Vec<Arc<Event>>, bool), WatchError> {
         let journal = self.clone();
         let read = move || {
-            let events = journal.reader.events_where(&query, limit)?;
+            let found = journal.reader.events_where(&query, limit)?;
             // Afterwards: what was trimmed meanwhile is missing in them.
             if !query.backwards {
                 journal.reaches(query.from, journal.reader.journal_range()?)?;
             }
-            Ok(events)
+            Ok(found)
         };
         tokio::task::spawn_blocking(read).await.map_err(|_| WatchError::Store(StoreError::Closed))?
     }
@@ -154,7 +168,7 @@ impl Journal {
     }
 
     fn tail_after(&self, sequence: i64) -> Option<Vec<Arc<Event>>> {
-        let tail = self.tail.read().unwrap_or_else(PoisonError::into_inner);
+        let tail = &self.tail.read().unwrap_or_else(PoisonError::into_inner).events;
         let first = tail.front()?.sequence;
         if first > sequence + 1 {
             return None;

@@ -18,6 +18,8 @@ pub struct Event {
     pub time: Timestamp,
     /// Everything else.
     pub fact: NewEvent,
+    /// Bytes of the fact in the journal.
+    pub size: usize,
 }
 
 /// A fact to be journaled.

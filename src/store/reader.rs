@@ -99,8 +99,12 @@ impl Reader {
         })
     }
 
-    /// At most `limit` events behind (or before) a place, of some VMs and kinds only.
-    pub fn events_where(&self, query: &EventQuery, limit: u32) -> Result<Vec<Arc<Event>>, StoreError> {
+    /// At most `limit` events behind (or before) a place, of some VMs and kinds only; and whether there may be more.
+    pub fn events_where(
+        &self,
+        query: &EventQuery,
+        limit: u32,
+    ) -> Result<(Vec<Arc<Event>>, bool), StoreError> {
         let marks = |count: usize| vec!["?"; count].join(", ");
         let (compare, order) = if query.backwards { ("<", "DESC") } else { (">", "ASC") };
         let mut text = format!("SELECT sequence, time, fact FROM event WHERE sequence {compare} ?");
@@ -115,12 +119,13 @@ impl Reader {
         }
         text.push_str(&format!(" ORDER BY sequence {order} LIMIT ?"));
         values.push(Value::from(i64::from(limit)));
-        let rows: Vec<(i64, i64, String)> = self.with(|connection| {
+        let rows = self.with(|connection| {
             let mut statement = connection.prepare_cached(&text)?;
-            let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-            Ok(statement.query_map(params_from_iter(values), columns)?.collect::<Result<_, _>>()?)
+            Ok(within_bounds(statement.query_map(params_from_iter(values), columns)?)?)
         })?;
-        rows.into_iter().map(event).collect()
+        let more = rows.len() == limit as usize || bytes(&rows) > READ;
+        let events: Result<_, _> = rows.into_iter().map(event).collect();
+        Ok((events?, more))
     }
 
     /// The sequence of the last event before that time. Sequences and times grow together, so it is found
@@ -146,20 +151,46 @@ impl Reader {
 
     /// At most `limit` events after `sequence`, in order.
     pub fn events_after(&self, sequence: i64, limit: u32) -> Result<Vec<Arc<Event>>, StoreError> {
-        let rows: Vec<(i64, i64, String)> = self.with(|connection| {
+        let rows = self.with(|connection| {
             let mut query = connection.prepare_cached(
                 "SELECT sequence, time, fact FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
             )?;
-            let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-            let rows = query.query_map(params![sequence, limit], columns)?.collect::<Result<_, _>>()?;
-            Ok(rows)
+            Ok(within_bounds(query.query_map(params![sequence, limit], columns)?)?)
         })?;
         rows.into_iter().map(event).collect()
     }
 }
 
-fn event((sequence, time, text): (i64, i64, String)) -> Result<Arc<Event>, StoreError> {
-    Ok(Arc::new(Event { sequence, time: Timestamp(time), fact: parse("event", &text)? }))
+/// Bytes of events that are read at once; one more event may come on top.
+const READ: usize = 2 << 20;
+
+/// Sequence, time and fact.
+type EventRow = (i64, i64, String);
+
+fn columns(row: &Row<'_>) -> rusqlite::Result<EventRow> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+}
+
+/// As many rows as may be read at once.
+fn within_bounds(rows: impl Iterator<Item = rusqlite::Result<EventRow>>) -> rusqlite::Result<Vec<EventRow>> {
+    let (mut taken, mut size) = (Vec::new(), 0);
+    for row in rows {
+        let row = row?;
+        size += row.2.len();
+        taken.push(row);
+        if size > READ {
+            break;
+        }
+    }
+    Ok(taken)
+}
+
+fn bytes(rows: &[EventRow]) -> usize {
+    rows.iter().map(|(_, _, text)| text.len()).sum()
+}
+
+fn event((sequence, time, text): EventRow) -> Result<Arc<Event>, StoreError> {
+    Ok(Arc::new(Event { sequence, time: Timestamp(time), fact: parse("event", &text)?, size: text.len() }))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {

@@ -249,11 +249,13 @@ fn write_one(
         None => {}
     }
     for fact in &commit.events {
+        let text = json("event", fact)?;
+        let size = text.len();
         transaction
             .prepare_cached("INSERT INTO event (time, fact) VALUES (?1, ?2)")?
-            .execute(params![time.0, json("event", fact)?])?;
+            .execute(params![time.0, text])?;
         let sequence = transaction.last_insert_rowid();
-        events.push(Arc::new(Event { sequence, time, fact: fact.clone() }));
+        events.push(Arc::new(Event { sequence, time, fact: fact.clone(), size }));
     }
     for answer in &commit.answers {
         transaction

@@ -393,3 +393,33 @@ async fn one_made_again_after_a_snapshot_is_told() {
         }
     }
 }
+
+/// A page is bounded by what a client takes in one message, too.
+#[tokio::test]
+async fn large_events_are_listed_in_smaller_pages() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let text = prost_types::value::Kind::StringValue("x".repeat(700 << 10));
+    let fields = [("big".to_owned(), prost_types::Value { kind: Some(text) })].into();
+    let vm = v1::VmSpec { customer_metadata: Some(prost_types::Struct { fields }), ..machine() };
+    for _ in 0..4 {
+        clients.create(vm.clone()).await;
+    }
+    for newest_first in [false, true] {
+        let (mut listed, mut pages, mut page_token) = (Vec::new(), 0, String::new());
+        loop {
+            let request = v1::ListEventsRequest { page_token, newest_first, ..Default::default() };
+            let page = clients.events.list_events(request).await.unwrap().into_inner();
+            listed.extend(page.events.into_iter().map(|event| event.sequence));
+            (pages, page_token) = (pages + 1, page.next_page_token);
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        if newest_first {
+            listed.reverse();
+        }
+        assert_eq!(listed, (1..=8).collect::<Vec<_>>());
+        assert!(pages > 1, "{pages} pages");
+    }
+}
