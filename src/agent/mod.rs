@@ -34,7 +34,7 @@ mod registry;
 mod requests;
 
 use std::{
-    fs::{DirBuilder, File},
+    fs::{DirBuilder, File, OpenOptions},
     io,
     os::unix::fs::DirBuilderExt as _,
     path::Path,
@@ -126,6 +126,9 @@ impl Agent {
             make_folder(folder, mode)?;
         }
         let locks = locks(&layout).await?;
+        // The database itself would only say that it can't be opened.
+        let database = OpenOptions::new().append(true).create(true).open(layout.database());
+        database.map_err(|source| StartError::Folder { path: layout.database(), source })?;
         let (store, reader, journal) = Journal::open(&layout.database(), keep(&config))?;
         let consoles = ConsoleHub::new().map_err(StartError::Consoles)?;
         let records = reader.vms()?;

@@ -37,19 +37,16 @@ async fn what_can_not_be_served_is_said() {
         assert!(stderr.contains(text), "{set}: {stderr}");
     }
     let other = tempfile::tempdir().unwrap();
-    let state = format!("state_dir={}", other.path().join("state").display());
-    let output = run_with(
-        agent.zoneward().args([
-            "--set",
-            &state,
-            "--set",
-            "listen=127.0.0.1:0",
-            "--set",
-            "tls.dir=/nonexistent",
-            "serve",
-        ]),
-        "",
-    );
+    let folder = |name: &str| format!("{name}_dir={}", other.path().join(name).display());
+    let mut command = agent.zoneward();
+    for set in ["listen=127.0.0.1:0", "tls.dir=/nonexistent"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(["state", "zones", "run"].map(folder))
+    {
+        command.args(["--set", &set]);
+    }
+    let output = run_with(command.arg("serve"), "");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(stderr.contains("zoneward pki init"), "what to do: {stderr}");
 }
