@@ -157,13 +157,16 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
         // With autoboot this is the answer until it is known how the boot went.
         answers: call.answer(&Ok(outcome.clone())).into_iter().collect(),
     };
+    agent.write_vm_json(&vm).await;
+    let showing = agent.inner.showing.read().await;
     if let Err(error) = agent.inner.store.commit(commit).await {
+        drop(showing);
         discard(agent, &call, &draft).await;
         return Err(error.into());
     }
-    agent.write_vm_json(&vm).await;
     let handle = Actor::spawn(agent, vm, None);
     agent.inner.registry.insert(handle.clone());
+    drop(showing);
     claims.keep();
     drop(reservation);
     if !autoboot {

@@ -43,6 +43,7 @@ use std::{
 };
 
 use rustix::fs::FlockOperation;
+use tokio::sync::RwLock;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -92,6 +93,8 @@ struct Inner {
     requests: Requests,
     tasks: TaskTracker,
     stopping: CancellationToken,
+    /// Held from a commit until what it changed is shown, so that who asks can wait for that.
+    showing: RwLock<()>,
     /// Locked for as long as the agent lives.
     _locks: Vec<File>,
 }
@@ -147,6 +150,7 @@ impl Agent {
                 drain: Drain::default(),
                 tasks: TaskTracker::new(),
                 stopping: CancellationToken::new(),
+                showing: RwLock::default(),
                 _locks: locks,
             }),
         };
@@ -169,6 +173,12 @@ impl Agent {
         self.inner.stopping.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+    }
+
+    /// Waits until everything that is committed now is shown. Who takes a place in the journal first, and looks at
+    /// the VMs afterwards, misses nothing.
+    pub async fn shown(&self) {
+        drop(self.inner.showing.write().await);
     }
 
     /// Set when the agent takes no more work.

@@ -201,6 +201,9 @@ impl EventService for Events {
         let watcher = tokio::task::spawn_blocking(move || this.watcher(request.start))
             .await
             .map_err(|_| Status::internal("the journal could not be read"))??;
+        if snapshot {
+            self.agent.shown().await;
+        }
         let watch = Watch::new(self, watcher, wanted, snapshot);
         let next = |mut watch: Box<Watch>| async move { watch.next().await.map(|item| (item, watch)) };
         Ok(Response::new(Box::pin(stream::unfold(Box::new(watch), next))))

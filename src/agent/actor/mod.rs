@@ -331,8 +331,11 @@ impl Actor {
             events: vec![call.event(self.record.uuid, EventKind::Deleted { alias })],
             answers: call.answer(&Ok(Outcome::Deleted)).into_iter().collect(),
         };
-        self.agent.inner.store.commit(commit).await?;
-        self.agent.inner.registry.remove(self.record.uuid);
+        let agent = self.agent.clone();
+        let showing = agent.inner.showing.read().await;
+        agent.inner.store.commit(commit).await?;
+        agent.inner.registry.remove(self.record.uuid);
+        drop(showing);
         self.agent.inner.claims.release(self.record.uuid);
         Ok(Outcome::Deleted)
     }

@@ -37,9 +37,12 @@ impl Actor {
             events,
             answers: answers.into_iter().collect(),
         };
-        self.agent.inner.store.commit(commit).await?;
-        self.record = vm;
-        self.published.send_replace(Arc::new(self.record.clone()));
+        {
+            let _showing = self.agent.inner.showing.read().await;
+            self.agent.inner.store.commit(commit).await?;
+            self.record = vm;
+            self.published.send_replace(Arc::new(self.record.clone()));
+        }
         self.agent.write_vm_json(&self.record).await;
         Ok(())
     }
