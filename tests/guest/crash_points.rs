@@ -12,7 +12,7 @@ use zoneward::proto::v1;
 
 use super::{
     support::{Clients, disk, eventually, machine, net::Net, real::Real, sha256},
-    truth::{check_host, check_journal, files},
+    truth::{check_host, check_journal, files, running},
 };
 
 const CONTENT: &[u8] = b"what is uploaded";
@@ -263,15 +263,19 @@ impl Host {
         }
         let run = check_host(what, &self.agent, clients).await;
         assert_eq!(run.get(&self.canary.0), Some(&self.canary.1), "{what}: another guest was disturbed");
-        self.check_links(what, run.len()).await;
+        self.check_links(what, clients).await;
         check_journal(what, clients).await;
     }
 
     /// Of each VM that runs a tap on a bridge of its own, and the chains of both; and nothing else.
-    async fn check_links(&self, what: &str, running: usize) {
-        eventually(&format!("{what}: links and rules of {running}"), || {
-            let (links, chains) = (self.net.links().len(), self.net.rules().matches("hook").count());
-            async move { (links == 2 * running && chains == 3 * running).then_some(()) }
+    async fn check_links(&self, what: &str, clients: &Clients) {
+        eventually(&format!("{what}: links and rules of what runs"), || {
+            let mut clients = clients.clone();
+            async move {
+                let running = running(&mut clients).await.len();
+                let (links, chains) = (self.net.links().len(), self.net.rules().matches("hook").count());
+                (links == 2 * running && chains == 3 * running).then_some(())
+            }
         })
         .await;
     }
@@ -304,8 +308,10 @@ async fn kill_everywhere(operations: &[Operation]) {
         // Some are passed only now and then: two commits in one transaction, or in two.
         assert!(killed * 10 >= points.len() * 8, "{operation:?}: {killed} of {points:?}");
     }
-    host.clean_up(&mut host.agent.clients().await, &host.canary.0.clone()).await;
-    host.check_links("in the end", 0).await;
+    let mut clients = host.agent.clients().await;
+    host.clean_up(&mut clients, &host.canary.0.clone()).await;
+    assert!(running(&mut clients).await.is_empty());
+    host.check_links("in the end", &clients).await;
 }
 
 #[tokio::test]

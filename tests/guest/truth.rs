@@ -1,7 +1,7 @@
 //! What must hold whenever an agent serves, whatever was done to it before.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -23,29 +23,45 @@ async fn vms(clients: &mut Clients) -> Vec<v1::Vm> {
 }
 
 /// Nothing is on the host but what VMs that run have; gives their processes.
-pub(crate) async fn check_host(what: &str, agent: &Real, clients: &mut Clients) -> HashMap<String, i32> {
-    let all = vms(clients).await;
-    let run: HashMap<String, i32> =
-        all.iter().filter_map(|vm| Some((vm.uuid.clone(), vm.status.as_ref()?.pid?))).collect();
+pub(crate) async fn check_host(what: &str, agent: &Real, clients: &mut Clients) -> BTreeMap<String, i32> {
     let leaks = clients.host.list_leaks(v1::ListLeaksRequest::default()).await.unwrap().into_inner().leaks;
     assert_eq!(leaks, [], "{what}: leaks");
-    let mut wanted: Vec<(String, i32)> = run.clone().into_iter().collect();
-    wanted.sort();
-    eventually(&format!("{what}: only what runs has processes and groups"), || {
-        let same = processes_of(&agent.name()) == wanted;
-        async move { same.then_some(()) }
-    })
-    .await;
-    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
-    for folder in files(&agent.dir.path().join("run")) {
-        if Uuid::try_parse(&name(&folder)).is_ok() {
-            let runs = run.contains_key(&name(&folder));
-            assert_eq!(folder.join("process.json").exists(), runs, "{what}: {}", name(&folder));
-        }
-    }
-    let zones: BTreeSet<String> = files(&agent.dir.path().join("zones")).iter().map(name).collect();
+    // Asked anew each time: the agent may be about to start one.
+    let (all, run) =
+        eventually(&format!("{what}: what runs has processes, groups and files, and nothing else"), || {
+            let mut clients = clients.clone();
+            async move {
+                let all = vms(&mut clients).await;
+                let run = processes(&all);
+                let same = processes_of(&agent.name()) == run.clone().into_iter().collect::<Vec<_>>();
+                (same && processes_in(&agent.dir.path().join("run")) == run.keys().cloned().collect())
+                    .then_some((all, run))
+            }
+        })
+        .await;
+    let zones: BTreeSet<String> =
+        files(&agent.dir.path().join("zones")).iter().map(|path| name(path)).collect();
     assert_eq!(zones, all.into_iter().map(|vm| vm.uuid).collect(), "{what}: zones");
     run
+}
+
+/// The VMs that run, with their processes.
+pub(crate) async fn running(clients: &mut Clients) -> BTreeMap<String, i32> {
+    processes(&vms(clients).await)
+}
+
+fn processes(all: &[v1::Vm]) -> BTreeMap<String, i32> {
+    all.iter().filter_map(|vm| Some((vm.uuid.clone(), vm.status.as_ref()?.pid?))).collect()
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+/// The VMs whose folder of the run names a process.
+fn processes_in(folder: &Path) -> BTreeSet<String> {
+    let names = files(folder).into_iter().filter(|folder| folder.join("process.json").exists());
+    names.map(|folder| name(&folder)).filter(|name| Uuid::try_parse(name).is_ok()).collect()
 }
 
 /// Every control group of an agent's VMs in any hierarchy, with the process that is in it; 0 for none.
@@ -75,7 +91,18 @@ fn processes_of(name: &str) -> Vec<(String, i32)> {
 pub(crate) async fn check_journal(what: &str, clients: &mut Clients) {
     let generation = |vm: &v1::Vm| -> u64 { vm.etag.trim_start_matches('g').parse().unwrap() };
     let mut told: BTreeMap<String, v1::Vm> = BTreeMap::new();
-    for (index, event) in clients.journal().await.into_iter().enumerate() {
+    // Read while nothing changed: the agent may be about to start one.
+    let (events, now) = eventually(&format!("{what}: a moment in which nothing changes"), || {
+        let mut clients = clients.clone();
+        async move {
+            let before = vms(&mut clients).await;
+            let events = clients.journal().await;
+            let now = vms(&mut clients).await;
+            (before == now).then_some((events, now))
+        }
+    })
+    .await;
+    for (index, event) in events.into_iter().enumerate() {
         assert_eq!(event.sequence, i64::try_from(index).unwrap() + 1, "{what}: a gap");
         match event.kind.unwrap() {
             v1::event::Kind::Created(created) => {
@@ -94,8 +121,7 @@ pub(crate) async fn check_journal(what: &str, clients: &mut Clients) {
             _ => {}
         }
     }
-    let mut now: BTreeMap<String, v1::Vm> =
-        vms(clients).await.into_iter().map(|vm| (vm.uuid.clone(), vm)).collect();
+    let mut now: BTreeMap<String, v1::Vm> = now.into_iter().map(|vm| (vm.uuid.clone(), vm)).collect();
     for vm in now.values_mut() {
         // The one thing that an event does not say.
         vm.status.as_mut().unwrap().zonepath.clear();

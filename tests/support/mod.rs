@@ -128,8 +128,8 @@ impl Clients {
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// Follows the console from `offset` until `wanted` has been printed; gives what was read and
-    /// the offset behind it.
+    /// Follows the console from `offset` until `wanted` has been printed; gives the text up to there, and the
+    /// offset behind it. More may have been printed already.
     pub(crate) async fn console_until(&mut self, uuid: &str, offset: i64, wanted: &str) -> (String, i64) {
         let request = v1::ReadLogRequest { uuid: uuid.to_owned(), offset, follow: true };
         let mut stream = self.consoles.read_log(request).await.expect("log").into_inner();
@@ -142,15 +142,19 @@ impl Clients {
                     assert_eq!(data.offset, next, "no byte is missing or double");
                     text.extend_from_slice(&data.data);
                     next += i64::try_from(data.data.len()).expect("size");
-                    let seen = String::from_utf8_lossy(&text).into_owned();
-                    if seen.contains(wanted) {
-                        return seen;
+                    let found = text.windows(wanted.len()).position(|part| part == wanted.as_bytes());
+                    if let Some(end) = found.map(|at| at + wanted.len()) {
+                        return end;
                     }
                 }
             }
         };
         match tokio::time::timeout(GUEST, read).await {
-            Ok(seen) => (seen, next),
+            Ok(end) => {
+                text.truncate(end);
+                let behind = offset + i64::try_from(end).expect("size");
+                (String::from_utf8_lossy(&text).into_owned(), behind)
+            }
             Err(_) => panic!("{wanted:?} was not printed; the console ends: {}", tail(&text)),
         }
     }
