@@ -11,6 +11,7 @@
 //! The hypervisor holds both ends of the FIFO, so an agent that dies does not end the input.
 
 mod hub;
+mod input;
 mod lock;
 mod reader;
 mod vnc;
@@ -24,9 +25,10 @@ use std::{
 };
 
 use rustix::fs::{CWD, FallocateFlags, Mode, SeekFrom};
-use tokio::{io::AsyncWriteExt as _, net::unix::pipe, sync::watch};
+use tokio::sync::watch;
 
 pub use hub::ConsoleHub;
+pub use input::{ConsoleInput, ConsoleWriter};
 use lock::WriterLock;
 pub use lock::WriterRight;
 pub use reader::{ConsoleItem, ConsoleReader};
@@ -226,27 +228,7 @@ impl Console {
     /// Its input.
     #[must_use]
     pub fn input(&self) -> ConsoleInput {
-        ConsoleInput { path: self.input.clone() }
-    }
-}
-
-/// The input of a console; it does not keep the console.
-#[derive(Clone, Debug)]
-pub struct ConsoleInput {
-    path: PathBuf,
-}
-
-impl ConsoleInput {
-    /// Opens it for one writer.
-    pub fn open(&self) -> Result<ConsoleWriter, ConsoleError> {
-        match pipe::OpenOptions::new().open_sender(&self.path) {
-            Ok(pipe) => Ok(ConsoleWriter { pipe }),
-            // Nobody reads, or there never was anybody.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENOENT)) => {
-                Err(ConsoleError::NotRunning)
-            }
-            Err(error) => Err(ConsoleError::at("opening the console's input")(error)),
-        }
+        ConsoleInput::new(self.input.clone())
     }
 }
 
@@ -261,22 +243,6 @@ impl Log {
             tracing::warn!(%error, log = %self.path.display(), "the console's log can't be cut; it grows");
         }
         self.grew();
-    }
-}
-
-/// Types into a guest.
-#[derive(Debug)]
-pub struct ConsoleWriter {
-    pipe: pipe::Sender,
-}
-
-impl ConsoleWriter {
-    /// Types `bytes`; waits while the guest does not read.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), ConsoleError> {
-        self.pipe.write_all(bytes).await.map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => ConsoleError::NotRunning,
-            _ => ConsoleError::at("writing to the console")(error),
-        })
     }
 }
 
