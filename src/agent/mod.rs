@@ -227,8 +227,15 @@ impl Agent {
     /// Whether a VM as it was met all filters.
     #[must_use]
     pub fn record_matches(&self, vm: &VmRecord, filters: &[Filter]) -> bool {
-        let object = change::view(vm, &self.inner.layout.vm(vm.uuid).zonepath().display().to_string());
-        filters.iter().all(|filter| filter.matches(&object))
+        let now = self.inner.registry.get(vm.uuid).ok().map(|handle| handle.view());
+        match now.filter(|view| view.record.generation == vm.generation) {
+            Some(view) => filters.iter().all(|filter| filter.matches(&view.object)),
+            None => {
+                let zonepath = self.inner.layout.vm(vm.uuid).zonepath().display().to_string();
+                let object = change::view(vm, &zonepath);
+                filters.iter().all(|filter| filter.matches(&object))
+            }
+        }
     }
 
     /// A VM's console.

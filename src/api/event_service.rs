@@ -216,23 +216,11 @@ impl EventService for Events {
         let request = request.into_inner();
         let journal = self.agent.journal();
         let page = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
-        let page = page.map(|token| cursor("page_token", token)).transpose()?;
-        let (reading, backwards) = (journal.clone(), request.newest_first);
-        let from = move || match page {
-            None if backwards => Ok(i64::MAX),
-            None => Ok(reading.watch_all()?.place()),
-            // Behind its event when the journal is read forwards, before it when backwards.
-            Some(cursor) => reading.place(cursor),
-        };
-        let from = tokio::task::spawn_blocking(from)
-            .await
-            .map_err(|_| Status::internal("the journal could not be read"))?
-            .map_err(watch_status)?;
-        let limit = page_size(request.page_size)?;
+        let from = page.map(|token| cursor("page_token", token)).transpose()?;
+        let rows = u32::try_from(page_size(request.page_size)?).unwrap_or(1000);
         let (uuids, kinds) = (uuids(&request.uuids)?, kinds(&request.kinds)?);
-        let query = EventQuery { from, backwards: request.newest_first, uuids, kinds };
-        let rows = u32::try_from(limit).unwrap_or(1000);
-        let (events, more) = journal.list(query, rows).await.map_err(watch_status)?;
+        let query = EventQuery { backwards: request.newest_first, uuids, kinds, ..EventQuery::default() };
+        let (events, more) = journal.list(from, query, rows).await.map_err(watch_status)?;
         let last = events.last().filter(|_| more);
         let next_page_token =
             last.map(|event| journal.cursor(event.sequence).to_string()).unwrap_or_default();

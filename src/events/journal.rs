@@ -112,10 +112,22 @@ impl Journal {
         Ok(self.watcher(self.reader.last_before(time)?))
     }
 
-    /// Some events at once; see [`Reader::events_where`].
-    pub async fn list(&self, query: EventQuery, limit: u32) -> Result<(Vec<Arc<Event>>, bool), WatchError> {
+    /// Some events at once, from their beginning or the place that a cursor names; see [`Reader::events_where`].
+    pub async fn list(
+        &self,
+        from: Option<Cursor>,
+        query: EventQuery,
+        limit: u32,
+    ) -> Result<(Vec<Arc<Event>>, bool), WatchError> {
         let journal = self.clone();
         let read = move || {
+            let from = match from {
+                // Behind its event when the journal is read forwards, before it when backwards.
+                Some(cursor) => journal.watch_from(cursor)?.after,
+                None if query.backwards => i64::MAX,
+                None => journal.watch_all()?.after,
+            };
+            let query = EventQuery { from, ..query };
             let found = journal.reader.events_where(&query, limit)?;
             // Afterwards: what was trimmed meanwhile is missing in them.
             if !query.backwards {
@@ -124,11 +136,6 @@ impl Journal {
             Ok(found)
         };
         tokio::task::spawn_blocking(read).await.map_err(|_| WatchError::Store(StoreError::Closed))?
-    }
-
-    /// The place that a cursor names.
-    pub fn place(&self, cursor: Cursor) -> Result<i64, WatchError> {
-        Ok(self.watch_from(cursor)?.after)
     }
 
     /// Watches from the place that `cursor` names.
@@ -236,12 +243,6 @@ impl Watcher {
     #[must_use]
     pub fn is_at_end(&self) -> bool {
         self.ready.is_empty() && self.after >= *self.newest.borrow()
-    }
-
-    /// The number of the last event that was given out.
-    #[must_use]
-    pub fn place(&self) -> i64 {
-        self.after
     }
 
     /// Where the next watch would continue.

@@ -119,11 +119,11 @@ impl Reader {
         }
         text.push_str(&format!(" ORDER BY sequence {order} LIMIT ?"));
         values.push(Value::from(i64::from(limit)));
-        let rows = self.with(|connection| {
+        let (rows, full) = self.with(|connection| {
             let mut statement = connection.prepare_cached(&text)?;
             Ok(within_bounds(statement.query_map(params_from_iter(values), columns)?)?)
         })?;
-        let more = rows.len() == limit as usize || bytes(&rows) > READ;
+        let more = rows.len() == limit as usize || full;
         let events: Result<_, _> = rows.into_iter().map(event).collect();
         Ok((events?, more))
     }
@@ -151,7 +151,7 @@ impl Reader {
 
     /// At most `limit` events after `sequence`, in order.
     pub fn events_after(&self, sequence: i64, limit: u32) -> Result<Vec<Arc<Event>>, StoreError> {
-        let rows = self.with(|connection| {
+        let (rows, _) = self.with(|connection| {
             let mut query = connection.prepare_cached(
                 "SELECT sequence, time, fact FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
             )?;
@@ -171,22 +171,20 @@ fn columns(row: &Row<'_>) -> rusqlite::Result<EventRow> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?))
 }
 
-/// As many rows as may be read at once.
-fn within_bounds(rows: impl Iterator<Item = rusqlite::Result<EventRow>>) -> rusqlite::Result<Vec<EventRow>> {
+/// As many rows as may be read at once; and whether these are so many.
+fn within_bounds(
+    rows: impl Iterator<Item = rusqlite::Result<EventRow>>,
+) -> rusqlite::Result<(Vec<EventRow>, bool)> {
     let (mut taken, mut size) = (Vec::new(), 0);
     for row in rows {
         let row = row?;
         size += row.2.len();
         taken.push(row);
         if size > READ {
-            break;
+            return Ok((taken, true));
         }
     }
-    Ok(taken)
-}
-
-fn bytes(rows: &[EventRow]) -> usize {
-    rows.iter().map(|(_, _, text)| text.len()).sum()
+    Ok((taken, false))
 }
 
 fn event((sequence, time, text): EventRow) -> Result<Arc<Event>, StoreError> {
