@@ -100,21 +100,26 @@ async fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
             record
         }
     };
-    let mut record = record;
-    let leftover = record.leftover_disks();
-    if !leftover.is_empty() {
-        let layout = agent.inner.layout.vm(record.uuid);
-        let removed = tokio::task::spawn_blocking(move || remove_disks(&layout, &leftover)).await;
-        match removed {
-            Ok(Ok(())) => record.unsettled.clear(),
-            Ok(Err(error)) => tracing::warn!(vm = %record.uuid, %error, "disks of an update that was cut"),
-            Err(error) => tracing::error!(vm = %record.uuid, %error, "disks of an update that was cut"),
-        }
-    }
+    let record = settle_disks(agent, record).await;
     // Checked when it was given.
     agent.inner.claims.put(record.uuid, &record.spec, record.running_nics());
     agent.write_vm_json(&record).await;
     agent.inner.registry.insert(Actor::spawn(agent, record, live));
+}
+
+/// Removes what an update that was cut left.
+async fn settle_disks(agent: &Agent, mut record: VmRecord) -> VmRecord {
+    let leftover = record.leftover_disks();
+    if leftover.is_empty() {
+        return record;
+    }
+    let layout = agent.inner.layout.vm(record.uuid);
+    let removed = tokio::task::spawn_blocking(move || remove_disks(&layout, &leftover)).await;
+    match removed.map_err(Error::internal).and_then(|removed| Ok(removed?)) {
+        Ok(()) => record.unsettled.clear(),
+        Err(error) => tracing::warn!(vm = %record.uuid, %error, "disks of an update that was cut"),
+    }
+    record
 }
 
 /// All that has to be asked of a hypervisor before it is adopted.
@@ -163,43 +168,38 @@ async fn take_over(
     let port = vnc.as_ref().map(|vnc| vnc.address().port());
     let (resets, last_reset) = exit::unseen_resets(agent, &record);
     let mut vm = record.clone();
-    let started = (record.state == VmState::Starting).then(|| {
+    let mut calls = Vec::new();
+    if record.state == VmState::Starting {
         // A start, or the second half of a reboot, which came to its end.
-        let stop = vm.stop.take().map(|stop| stop.calls).unwrap_or_default();
-        (vm.exit, vm.state) = (None, VmState::Running);
-        vm.waiting.drain(..).chain(stop).collect::<Vec<_>>()
+        calls.append(&mut vm.waiting);
+        calls.extend(vm.stop.take().into_iter().flat_map(|stop| stop.calls));
+        vm.exit = None;
+    }
+    vm.state = state;
+    vm.vnc_port = port;
+    let booted = vm.machine.get_or_insert_with(|| crate::store::Machine {
+        pid,
+        booted: Timestamp::now(),
+        accelerator: accelerator.to_owned(),
+        console_start: 0,
+        enforcements: Vec::new(),
+        limits: Vec::new(),
+        cds: Vec::new(),
+        nics: vm.spec.nics.clone(),
+        resets: 0,
+        last_reset: None,
     });
-    let edit = |vm: &mut VmRecord| {
-        vm.state = state;
-        vm.vnc_port = port;
-        vm.machine.get_or_insert_with(|| crate::store::Machine {
-            pid,
-            booted: Timestamp::now(),
-            accelerator: accelerator.to_owned(),
-            console_start: 0,
-            enforcements: Vec::new(),
-            limits: Vec::new(),
-            cds: Vec::new(),
-            nics: vm.spec.nics.clone(),
-            resets: 0,
-            last_reset: None,
-        });
-        if let Some(machine) = &mut vm.machine {
-            // As they are now, whatever an earlier agent saw.
-            machine.enforcements = process.enforcements().to_vec();
-            machine.limits = process.bound(&Limits::of(&vm.spec));
-            machine.resets += resets;
-            machine.last_reset = last_reset.or(machine.last_reset);
-        }
-        if let Some(time) = last_reset.filter(|_| state != VmState::Failed) {
-            vm.exit = Some(exit::reset(true, time));
-        }
-    };
-    edit(&mut vm);
+    // As they are now, whatever an earlier agent saw.
+    booted.enforcements = process.enforcements().to_vec();
+    booted.limits = process.bound(&Limits::of(&vm.spec));
+    booted.resets += resets;
+    booted.last_reset = last_reset.or(booted.last_reset);
+    if let Some(time) = last_reset.filter(|_| state != VmState::Failed) {
+        vm.exit = Some(exit::reset(true, time));
+    }
     let answers = |vm: &VmRecord| {
         let outcome = Ok(Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() });
-        let calls = started.into_iter().flatten();
-        calls.filter_map(|call| Call::from_waiting(call).answer(&outcome)).collect()
+        calls.into_iter().filter_map(|call| Call::from_waiting(call).answer(&outcome)).collect()
     };
     let record = commit(agent, record, vm, answers).await?;
     tracing::info!(vm = %record.uuid, pid, %state, "adopted");
@@ -255,7 +255,12 @@ async fn lost(
     why: &str,
 ) -> Result<(), Error> {
     tracing::error!(vm = %record.uuid, why, "lost: the hypervisor is left alone");
-    let record = change(agent, record, |vm| vm.state = VmState::Lost).await?;
+    let record = change(agent, record, |vm| {
+        // Should it be found again, then as one that was started.
+        vm.stop = vm.stop.take().filter(|_| vm.state != VmState::Starting);
+        vm.state = VmState::Lost;
+    })
+    .await?;
     let live = process.map(|process| Live::adopted(process, None, None));
     enter(agent, record, live).await;
     Ok(())

@@ -93,9 +93,9 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
         machine: None,
         exit: None,
         stop: None,
-        // With autoboot it has its turn when it is started: if not by this agent, then by the next.
         unsettled: Vec::new(),
         waiting: Vec::new(),
+        // With autoboot it has its turn when it is started: if not by this agent, then by the next.
         host_boot: Some(if autoboot { String::new() } else { agent.inner.platform.host_boot.clone() }),
         vnc_port: None,
     }

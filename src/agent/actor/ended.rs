@@ -220,6 +220,7 @@ impl Actor {
             (true, None) => self.resume_stop().await,
             // Its deadline goes on.
             (true, Some(_)) => self.press_power_button().await,
+            // It may be paused, or have failed.
             (false, _) => self.look_whether_it_runs().await,
         }
     }

@@ -17,6 +17,7 @@ pub(super) mod control;
 mod ended;
 mod record;
 mod resets;
+mod screen;
 mod start;
 mod stop;
 mod update;

@@ -8,7 +8,7 @@
 //!                  given back                 removed again    all undone
 //! ```
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
@@ -21,8 +21,7 @@ use crate::{
         error::Error,
         links,
     },
-    boot, crash,
-    hypervisor::Machine,
+    crash,
     spec::{DiskSpec, Limits, VmSpec, VmState, update},
     storage::StorageError,
     store::{Commit, VmChange, VmRecord},
@@ -113,12 +112,8 @@ impl Actor {
         }
         self.make_effective(&before).await;
         crash::point("update.effective");
-        let kept = &self.record.spec.disks;
-        let gone = before
-            .disks
-            .iter()
-            .filter(|disk| disk.is_made_here() && !kept.iter().any(|other| other.path == disk.path));
-        remove_files(gone.filter_map(|disk| disk.path.clone()).map(PathBuf::from).collect()).await;
+        let zone = self.layout.zonepath();
+        remove_files(self.record.leftover_disks().iter().map(|name| zone.join(name)).collect()).await;
         // Written down with the next change.
         self.record.unsettled.clear();
         Ok(outcome)
@@ -189,27 +184,6 @@ impl Actor {
             let port = self.live.vnc.as_ref().map(|vnc| vnc.address().port());
             let vm = self.changed(|vm| vm.vnc_port = port);
             self.commit_surely(&Call::own(), vm, None).await;
-        }
-    }
-}
-
-impl Actor {
-    /// Closes the VNC endpoint; its port is free then.
-    pub(super) async fn close_vnc(&mut self) {
-        if let Some(endpoint) = self.live.vnc.take() {
-            endpoint.close().await;
-        }
-    }
-
-    /// Opens the VNC endpoint as the machine says now.
-    pub(super) async fn open_vnc(&mut self, machine: &Arc<dyn Machine>) {
-        if let Err(error) = machine.set_vnc_password(self.record.spec.vnc_password.as_deref()).await {
-            tracing::warn!(vm = %self.record.uuid, %error, "VNC password");
-        }
-        let address = self.agent.inner.config.vnc.address;
-        match boot::listen_vnc(&self.record, address, machine.clone()).await {
-            Ok(endpoint) => self.live.vnc = endpoint,
-            Err(error) => tracing::error!(vm = %self.record.uuid, %error, "no VNC endpoint"),
         }
     }
 }

@@ -1,0 +1,27 @@
+//! The VNC endpoint of a machine that runs.
+
+use std::sync::Arc;
+
+use super::Actor;
+use crate::{boot, hypervisor::Machine};
+
+impl Actor {
+    /// Closes the VNC endpoint; its port is free then.
+    pub(super) async fn close_vnc(&mut self) {
+        if let Some(endpoint) = self.live.vnc.take() {
+            endpoint.close().await;
+        }
+    }
+
+    /// Opens the VNC endpoint as the machine says now.
+    pub(super) async fn open_vnc(&mut self, machine: &Arc<dyn Machine>) {
+        if let Err(error) = machine.set_vnc_password(self.record.spec.vnc_password.as_deref()).await {
+            tracing::warn!(vm = %self.record.uuid, %error, "VNC password");
+        }
+        let address = self.agent.inner.config.vnc.address;
+        match boot::listen_vnc(&self.record, address, machine.clone()).await {
+            Ok(endpoint) => self.live.vnc = endpoint,
+            Err(error) => tracing::error!(vm = %self.record.uuid, %error, "no VNC endpoint"),
+        }
+    }
+}
