@@ -2,13 +2,14 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::{io::AsyncReadExt as _, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
+use tonic_types::StatusExt as _;
 
 use super::{Clients, error::CliError, machine};
 use crate::{
@@ -64,8 +65,8 @@ pub(super) struct Mode {
 /// Between tries to connect again; doubled after each that failed, up to the last.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
-/// History first, then what happens; what is typed goes to the guest, until Ctrl-]. The end of the
-/// input leaves too, once the VM has all of it and everything that was printed so far is shown. A connection that breaks is made
+/// History first, then what happens; what is typed goes to the guest, until Ctrl-]. The end of the input leaves
+/// too, once the VM has all of it and everything that was printed so far is shown. A connection that breaks is made
 /// again, and goes on at the byte where it broke.
 pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Result<(), CliError> {
     let vm = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?.into_inner().vm;
@@ -110,6 +111,15 @@ pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Res
     }
 }
 
+/// How long an agent may take to notice that a connection broke.
+const UNNOTICED: Duration = Duration::from_secs(60);
+
+/// Whether another writes.
+fn is_busy(status: &Status) -> bool {
+    let details = status.get_error_details();
+    details.error_info().is_some_and(|info| info.reason == "CONSOLE_BUSY")
+}
+
 /// An attached console.
 struct Connection {
     /// None once all is typed.
@@ -144,8 +154,9 @@ impl Connection {
         keys: &mut mpsc::Receiver<Key>,
     ) -> Result<Option<Self>, CliError> {
         let (mut wait, longest) = WAITS;
-        // Whoever took it meanwhile keeps it.
+        // Whoever took it meanwhile keeps it. It may be ourselves, as long as the agent has not noticed the break.
         let mode = Mode { take_over: false, ..mode };
+        let unnoticed = Instant::now() + UNNOTICED;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -159,6 +170,7 @@ impl Connection {
             match Self::open(clients, uuid, mode, offset).await {
                 Ok(connection) => return Ok(Some(connection)),
                 Err(status) if is_passing(&status) => {}
+                Err(status) if is_busy(&status) && Instant::now() < unnoticed => {}
                 Err(status) => return Err(status.into()),
             }
         }
