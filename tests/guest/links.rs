@@ -99,8 +99,10 @@ async fn each_kind_leads_where_it_says() {
     let forge = "ip addr add 10.0.0.66/24 dev eth0; ping -c 1 -W 1 -I 10.0.0.66 10.0.0.20";
     host.run(&agent, forge, " 0 packets received").await;
     // While no agent is there, too; and the cable that an uplink is made of.
-    let mut wan = Guest::boot(&agent, json!({"nics": [nic("wan", 7)]})).await;
-    wan.run(&agent, &take(7), "taken\r").await;
+    let mut wan = Guest::boot(&agent, json!({"nics": [nic("shared", 8), nic("wan", 7)]})).await;
+    wan.run(&agent, &take(7).replace("eth0", "eth1"), "taken\r").await;
+    // What can't come back keeps nothing else from it.
+    net.ok(&["ip", "link", "del", &net.link_of_kind("macvtap")]);
     agent.kill();
     net.ok(&["ip", "link", "del", "br0"]);
     bridge(&net);

@@ -84,6 +84,15 @@ impl Net {
         names.filter(|name| name != "lo").collect()
     }
 
+    /// The name of the only link of a kind in it.
+    pub(crate) fn link_of_kind(&self, kind: &str) -> String {
+        let listed: Value =
+            serde_json::from_str(&self.ok(&["ip", "-j", "link", "show", "type", kind])).expect("JSON");
+        let names = listed.as_array().expect("links").iter().filter_map(|link| link["ifname"].as_str());
+        let [name] = names.collect::<Vec<_>>()[..] else { panic!("{kind}: {listed}") };
+        name.to_owned()
+    }
+
     /// All rules in it.
     pub(crate) fn rules(&self) -> String {
         self.ok(&["nft", "list", "ruleset"])
@@ -137,9 +146,8 @@ impl Guest {
 
     /// Waits until its console shows something; what it showed since the last wait.
     pub(crate) async fn until(&mut self, wanted: &str) -> String {
-        let (mut seen, _) = self.clients.console_until(&self.uuid, self.offset, wanted).await;
-        seen.truncate(seen.find(wanted).expect("seen") + wanted.len());
-        self.offset += i64::try_from(seen.len()).expect("size");
+        let seen;
+        (seen, self.offset) = self.clients.console_until(&self.uuid, self.offset, wanted).await;
         seen
     }
 
