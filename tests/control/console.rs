@@ -5,7 +5,7 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, Status, Streaming};
 use zoneward::proto::v1::{self, attach_request, attach_response, read_log_response::Item};
 
-use super::support::{Clients, fields, machine, metadata, reason, simulated::Simulated};
+use super::support::{Clients, GUEST, fields, machine, metadata, reason, simulated::Simulated};
 
 async fn running() -> (Simulated, Clients, String) {
     let agent = Simulated::start_with(|config| config.console.keep_kib = 64).await;
@@ -172,7 +172,8 @@ async fn followers_end_when_the_vm_is_deleted() {
     let (_sender, mut attached) = attach(&mut clients, start(&uuid, None)).await.unwrap();
     clients.delete(&uuid).await.unwrap();
     assert!(stream.next().await.is_none());
-    assert!(attached.next().await.is_none(), "also who could type");
+    let end = tokio::time::timeout(GUEST, attached.next()).await;
+    assert!(end.expect("an end").is_none(), "also who could type");
 }
 
 /// Who takes over need not wait for a guest that does not read what the other typed.
@@ -189,7 +190,8 @@ async fn a_writer_that_waits_is_taken_over_from() {
         .await;
     let over = v1::AttachStart { uuid: uuid.clone(), take_over: true, ..Default::default() };
     let (_second, _out) = attach(&mut clients, attach_request::Item::Attach(over)).await.unwrap();
-    assert_eq!(reason(&first_out.next().await.unwrap().unwrap_err()), "CONSOLE_BUSY");
+    let told = tokio::time::timeout(GUEST, first_out.next()).await.expect("an end");
+    assert_eq!(reason(&told.unwrap().unwrap_err()), "CONSOLE_BUSY");
 }
 
 /// One writes; others look, or say that they take over, and the one who wrote is told by whom.

@@ -4,7 +4,7 @@ use tokio_stream::StreamExt as _;
 use tonic::{Code, Streaming};
 use zoneward::proto::v1::{self, watch_events_request::Start, watch_events_response::Item};
 
-use super::support::{Clients, fields, machine, reason, simulated::Simulated};
+use super::support::{Clients, GUEST, fields, machine, reason, simulated::Simulated};
 
 async fn watch(
     clients: &mut Clients,
@@ -34,11 +34,14 @@ async fn drain(stream: &mut Streaming<v1::WatchEventsResponse>) -> (Vec<v1::Even
 }
 
 async fn next_event(stream: &mut Streaming<v1::WatchEventsResponse>) -> v1::Event {
-    loop {
-        if let Item::Event(event) = stream.next().await.unwrap().unwrap().item.unwrap() {
-            return event;
+    let event = async {
+        loop {
+            if let Item::Event(event) = stream.next().await.unwrap().unwrap().item.unwrap() {
+                return event;
+            }
         }
-    }
+    };
+    tokio::time::timeout(GUEST, event).await.expect("an event")
 }
 
 #[tokio::test]
