@@ -150,6 +150,8 @@ async fn a_guest_reads_what_is_its_own() {
     for line in ["SUCCESS", "#!/bin/sh", "..", "exit", ".", "NOTFOUND"] {
         assert_eq!(port.line().await, line);
     }
+    // What is written down behind it has it written down.
+    clients.stop(&uuid, true).await.unwrap();
     let boots = clients.journal().await.into_iter().filter_map(|event| match event.kind {
         Some(v1::event::Kind::Boot(phase)) => Some(phase.phase()),
         _ => None,
