@@ -2,25 +2,42 @@
 //!
 //! The agent listens in the host's network; the hypervisor never has a network socket. For each
 //! viewer it makes a pair of UNIX sockets, hands one end to the hypervisor, and carries bytes
-//! between the other end and the viewer.
+//! between the other end and the viewer. One that says too little to see anything, or whose host
+//! is gone, loses its place: there are few.
 
 use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
+use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
     sync::Semaphore,
     task::JoinSet,
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{io::InspectReader, task::AbortOnDropHandle};
 
 /// Viewers of one guest at once.
 const VIEWERS: usize = 16;
+/// Bytes that every viewer has said which sees the screen: RFB's version (12), whether it shares (1), and the request
+/// for a picture (10).
+const LEAST: usize = 23;
+/// By when; a person may have to be asked for a password.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A viewer's host that is silent for so long is asked whether it is there, then so often.
+const ASK_AFTER: Duration = Duration::from_secs(60);
+const ASK_EVERY: Duration = Duration::from_secs(10);
+const ASK_TIMES: u32 = 3;
+/// How long it may take no byte.
+const TAKE_WITHIN: Duration = Duration::from_secs(120);
 
 /// A listening endpoint; dropping it ends it with all its viewers.
 #[derive(Debug)]
@@ -97,16 +114,101 @@ where
     }
 }
 
-async fn serve<H, F>(mut viewer: TcpStream, hand_over: &H) -> io::Result<()>
+async fn serve<H, F>(viewer: TcpStream, hand_over: &H) -> io::Result<()>
 where
     H: Fn(OwnedFd) -> F,
     F: Future<Output = Result<(), String>>,
 {
     viewer.set_nodelay(true)?;
+    notice_its_end(&viewer)?;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     hand_over(theirs.into()).await.map_err(io::Error::other)?;
     let mut ours = UnixStream::from_std(ours)?;
-    tokio::io::copy_bidirectional(&mut viewer, &mut ours).await?;
-    Ok(())
+    let said = AtomicUsize::new(0);
+    let mut viewer = InspectReader::new(viewer, |bytes| {
+        said.fetch_add(bytes.len(), Ordering::Relaxed);
+    });
+    tokio::select! {
+        carried = tokio::io::copy_bidirectional(&mut viewer, &mut ours) => carried.map(drop),
+        () = silence(&said) => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not come to see the screen")),
+    }
+}
+
+/// The network tells nobody that a host at its other end lost its power.
+fn notice_its_end(viewer: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(viewer, true)?;
+    sockopt::set_tcp_keepidle(viewer, ASK_AFTER)?;
+    sockopt::set_tcp_keepintvl(viewer, ASK_EVERY)?;
+    sockopt::set_tcp_keepcnt(viewer, ASK_TIMES)?;
+    let millis = u32::try_from(TAKE_WITHIN.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(viewer, millis)?)
+}
+
+/// Ends when a viewer has said too little for too long.
+async fn silence(said: &AtomicUsize) {
+    tokio::time::sleep(PATIENCE).await;
+    if said.load(Ordering::Relaxed) >= LEAST {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// An endpoint whose hypervisor says back what it hears.
+    async fn echo() -> VncEndpoint {
+        let hand_over = |socket: OwnedFd| async move {
+            let socket = std::os::unix::net::UnixStream::from(socket);
+            std::thread::spawn(move || io::copy(&mut &socket, &mut &socket));
+            Ok(())
+        };
+        VncEndpoint::listen([127, 0, 0, 1].into(), 0, None, hand_over).await.unwrap()
+    }
+
+    async fn viewer_that_says(endpoint: &VncEndpoint, count: usize) -> TcpStream {
+        let mut viewer = TcpStream::connect(endpoint.address()).await.unwrap();
+        let mut back = vec![0; count];
+        viewer.write_all(&vec![7; count]).await.unwrap();
+        viewer.read_exact(&mut back).await.unwrap();
+        viewer
+    }
+
+    #[tokio::test]
+    async fn a_viewer_that_sees_nothing_loses_its_place_and_one_that_looks_stays() {
+        let endpoint = echo().await;
+        let mut looks = viewer_that_says(&endpoint, LEAST).await;
+        let mut silent = viewer_that_says(&endpoint, LEAST - 1).await;
+        tokio::time::pause();
+        tokio::time::advance(PATIENCE).await;
+        tokio::time::resume();
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        looks.write_all(b"!").await.unwrap();
+        assert_eq!(looks.read_u8().await.unwrap(), b'!');
+    }
+
+    #[tokio::test]
+    async fn there_are_so_many_places() {
+        let endpoint = echo().await;
+        let mut viewers = Vec::new();
+        for _ in 0..VIEWERS {
+            viewers.push(viewer_that_says(&endpoint, 1).await);
+        }
+        let mut refused = TcpStream::connect(endpoint.address()).await.unwrap();
+        assert_eq!(refused.read(&mut [0]).await.unwrap(), 0);
+        drop(viewers.pop());
+        // Its place is free when the endpoint has seen that it left.
+        let mut viewer = loop {
+            let mut viewer = TcpStream::connect(endpoint.address()).await.unwrap();
+            viewer.write_all(b"?").await.unwrap();
+            if viewer.read_u8().await.is_ok() {
+                break viewer;
+            }
+        };
+        viewer.write_all(b"!").await.unwrap();
+        assert_eq!(viewer.read_u8().await.unwrap(), b'!');
+    }
 }

@@ -39,8 +39,9 @@ pub(super) fn program(
     // Screen, keyboard and mouse; VNC clients are handed over one by one.
     b.option("-display", "none");
     b.option("-vga", plan.tuning.vga.as_deref().unwrap_or("std"));
-    // Whether a client is asked for the password is said when it is handed over.
-    b.option("-vnc", "none,password=on");
+    // Whether a client is asked for the password is said when it is handed over. One that wants the screen for
+    // itself alone disconnects nobody.
+    b.option("-vnc", "none,password=on,share=ignore");
     match &plan.tuning.options {
         Some(words) => b.words(words),
         None => {
