@@ -217,11 +217,11 @@ impl Agent {
         self.inner.registry.page(after, limit, filters)
     }
 
-    /// Whether a VM meets all filters now; nothing when it is not there.
+    /// Whether a VM is there, and meets all filters now.
     #[must_use]
-    pub fn matches(&self, uuid: Uuid, filters: &[Filter]) -> Option<bool> {
-        let view = self.inner.registry.get(uuid).ok()?.view();
-        Some(filters.iter().all(|filter| filter.matches(&view.object)))
+    pub fn matches(&self, uuid: Uuid, filters: &[Filter]) -> bool {
+        let vm = self.inner.registry.get(uuid);
+        vm.is_ok_and(|vm| filters.iter().all(|filter| filter.matches(&vm.view().object)))
     }
 
     /// Whether a VM as it was met all filters.
@@ -301,9 +301,11 @@ impl Agent {
 }
 
 fn keep(config: &Config) -> Keep {
+    let bytes = i64::from(config.journal.keep_mib) << 20;
     Keep {
         age: i64::from(config.journal.keep_days) * 24 * 3600 * 1000,
-        bytes: i64::from(config.journal.keep_mib) << 20,
+        bytes,
+        answers: bytes / 8,
         ..Keep::default()
     }
 }

@@ -29,7 +29,7 @@ use crate::{
         },
     },
     spec::filter::Filter,
-    store::{Event, EventKind, EventQuery, Timestamp},
+    store::{Event, EventKind, EventQuery, Found, Timestamp},
 };
 
 /// Between bookmarks on an idle stream.
@@ -83,8 +83,8 @@ struct Wanted {
     uuids: HashSet<Uuid>,
     kinds: Vec<&'static str>,
     filters: Vec<Filter>,
-    /// VMs that met the filters once.
-    met: HashSet<Uuid>,
+    /// Whether a VM met the filters after its last event, where that is known.
+    met: HashMap<Uuid, bool>,
     /// With a snapshot: how new each VM was in it.
     seen: HashMap<Uuid, u64>,
 }
@@ -95,40 +95,58 @@ impl Wanted {
             uuids: self::uuids(uuids)?.into_iter().collect(),
             kinds: self::kinds(kinds)?,
             filters: self::filters(filters)?,
-            met: HashSet::new(),
+            met: HashMap::new(),
             seen: HashMap::new(),
         })
     }
 
-    fn has(&mut self, agent: &Agent, event: &Event) -> bool {
+    async fn has(&mut self, agent: &Agent, event: &Event) -> Result<bool, Status> {
         let fact = &event.fact;
         if !self.uuids.is_empty() && !self.uuids.contains(&fact.uuid) {
-            return false;
-        }
-        if !self.filters.is_empty() && !self.met.contains(&fact.uuid) {
-            let matches = match &fact.kind {
-                // As it was then: one that is just being made is not known yet.
-                EventKind::Created { vm } | EventKind::Modified { vm, .. } => {
-                    agent.record_matches(vm, &self.filters)
-                }
-                _ => agent.matches(fact.uuid, &self.filters) == Some(true),
-            };
-            if !matches {
-                return false;
-            }
-            self.met.insert(fact.uuid);
+            return Ok(false);
         }
         if let EventKind::Created { vm } | EventKind::Modified { vm, .. } = &fact.kind
             && self.seen.get(&vm.uuid).is_some_and(|seen| vm.generation <= *seen)
         {
-            return false;
+            return Ok(false);
         }
         if matches!(fact.kind, EventKind::Deleted { .. }) {
             // One that is made again under this UUID is another.
-            self.met.remove(&fact.uuid);
             self.seen.remove(&fact.uuid);
         }
-        self.kinds.is_empty() || self.kinds.contains(&fact.kind.name())
+        if !self.filters.is_empty() && !self.passes(agent, event).await? {
+            return Ok(false);
+        }
+        Ok(self.kinds.is_empty() || self.kinds.contains(&fact.kind.name()))
+    }
+
+    /// Whether the VM met the filters before an event or meets them after it. The journal alone decides, so a watch
+    /// that was cut and goes on from its cursor gets what it would have got.
+    async fn passes(&mut self, agent: &Agent, event: &Event) -> Result<bool, Status> {
+        let uuid = event.fact.uuid;
+        let before = match (self.met.get(&uuid), &event.fact.kind) {
+            (Some(met), _) => *met,
+            (None, EventKind::Created { .. }) => false,
+            (None, _) => {
+                let vm = agent.journal().vm_before(uuid, event.sequence).await.map_err(watch_status)?;
+                match vm {
+                    Some(vm) => agent.record_matches(&vm, &self.filters),
+                    // Trimmed: a VM that did not change for so long is as it was.
+                    None => agent.matches(uuid, &self.filters),
+                }
+            }
+        };
+        let after = match &event.fact.kind {
+            EventKind::Created { vm } | EventKind::Modified { vm, .. } => {
+                agent.record_matches(vm, &self.filters)
+            }
+            _ => before,
+        };
+        match event.fact.kind {
+            EventKind::Deleted { .. } => self.met.remove(&uuid),
+            _ => self.met.insert(uuid, after),
+        };
+        Ok(before || after)
     }
 }
 
@@ -220,10 +238,8 @@ impl EventService for Events {
         let rows = u32::try_from(page_size(request.page_size)?).unwrap_or(1000);
         let (uuids, kinds) = (uuids(&request.uuids)?, kinds(&request.kinds)?);
         let query = EventQuery { backwards: request.newest_first, uuids, kinds, ..EventQuery::default() };
-        let (events, more) = journal.list(from, query, rows).await.map_err(watch_status)?;
-        let last = events.last().filter(|_| more);
-        let next_page_token =
-            last.map(|event| journal.cursor(event.sequence).to_string()).unwrap_or_default();
+        let Found { events, rest } = journal.list(from, query, rows).await.map_err(watch_status)?;
+        let next_page_token = rest.map(|place| journal.cursor(place).to_string()).unwrap_or_default();
         let events = events.iter().filter_map(|event| match convert::event(journal, event).item {
             Some(Item::Event(event)) => Some(event),
             _ => None,
@@ -313,7 +329,7 @@ impl Watch {
             if !self.wanted.uuids.is_empty() && !self.wanted.uuids.contains(&record.uuid) {
                 continue;
             }
-            self.wanted.met.insert(record.uuid);
+            self.wanted.met.insert(record.uuid, true);
             self.wanted.seen.insert(record.uuid, record.generation);
             let vm = convert::vm_with(record, view.spec.clone());
             let item = v1::WatchEventsResponse { cursor: String::new(), item: Some(Item::Snapshot(vm)) };
@@ -343,7 +359,7 @@ impl Watch {
                     }
                 },
             };
-            if self.wanted.has(&self.agent, &event) {
+            if self.wanted.has(&self.agent, &event).await? {
                 self.bookmark_due = Instant::now() + BOOKMARK;
                 return Ok(self.shared.get(&self.agent, &event));
             }

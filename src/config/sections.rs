@@ -225,7 +225,8 @@ impl Default for Console {
 pub struct Journal {
     /// Days that an event is kept.
     pub keep_days: u32,
-    /// MiB that the state file may need; the newest thousand events stay in any case.
+    /// MiB that the state file may need; the newest thousand events stay in any case. An eighth is for answers to
+    /// requests, which a repeat gets again.
     pub keep_mib: u32,
 }
 

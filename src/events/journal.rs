@@ -8,9 +8,12 @@ use std::{
 
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use super::cursor::Cursor;
-use crate::store::{Event, EventQuery, JournalRange, Keep, Reader, Store, StoreError, Timestamp};
+use crate::store::{
+    Event, EventQuery, Found, JournalRange, Keep, Reader, Store, StoreError, Timestamp, VmRecord,
+};
 
 /// Newest events kept in memory for watchers that keep up, and their bytes in the journal.
 const TAIL: usize = 1024;
@@ -118,7 +121,7 @@ impl Journal {
         from: Option<Cursor>,
         query: EventQuery,
         limit: u32,
-    ) -> Result<(Vec<Arc<Event>>, bool), WatchError> {
+    ) -> Result<Found, WatchError> {
         let journal = self.clone();
         let read = move || {
             let from = match from {
@@ -136,6 +139,13 @@ impl Journal {
             Ok(found)
         };
         tokio::task::spawn_blocking(read).await.map_err(|_| WatchError::Store(StoreError::Closed))?
+    }
+
+    /// A VM as it was just before an event, as far as the journal reaches back.
+    pub async fn vm_before(&self, uuid: Uuid, sequence: i64) -> Result<Option<Box<VmRecord>>, WatchError> {
+        let reader = self.reader.clone();
+        let read = move || reader.vm_before(uuid, sequence);
+        Ok(tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Closed)??)
     }
 
     /// Watches from the place that `cursor` names.
@@ -254,8 +264,6 @@ impl Watcher {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::store::{Commit, EventKind, NewEvent};
 
@@ -291,7 +299,7 @@ mod tests {
     async fn it_is_trimmed_by_age_and_size_and_a_cursor_that_is_too_old_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.db");
-        let keep = Keep { age: i64::MAX, bytes: 1, least: 10 };
+        let keep = Keep { age: i64::MAX, bytes: 1, least: 10, ..Keep::default() };
         let (store, _, journal) = Journal::open(&path, keep).unwrap();
         let first = journal.watch_now().cursor();
         let mut slow = journal.watch_now();
@@ -314,7 +322,7 @@ mod tests {
         drop((store, journal));
 
         // By age: everything but the least is too old in the future.
-        let keep = Keep { age: -1000, bytes: i64::MAX, least: 10 };
+        let keep = Keep { age: -1000, bytes: i64::MAX, least: 10, ..Keep::default() };
         let (store, _, journal) = Journal::open(&path, keep).unwrap();
         for n in 0..2000 {
             store.commit_soon(fact(n)).await;

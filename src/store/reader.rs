@@ -3,6 +3,7 @@
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value};
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     error::StoreError,
-    event::Event,
+    event::{Event, EventKind},
     record::{Timestamp, VmRecord},
     schema,
     writer::Answer,
@@ -34,6 +35,15 @@ pub struct EventQuery {
     pub uuids: Vec<Uuid>,
     /// Of these kinds, by their names in the journal; of all when empty.
     pub kinds: Vec<&'static str>,
+}
+
+/// Events that were looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// In the order that was asked for.
+    pub events: Vec<Arc<Event>>,
+    /// The place from which to look on, should there be more: there may be none among many that were looked at.
+    pub rest: Option<i64>,
 }
 
 /// What is in the journal.
@@ -99,33 +109,92 @@ impl Reader {
         })
     }
 
-    /// At most `limit` events behind (or before) a place, of some VMs and kinds only; and whether there may be more.
-    pub fn events_where(
+    /// At most `limit` events behind (or before) a place, of some VMs and kinds only. Others who read wait for one
+    /// [`SPAN`] of the journal at most, however few events are wanted.
+    pub fn events_where(&self, query: &EventQuery, limit: u32) -> Result<Found, StoreError> {
+        let began = Instant::now();
+        let range = self.journal_range()?;
+        let mut found = Found { events: Vec::new(), rest: None };
+        let mut from =
+            if query.backwards { query.from.min(range.newest + 1) } else { query.from.max(range.oldest - 1) };
+        let mut room = READ;
+        loop {
+            let left = limit.saturating_sub(u32::try_from(found.events.len()).unwrap_or(limit));
+            let (rows, full) = self.span(query, from, left, room)?;
+            room = room.saturating_sub(rows.iter().map(|(_, _, text)| text.len()).sum());
+            for row in rows {
+                found.events.push(event(row)?);
+            }
+            if full {
+                found.rest = found.events.last().map(|event| event.sequence);
+                return Ok(found);
+            }
+            from = if query.backwards { from.saturating_sub(SPAN) } else { from.saturating_add(SPAN) };
+            if if query.backwards { from <= range.oldest } else { from >= range.newest } {
+                return Ok(found);
+            }
+            if began.elapsed() > PATIENCE {
+                found.rest = Some(from);
+                return Ok(found);
+            }
+        }
+    }
+
+    /// What is wanted of the events that are nearest to a place; and whether there may be more in the same span.
+    fn span(
         &self,
         query: &EventQuery,
+        from: i64,
         limit: u32,
-    ) -> Result<(Vec<Arc<Event>>, bool), StoreError> {
+        room: usize,
+    ) -> Result<(Vec<EventRow>, bool), StoreError> {
         let marks = |count: usize| vec!["?"; count].join(", ");
-        let (compare, order) = if query.backwards { ("<", "DESC") } else { (">", "ASC") };
-        let mut text = format!("SELECT sequence, time, fact FROM event WHERE sequence {compare} ?");
-        let mut values: Vec<Value> = vec![Value::from(query.from)];
+        let (within, order) = match query.backwards {
+            true => ("sequence >= ? AND sequence < ?", "DESC"),
+            false => ("sequence > ? AND sequence <= ?", "ASC"),
+        };
+        let (least, most) = match query.backwards {
+            true => (from.saturating_sub(SPAN), from),
+            false => (from, from.saturating_add(SPAN)),
+        };
+        let mut wanted = within.to_owned();
+        let mut values: Vec<Value> = vec![Value::from(least), Value::from(most)];
         if !query.uuids.is_empty() {
-            text.push_str(&format!(" AND uuid IN ({})", marks(query.uuids.len())));
+            wanted.push_str(&format!(" AND uuid IN ({})", marks(query.uuids.len())));
             values.extend(query.uuids.iter().map(|uuid| Value::from(uuid.to_string())));
         }
         if !query.kinds.is_empty() {
-            text.push_str(&format!(" AND kind IN ({})", marks(query.kinds.len())));
+            // The plus keeps SQLite from the index of kinds: a VM has fewer events than a kind.
+            let plus = if query.uuids.is_empty() { "" } else { "+" };
+            wanted.push_str(&format!(" AND {plus}kind IN ({})", marks(query.kinds.len())));
             values.extend(query.kinds.iter().map(|kind| Value::from((*kind).to_owned())));
         }
-        text.push_str(&format!(" ORDER BY sequence {order} LIMIT ?"));
         values.push(Value::from(i64::from(limit)));
+        // Sorted by their numbers alone, not with all that they say.
+        let text = format!(
+            "SELECT sequence, time, fact FROM event WHERE sequence IN \
+             (SELECT sequence FROM event WHERE {wanted} ORDER BY sequence {order} LIMIT ?) ORDER BY sequence {order}"
+        );
         let (rows, full) = self.with(|connection| {
             let mut statement = connection.prepare_cached(&text)?;
-            Ok(within_bounds(statement.query_map(params_from_iter(values), columns)?)?)
+            Ok(within_bounds(statement.query_map(params_from_iter(values), columns)?, room)?)
         })?;
-        let more = rows.len() == limit as usize || full;
-        let events: Result<_, _> = rows.into_iter().map(event).collect();
-        Ok((events?, more))
+        let full = full || rows.len() == limit as usize;
+        Ok((rows, full))
+    }
+
+    /// A VM as it was just before an event, as far as the journal reaches back.
+    pub fn vm_before(&self, uuid: Uuid, sequence: i64) -> Result<Option<Box<VmRecord>>, StoreError> {
+        let query = "SELECT sequence, time, fact FROM event WHERE uuid = ?1 AND sequence < ?2 \
+                     AND +kind IN ('created', 'modified', 'deleted') ORDER BY sequence DESC LIMIT 1";
+        let row = self.with(|connection| {
+            let mut query = connection.prepare_cached(query)?;
+            Ok(query.query_row(params![uuid.to_string(), sequence], columns).optional()?)
+        })?;
+        Ok(row.map(event).transpose()?.and_then(|event| match &event.fact.kind {
+            EventKind::Created { vm } | EventKind::Modified { vm, .. } => Some(vm.clone()),
+            _ => None,
+        }))
     }
 
     /// The sequence of the last event before that time. Sequences and times grow together, so it is found
@@ -155,7 +224,7 @@ impl Reader {
             let mut query = connection.prepare_cached(
                 "SELECT sequence, time, fact FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
             )?;
-            Ok(within_bounds(query.query_map(params![sequence, limit], columns)?)?)
+            Ok(within_bounds(query.query_map(params![sequence, limit], columns)?, READ)?)
         })?;
         rows.into_iter().map(event).collect()
     }
@@ -163,6 +232,10 @@ impl Reader {
 
 /// Bytes of events that are read at once; one more event may come on top.
 const READ: usize = 2 << 20;
+/// Events that are looked at while others who read wait.
+const SPAN: i64 = 2048;
+/// How long events are looked for that may not be there.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Sequence, time and fact.
 type EventRow = (i64, i64, String);
@@ -171,16 +244,17 @@ fn columns(row: &Row<'_>) -> rusqlite::Result<EventRow> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?))
 }
 
-/// As many rows as may be read at once; and whether these are so many.
+/// As many rows as there is room for, and one more; and whether these are so many.
 fn within_bounds(
     rows: impl Iterator<Item = rusqlite::Result<EventRow>>,
+    room: usize,
 ) -> rusqlite::Result<(Vec<EventRow>, bool)> {
     let (mut taken, mut size) = (Vec::new(), 0);
     for row in rows {
         let row = row?;
         size += row.2.len();
         taken.push(row);
-        if size > READ {
+        if size > room {
             return Ok((taken, true));
         }
     }
@@ -193,4 +267,85 @@ fn event((sequence, time, text): EventRow) -> Result<Arc<Event>, StoreError> {
 
 fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Corrupt { what, reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Commit, Keep, NewEvent, Store};
+
+    fn fact(n: u128) -> NewEvent {
+        let (leak, path, alias) = (String::new(), String::new(), n.to_string());
+        let kind = if n.is_multiple_of(997) {
+            EventKind::Reclaimed { leak, path }
+        } else {
+            EventKind::Deleted { alias }
+        };
+        NewEvent { uuid: Uuid::from_u128(n % 7), actor: String::new(), request_id: None, kind }
+    }
+
+    #[tokio::test]
+    async fn pages_have_what_is_wanted_and_nothing_else_however_far_apart_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.db");
+        let store = Store::open(&path, Keep::default(), |_| ()).unwrap();
+        let total = 2 * SPAN as u128 + 100;
+        for first in (1..=total).step_by(100) {
+            let events = (first..(first + 100).min(total + 1)).map(fact).collect();
+            store.commit(Commit { events, ..Commit::default() }).await.unwrap();
+        }
+        let reader = Reader::open(&path).unwrap();
+        let one = vec![Uuid::from_u128(3)];
+        let some = vec![Uuid::from_u128(0), Uuid::from_u128(5), Uuid::from_u128(99)];
+        for uuids in [vec![], one, some] {
+            for kinds in [vec![], vec!["reclaimed"], vec!["reclaimed", "deleted"], vec!["boot"]] {
+                for backwards in [false, true] {
+                    let mut query =
+                        EventQuery { from: 0, backwards, uuids: uuids.clone(), kinds: kinds.clone() };
+                    let mut expected: Vec<i64> = (1..=total)
+                        .filter(|n| uuids.is_empty() || uuids.contains(&fact(*n).uuid))
+                        .filter(|n| kinds.is_empty() || kinds.contains(&fact(*n).kind.name()))
+                        .map(|n| n as i64)
+                        .collect();
+                    if backwards {
+                        query.from = i64::MAX;
+                        expected.reverse();
+                    }
+                    let mut listed = Vec::new();
+                    loop {
+                        let Found { events, rest } = reader.events_where(&query, 300).unwrap();
+                        assert!(events.len() <= 300);
+                        listed.extend(events.iter().map(|event| event.sequence));
+                        let Some(place) = rest else { break };
+                        query.from = place;
+                    }
+                    assert_eq!(listed, expected, "{uuids:?} {kinds:?} {backwards}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_vm_was_before_an_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.db");
+        let store = Store::open(&path, Keep::default(), |_| ()).unwrap();
+        let text = r#"{"uuid":"00000000-0000-0000-0000-000000000001","generation":1,"spec":{},"state":"stopped",
+                       "created":0,"modified":0,"machine":null,"exit":null,"vnc_port":null}"#;
+        let vm: Box<VmRecord> = serde_json::from_str(text).unwrap();
+        let event = |kind| NewEvent { uuid: vm.uuid, actor: String::new(), request_id: None, kind };
+        let deleted = || event(EventKind::Deleted { alias: String::new() });
+        let newer = Box::new(VmRecord { generation: 2, ..*vm.clone() });
+        let events = vec![
+            event(EventKind::Created { vm: vm.clone() }),
+            event(EventKind::Modified { vm: newer.clone(), changes: Vec::new() }),
+            deleted(),
+            deleted(),
+        ];
+        store.commit(Commit { events, ..Commit::default() }).await.unwrap();
+        let reader = Reader::open(&path).unwrap();
+        let before = [1, 2, 3, 4].map(|sequence| reader.vm_before(vm.uuid, sequence).unwrap());
+        assert_eq!(before, [None, Some(vm.clone()), Some(newer), None]);
+        assert_eq!(reader.vm_before(Uuid::nil(), 9).unwrap(), None);
+    }
 }

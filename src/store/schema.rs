@@ -35,6 +35,22 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE event ADD COLUMN kind TEXT GENERATED ALWAYS AS (json_extract(fact, '$.kind')) VIRTUAL;
     CREATE INDEX event_uuid ON event (uuid, sequence);
 ",
+    // Few events of a kind are found among many others. Answers are kept by their order and size: a clock that jumps
+    // must not make a repeat act twice.
+    "
+    CREATE INDEX event_kind ON event (kind, sequence);
+    ALTER TABLE request RENAME TO request_by_time;
+    CREATE TABLE request (
+        sequence INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        digest BLOB NOT NULL,
+        answer TEXT NOT NULL,
+        size INTEGER NOT NULL GENERATED ALWAYS AS (octet_length(answer)) VIRTUAL
+    ) STRICT;
+    INSERT INTO request (id, digest, answer) SELECT id, digest, answer FROM request_by_time ORDER BY time;
+    CREATE INDEX request_size ON request (sequence, size);
+    DROP TABLE request_by_time;
+",
 ];
 
 /// SQLite's way for one process alone. What its connections share is in this process's memory, not in a mapped file:
@@ -42,7 +58,7 @@ const MIGRATIONS: &[&str] = &[
 const OURS_ALONE: &std::ffi::CStr = c"unix-excl";
 
 /// The version that this agent writes.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 const _: () = assert!(VERSION.unsigned_abs() == MIGRATIONS.len() as u64);
 
 /// Opens the file for the writer, and brings it to [`VERSION`].
@@ -119,8 +135,15 @@ mod tests {
         old.pragma_update(None, "user_version", 1).unwrap();
         old.execute_batch(r#"INSERT INTO event (time, fact) VALUES (1, '{"uuid":"u","kind":"deleted"}')"#)
             .unwrap();
+        for (id, time) in [("b", 2), ("a", 1)] {
+            old.execute("INSERT INTO request VALUES (?1, x'00', 'text', ?2)", (id, time)).unwrap();
+        }
         drop(old);
         let new = open_writer(&path).unwrap();
+        let mut answers = new.prepare("SELECT id, size FROM request ORDER BY sequence").unwrap();
+        let answers = answers.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let answers: Vec<(String, i64)> = answers.collect::<Result<_, _>>().unwrap();
+        assert_eq!(answers, [("a".to_owned(), 4), ("b".to_owned(), 4)]);
         let found: (String, String) =
             new.query_row("SELECT uuid, kind FROM event", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         assert_eq!(found, ("u".to_owned(), "deleted".to_owned()));

@@ -67,11 +67,13 @@ pub struct Keep {
     pub bytes: i64,
     /// The newest ones stay, however large they are.
     pub least: i64,
+    /// Bytes of answers, beside the journal; the newest stay.
+    pub answers: i64,
 }
 
 impl Default for Keep {
     fn default() -> Self {
-        Self { age: 30 * 24 * 3600 * 1000, bytes: 1 << 30, least: 1000 }
+        Self { age: 30 * 24 * 3600 * 1000, bytes: 1 << 30, least: 1000, answers: 128 << 20 }
     }
 }
 
@@ -164,6 +166,10 @@ fn trim(connection: &Connection, keep: Keep, now: Timestamp) -> Result<(), Store
     if removed > 0 {
         tracing::info!(removed, "trimmed the journal");
     }
+    let oldest = "SELECT sequence FROM \
+                  (SELECT sequence, sum(size) OVER (ORDER BY sequence DESC) AS newer FROM request) \
+                  WHERE newer > ?1 ORDER BY sequence DESC LIMIT 1";
+    connection.execute(&format!("DELETE FROM request WHERE sequence <= ({oldest})"), [keep.answers])?;
     Ok(())
 }
 
@@ -259,16 +265,38 @@ fn write_one(
     }
     for answer in &commit.answers {
         transaction
-            .prepare_cached("INSERT OR REPLACE INTO request VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![answer.request_id.to_string(), answer.digest, answer.body, time.0])?;
-        // Kept for a day at least; a controller does not retry for longer.
-        transaction
-            .prepare_cached("DELETE FROM request WHERE time < ?1")?
-            .execute([time.0 - 48 * 3600 * 1000])?;
+            .prepare_cached("INSERT OR REPLACE INTO request (id, digest, answer) VALUES (?1, ?2, ?3)")?
+            .execute(params![answer.request_id.to_string(), answer.digest, answer.body])?;
     }
     Ok(())
 }
 
 fn json(what: &'static str, value: &impl serde::Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| StoreError::Corrupt { what, reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Reader;
+
+    #[tokio::test]
+    async fn the_newest_answers_are_kept_whatever_the_clock_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.db");
+        let keep = Keep { answers: 10 << 10, ..Keep::default() };
+        let store = Store::open(&path, keep, |_| ()).unwrap();
+        let count = u128::from(TRIM_EVERY) * 2;
+        for n in 0..count {
+            let answer =
+                Answer { request_id: Uuid::from_u128(n), digest: [0; 32], body: "x".repeat(1 << 10) };
+            store.commit(Commit { answers: vec![answer], ..Commit::default() }).await.unwrap();
+        }
+        // Behind the last trimming.
+        store.commit(Commit::default()).await.unwrap();
+        let reader = Reader::open(&path).unwrap();
+        let kept = |n| reader.answer(Uuid::from_u128(n)).unwrap().is_some();
+        assert!((count - 10..count).all(kept));
+        assert!(!(0..count - 10).any(kept));
+    }
 }

@@ -1,5 +1,8 @@
 //! Watching: every start sees every event once and in order.
 
+mod filters;
+mod snapshot;
+
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Streaming};
 use zoneward::proto::v1::{self, watch_events_request::Start, watch_events_response::Item};
@@ -174,128 +177,6 @@ async fn a_watcher_that_does_not_read_disturbs_nobody() {
     }
 }
 
-/// The place where a snapshot ends and changes begin is exact: no change is missing, none was seen already.
-#[tokio::test]
-async fn a_snapshot_then_changes() {
-    let agent = Simulated::start().await;
-    let mut clients = agent.clients().await;
-    for index in 0..100 {
-        let alias = Some(format!("vm{index}"));
-        clients.create(v1::VmSpec { alias, ..machine() }).await;
-    }
-    // Changes go on while the snapshot is told.
-    let mut busy = clients.clone();
-    let uuids: Vec<String> = clients
-        .vms
-        .list_vms(v1::ListVmsRequest::default())
-        .await
-        .unwrap()
-        .into_inner()
-        .vms
-        .into_iter()
-        .map(|vm| vm.uuid)
-        .collect();
-    let targets = uuids.clone();
-    let worker = tokio::spawn(async move {
-        for (index, uuid) in targets.iter().cycle().take(200).enumerate() {
-            let vm = v1::VmSpec { hostname: Some(format!("h{index}")), ..Default::default() };
-            let request =
-                v1::UpdateVmRequest { uuid: uuid.clone(), vm: Some(Box::new(vm)), ..Default::default() };
-            busy.vms.update_vm(request).await.unwrap();
-        }
-    });
-    let mut stream = watch(&mut clients, Some(Start::Snapshot(true)), &[]).await;
-    let mut known: std::collections::HashMap<String, v1::Vm> = std::collections::HashMap::new();
-    let number = |vm: &v1::Vm| vm.etag[1..].parse::<u64>().unwrap();
-    loop {
-        let message = stream.next().await.unwrap().unwrap();
-        match message.item.unwrap() {
-            Item::Snapshot(vm) => {
-                assert!(message.cursor.is_empty());
-                assert!(known.insert(vm.uuid.clone(), vm).is_none(), "each VM once");
-            }
-            Item::SnapshotEnd(_) => break assert!(!message.cursor.is_empty()),
-            other => panic!("{other:?} in the middle of the snapshot"),
-        }
-    }
-    assert_eq!(known.len(), 100);
-    worker.await.unwrap();
-    let mut last: std::collections::HashMap<String, String> = std::collections::HashMap::new();
-    for uuid in &uuids {
-        last.insert(uuid.clone(), clients.get(uuid).await.unwrap().etag);
-    }
-    while known.values().any(|vm| vm.etag != last[&vm.uuid]) {
-        let event = next_event(&mut stream).await;
-        let Some(v1::event::Kind::Modified(modified)) = event.kind else { panic!("{event:?}") };
-        let vm = modified.vm.unwrap();
-        assert_eq!(number(&vm), number(&known[&vm.uuid]) + 1, "no change is missing, none comes twice");
-        known.insert(vm.uuid.clone(), vm);
-    }
-    for uuid in &uuids {
-        assert_eq!(clients.get(uuid).await.unwrap().spec, known[uuid].spec);
-    }
-}
-
-#[tokio::test]
-async fn kinds_filters_and_times() {
-    let agent = Simulated::start().await;
-    let mut clients = agent.clients().await;
-    let web = clients.create(v1::VmSpec { alias: Some("web".into()), ..machine() }).await;
-    let db = clients.create(v1::VmSpec { alias: Some("db".into()), ..machine() }).await;
-    clients.start(&web).await.unwrap();
-    clients.start(&db).await.unwrap();
-    let mut of = async |request: v1::WatchEventsRequest| {
-        drain(&mut clients.events.watch_events(request).await.unwrap().into_inner()).await.0
-    };
-    let begin = || v1::WatchEventsRequest { start: Some(Start::Beginning(true)), ..Default::default() };
-    let boots = of(v1::WatchEventsRequest { kinds: vec![v1::EventKind::Boot.into()], ..begin() }).await;
-    assert!(!boots.is_empty() && boots.iter().all(|e| matches!(e.kind, Some(v1::event::Kind::Boot(_)))));
-    let webs = of(v1::WatchEventsRequest { filters: vec!["alias=~^we".into()], ..begin() }).await;
-    assert!(!webs.is_empty() && webs.iter().all(|event| event.uuid == web));
-    let all = of(begin()).await;
-    let middle = all[all.len() / 2].time.unwrap();
-    let since = of(v1::WatchEventsRequest { start: Some(Start::Time(middle)), ..Default::default() }).await;
-    let expected = all.iter().filter(|e| {
-        let time = e.time.unwrap();
-        (time.seconds, time.nanos) >= (middle.seconds, middle.nanos)
-    });
-    assert_eq!(since, expected.cloned().collect::<Vec<_>>());
-
-    // One that is made later is seen from its first event on.
-    let request = v1::WatchEventsRequest {
-        start: Some(Start::Now(true)),
-        filters: vec!["alias=new".into()],
-        ..Default::default()
-    };
-    let mut later = clients.events.watch_events(request).await.unwrap().into_inner();
-    clients.create(v1::VmSpec { alias: Some("other".into()), ..machine() }).await;
-    let new = clients.create(v1::VmSpec { alias: Some("new".into()), ..machine() }).await;
-    let created = next_event(&mut later).await;
-    assert!(matches!(created.kind, Some(v1::event::Kind::Created(_))), "{created:?}");
-    assert_eq!(created.uuid, new);
-
-    // A VM that matched is followed to its end.
-    let request = v1::WatchEventsRequest { filters: vec!["alias=web".into()], ..Default::default() };
-    let mut stream = clients.events.watch_events(request).await.unwrap().into_inner();
-    clients.delete(&db).await.unwrap();
-    clients.delete(&web).await.unwrap();
-    loop {
-        let event = next_event(&mut stream).await;
-        assert_eq!(event.uuid, web);
-        if matches!(event.kind, Some(v1::event::Kind::Deleted(_))) {
-            break;
-        }
-    }
-    for bad in [
-        v1::WatchEventsRequest { kinds: vec![99], ..Default::default() },
-        v1::WatchEventsRequest { filters: vec!["foo=1".into()], ..Default::default() },
-        v1::WatchEventsRequest { start: Some(Start::Snapshot(false)), ..Default::default() },
-    ] {
-        let status = clients.events.watch_events(bad).await.unwrap_err();
-        assert_eq!((status.code(), fields(&status).len()), (Code::InvalidArgument, 1));
-    }
-}
-
 #[tokio::test]
 async fn the_journal_is_listed_both_ways() {
     let agent = Simulated::start().await;
@@ -377,24 +258,6 @@ async fn the_client_goes_on_over_restarts() {
     }
     let all: Vec<i64> = clients.journal().await.iter().map(|event| event.sequence).collect();
     assert_eq!((sequences, breaks), (all, 3));
-}
-
-/// A VM that is made again under its UUID is another, also for who had the first in a snapshot.
-#[tokio::test]
-async fn one_made_again_after_a_snapshot_is_told() {
-    let agent = Simulated::start().await;
-    let mut clients = agent.clients().await;
-    let uuid = clients.create(machine()).await;
-    clients.start(&uuid).await.unwrap();
-    let mut stream = watch(&mut clients, Some(Start::Snapshot(true)), &[]).await;
-    while !matches!(stream.next().await.unwrap().unwrap().item.unwrap(), Item::Bookmark(_)) {}
-    clients.delete(&uuid).await.unwrap();
-    clients.create(v1::VmSpec { uuid: Some(uuid.clone()), ..machine() }).await;
-    loop {
-        if let Some(v1::event::Kind::Created(_)) = next_event(&mut stream).await.kind {
-            break;
-        }
-    }
 }
 
 /// A page is bounded by what a client takes in one message, too.
