@@ -80,7 +80,7 @@ async fn start(agent: &Agent, uuid: Uuid) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         let (call, etag, options) = (Call::own(), vm.etag(), BootOptions::default());
         handle.send(Command::Start { call, etag, options, progress: None, reply })?;
-        match answer.await.map_err(|_| Error::Stopping)? {
+        match answer.await.map_err(|_| agent.unanswered(uuid))? {
             // It was changed in between: look again.
             Err(Error::EtagMismatch { .. }) => {}
             result => return result.map(drop),

@@ -167,14 +167,19 @@ impl Agent {
         uuid: Uuid,
         command: impl FnOnce(Call, actor::Reply) -> Command + Send + 'static,
     ) -> Result<Outcome, Error> {
-        let registry = self.inner.registry.clone();
+        let agent = self.clone();
         self.once(call, move |call| async move {
-            let handle = registry.get(uuid)?;
+            let handle = agent.inner.registry.get(uuid)?;
             let (reply, answer) = tokio::sync::oneshot::channel();
             handle.send(command(call, reply))?;
-            answer.await.map_err(|_| Error::Stopping)?
+            answer.await.map_err(|_| agent.unanswered(uuid))?
         })
         .await
+    }
+
+    /// Why a VM's actor left a command without an answer: it ends with the agent, or with its VM.
+    pub(super) fn unanswered(&self, uuid: Uuid) -> Error {
+        if self.inner.stopping.is_cancelled() { Error::Stopping } else { Error::VmNotFound { uuid } }
     }
 
     /// Runs a mutation as a tracked task, once for each request id.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Agent,
-    actor::{Actor, Command},
+    actor::{Actor, Command, Seat},
     call::{Call, Outcome},
     change,
     error::Error,
@@ -138,8 +138,18 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     }
     let draft = record(agent, uuid, reservation.zone_index(), spec, VmState::Provisioning);
     let claims = Claimed::take(agent, uuid, &draft.spec)?;
+    let (handle, seat) = Seat::prepare(agent, &draft);
     let created = call.event(uuid, EventKind::Created { vm: Box::new(draft.clone()) });
-    commit(agent, VmChange::Put(Box::new(draft.clone())), vec![created]).await?;
+    let commit = Commit {
+        vm: Some(VmChange::Put(Box::new(draft.clone()))),
+        events: vec![created],
+        ..Commit::default()
+    };
+    {
+        let _showing = agent.inner.showing.read().await;
+        agent.inner.store.commit(commit).await?;
+        agent.inner.registry.insert(handle.clone());
+    }
 
     let layout = agent.inner.layout.vm(uuid);
     if let Err(error) = make(agent, &layout, &draft.spec).await {
@@ -164,18 +174,16 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
         discard(agent, &call, &draft).await;
         return Err(error.into());
     }
-    let handle = Actor::spawn(agent, vm, None);
-    agent.inner.registry.insert(handle.clone());
+    Actor::take(agent, seat, vm, None);
     drop(showing);
     claims.keep();
-    drop(reservation);
     if !autoboot {
         return Ok(outcome);
     }
     let (reply, answer) = tokio::sync::oneshot::channel();
     let (etag, options) = (String::new(), BootOptions::default());
     handle.send(Command::Start { call, etag, options, progress: None, reply })?;
-    match answer.await.map_err(|_| Error::Stopping)? {
+    match answer.await.map_err(|_| agent.unanswered(uuid))? {
         // It is made; it starts with the host.
         Err(Error::Draining) => Ok(outcome),
         started => started,
@@ -216,11 +224,11 @@ pub(super) async fn discard(agent: &Agent, call: &Call, vm: &VmRecord) {
         events: vec![call.event(vm.uuid, deleted)],
         answers: vm.waiting.iter().filter_map(answer).collect(),
     };
-    if let Err(error) = agent.inner.store.commit(commit).await {
-        tracing::error!(vm = %vm.uuid, %error, "the record of a failed creation stays until the next start");
+    let _showing = agent.inner.showing.read().await;
+    match agent.inner.store.commit(commit).await {
+        Ok(()) => agent.inner.registry.remove(vm.uuid),
+        Err(error) => {
+            tracing::error!(vm = %vm.uuid, %error, "the record of a failed creation stays until the next start");
+        }
     }
-}
-
-async fn commit(agent: &Agent, change: VmChange, events: Vec<crate::store::NewEvent>) -> Result<(), Error> {
-    Ok(agent.inner.store.commit(Commit { vm: Some(change), events, answers: Vec::new() }).await?)
 }

@@ -54,12 +54,14 @@ impl Agent {
         tracing::info!(vms = vms.len(), timeout_seconds, actor = call.actor, "the host goes down");
         let (sender, receiver) = mpsc::channel(vms.len().max(1));
         let mut left = vms.len();
+        let agent = self.clone();
         self.inner.tasks.spawn(async move {
             let mut stops = tokio::task::JoinSet::new();
             for vm in vms {
-                let call = call.clone();
+                let (agent, call) = (agent.clone(), call.clone());
                 let ran = may_run(vm.record().state);
-                stops.spawn(async move { (stop(&vm, call, timeout_seconds).await, ran, vm.record()) });
+                stops
+                    .spawn(async move { (stop(&agent, &vm, call, timeout_seconds).await, ran, vm.record()) });
             }
             while let Some(Ok((result, ran, vm))) = stops.join_next().await {
                 left -= 1;
@@ -80,11 +82,11 @@ fn may_run(state: VmState) -> bool {
     state.has_hypervisor() || matches!(state, VmState::Starting | VmState::Lost)
 }
 
-async fn stop(vm: &VmHandle, call: Call, timeout_seconds: u32) -> Result<Outcome, Error> {
+async fn stop(agent: &Agent, vm: &VmHandle, call: Call, timeout_seconds: u32) -> Result<Outcome, Error> {
     let (reply, answer) = oneshot::channel();
     // One that does not answer can't be asked, and would not outlive its host.
     let force = vm.record().state == VmState::Lost;
     let (etag, cause) = (String::new(), StopCause::HostShutdown);
     vm.send(Command::Stop { call, etag, force, timeout_seconds, cause, reply })?;
-    answer.await.map_err(|_| Error::Stopping)?
+    answer.await.map_err(|_| agent.unanswered(vm.record().uuid))?
 }

@@ -84,11 +84,7 @@ impl Agent {
         {
             return Err(Error::invalid("header.sha256", "64 lower-case hexadecimal digits are needed"));
         }
-        let vm = self.vm(uuid)?;
-        if vm.state == VmState::Deleting {
-            let message = "the VM is being deleted".to_owned();
-            return Err(Error::WrongState { uuid, state: vm.state, message });
-        }
+        self.has_root(uuid)?;
         let (pieces, queue) = mpsc::channel(CHUNKS);
         let (sender, outcome) = oneshot::channel();
         let agent = self.clone();
@@ -111,7 +107,7 @@ impl Agent {
     /// What is in a folder of the zone's root.
     pub async fn list_files(&self, uuid: Uuid, path: String) -> Result<FileList, Error> {
         checked_path("path", &path)?;
-        self.vm(uuid)?;
+        self.has_root(uuid)?;
         let layout = self.layout().vm(uuid);
         let list = move || -> Result<FileList, Error> {
             let entries = ZoneRoot::open(&layout.root())?.list(&path)?;
@@ -126,7 +122,7 @@ impl Agent {
         if path == "/" {
             return Err(Error::invalid("path", "\"/\" is the zone's root; it goes with the VM"));
         }
-        self.vm(uuid)?;
+        self.has_root(uuid)?;
         let layout = self.layout().vm(uuid);
         let agent = self.clone();
         let work = move |call: Call| async move {
@@ -135,6 +131,17 @@ impl Agent {
             agent.file_changed(&call, uuid, &entry, FileAction::Deleted).await
         };
         self.once(call, work).await.map(drop)
+    }
+
+    fn has_root(&self, uuid: Uuid) -> Result<(), Error> {
+        let state = self.vm(uuid)?.state;
+        match state {
+            VmState::Provisioning | VmState::Deleting => {
+                let message = format!("a VM that is {state} has no files");
+                Err(Error::WrongState { uuid, state, message })
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn file_changed(

@@ -18,6 +18,7 @@ mod ended;
 mod record;
 mod resets;
 mod screen;
+mod seat;
 mod start;
 mod stop;
 mod update;
@@ -33,6 +34,7 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 pub(super) use ended::stop_result;
+pub(super) use seat::Seat;
 
 use super::{
     Agent,
@@ -163,15 +165,18 @@ enum Then {
 impl Actor {
     /// Starts the actor of a VM, which may have a hypervisor already.
     pub(super) fn spawn(agent: &Agent, record: VmRecord, live: Option<Live>) -> VmHandle {
-        let layout = agent.inner.layout.vm(record.uuid);
-        let console = Console::new(&layout, agent.inner.config.console.keep_kib << 10, &agent.inner.consoles);
+        let (handle, seat) = Seat::prepare(agent, &record);
+        Self::take(agent, seat, record, live);
+        handle
+    }
+
+    /// Starts the actor of a VM that is known already. What it was told meanwhile comes first.
+    pub(super) fn take(agent: &Agent, seat: Seat, record: VmRecord, live: Option<Live>) {
+        let Seat { layout, console, published, commands } = seat;
         if live.is_some() {
             console.watch();
         }
-        let (sender, commands) = mpsc::channel(QUEUE);
-        let (published, watched) = watch::channel(Arc::new(record.clone()));
-        let zonepath = layout.zonepath().display().to_string();
-        let handle = VmHandle::new(record.uuid, zonepath, sender, watched, console.clone());
+        published.send_replace(Arc::new(record.clone()));
         let live =
             live.map(|live| Live { _metadata: Some(metadata::serve(agent, record.uuid, None)), ..live });
         let mut actor = Self {
@@ -196,7 +201,6 @@ impl Actor {
             actor.resume_stop().await;
             actor.run().await;
         });
-        handle
     }
 
     async fn run(mut self) {
@@ -391,5 +395,5 @@ async fn until(deadline: Option<Instant>) {
 pub(super) async fn look(agent: &Agent, uuid: Uuid) -> Result<Look, Error> {
     let (reply, answer) = oneshot::channel();
     agent.inner.registry.get(uuid)?.send(Command::Look { reply })?;
-    answer.await.map_err(|_| Error::Stopping)?
+    answer.await.map_err(|_| agent.unanswered(uuid))?
 }
