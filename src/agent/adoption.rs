@@ -30,7 +30,9 @@ use crate::{
     hypervisor::{HypervisorError, InfoType, Machine, RunStatus},
     spec::{Limits, VmState},
     storage::remove_disks,
-    store::{Answer, Commit, EventKind, Timestamp, VmChange, VmRecord, WaitingCall},
+    store::{
+        Answer, BootCall, Commit, EventKind, NewEvent, Phase, Timestamp, VmChange, VmRecord, WaitingCall,
+    },
     zone::{Ended, Found, Process},
 };
 
@@ -168,12 +170,19 @@ async fn take_over(
     let port = vnc.as_ref().map(|vnc| vnc.address().port());
     let (resets, last_reset) = exit::unseen_resets(agent, &record);
     let mut vm = record.clone();
-    let mut calls = Vec::new();
+    let boot = vm.boot.clone();
+    let (mut calls, mut events) = (Vec::new(), Vec::new());
     if record.state == VmState::Starting {
         // A start, or the second half of a reboot, which came to its end.
         calls.append(&mut vm.waiting);
         calls.extend(vm.stop.take().into_iter().flat_map(|stop| stop.calls));
         vm.exit = None;
+        vm.host_boot = Some(agent.inner.platform.host_boot.clone());
+        let running = |boot: &BootCall| {
+            let phase = boot::phase_at(boot.called_us, Phase::Running);
+            Call::of_boot(boot).event(vm.uuid, EventKind::Boot(phase))
+        };
+        events.extend(boot.as_ref().map(running));
     }
     vm.state = state;
     vm.vnc_port = port;
@@ -181,10 +190,9 @@ async fn take_over(
         pid,
         booted: Timestamp::now(),
         accelerator: accelerator.to_owned(),
-        console_start: 0,
         enforcements: Vec::new(),
         limits: Vec::new(),
-        cds: Vec::new(),
+        cds: boot.as_ref().map(|boot| boot::cd_drives(&vm.spec, &boot.options)).unwrap_or_default(),
         nics: vm.spec.nics.clone(),
         resets: 0,
         last_reset: None,
@@ -201,7 +209,7 @@ async fn take_over(
         let outcome = Ok(Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() });
         calls.into_iter().filter_map(|call| Call::from_waiting(call).answer(&outcome)).collect()
     };
-    let record = commit(agent, record, vm, answers).await?;
+    let record = commit(agent, record, vm, events, answers).await?;
     tracing::info!(vm = %record.uuid, pid, %state, "adopted");
     enter(agent, record, Some(Live::adopted(process, Some(machine), vnc))).await;
     Ok(())
@@ -226,11 +234,13 @@ async fn stopped(agent: &Agent, record: VmRecord, ended: Ended, has_links: bool)
     };
     let mut vm = record.clone();
     vm.state = VmState::Stopped;
-    vm.machine = None;
+    (vm.machine, vm.boot) = (None, None);
     vm.stop = reboot;
     // A start that was cut is undone, and a repeat starts anew.
     vm.waiting.clear();
-    if !never_ran {
+    if never_ran {
+        autoboot::try_again(agent, &mut vm);
+    } else {
         vm.exit = Some(exit);
     }
     let calls = stop.map(|stop| stop.calls).unwrap_or_default();
@@ -241,7 +251,7 @@ async fn stopped(agent: &Agent, record: VmRecord, ended: Ended, has_links: bool)
         };
         calls.into_iter().filter_map(answer).collect()
     };
-    let record = commit(agent, record, vm, answers).await?;
+    let record = commit(agent, record, vm, Vec::new(), answers).await?;
     // Not before it is written down how it ended: this is what tells.
     forget(agent, &record, has_links).await;
     enter(agent, record, None).await;
@@ -270,13 +280,14 @@ async fn lost(
 async fn change(agent: &Agent, old: VmRecord, edit: impl FnOnce(&mut VmRecord)) -> Result<VmRecord, Error> {
     let mut vm = old.clone();
     edit(&mut vm);
-    commit(agent, old, vm, |_| Vec::new()).await
+    commit(agent, old, vm, Vec::new(), |_| Vec::new()).await
 }
 
 async fn commit(
     agent: &Agent,
     old: VmRecord,
     mut vm: VmRecord,
+    mut events: Vec<NewEvent>,
     answers: impl FnOnce(&VmRecord) -> Vec<Answer>,
 ) -> Result<VmRecord, Error> {
     if vm == old {
@@ -285,11 +296,8 @@ async fn commit(
     vm.generation += 1;
     vm.modified = Timestamp::now();
     let kind = EventKind::Modified { vm: Box::new(vm.clone()), changes: change::changes(&old, &vm) };
-    let commit = Commit {
-        vm: Some(VmChange::Put(Box::new(vm.clone()))),
-        events: vec![Call::own().event(vm.uuid, kind)],
-        answers: answers(&vm),
-    };
+    events.push(Call::own().event(vm.uuid, kind));
+    let commit = Commit { vm: Some(VmChange::Put(Box::new(vm.clone()))), events, answers: answers(&vm) };
     agent.inner.store.commit(commit).await?;
     Ok(vm)
 }

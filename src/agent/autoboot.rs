@@ -3,14 +3,16 @@
 //! ```text
 //!   record.host_boot is        the VM is            then it is
 //!   this boot                  anything             left alone: it had its turn
-//!   another                    stopped, autoboot    started; the commit "starting" gives it this boot. A VM that
-//!                                                   was made to be started at once has an empty one until then
+//!   another                    stopped, autoboot    started; the commit that says how that ended gives it this
+//!                                                   boot. A VM that was made to be started at once has an empty
+//!                                                   one until then
 //!   another, or none           anything else        given this boot, so that a later change of autoboot
 //!                                                   does not start it when the agent is restarted
 //! ```
 //!
-//! An agent that is killed in the middle leaves the others with the old boot, and the next goes on with them. A
-//! boot that fails is not repeated. Records of agents that had no autoboot have no boot at all: an upgrade starts
+//! An agent that is killed in the middle leaves them with the old boot, and the next goes on with them. One whose
+//! start was cut is tried once more, and not again and again: it may be what ends the agent. A boot that fails is not
+//! repeated. Records of agents that had no autoboot have no boot at all: an upgrade starts
 //! nothing.
 
 use futures_util::{StreamExt as _, stream};
@@ -58,6 +60,18 @@ pub(super) async fn pass_over(agent: &Agent, mut vm: VmRecord) -> Result<VmRecor
         agent.inner.store.commit(Commit { vm, ..Commit::default() }).await?;
     }
     Ok(vm)
+}
+
+/// What the host boot of a VM is whose start was cut.
+const SECOND_TRY: &str = "second try";
+
+/// A start of this VM was cut.
+pub(super) fn try_again(agent: &Agent, vm: &mut VmRecord) {
+    let this = &agent.inner.platform.host_boot;
+    let next = if vm.host_boot.as_deref() == Some(SECOND_TRY) { this } else { SECOND_TRY };
+    if vm.host_boot.as_ref().is_some_and(|boot| boot != this) {
+        vm.host_boot = Some(next.to_owned());
+    }
 }
 
 fn is_due(agent: &Agent, vm: &VmRecord) -> bool {

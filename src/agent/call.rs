@@ -8,7 +8,7 @@ use super::{error::Error, leaks::Reclaimed};
 use crate::{
     spec::Note,
     storage::Entry,
-    store::{Answer, BootPhase, Change, EventKind, NewEvent, VmRecord, WaitingCall},
+    store::{Answer, BootCall, BootPhase, Change, EventKind, NewEvent, VmRecord, WaitingCall},
 };
 
 /// Who asks for a change.
@@ -74,6 +74,11 @@ impl From<&Entry> for FileOutcome {
 pub type BootProgress = Option<mpsc::Sender<BootPhase>>;
 
 impl Call {
+    /// The one by which a VM was booted.
+    pub(super) fn of_boot(boot: &BootCall) -> Self {
+        Self { actor: boot.actor.clone(), request_id: boot.request_id, digest: [0; 32] }
+    }
+
     /// One that an earlier agent was asked.
     pub(super) fn from_waiting(call: WaitingCall) -> Self {
         Self { actor: call.actor, request_id: call.request_id, digest: call.digest }

@@ -91,6 +91,7 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
         created: now,
         modified: now,
         machine: None,
+        boot: None,
         exit: None,
         stop: None,
         unsettled: Vec::new(),
@@ -132,7 +133,7 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     }
     let reservation = agent.inner.registry.reserve(uuid, agent.inner.config.zone.uid_count)?;
     let zonepath = agent.inner.layout.vm(uuid).zonepath().display().to_string();
-    if std::fs::symlink_metadata(&zonepath).is_ok() {
+    if tokio::fs::symlink_metadata(&zonepath).await.is_ok() {
         let message = format!("{zonepath} is there already and belongs to no VM of this agent; move it away");
         return Err(Error::FileExists { path: zonepath, message });
     }

@@ -2,25 +2,22 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::{Agent, actor::Command, call::Call, error::Error};
+use super::{Agent, actor::Command, error::Error, late_phases::LatePhases};
 use crate::{
-    boot,
     network::{Assigned, TagReport, Wiring},
     spec::{NicSpec, Violation, VmSpec},
-    store::{Commit, EventKind, Phase, VmRecord},
+    store::{Phase, VmRecord},
 };
 
 /// Addresses that wait to be journaled.
 const QUEUE: usize = 16;
-/// Addresses that are told of one boot.
-const TOLD: usize = 64;
 
 /// A guest whose requests are answered for as long as this is held.
 #[derive(Debug)]
@@ -31,10 +28,10 @@ pub(super) struct Attended {
 }
 
 impl Attended {
-    /// Begins. `booted` is the call by which it was started; without one, its addresses are no news.
-    pub(super) fn begin(agent: &Agent, vm: &VmRecord, booted: Option<(Call, Instant)>) -> Self {
+    /// Begins. Without `late`, its addresses are no news.
+    pub(super) fn begin(agent: &Agent, vm: &VmRecord, late: Option<LatePhases>) -> Self {
         let (told, assigned) = mpsc::channel(QUEUE);
-        let journal = tokio::spawn(journal(agent.clone(), vm.uuid, booted, assigned));
+        let journal = tokio::spawn(journal(late, assigned));
         let serving = serve(agent, vm, told.clone());
         Self { told, _serving: serving, _journal: AbortOnDropHandle::new(journal) }
     }
@@ -50,23 +47,11 @@ fn serve(agent: &Agent, vm: &VmRecord, told: mpsc::Sender<Assigned>) -> AbortOnD
     AbortOnDropHandle::new(tokio::spawn(async move { links.attend(&wiring, told).await }))
 }
 
-/// Journals each address of a boot once.
-async fn journal(
-    agent: Agent,
-    uuid: Uuid,
-    booted: Option<(Call, Instant)>,
-    mut assigned: mpsc::Receiver<Assigned>,
-) {
-    let mut known = HashSet::new();
-    while let Some(given) = assigned.recv().await {
-        let Some((call, since)) = &booted else { continue };
-        if known.len() == TOLD || !known.insert(given) {
-            continue;
+async fn journal(late: Option<LatePhases>, mut assigned: mpsc::Receiver<Assigned>) {
+    while let Some(Assigned { mac, address }) = assigned.recv().await {
+        if let Some(late) = &late {
+            late.reached(Phase::GuestAddress { mac, address }).await;
         }
-        let Assigned { mac, address } = given;
-        let phase = boot::phase_at(*since, Phase::GuestAddress { mac, address });
-        let events = vec![call.event(uuid, EventKind::Boot(phase))];
-        agent.inner.store.commit_soon(Commit { events, ..Commit::default() }).await;
     }
 }
 

@@ -1,44 +1,39 @@
 //! What a guest is told about its machine, and may write into it.
 
-use std::time::Instant;
-
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::{Agent, call::Call, error::Error, registry::View};
+use super::{Agent, call::Call, error::Error, late_phases::LatePhases, registry::View};
 use crate::{
-    boot,
     metadata::{self, Answer, Place, Route, route},
     spec::{
         Gateway, NicAddress, NicSpec, Scalar, primary,
         property::{Kind, VM, find},
     },
-    store::{Commit, EventKind, Phase, VmRecord},
+    store::{Phase, VmRecord},
 };
 
-/// Serves the guest of a VM that has a hypervisor, until the handle is dropped. `booted` tells when a boot was asked
-/// for whose first request is still to come.
-pub(super) fn serve(agent: &Agent, uuid: Uuid, booted: Option<(Call, Instant)>) -> AbortOnDropHandle<()> {
+/// Serves the guest of a VM that has a hypervisor, until the handle is dropped.
+pub(super) fn serve(agent: &Agent, uuid: Uuid, late: Option<LatePhases>) -> AbortOnDropHandle<()> {
     let socket = agent.inner.layout.vm(uuid).metadata();
-    let source = Source { agent: agent.clone(), uuid, booted };
+    let source = Source { agent: agent.clone(), uuid, late };
     AbortOnDropHandle::new(tokio::spawn(async move { metadata::serve(&socket, &source).await }))
 }
 
 struct Source {
     agent: Agent,
     uuid: Uuid,
-    booted: Option<(Call, Instant)>,
+    late: Option<LatePhases>,
 }
 
 #[async_trait]
 impl metadata::Source for Source {
     async fn first_request(&self) {
-        let Some((call, since)) = &self.booted else { return };
-        let phase = boot::phase_at(*since, Phase::GuestMetadata);
-        let events = vec![call.event(self.uuid, EventKind::Boot(phase))];
-        self.agent.inner.store.commit_soon(Commit { events, ..Commit::default() }).await;
+        if let Some(late) = &self.late {
+            late.reached(Phase::GuestMetadata).await;
+        }
     }
 
     async fn get(&self, key: &str) -> Answer {

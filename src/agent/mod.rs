@@ -26,6 +26,7 @@ mod drain;
 mod error;
 mod exit;
 mod files;
+mod late_phases;
 mod leaks;
 mod links;
 mod machine;

@@ -99,7 +99,7 @@ impl ConsoleService for Consoles {
         let vm = uuid_at("attach.uuid", &start.uuid)?;
         let console = self.agent.console(vm).map_err(status)?;
         let from = start.offset.map(|offset| bytes("attach.offset", offset)).transpose()?;
-        let reader = console.reader(from).map_err(console_status)?.follow();
+        let reader = console.reader(from).await.map_err(console_status)?.follow();
         let right = match start.read_only {
             true => None,
             false => Some(console.take_writer(&actor, start.take_over).map_err(console_status)?),
@@ -162,7 +162,8 @@ impl ConsoleService for Consoles {
     async fn read_log(&self, request: Request<v1::ReadLogRequest>) -> Result<Response<Log>, Status> {
         let request = request.into_inner();
         let console = self.agent.console(uuid(&request.uuid)?).map_err(status)?;
-        let mut reader = console.reader(Some(bytes("offset", request.offset)?)).map_err(console_status)?;
+        let mut reader =
+            console.reader(Some(bytes("offset", request.offset)?)).await.map_err(console_status)?;
         if request.follow {
             reader = reader.follow();
         }

@@ -4,19 +4,54 @@ use std::{fs::File, io, path::Path};
 
 use super::Platform;
 use crate::{
-    hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, Nic, NicBackend, Tuning},
+    hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, Nic, NicBackend, Tuning, drive_name},
     layout::VmLayout,
     metadata::seed,
     network::{LinkError, Links, Plug, Wiring},
     spec::{
-        BootOptions, BootOrder, Bootrom, DiskModel, DiskSpec, Media, NicModel, NicSpec, VmSpec,
+        BootDevice, BootOptions, BootOrder, Bootrom, DiskModel, DiskSpec, Media, NicModel, NicSpec, VmSpec,
         forms::boot_order as boot_order_of,
     },
     storage::{StorageError, ZoneRoot, write_seed},
-    store::VmRecord,
+    store::{CdDrive, VmRecord},
 };
 
-/// Opens the VM's disks and CDs, then those of this boot only.
+/// A disk or CD, as a boot attaches it.
+struct Attached {
+    disk: DiskSpec,
+    model: DiskModel,
+    media: Media,
+    boot: bool,
+}
+
+/// The VM's own, then those of this boot only: in the order of their drives.
+fn attached(spec: &VmSpec, options: &BootOptions) -> Vec<Attached> {
+    let own = |disk: &DiskSpec| Attached {
+        model: disk.model(),
+        media: disk.media,
+        boot: disk.boot,
+        disk: disk.clone(),
+    };
+    let of_boot = |device: &BootDevice| {
+        let own = spec.disks.iter().find(|disk| disk.path.as_deref() == Some(device.path.as_str()));
+        let asked = DiskSpec { path: Some(device.path.clone()), nocreate: true, ..DiskSpec::default() };
+        let disk = own.filter(|disk| disk.is_made_here()).cloned().unwrap_or(asked);
+        Attached { disk, model: device.model, media: device.media, boot: false }
+    };
+    spec.disks.iter().map(own).chain(options.devices.iter().map(of_boot)).collect()
+}
+
+/// The CD drives of a machine that is booted so.
+#[must_use]
+pub fn cd_drives(spec: &VmSpec, options: &BootOptions) -> Vec<CdDrive> {
+    let cd = |(index, attached): (usize, Attached)| {
+        let path = attached.disk.path.filter(|_| attached.media == Media::Cdrom)?;
+        Some(CdDrive { id: drive_name(index), path })
+    };
+    attached(spec, options).into_iter().enumerate().filter_map(cd).collect()
+}
+
+/// Opens the disks and CDs of a boot.
 pub(super) fn open_drives(
     platform: &Platform,
     spec: &VmSpec,
@@ -24,28 +59,12 @@ pub(super) fn open_drives(
     options: &BootOptions,
 ) -> Result<Vec<Drive>, StorageError> {
     let root = ZoneRoot::open(&layout.root())?;
-    let mut drives = Vec::new();
-    for disk in &spec.disks {
-        drives.push(open_disk(platform, &root, disk, disk.model(), disk.media, disk.boot)?);
-    }
-    for device in &options.devices {
-        let own = spec.disks.iter().find(|disk| disk.path.as_deref() == Some(device.path.as_str()));
-        let asked = DiskSpec { path: Some(device.path.clone()), nocreate: true, ..DiskSpec::default() };
-        let disk = own.filter(|disk| disk.is_made_here()).unwrap_or(&asked);
-        drives.push(open_disk(platform, &root, disk, device.model, device.media, false)?);
-    }
-    Ok(drives)
+    attached(spec, options).into_iter().map(|attached| open_disk(platform, &root, attached)).collect()
 }
 
 /// A disk that the agent made lies outside the zone's root; any other one is looked up inside it.
-fn open_disk(
-    platform: &Platform,
-    root: &ZoneRoot,
-    disk: &DiskSpec,
-    model: DiskModel,
-    media: Media,
-    boot: bool,
-) -> Result<Drive, StorageError> {
+fn open_disk(platform: &Platform, root: &ZoneRoot, attached: Attached) -> Result<Drive, StorageError> {
+    let Attached { disk, model, media, boot } = attached;
     let path = disk.path.clone().unwrap_or_default();
     let writable = media == Media::Disk;
     let file = if disk.is_made_here() {

@@ -1,4 +1,4 @@
-//! Which boot of the host this is.
+//! Which boot of the host this is, and for how long.
 
 use std::{io, path::Path};
 
@@ -8,6 +8,14 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Names this boot of the host; after a restart of the host it is another.
 pub fn this_host_boot() -> io::Result<String> {
     read(Path::new(BOOT_ID))
+}
+
+/// Microseconds of this boot of the host, the same for every agent in it. Nobody sets it.
+#[must_use]
+pub fn host_clock() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let micros = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000);
+    u64::try_from(micros).unwrap_or(0)
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -19,7 +19,7 @@ mod devices;
 mod host;
 mod plan;
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -34,7 +34,8 @@ use crate::{
     zone::{Process, Zone},
 };
 
-pub use host::this_host_boot;
+pub use devices::cd_drives;
+pub use host::{host_clock, this_host_boot};
 pub use plan::{boot, listen_vnc};
 
 /// The mechanisms of this host.
@@ -99,10 +100,6 @@ pub struct Running {
     pub vnc: Option<VncEndpoint>,
     /// What runs guest code.
     pub accelerator: String,
-    /// Where the console's output of this boot begins.
-    pub console_start: u64,
-    /// Its CD drives: the hypervisor's names, and what is in them.
-    pub cds: Vec<(String, String)>,
 }
 
 /// A boot that failed; everything was undone.
@@ -117,7 +114,7 @@ pub struct BootFailure {
 /// Tells the phases of a boot as they are reached.
 #[derive(Debug)]
 pub struct Clock {
-    since: Instant,
+    called_us: u64,
     phases: mpsc::Sender<BootPhase>,
 }
 
@@ -125,20 +122,20 @@ impl Clock {
     /// Room that the channel of phases needs, so that telling never waits.
     pub const PHASES: usize = 16;
 
-    /// Counts from `since`, which is when the call came.
+    /// Counts from when the call came, by [`host_clock`].
     #[must_use]
-    pub fn new(since: Instant, phases: mpsc::Sender<BootPhase>) -> Self {
-        Self { since, phases }
+    pub fn new(called_us: u64, phases: mpsc::Sender<BootPhase>) -> Self {
+        Self { called_us, phases }
     }
 
     fn reached(&self, phase: Phase) {
         // Fails only when nobody listens.
-        let _ = self.phases.try_send(phase_at(self.since, phase));
+        let _ = self.phases.try_send(phase_at(self.called_us, phase));
     }
 }
 
-/// A phase that is reached now.
+/// A phase that is reached now, of a boot that was called for then.
 #[must_use]
-pub fn phase_at(since: Instant, phase: Phase) -> BootPhase {
-    BootPhase { phase, elapsed_us: u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX) }
+pub fn phase_at(called_us: u64, phase: Phase) -> BootPhase {
+    BootPhase { phase, elapsed_us: host_clock().saturating_sub(called_us) }
 }

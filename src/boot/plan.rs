@@ -112,7 +112,6 @@ struct Boot<'a> {
 #[derive(Default)]
 struct Made {
     ends: Option<ConsoleEnds>,
-    console_start: u64,
     control: Option<OwnedFd>,
     metadata: Option<OwnedFd>,
     firmware: Option<Firmware>,
@@ -125,14 +124,13 @@ struct Made {
     machine: Option<Arc<dyn Machine>>,
     vnc: Option<VncEndpoint>,
     accelerator: String,
-    cds: Vec<(String, String)>,
 }
 
 impl Boot<'_> {
     async fn act(&mut self, step: Step) -> Result<(), StepError> {
         match step {
-            Step::Zone => self.make_zone(),
-            Step::Disks => self.open_disks(),
+            Step::Zone => self.make_zone().await,
+            Step::Disks => self.open_disks().await,
             Step::Nics => self.plug().await,
             Step::Hypervisor => self.spawn().await,
             Step::Control => self.connect().await,
@@ -157,30 +155,37 @@ impl Boot<'_> {
             Step::Zone => {
                 self.request.console.unwatch();
                 (self.made.ends, self.made.control, self.made.metadata) = (None, None, None);
-                if let Err(error) = std::fs::remove_dir_all(self.request.layout.run()) {
+                if let Err(error) = tokio::fs::remove_dir_all(self.request.layout.run()).await {
                     tracing::debug!(%error, "run folder");
                 }
             }
         }
     }
 
-    fn make_zone(&mut self) -> Result<(), StepError> {
-        let run = self.request.layout.run();
-        DirBuilder::new().mode(0o700).recursive(true).create(run)?;
-        let ends = self.request.console.open_for_boot()?;
-        self.made.console_start = ends.start;
-        self.made.ends = Some(ends);
-        self.request.console.watch();
-        self.made.control = Some(listen(&self.request.layout.control())?);
-        self.made.metadata = Some(listen(&self.request.layout.metadata())?);
+    async fn make_zone(&mut self) -> Result<(), StepError> {
+        let layout = self.request.layout.clone();
+        let make = move || -> io::Result<_> {
+            DirBuilder::new().mode(0o700).recursive(true).create(layout.run())?;
+            Ok((listen(&layout.control())?, listen(&layout.metadata())?))
+        };
+        let (control, metadata) = tokio::task::spawn_blocking(make).await??;
+        (self.made.control, self.made.metadata) = (Some(control), Some(metadata));
+        self.made.ends = Some(self.request.console.open_for_boot().await?);
+        self.request.console.watch().await;
         Ok(())
     }
 
-    fn open_disks(&mut self) -> Result<(), StepError> {
+    async fn open_disks(&mut self) -> Result<(), StepError> {
         let BootRequest { platform, vm, layout, options, .. } = &self.request;
-        self.made.drives = devices::open_drives(platform, &vm.spec, layout, options)?;
-        self.made.seed = devices::open_seed(vm, layout)?;
-        self.made.firmware = Some(devices::open_firmware(&**self.hypervisor()?, &vm.spec, layout)?);
+        let (platform, vm, layout) = ((*platform).clone(), (*vm).clone(), (*layout).clone());
+        let (options, hypervisor) = ((*options).clone(), self.hypervisor()?.clone());
+        let open = move || -> Result<_, StepError> {
+            let drives = devices::open_drives(&platform, &vm.spec, &layout, &options)?;
+            let seed = devices::open_seed(&vm, &layout)?;
+            Ok((drives, seed, devices::open_firmware(&*hypervisor, &vm.spec, &layout)?))
+        };
+        let (drives, seed, firmware) = tokio::task::spawn_blocking(open).await??;
+        (self.made.drives, self.made.seed, self.made.firmware) = (drives, seed, Some(firmware));
         Ok(())
     }
 
@@ -228,7 +233,6 @@ impl Boot<'_> {
         };
         let program = hypervisor.program(plan).await?;
         (self.made.setup, self.made.accelerator) = (program.setup, program.accelerator.clone());
-        self.made.cds = program.cds;
         let ends = self.made.ends.take().ok_or_else(missing)?;
         let launch = Launch {
             uuid: vm.uuid,
@@ -300,10 +304,10 @@ impl Boot<'_> {
         if let Some(process) = &self.made.process {
             // A connection that breaks is most often a process that ends: let it say its last words.
             let _ = tokio::time::timeout(std::time::Duration::from_secs(1), process.ended()).await;
-            let words = self.hypervisor().map_or_else(
-                |_| String::new(),
-                |hypervisor| hypervisor.last_words(&self.request.console.last_words()).words,
-            );
+            let said = self.request.console.last_words().await;
+            let words = self
+                .hypervisor()
+                .map_or_else(|_| String::new(), |hypervisor| hypervisor.last_words(&said).words);
             if !words.is_empty() {
                 reason = format!("{reason}; its last words: {words}");
             }
@@ -312,13 +316,10 @@ impl Boot<'_> {
     }
 
     fn finish(self) -> Result<Running, BootFailure> {
-        let Made {
-            process: Some(process), machine: Some(machine), vnc, accelerator, console_start, cds, ..
-        } = self.made
-        else {
+        let Made { process: Some(process), machine: Some(machine), vnc, accelerator, .. } = self.made else {
             return Err(BootFailure { step: "run", reason: "a step made nothing".to_owned() });
         };
-        Ok(Running { process, machine, vnc, accelerator, console_start, cds })
+        Ok(Running { process, machine, vnc, accelerator })
     }
 }
 

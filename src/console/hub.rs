@@ -47,15 +47,21 @@ impl ConsoleHub {
             let shared = shared.clone();
             tokio::spawn(async move {
                 while let Some(batch) = events.next().await {
-                    let mut grown = HashSet::new();
+                    let (mut grown, mut missed) = (HashSet::new(), false);
                     for event in batch {
                         match event {
-                            Ok(event) if event.mask.contains(EventMask::Q_OVERFLOW) => shared.notice_all(),
+                            Ok(event) if event.mask.contains(EventMask::Q_OVERFLOW) => missed = true,
                             Ok(event) => _ = grown.insert(event.wd),
                             Err(error) => tracing::error!(%error, "reading inotify events"),
                         }
                     }
-                    grown.iter().for_each(|descriptor| shared.notice(descriptor));
+                    let shared = shared.clone();
+                    // Cutting a log waits for its disk.
+                    let _ = tokio::task::spawn_blocking(move || match missed {
+                        true => shared.notice_all(),
+                        false => grown.iter().for_each(|descriptor| shared.notice(descriptor)),
+                    })
+                    .await;
                     tokio::time::sleep(BEAT).await;
                 }
             })

@@ -115,8 +115,6 @@ pub struct ConsoleEnds {
     pub output: File,
     /// Where its own messages go.
     pub errors: File,
-    /// Where this boot's output begins.
-    pub start: u64,
 }
 
 /// The console of one VM.
@@ -153,35 +151,23 @@ impl Console {
     }
 
     /// Makes what a hypervisor needs.
-    pub fn open_for_boot(&self) -> Result<ConsoleEnds, ConsoleError> {
-        let output = open_log(&self.log.path).map_err(ConsoleError::at("opening the console's log"))?;
-        let start = output.metadata().map_err(ConsoleError::at("reading the console's log"))?.len();
-        for old in [&self.input, &self.errors.path] {
-            match std::fs::remove_file(old) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(ConsoleError::at("removing what the last boot left")(error));
-                }
-                _ => {}
-            }
-        }
-        let errors = open_log(&self.errors.path).map_err(ConsoleError::at("opening the hypervisor's log"))?;
-        rustix::fs::mkfifoat(CWD, &self.input, Mode::RUSR | Mode::WUSR)
-            .map_err(ConsoleError::at("making the console's input"))?;
-        let input = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&self.input)
-            .map_err(ConsoleError::at("opening the console's input"))?;
-        Ok(ConsoleEnds { input, output, errors, start })
+    pub async fn open_for_boot(&self) -> Result<ConsoleEnds, ConsoleError> {
+        let (log, errors, input) = (self.log.clone(), self.errors.clone(), self.input.clone());
+        off_runtime(move || open_for_boot(&log.path, &errors.path, &input)).await
     }
 
     /// Starts to notice growth, and to keep to the bound. Again is fine.
-    pub fn watch(&self) {
-        for log in [&self.log, &self.errors] {
-            if let Err(error) = self.hub.add(log) {
-                tracing::error!(%error, log = %log.path.display(), "cannot watch; followers will not see it grow");
+    pub async fn watch(&self) {
+        let this = self.clone();
+        let add = move || {
+            for log in [&this.log, &this.errors] {
+                if let Err(error) = this.hub.add(log) {
+                    tracing::error!(%error, log = %log.path.display(), "cannot watch; followers will not see it grow");
+                }
             }
-        }
+            Ok(())
+        };
+        let _ = off_runtime(add).await;
     }
 
     /// Stops to.
@@ -191,33 +177,34 @@ impl Console {
         self.hub.remove(&self.errors);
     }
 
-    /// The oldest byte that is kept, and one more than the newest.
-    pub fn range(&self) -> Result<(u64, u64), ConsoleError> {
-        match File::open(&self.log.path) {
-            Ok(file) => range(&file).map_err(ConsoleError::at("reading the console's log")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((0, 0)),
-            Err(error) => Err(ConsoleError::at("opening the console's log")(error)),
-        }
+    /// One more than the newest byte.
+    pub async fn end(&self) -> Result<u64, ConsoleError> {
+        let log = self.log.clone();
+        Ok(off_runtime(move || log.range()).await?.1)
     }
 
     /// Reads from `offset` on; from the end when there is none.
-    pub fn reader(&self, offset: Option<u64>) -> Result<ConsoleReader, ConsoleError> {
-        let (oldest, end) = self.range()?;
-        let position = offset.unwrap_or(end);
-        if position > end {
-            return Err(ConsoleError::Beyond { offset: position, oldest, end });
-        }
-        // So that a VM that never ran can be followed.
-        let file = open_log(&self.log.path)
-            .and_then(|_| File::open(&self.log.path))
-            .map_err(ConsoleError::at("opening the console's log"))?;
-        Ok(ConsoleReader::new(file, position, self.log.grown.subscribe()))
+    pub async fn reader(&self, offset: Option<u64>) -> Result<ConsoleReader, ConsoleError> {
+        let log = self.log.clone();
+        let open = move || {
+            let (oldest, end) = log.range()?;
+            let position = offset.unwrap_or(end);
+            if position > end {
+                return Err(ConsoleError::Beyond { offset: position, oldest, end });
+            }
+            // So that a VM that never ran can be followed.
+            let file = open_log(&log.path)
+                .and_then(|_| File::open(&log.path))
+                .map_err(ConsoleError::at("opening the console's log"))?;
+            Ok(ConsoleReader::new(file, position, log.grown.subscribe()))
+        };
+        off_runtime(open).await
     }
 
     /// The end of what the hypervisor said about itself in its last boot.
-    #[must_use]
-    pub fn last_words(&self) -> String {
-        last_words(&self.errors.path)
+    pub async fn last_words(&self) -> String {
+        let errors = self.errors.clone();
+        off_runtime(move || Ok(last_words(&errors.path))).await.unwrap_or_default()
     }
 
     /// Takes the right to write; from whoever has it when `over` says so.
@@ -232,7 +219,45 @@ impl Console {
     }
 }
 
+/// Does what waits for a disk where no other work waits for it.
+async fn off_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ConsoleError> + Send + 'static,
+) -> Result<T, ConsoleError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ConsoleError::at("waiting for the console's disk")(io::Error::other(error)))?
+}
+
+fn open_for_boot(log: &Path, errors: &Path, input: &Path) -> Result<ConsoleEnds, ConsoleError> {
+    let output = open_log(log).map_err(ConsoleError::at("opening the console's log"))?;
+    for old in [input, errors] {
+        match std::fs::remove_file(old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(ConsoleError::at("removing what the last boot left")(error));
+            }
+            _ => {}
+        }
+    }
+    let errors = open_log(errors).map_err(ConsoleError::at("opening the hypervisor's log"))?;
+    rustix::fs::mkfifoat(CWD, input, Mode::RUSR | Mode::WUSR)
+        .map_err(ConsoleError::at("making the console's input"))?;
+    let input = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(input)
+        .map_err(ConsoleError::at("opening the console's input"))?;
+    Ok(ConsoleEnds { input, output, errors })
+}
+
 impl Log {
+    /// The oldest byte that is kept, and one more than the newest.
+    fn range(&self) -> Result<(u64, u64), ConsoleError> {
+        match File::open(&self.path) {
+            Ok(file) => range(&file).map_err(ConsoleError::at("reading the console's log")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((0, 0)),
+            Err(error) => Err(ConsoleError::at("opening the console's log")(error)),
+        }
+    }
+
     fn grew(&self) {
         self.grown.send_modify(|tick| *tick += 1);
     }
@@ -295,7 +320,7 @@ mod tests {
     }
 
     async fn collect(console: &Console, offset: u64) -> (Vec<(u64, u64)>, Vec<u8>) {
-        let mut reader = console.reader(Some(offset)).unwrap();
+        let mut reader = console.reader(Some(offset)).await.unwrap();
         let (mut gaps, mut data) = (Vec::new(), Vec::new());
         while let Some(item) = reader.next().await.unwrap() {
             match item {
@@ -309,20 +334,23 @@ mod tests {
     #[tokio::test]
     async fn offsets_go_on_over_boots() {
         let (_dir, console) = console(1 << 20);
-        console.open_for_boot().unwrap().output.write_all(b"first").unwrap();
-        let mut second = console.open_for_boot().unwrap();
-        assert_eq!(second.start, 5);
+        console.open_for_boot().await.unwrap().output.write_all(b"first").unwrap();
+        let mut second = console.open_for_boot().await.unwrap();
+        assert_eq!(console.end().await.unwrap(), 5);
         second.output.write_all(b"second").unwrap();
         assert_eq!(collect(&console, 0).await, (vec![], b"firstsecond".to_vec()));
         assert_eq!(collect(&console, 5).await.1, b"second");
-        assert!(matches!(console.reader(Some(12)), Err(ConsoleError::Beyond { offset: 12, end: 11, .. })));
+        assert!(matches!(
+            console.reader(Some(12)).await,
+            Err(ConsoleError::Beyond { offset: 12, end: 11, .. })
+        ));
     }
 
     #[tokio::test]
     async fn a_flood_costs_bounded_room_and_leaves_a_gap_that_is_told() {
         let (_dir, console) = console(128 << 10);
-        let mut ends = console.open_for_boot().unwrap();
-        console.watch();
+        let mut ends = console.open_for_boot().await.unwrap();
+        console.watch().await;
         let total: u64 = 8 << 20;
         for _ in 0..total / (64 << 10) {
             ends.output.write_all(&vec![b'x'; 64 << 10]).unwrap();
@@ -340,9 +368,9 @@ mod tests {
     #[tokio::test]
     async fn a_follower_wakes_when_the_guest_prints() {
         let (_dir, console) = console(1 << 20);
-        let mut ends = console.open_for_boot().unwrap();
-        console.watch();
-        let mut reader = console.reader(None).unwrap().follow();
+        let mut ends = console.open_for_boot().await.unwrap();
+        console.watch().await;
+        let mut reader = console.reader(None).await.unwrap().follow();
         let next = tokio::spawn(async move { reader.next().await });
         ends.output.write_all(b"hello").unwrap();
         let item = next.await.unwrap().unwrap();
@@ -354,7 +382,7 @@ mod tests {
         use std::io::Read as _;
         let (_dir, console) = console(1 << 20);
         assert!(matches!(console.input().open(), Err(ConsoleError::NotRunning)));
-        let mut ends = console.open_for_boot().unwrap();
+        let mut ends = console.open_for_boot().await.unwrap();
         for word in [b"one", b"two"] {
             console.input().open().unwrap().write(word).await.unwrap();
         }

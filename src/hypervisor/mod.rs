@@ -18,7 +18,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-pub use plan::{Drive, Firmware, MachinePlan, Medium, Nic, NicBackend, Tuning};
+pub use plan::{Drive, Firmware, MachinePlan, Medium, Nic, NicBackend, Tuning, drive_name};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -37,8 +37,6 @@ pub struct Program {
     pub setup: Setup,
     /// What runs guest code: `kvm` or `tcg`.
     pub accelerator: String,
-    /// Its CD drives: what it calls them, and what is in them.
-    pub cds: Vec<(String, String)>,
 }
 
 /// What is left to do once the program answers.

@@ -86,6 +86,12 @@ impl Firmware {
     }
 }
 
+/// What the drive with that place in a plan is called, in each hypervisor.
+#[must_use]
+pub fn drive_name(index: usize) -> String {
+    format!("drive{index}")
+}
+
 /// An open disk or CD.
 #[derive(Debug)]
 pub struct Drive {

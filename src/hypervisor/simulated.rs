@@ -168,10 +168,6 @@ impl Hypervisor for SimulatedHypervisor {
         ] {
             arguments.extend(value.map(|value| format!("{name}={value}")));
         }
-        let cd = |(index, drive): (usize, &super::Drive)| {
-            (drive.media == crate::spec::Media::Cdrom).then(|| (format!("drive{index}"), drive.path.clone()))
-        };
-        let cds = plan.drives.iter().enumerate().filter_map(cd).collect();
         arguments.extend(plan.nics.iter().map(|nic| format!("nic={},{}", nic.mac, nic.model.as_str())));
         Ok(Program {
             path: "/simulated".into(),
@@ -179,7 +175,6 @@ impl Hypervisor for SimulatedHypervisor {
             descriptors: Vec::new(),
             setup: Setup::default(),
             accelerator: "tcg".into(),
-            cds,
         })
     }
 

@@ -125,7 +125,7 @@ pub struct BootPhase {
 }
 
 /// The phases of a boot, in order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Phase {
     /// The zone's folders, log and sockets are there.

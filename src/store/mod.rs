@@ -15,5 +15,7 @@ mod writer;
 pub use error::StoreError;
 pub use event::{BootPhase, Change, Event, EventKind, FileAction, NewEvent, Phase};
 pub use reader::{EventQuery, Found, JournalRange, Reader};
-pub use record::{CdDrive, Exit, ExitReason, Machine, StopCause, StopPlan, Timestamp, VmRecord, WaitingCall};
+pub use record::{
+    BootCall, CdDrive, Exit, ExitReason, Machine, StopCause, StopPlan, Timestamp, VmRecord, WaitingCall,
+};
 pub use writer::{Answer, Commit, Keep, Store, VmChange};

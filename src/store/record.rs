@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::spec::{DiskSpec, Enforcement, LimitReport, NicSpec, VmSpec, VmState};
+use crate::spec::{BootOptions, DiskSpec, Enforcement, LimitReport, NicSpec, VmSpec, VmState};
 
 /// Wall-clock time in milliseconds since 1970; only ever shown, never used to order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,6 +58,9 @@ pub struct VmRecord {
     pub modified: Timestamp,
     /// The hypervisor; there while the state has one, or may have one.
     pub machine: Option<Machine>,
+    /// How it came, or comes, to be; there from STARTING on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootCall>,
     /// How the last run ended; in a running hypervisor, the guest's run before its last reset.
     pub exit: Option<Exit>,
     /// The stop that is under way; with a reboot until the VM runs again.
@@ -89,8 +92,6 @@ pub struct Machine {
     pub booted: Timestamp,
     /// What runs guest code: `kvm` or `tcg`.
     pub accelerator: String,
-    /// Where the console's output of this boot begins.
-    pub console_start: u64,
     /// What the hypervisor is kept from.
     #[serde(default)]
     pub enforcements: Vec<Enforcement>,
@@ -109,6 +110,21 @@ pub struct Machine {
     /// When it was reset last.
     #[serde(default)]
     pub last_reset: Option<Timestamp>,
+}
+
+/// A boot as it was asked for, so that another agent can go on with it and tell of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootCall {
+    /// Who called.
+    pub actor: String,
+    /// The caller's id of the request.
+    pub request_id: Option<Uuid>,
+    /// When, on the host's clock that nobody sets: its phases count from then.
+    pub called_us: u64,
+    /// What it does differently.
+    pub options: BootOptions,
+    /// Where the console's output of it begins.
+    pub console_start: u64,
 }
 
 impl VmRecord {

@@ -114,9 +114,7 @@ impl Operation {
     /// How the VM may be in the end; nothing when it must be gone.
     fn goal(self) -> &'static [v1::VmState] {
         match self {
-            Boot | Reboot => &[v1::VmState::Running],
-            // A boot that was cut is undone, not tried again: it may be what killed the agent.
-            CreateRunning => &[v1::VmState::Running, v1::VmState::Stopped],
+            Boot | Reboot | CreateRunning => &[v1::VmState::Running],
             Create | Stop | StopByDeadline | Update | RemoveDisk | Upload => &[v1::VmState::Stopped],
             Delete | DeleteRunning => &[],
         }

@@ -20,6 +20,7 @@ mod journey;
 mod limits;
 mod links;
 mod metadata;
+mod phases;
 mod probe;
 mod protections;
 mod readers;

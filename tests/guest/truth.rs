@@ -90,7 +90,8 @@ fn processes_of(name: &str) -> Vec<(String, i32)> {
 /// Numbers without a gap; of each VM each generation once, from its creation on; and the end is how it is.
 pub(crate) async fn check_journal(what: &str, clients: &mut Clients) {
     let generation = |vm: &v1::Vm| -> u64 { vm.etag.trim_start_matches('g').parse().unwrap() };
-    let mut told: BTreeMap<String, v1::Vm> = BTreeMap::new();
+    let state = |vm: &v1::Vm| vm.status.as_ref().unwrap().state();
+    let (mut told, mut runs): (BTreeMap<String, v1::Vm>, BTreeMap<String, u32>) = Default::default();
     // Read while nothing changed: the agent may be about to start one.
     let (events, now) = eventually(&format!("{what}: a moment in which nothing changes"), || {
         let mut clients = clients.clone();
@@ -113,10 +114,16 @@ pub(crate) async fn check_journal(what: &str, clients: &mut Clients) {
                 let before = told.get_mut(&event.uuid).expect("created before");
                 let vm = modified.vm.unwrap();
                 assert_eq!(generation(before) + 1, generation(&vm), "{what}: an event is missing or double");
+                if (state(before), state(&vm)) == (v1::VmState::Starting, v1::VmState::Running) {
+                    assert_eq!(runs.remove(&event.uuid), Some(1), "{what}: RUNNING is told once for a boot");
+                }
                 *before = vm;
             }
             v1::event::Kind::Deleted(_) => {
                 told.remove(&event.uuid).unwrap_or_else(|| panic!("{what}: deleted twice"));
+            }
+            v1::event::Kind::Boot(reached) if reached.phase() == v1::boot_phase::Phase::Running => {
+                *runs.entry(event.uuid).or_default() += 1;
             }
             _ => {}
         }

@@ -51,7 +51,7 @@ impl Actor {
 
         let vm = self.changed(|vm| {
             vm.state = VmState::Stopped;
-            vm.machine = None;
+            (vm.machine, vm.boot) = (None, None);
             vm.exit = Some(exit);
             // The second half of a reboot is still to be done.
             vm.stop = vm.stop.take().filter(|_| then_start);
@@ -195,7 +195,7 @@ impl Actor {
         match self.agent.inner.platform.zone.find(self.record.uuid, &self.layout) {
             Found::Alive(process) => {
                 self.live.process = Some(process);
-                self.console.watch();
+                self.console.watch().await;
             }
             Found::Gone(ended) => self.on_ended(ended).await,
             Found::Unknown(why) => tracing::debug!(vm = %self.record.uuid, why, "still lost"),

@@ -15,6 +15,7 @@
 
 pub(super) mod control;
 mod ended;
+mod guest;
 mod record;
 mod resets;
 mod screen;
@@ -40,8 +41,8 @@ use super::{
     Agent,
     call::{BootProgress, Call, Outcome},
     error::Error,
+    late_phases::LatePhases,
     links::{self, Attended},
-    metadata,
     registry::VmHandle,
 };
 use crate::{
@@ -130,6 +131,8 @@ pub(super) struct Live {
     pub(super) process: Option<Arc<dyn Process>>,
     pub(super) machine: Option<Arc<dyn Machine>>,
     pub(super) vnc: Option<VncEndpoint>,
+    /// Told of the boot when the guest comes to them; nothing when nobody knows how it was booted.
+    late: Option<LatePhases>,
     /// Waits for the first byte of this boot.
     _first_byte: Option<AbortOnDropHandle<()>>,
     /// Answers the guest's questions.
@@ -173,12 +176,7 @@ impl Actor {
     /// Starts the actor of a VM that is known already. What it was told meanwhile comes first.
     pub(super) fn take(agent: &Agent, seat: Seat, record: VmRecord, live: Option<Live>) {
         let Seat { layout, console, published, commands } = seat;
-        if live.is_some() {
-            console.watch();
-        }
         published.send_replace(Arc::new(record.clone()));
-        let live =
-            live.map(|live| Live { _metadata: Some(metadata::serve(agent, record.uuid, None)), ..live });
         let mut actor = Self {
             agent: agent.clone(),
             layout,
@@ -194,6 +192,8 @@ impl Actor {
         };
         agent.inner.tasks.spawn(async move {
             if actor.live.process.is_some() {
+                actor.console.watch().await;
+                actor.listen_to_guest(false);
                 // What was committed is in force, whatever the agent before came to, and the host meanwhile.
                 links::rejoin(&actor.agent, &actor.record).await;
                 actor.follow_links().await;
@@ -280,7 +280,10 @@ impl Actor {
         self.live.guard_again = guarded.is_err().then(|| Instant::now() + GUARD_AGAIN);
         match &mut self.live.links {
             Some(attended) => attended.follow(&self.agent, &self.record),
-            None => self.live.links = Some(Attended::begin(&self.agent, &self.record, None)),
+            None => {
+                let late = self.live.late.clone();
+                self.live.links = Some(Attended::begin(&self.agent, &self.record, late));
+            }
         }
     }
 

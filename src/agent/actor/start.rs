@@ -1,7 +1,6 @@
 //! Starting: the intention is committed, the boot plan runs, and what came of it is committed.
 
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{Actor, Live, resets::Resets};
 use crate::{
@@ -9,11 +8,10 @@ use crate::{
         call::{BootProgress, Call, Outcome},
         error::Error,
         links::Attended,
-        metadata,
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
     spec::{BootOptions, VmState},
-    store::{BootPhase, CdDrive, Commit, EventKind, Machine as MachineRecord, Phase, Timestamp, VmRecord},
+    store::{BootCall, BootPhase, Commit, EventKind, Machine as MachineRecord, Phase, Timestamp, VmRecord},
 };
 
 impl Actor {
@@ -37,18 +35,25 @@ impl Actor {
     ) -> Result<Outcome, Error> {
         // Again: who comes from the middle of a reboot was not asked before.
         self.agent.inner.drain.check()?;
-        let since = std::time::Instant::now();
+        let asked = BootCall {
+            actor: call.actor.clone(),
+            request_id: call.request_id,
+            called_us: boot::host_clock(),
+            options: options.clone(),
+            console_start: self.console.end().await.unwrap_or(0),
+        };
+        let called_us = asked.called_us;
         let starting = self.changed(|vm| {
             vm.state = VmState::Starting;
+            vm.boot = Some(asked);
             vm.waiting = vec![call.waiting(false)];
-            vm.host_boot = Some(self.agent.inner.platform.host_boot.clone());
             edit(vm);
         });
         self.commit(call, starting, Vec::new(), None).await?;
 
         let mut phases = Vec::new();
-        match self.boot(call, options, progress, since, &mut phases).await {
-            Ok(running) => self.started(call, running, phases, since).await,
+        match self.boot(call, options, progress, called_us, &mut phases).await {
+            Ok(running) => self.started(call, options, running, phases).await,
             Err(failure) => {
                 let error = Error::BootFailed {
                     uuid: self.record.uuid,
@@ -57,8 +62,9 @@ impl Actor {
                 };
                 let stopped = self.changed(|vm| {
                     vm.state = VmState::Stopped;
-                    vm.stop = None;
+                    (vm.stop, vm.boot) = (None, None);
                     vm.waiting.clear();
+                    vm.host_boot = Some(self.agent.inner.platform.host_boot.clone());
                 });
                 self.commit_surely(call, stopped, call.answer(&Err(error.clone()))).await;
                 Err(error)
@@ -71,7 +77,7 @@ impl Actor {
         call: &Call,
         options: &BootOptions,
         progress: BootProgress,
-        since: std::time::Instant,
+        called_us: u64,
         phases: &mut Vec<BootPhase>,
     ) -> Result<Running, BootFailure> {
         let request = BootRequest {
@@ -85,7 +91,7 @@ impl Actor {
         let (sender, mut reached) = mpsc::channel(Clock::PHASES);
         let boot = async {
             // Dropped with the boot, so that the listener below ends too.
-            boot::boot(request, Clock::new(since, sender)).await
+            boot::boot(request, Clock::new(called_us, sender)).await
         };
         let listen = async {
             while let Some(phase) = reached.recv().await {
@@ -106,18 +112,17 @@ impl Actor {
     async fn started(
         &mut self,
         call: &Call,
+        options: &BootOptions,
         running: Running,
         phases: Vec<BootPhase>,
-        since: std::time::Instant,
     ) -> Result<Outcome, Error> {
         let machine = MachineRecord {
             pid: running.process.pid(),
             booted: Timestamp::now(),
             accelerator: running.accelerator,
-            console_start: running.console_start,
             enforcements: running.process.enforcements().to_vec(),
             limits: running.process.limits().to_vec(),
-            cds: running.cds.into_iter().map(|(id, path)| CdDrive { id, path }).collect(),
+            cds: boot::cd_drives(&self.record.spec, options),
             nics: self.record.spec.nics.clone(),
             resets: 0,
             last_reset: None,
@@ -130,6 +135,8 @@ impl Actor {
             vm.stop = None;
             vm.waiting.clear();
             vm.vnc_port = port;
+            // Decided now: a start that is cut is not one.
+            vm.host_boot = Some(self.agent.inner.platform.host_boot.clone());
         });
         let runs = phases.iter().filter(|reached| reached.phase == Phase::Running);
         let events = runs.map(|reached| call.event(vm.uuid, EventKind::Boot(reached.clone()))).collect();
@@ -140,30 +147,16 @@ impl Actor {
             process: Some(running.process),
             machine: Some(running.machine),
             vnc: running.vnc,
-            _first_byte: Some(self.await_first_byte(call, running.console_start, since)),
-            _metadata: Some(metadata::serve(&self.agent, self.record.uuid, Some((call.clone(), since)))),
-            links: Some(Attended::begin(&self.agent, &vm, Some((call.clone(), since)))),
-            guard_again: None,
+            ..Live::default()
         };
         if let Err(error) = self.commit(call, vm, events, answer).await {
             // What can't be written down does not run.
             self.kill();
             return Err(error);
         }
+        // Now: what comes late stands behind RUNNING in the journal.
+        self.listen_to_guest(true);
+        self.live.links = Some(Attended::begin(&self.agent, &self.record, self.live.late.clone()));
         Ok(outcome)
-    }
-
-    /// Journals the moment when the guest first prints something.
-    fn await_first_byte(&self, call: &Call, start: u64, since: std::time::Instant) -> AbortOnDropHandle<()> {
-        let (console, store, call) = (self.console.clone(), self.agent.inner.store.clone(), call.clone());
-        let uuid = self.record.uuid;
-        AbortOnDropHandle::new(tokio::spawn(async move {
-            let Ok(reader) = console.reader(Some(start)) else { return };
-            if let Ok(Some(_)) = reader.follow().next().await {
-                let phase = boot::phase_at(since, Phase::FirstConsoleByte);
-                let events = vec![call.event(uuid, EventKind::Boot(phase))];
-                store.commit_soon(Commit { events, ..Commit::default() }).await;
-            }
-        }))
     }
 }

@@ -3,7 +3,9 @@
 use std::os::fd::OwnedFd;
 
 use super::{
-    super::{Drive, Firmware, HypervisorError, MachinePlan, Nic, NicBackend, Program, Setup, Tuning},
+    super::{
+        Drive, Firmware, HypervisorError, MachinePlan, Nic, NicBackend, Program, Setup, Tuning, drive_name,
+    },
     accel::Accelerator,
     boot_order::{Bootable, positions},
 };
@@ -66,7 +68,7 @@ pub(super) fn program(
         b.option("-trace", event);
     }
     firmware(b, plan.firmware);
-    let cds = drives(b, plan.drives)?;
+    drives(b, plan.drives)?;
     if let Some(disk) = plan.seed {
         b.node("seed", disk, true);
         let slot = b.slot()?;
@@ -87,7 +89,6 @@ pub(super) fn program(
         descriptors: builder.descriptors,
         setup,
         accelerator: accelerator.name.to_owned(),
-        cds,
     })
 }
 
@@ -178,20 +179,15 @@ fn firmware(b: &mut Builder, firmware: Firmware) {
     b.option("-machine", "pflash0=uefi-code,pflash1=uefi-vars");
 }
 
-/// Gives the CD drives: what they are called, and what is in them.
-fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<Vec<(String, String)>, HypervisorError> {
-    let mut cds = Vec::new();
+fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
     if drives.iter().any(|drive| drive.model == DiskModel::Scsi) {
         b.option("-device", "virtio-scsi-pci,id=scsi,addr=3");
     }
     let mut ide = 0;
     for (index, drive) in drives.into_iter().enumerate() {
         let cd = drive.media == Media::Cdrom;
-        let id = format!("drive{index}");
+        let id = drive_name(index);
         let node = format!("disk{index}");
-        if cd {
-            cds.push((id.clone(), drive.path.clone()));
-        }
         b.node(&node, drive.file, cd);
         let kind = if cd { Bootable::Cd } else { Bootable::Disk { first: drive.boot } };
         let device = match drive.model {
@@ -218,7 +214,7 @@ fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<Vec<(String, String)>, 
         let serial = if cd { String::new() } else { format!(",serial=disk{index}") };
         b.bootable(&id, kind, format!("{device},drive={node},id={id}{serial}"));
     }
-    Ok(cds)
+    Ok(())
 }
 
 fn nics(b: &mut Builder, nics: Vec<Nic>, tuning: &Tuning, kvm: bool) -> Result<(), HypervisorError> {

@@ -1,0 +1,32 @@
+//! Listening to the guest of a hypervisor that is there.
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Actor;
+use crate::{
+    agent::{late_phases::LatePhases, metadata},
+    console::Console,
+    store::Phase,
+};
+
+impl Actor {
+    /// Answers its questions, and tells what it reaches; `is_new` is whether this agent booted it.
+    pub(super) fn listen_to_guest(&mut self, is_new: bool) {
+        let late = LatePhases::of(&self.agent, &self.record, is_new);
+        self.live._first_byte = late.clone().map(|late| await_first_byte(&self.console, late));
+        self.live._metadata = Some(metadata::serve(&self.agent, self.record.uuid, late.clone()));
+        self.live.late = late;
+    }
+}
+
+/// Tells the moment when the guest first prints something.
+fn await_first_byte(console: &Console, late: LatePhases) -> AbortOnDropHandle<()> {
+    let console = console.clone();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        if let Ok(reader) = console.reader(Some(late.console_start())).await
+            && let Ok(Some(_)) = reader.follow().next().await
+        {
+            late.reached(Phase::FirstConsoleByte).await;
+        }
+    }))
+}
