@@ -47,7 +47,8 @@ pub(super) async fn adopt_all(agent: &Agent, records: Vec<VmRecord>) {
         let (agent, remains) = (agent.clone(), remains.clone());
         adoptions.spawn(async move {
             let uuid = record.uuid;
-            if let Err(error) = adopt(&agent, record.clone(), remains.contains(&uuid)).await {
+            let adopted = Box::pin(adopt(&agent, record.clone(), remains.contains(&uuid))).await;
+            if let Err(error) = adopted {
                 // It can't be written down, but it is there: known, and left alone.
                 tracing::error!(vm = %uuid, %error, "adoption");
                 enter(&agent, VmRecord { state: VmState::Lost, ..record }, None).await;
@@ -103,6 +104,9 @@ async fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
         }
     };
     let record = settle_disks(agent, record).await;
+    if let Err(error) = agent.settle_files(record.uuid, &Call::own()).await {
+        tracing::warn!(vm = %record.uuid, %error, "changes of files that are not journaled yet");
+    }
     // Checked when it was given.
     agent.inner.claims.put(record.uuid, &record.spec, record.running_nics());
     agent.write_vm_json(&record).await;

@@ -112,3 +112,11 @@ impl Call {
         }
     }
 }
+
+/// Fails when the VM is not as the caller knows it; one who gives no etag takes it as it is.
+pub(super) fn check_etag(vm: &VmRecord, etag: &str) -> Result<(), Error> {
+    if etag.is_empty() || etag == vm.etag() {
+        return Ok(());
+    }
+    Err(Error::EtagMismatch { uuid: vm.uuid, current: vm.etag() })
+}

@@ -114,13 +114,13 @@ impl Agent {
     }
 
     /// Interrupts a guest.
-    pub async fn inject_nmi(&self, call: Call, uuid: Uuid) -> Result<Outcome, Error> {
-        self.control(call, uuid, String::new(), Control::Nmi).await
+    pub async fn inject_nmi(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+        self.control(call, uuid, etag, Control::Nmi).await
     }
 
     /// Wakes a guest's screen and leaves a picture of it in the zone.
-    pub async fn sysrq_screenshot(&self, call: Call, uuid: Uuid) -> Result<Outcome, Error> {
-        self.control(call, uuid, String::new(), Control::Screenshot).await
+    pub async fn sysrq_screenshot(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+        self.control(call, uuid, etag, Control::Screenshot).await
     }
 
     /// Halts a guest.

@@ -6,12 +6,12 @@ use uuid::Uuid;
 
 use super::{
     Agent,
-    call::{Call, FileOutcome, Outcome},
+    call::{Call, FileOutcome, Outcome, check_etag},
     error::Error,
 };
 use crate::{
     spec::{VmState, validate::zone_path},
-    storage::{Entry, Partial, StorageError, Upload, UploadPlan, ZoneRoot},
+    storage::{self, Act, Entry, Note, Partial, StorageError, Upload, UploadPlan, ZoneRoot},
     store::{Commit, EventKind, FileAction},
 };
 
@@ -71,6 +71,7 @@ impl Agent {
         &self,
         call: Call,
         uuid: Uuid,
+        etag: String,
         plan: UploadPlan,
         offset: u64,
         overwrite: bool,
@@ -84,7 +85,7 @@ impl Agent {
         {
             return Err(Error::invalid("header.sha256", "64 lower-case hexadecimal digits are needed"));
         }
-        self.has_root(uuid)?;
+        self.vm(uuid)?;
         let (pieces, queue) = mpsc::channel(CHUNKS);
         let (sender, outcome) = oneshot::channel();
         let agent = self.clone();
@@ -93,10 +94,15 @@ impl Agent {
             let work = {
                 let agent = agent.clone();
                 move |call: Call| async move {
+                    if let Some(outcome) = agent.settle_files(uuid, &call).await? {
+                        return Ok(outcome);
+                    }
+                    agent.check_root(uuid, &etag)?;
                     let upload = blocking(move || Upload::begin(&layout, plan, offset, overwrite)).await?;
                     let upload = receive(upload, queue).await?;
-                    let entry = blocking(move || upload.finish()).await?;
-                    agent.file_changed(&call, uuid, &entry, FileAction::Put).await
+                    let owner = owner(&call);
+                    let (entry, note) = blocking(move || upload.finish(owner)).await?;
+                    agent.file_changed(&call, uuid, &entry, FileAction::Put, note).await
                 }
             };
             let _ = sender.send(agent.once(call, work).await);
@@ -107,7 +113,7 @@ impl Agent {
     /// What is in a folder of the zone's root.
     pub async fn list_files(&self, uuid: Uuid, path: String) -> Result<FileList, Error> {
         checked_path("path", &path)?;
-        self.has_root(uuid)?;
+        self.check_root(uuid, "")?;
         let layout = self.layout().vm(uuid);
         let list = move || -> Result<FileList, Error> {
             let entries = ZoneRoot::open(&layout.root())?.list(&path)?;
@@ -117,39 +123,48 @@ impl Agent {
     }
 
     /// Removes a file or an empty folder.
-    pub async fn delete_file(&self, call: Call, uuid: Uuid, path: String) -> Result<(), Error> {
+    pub async fn delete_file(&self, call: Call, uuid: Uuid, etag: String, path: String) -> Result<(), Error> {
         checked_path("path", &path)?;
         if path == "/" {
             return Err(Error::invalid("path", "\"/\" is the zone's root; it goes with the VM"));
         }
-        self.has_root(uuid)?;
+        self.vm(uuid)?;
         let layout = self.layout().vm(uuid);
         let agent = self.clone();
         let work = move |call: Call| async move {
-            let remove = move || ZoneRoot::open(&layout.root())?.remove(&path);
-            let entry = tokio::task::spawn_blocking(remove).await.map_err(Error::internal)??;
-            agent.file_changed(&call, uuid, &entry, FileAction::Deleted).await
+            if let Some(outcome) = agent.settle_files(uuid, &call).await? {
+                return Ok(outcome);
+            }
+            agent.check_root(uuid, &etag)?;
+            let owner = owner(&call);
+            let (entry, note) = blocking(move || storage::remove_file(&layout, &path, owner)).await?;
+            agent.file_changed(&call, uuid, &entry, FileAction::Deleted, note).await
         };
         self.once(call, work).await.map(drop)
     }
 
-    fn has_root(&self, uuid: Uuid) -> Result<(), Error> {
-        let state = self.vm(uuid)?.state;
-        match state {
+    /// Fails unless the VM has files, and is as the caller knows it.
+    fn check_root(&self, uuid: Uuid, etag: &str) -> Result<(), Error> {
+        let vm = self.vm(uuid)?;
+        check_etag(&vm, etag)?;
+        match vm.state {
             VmState::Provisioning | VmState::Deleting => {
-                let message = format!("a VM that is {state} has no files");
-                Err(Error::WrongState { uuid, state, message })
+                let message = format!("a VM that is {} has no files", vm.state);
+                Err(Error::WrongState { uuid, state: vm.state, message })
             }
             _ => Ok(()),
         }
     }
 
+    /// Journals a change that was made. Where that can't be done its note stays, and it is tried again before the
+    /// next change, and by the next agent.
     async fn file_changed(
         &self,
         call: &Call,
         uuid: Uuid,
         entry: &Entry,
         action: FileAction,
+        note: Note,
     ) -> Result<Outcome, Error> {
         let outcome = Outcome::File(FileOutcome::from(entry));
         let kind = EventKind::File { path: entry.path.clone(), action, size: entry.size };
@@ -159,8 +174,34 @@ impl Agent {
             answers: call.answer(&Ok(outcome.clone())).into_iter().collect(),
         };
         self.inner.store.commit(commit).await?;
+        tokio::task::spawn_blocking(move || note.remove()).await.map_err(Error::internal)?;
         Ok(outcome)
     }
+
+    /// Journals what was done to a VM's files and was not: the agent ended in between, or the disk was full. Gives
+    /// what came of `call`, should that be one of them.
+    pub(super) async fn settle_files(&self, uuid: Uuid, call: &Call) -> Result<Option<Outcome>, Error> {
+        let layout = self.layout().vm(uuid);
+        let mut answer = None;
+        for (deed, note) in blocking(move || storage::untold(&layout)).await? {
+            let owner =
+                serde_json::from_value(deed.owner).map(Call::from_waiting).unwrap_or_else(|_| Call::own());
+            let action = match deed.act {
+                Act::Put { .. } => FileAction::Put,
+                Act::Remove => FileAction::Deleted,
+            };
+            let outcome = self.file_changed(&owner, uuid, &deed.entry, action, note).await?;
+            if owner.request_id.is_some() && owner.request_id == call.request_id {
+                answer = Some(outcome);
+            }
+        }
+        Ok(answer)
+    }
+}
+
+/// A call, for the agent that has to journal what it did.
+fn owner(call: &Call) -> serde_json::Value {
+    serde_json::to_value(call.waiting(false)).unwrap_or_default()
 }
 
 /// Writes chunks until the client says that this was all. Between them no thread waits: a client that

@@ -78,7 +78,7 @@ impl Vms {
         let plan =
             UploadPlan { path: header.path, size: bytes("header.size", header.size)?, sha256: header.sha256 };
         let offset = bytes("header.offset", header.offset)?;
-        self.agent.put_file(call, vm, plan, offset, header.overwrite).map_err(status)
+        self.agent.put_file(call, vm, header.etag, plan, offset, header.overwrite).map_err(status)
     }
 }
 

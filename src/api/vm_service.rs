@@ -166,8 +166,10 @@ impl VmService for Vms {
         let request = request.into_inner();
         let vm = uuid(&request.uuid)?;
         let sent = match request.r#type() {
-            v1::send_sysrq_request::Type::Nmi => self.agent.inject_nmi(call, vm).await,
-            v1::send_sysrq_request::Type::Screenshot => self.agent.sysrq_screenshot(call, vm).await,
+            v1::send_sysrq_request::Type::Nmi => self.agent.inject_nmi(call, vm, request.etag).await,
+            v1::send_sysrq_request::Type::Screenshot => {
+                self.agent.sysrq_screenshot(call, vm, request.etag).await
+            }
             v1::send_sysrq_request::Type::Unspecified => {
                 return Err(invalid("type", "required; one of: TYPE_NMI, TYPE_SCREENSHOT"));
             }
@@ -333,7 +335,8 @@ impl VmService for Vms {
     ) -> Result<Response<v1::DeleteFileResponse>, Status> {
         let call = call(&request, "DeleteFile", &request.get_ref().request_id)?;
         let request = request.into_inner();
-        self.agent.delete_file(call, uuid(&request.uuid)?, request.path).await.map_err(status)?;
+        let (vm, etag) = (uuid(&request.uuid)?, request.etag);
+        self.agent.delete_file(call, vm, etag, request.path).await.map_err(status)?;
         Ok(Response::new(v1::DeleteFileResponse {}))
     }
 }

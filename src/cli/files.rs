@@ -61,6 +61,7 @@ pub(super) async fn put(
         offset: 0,
         overwrite,
         request_id: Uuid::new_v4().to_string(),
+        etag: String::new(),
     };
     let header = v1::PutFileHeader { offset: committed(clients, &header).await?, ..header };
     if header.offset > 0 {
@@ -162,6 +163,7 @@ pub(super) async fn list(clients: &mut Clients, uuid: &str, path: &str) -> Resul
 
 pub(super) async fn delete(clients: &mut Clients, uuid: &str, path: &str) -> Result<(), CliError> {
     let request = v1::DeleteFileRequest {
+        etag: String::new(),
         uuid: uuid.to_owned(),
         path: path.to_owned(),
         request_id: Uuid::new_v4().to_string(),

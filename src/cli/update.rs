@@ -77,6 +77,7 @@ pub(super) async fn sysrq(
     kind: v1::send_sysrq_request::Type,
 ) -> Result<(), CliError> {
     let request = v1::SendSysrqRequest {
+        etag: String::new(),
         uuid: uuid.to_owned(),
         request_id: Uuid::new_v4().to_string(),
         r#type: kind.into(),

@@ -26,10 +26,11 @@ use crate::layout::short_socket_name;
 
 /// Requests that may come at once, and then in a second. A boot of an image needs some forty.
 const READS: Pace = Pace { burst: 400, each: Duration::from_millis(5) };
-/// Changes: each is a commit with all of the machine in it, so a large one counts as several.
-const WRITES: Pace = Pace { burst: 64, each: Duration::from_millis(500) };
-/// Bytes of a machine that count as one change.
-const WEIGHT: usize = 32 << 10;
+/// Pages of changes. Each change is an event with all of the machine in it, in the journal that all VMs share: 2 MiB at
+/// once, then 2 KiB in a second, so that one guest needs days to push out what others did.
+const WRITES: Pace = Pace { burst: 512, each: Duration::from_secs(2) };
+/// Bytes of a page.
+const WEIGHT: usize = 4 << 10;
 /// Between two tries to connect.
 const RETRY: Duration = Duration::from_millis(200);
 /// How long a guest may leave an answer where it is.

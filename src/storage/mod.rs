@@ -4,6 +4,7 @@
 //! implementation. [`ZoneRoot`] is the only way in which the agent touches anything below a zone's
 //! root: what lies there may have been made by a guest that owns its hypervisor.
 
+mod deed;
 mod error;
 mod seed;
 mod tree;
@@ -11,6 +12,7 @@ mod upload;
 mod volumes;
 mod zone_root;
 
+pub use deed::{Act, Deed, Note, remove_file, untold};
 pub use error::StorageError;
 pub use seed::write_seed;
 pub use tree::{make_zone, remove_disks, remove_run, remove_zone, write_vm_json};

@@ -15,16 +15,18 @@ use std::{
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    deed::{self, Act, Deed, Note},
     error::StorageError,
-    zone_root::{Entry, ZoneRoot},
+    zone_root::{Entry, EntryKind, ZoneRoot},
 };
 use crate::{crash, layout::VmLayout};
 
@@ -56,6 +58,7 @@ pub struct Upload {
     root: ZoneRoot,
     part: PathBuf,
     note: PathBuf,
+    layout: VmLayout,
     file: File,
     written: u64,
     hash: Sha256,
@@ -100,7 +103,8 @@ impl Upload {
             return Err(StorageError::Busy { path: plan.path });
         }
         crash::point("upload.part");
-        let mut upload = Self { plan, overwrite, root, part, note, file, written: 0, hash: Sha256::new() };
+        let (layout, hash) = (layout.clone(), Sha256::new());
+        let mut upload = Self { plan, overwrite, root, part, note, layout, file, written: 0, hash };
         match upload.resume(offset) {
             Ok(()) => Ok(upload),
             Err(error @ StorageError::Offset { committed: 1.., .. }) => Err(error),
@@ -178,8 +182,9 @@ impl Upload {
         Ok(())
     }
 
-    /// The client says that this was all: checks it, and puts the file under its name.
-    pub fn finish(self) -> Result<Entry, StorageError> {
+    /// The client says that this was all: checks it, and puts the file under its name. The note stands for its
+    /// `owner` until that is journaled.
+    pub fn finish(self, owner: Value) -> Result<(Entry, Note), StorageError> {
         if self.written < self.plan.size {
             // As good as a cut: what came is kept.
             return Err(StorageError::Length {
@@ -196,12 +201,34 @@ impl Upload {
         self.file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(self.at())?;
         self.file.sync_all().map_err(self.at())?;
         crash::point("upload.synced");
+        let note = Note::write(&self.layout, &self.deed(owner)?)?;
         let part = self.part.to_string_lossy().into_owned();
-        let entry = self.root.place((rustix::fs::CWD, &part), &self.plan.path, self.overwrite)?;
+        let placed = self.root.place((rustix::fs::CWD, &part), &self.plan.path, self.overwrite);
         crash::point("upload.placed");
-        let _ = fs::remove_file(&self.note);
-        crash::point("upload.done");
-        Ok(entry)
+        match placed {
+            Ok(entry) => {
+                let _ = fs::remove_file(&self.note);
+                crash::point("upload.done");
+                Ok((entry, note))
+            }
+            Err(error) => {
+                note.remove();
+                Err(error)
+            }
+        }
+    }
+
+    fn deed(&self, owner: Value) -> Result<Deed, StorageError> {
+        let part = self.part.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let modified = self.file.metadata().and_then(|found| found.modified()).map_err(self.at())?;
+        let modified = modified.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let entry = Entry {
+            path: self.plan.path.clone(),
+            kind: EntryKind::File,
+            size: self.plan.size,
+            modified: i64::try_from(modified).unwrap_or(i64::MAX),
+        };
+        Ok(Deed { act: Act::Put { part }, entry, owner })
     }
 
     fn discard(&self) {
@@ -271,6 +298,8 @@ fn is_lonely(path: &Path) -> bool {
     let other = match path.extension().and_then(|extension| extension.to_str()) {
         Some("part") => "json",
         Some("json") => "part",
+        // Of what is about to be journaled, or will be by the next start.
+        Some(deed::EXTENSION) => return false,
         _ => return true,
     };
     !path.with_extension(other).exists()
@@ -324,9 +353,12 @@ mod tests {
         assert!(matches!(beyond, StorageError::Offset { committed: 100_000, .. }));
         let mut second = Upload::begin(&layout, plan(&content), 100_000, false).unwrap();
         second.write(&content[100_000..]).unwrap();
-        assert_eq!(second.finish().unwrap().size, 300_000);
+        assert_eq!(second.finish(Value::Null).unwrap().0.size, 300_000);
         assert_eq!(fs::read(layout.root().join("a.iso")).unwrap(), content);
         assert_eq!(Upload::unfinished(&layout).unwrap(), []);
+        let (deed, note) = deed::untold(&layout).unwrap().pop().unwrap();
+        assert_eq!((deed.entry.path.as_str(), deed.entry.size), ("/a.iso", 300_000));
+        note.remove();
         assert_eq!(fs::read_dir(layout.uploads()).unwrap().count(), 0);
     }
 
@@ -335,12 +367,12 @@ mod tests {
         let (_dir, layout) = zone();
         let mut wrong = Upload::begin(&layout, plan(b"right"), 0, false).unwrap();
         wrong.write(b"wrong").unwrap();
-        assert!(matches!(wrong.finish(), Err(StorageError::Digest { .. })));
+        assert!(matches!(wrong.finish(Value::Null), Err(StorageError::Digest { .. })));
         let mut long = Upload::begin(&layout, plan(b"right"), 0, false).unwrap();
         assert!(matches!(long.write(b"right+"), Err(StorageError::Length { .. })));
         drop(long);
         let short = Upload::begin(&layout, plan(b"right"), 0, false).unwrap();
-        assert!(matches!(short.finish(), Err(StorageError::Length { .. })));
+        assert!(matches!(short.finish(Value::Null), Err(StorageError::Length { .. })));
         assert_eq!(fs::read_dir(layout.root()).unwrap().count(), 0);
     }
 
@@ -351,7 +383,7 @@ mod tests {
         assert!(matches!(Upload::begin(&layout, plan(b"new"), 0, false), Err(StorageError::Exists { .. })));
         let mut upload = Upload::begin(&layout, plan(b"new"), 0, true).unwrap();
         upload.write(b"new").unwrap();
-        upload.finish().unwrap();
+        upload.finish(Value::Null).unwrap().1.remove();
         assert_eq!(fs::read(layout.root().join("a.iso")).unwrap(), b"new");
     }
 

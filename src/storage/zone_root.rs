@@ -14,6 +14,8 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 
+use serde::{Deserialize, Serialize};
+
 use super::error::StorageError;
 
 /// Entries of one folder that are looked at; a guest may make more.
@@ -26,7 +28,7 @@ pub struct ZoneRoot {
 }
 
 /// A name in a folder of the zone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Absolute, inside the root.
     pub path: String,
@@ -39,7 +41,8 @@ pub struct Entry {
 }
 
 /// What a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EntryKind {
     /// A regular file.
     File,
@@ -132,9 +135,7 @@ impl ZoneRoot {
             }
             Err(error) => return Err(StorageError::at(path)(error)),
         }
-        let folder =
-            self.resolve(path.rsplit_once('/').map_or("/", |(f, _)| f), OFlags::RDONLY | OFlags::DIRECTORY)?;
-        rustix::fs::fsync(&folder).map_err(StorageError::at(path))?;
+        self.sync_parent(path)?;
         self.stat(path)?.ok_or_else(|| StorageError::Missing { what: path.to_owned() })
     }
 
@@ -167,7 +168,14 @@ impl ZoneRoot {
             }
             error => StorageError::at(path)(io::Error::from(error)),
         })?;
+        self.sync_parent(path)?;
         Ok(found)
+    }
+
+    fn sync_parent(&self, path: &str) -> Result<(), StorageError> {
+        let parent = path.rsplit_once('/').map_or("/", |(parent, _)| parent);
+        let folder = self.resolve(parent, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        rustix::fs::fsync(&folder).map_err(StorageError::at(path))
     }
 }
 

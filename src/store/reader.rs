@@ -274,14 +274,16 @@ mod tests {
     use super::*;
     use crate::store::{Commit, Keep, NewEvent, Store};
 
-    fn fact(n: u128) -> NewEvent {
+    fn fact(n: i64) -> NewEvent {
         let (leak, path, alias) = (String::new(), String::new(), n.to_string());
-        let kind = if n.is_multiple_of(997) {
-            EventKind::Reclaimed { leak, path }
-        } else {
-            EventKind::Deleted { alias }
-        };
-        NewEvent { uuid: Uuid::from_u128(n % 7), actor: String::new(), request_id: None, kind }
+        let kind =
+            if n % 997 == 0 { EventKind::Reclaimed { leak, path } } else { EventKind::Deleted { alias } };
+        NewEvent {
+            uuid: Uuid::from_u128(u128::from(n.unsigned_abs() % 7)),
+            actor: String::new(),
+            request_id: None,
+            kind,
+        }
     }
 
     #[tokio::test]
@@ -289,7 +291,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.db");
         let store = Store::open(&path, Keep::default(), |_| ()).unwrap();
-        let total = 2 * SPAN as u128 + 100;
+        let total = 2 * SPAN + 100;
         for first in (1..=total).step_by(100) {
             let events = (first..(first + 100).min(total + 1)).map(fact).collect();
             store.commit(Commit { events, ..Commit::default() }).await.unwrap();
@@ -305,7 +307,6 @@ mod tests {
                     let mut expected: Vec<i64> = (1..=total)
                         .filter(|n| uuids.is_empty() || uuids.contains(&fact(*n).uuid))
                         .filter(|n| kinds.is_empty() || kinds.contains(&fact(*n).kind.name()))
-                        .map(|n| n as i64)
                         .collect();
                     if backwards {
                         query.from = i64::MAX;

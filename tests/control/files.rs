@@ -46,7 +46,12 @@ async fn put_list_delete() {
         path: path.to_owned(),
         ..Default::default()
     };
-    clients.vms.delete_file(delete("/a.iso")).await.unwrap();
+    let other = |etag: &str| v1::DeleteFileRequest { etag: etag.to_owned(), ..delete("/a.iso") };
+    assert_eq!(reason(&clients.vms.delete_file(other("g0")).await.unwrap_err()), "ETAG_MISMATCH");
+    let stale = v1::PutFileHeader { etag: "g0".into(), ..header(&uuid, "/b.iso", b"b") };
+    assert_eq!(reason(&clients.put(stale, vec![b"b".to_vec()]).await.unwrap_err()), "ETAG_MISMATCH");
+    let etag = clients.get(&uuid).await.unwrap().etag;
+    clients.vms.delete_file(other(&etag)).await.unwrap();
     let status = clients.vms.delete_file(delete("/a.iso")).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "FILE_NOT_FOUND"));
     assert_eq!(fields(&clients.vms.delete_file(delete("/")).await.unwrap_err()), ["path"]);

@@ -93,7 +93,12 @@ async fn each_mutation_takes_an_id() {
     };
     clients.put(header.clone(), vec![b"a".to_vec()]).await.unwrap();
     clients.put(header, vec![b"a".to_vec()]).await.unwrap();
-    let remove = v1::DeleteFileRequest { uuid: uuid.clone(), path: "/a".into(), request_id: id(6) };
+    let remove = v1::DeleteFileRequest {
+        uuid: uuid.clone(),
+        path: "/a".into(),
+        request_id: id(6),
+        etag: String::new(),
+    };
     clients.vms.delete_file(remove.clone()).await.unwrap();
     clients.vms.delete_file(remove).await.unwrap();
 

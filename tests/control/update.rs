@@ -402,6 +402,8 @@ async fn signals_interrupts_and_pausing() {
         ..Default::default()
     };
     clients.vms.send_sysrq(sysrq(v1::send_sysrq_request::Type::Nmi)).await.unwrap();
+    let stale = v1::SendSysrqRequest { etag: "g0".into(), ..sysrq(v1::send_sysrq_request::Type::Nmi) };
+    assert_eq!(reason(&clients.vms.send_sysrq(stale).await.unwrap_err()), "ETAG_MISMATCH");
     clients.vms.send_sysrq(sysrq(v1::send_sysrq_request::Type::Screenshot)).await.unwrap();
     assert!(agent.zonepath(&uuid).join("root/tmp/vm.png").exists());
     let status = clients.vms.send_sysrq(sysrq(v1::send_sysrq_request::Type::Unspecified)).await.unwrap_err();

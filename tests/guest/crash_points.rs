@@ -28,6 +28,7 @@ enum Operation {
     Update,
     RemoveDisk,
     Upload,
+    RemoveFile,
     Delete,
     DeleteRunning,
 }
@@ -40,6 +41,11 @@ impl Operation {
         match self {
             Create | CreateRunning => Uuid::new_v4().to_string(),
             Boot | Update | RemoveDisk | Upload | Delete => clients.create(spec(None)).await,
+            RemoveFile => {
+                let uuid = clients.create(spec(None)).await;
+                clients.put(upload(&uuid, String::new()), vec![CONTENT.to_vec()]).await.unwrap();
+                uuid
+            }
             Stop | StopByDeadline | Reboot | DeleteRunning => {
                 let uuid = clients.create(spec(None)).await;
                 clients.start(&uuid).await.unwrap();
@@ -92,17 +98,10 @@ impl Operation {
                     v1::UpdateVmRequest { uuid, remove_disks: vec![path], request_id, ..Default::default() };
                 clients.vms.update_vm(payload).await.map(drop)
             }
-            Upload => {
-                let header = v1::PutFileHeader {
-                    uuid,
-                    path: "/file".into(),
-                    size: i64::try_from(CONTENT.len()).unwrap(),
-                    sha256: sha256(CONTENT),
-                    overwrite: true,
-                    request_id,
-                    ..Default::default()
-                };
-                clients.put(header, vec![CONTENT.to_vec()]).await.map(drop)
+            Upload => clients.put(upload(&uuid, request_id), vec![CONTENT.to_vec()]).await.map(drop),
+            RemoveFile => {
+                let request = v1::DeleteFileRequest { uuid, etag, path: "/file".into(), request_id };
+                clients.vms.delete_file(request).await.map(drop)
             }
             Delete | DeleteRunning => {
                 let request = v1::DeleteVmRequest { uuid, etag, request_id };
@@ -115,7 +114,9 @@ impl Operation {
     fn goal(self) -> &'static [v1::VmState] {
         match self {
             Boot | Reboot | CreateRunning => &[v1::VmState::Running],
-            Create | Stop | StopByDeadline | Update | RemoveDisk | Upload => &[v1::VmState::Stopped],
+            Create | Stop | StopByDeadline | Update | RemoveDisk | Upload | RemoveFile => {
+                &[v1::VmState::Stopped]
+            }
             Delete | DeleteRunning => &[],
         }
     }
@@ -130,6 +131,17 @@ fn spec(uuid: Option<String>) -> v1::VmSpec {
         ..Default::default()
     };
     v1::VmSpec { uuid, ram: Some(32), disks: vec![disk(2)], nics: vec![nic], vnc_port: Some(-1), ..machine() }
+}
+
+fn upload(uuid: &str, request_id: String) -> v1::PutFileHeader {
+    v1::PutFileHeader {
+        uuid: uuid.to_owned(),
+        path: "/file".into(),
+        size: i64::try_from(CONTENT.len()).unwrap(),
+        sha256: sha256(CONTENT),
+        request_id,
+        ..Default::default()
+    }
 }
 
 /// Kills the hypervisor of a VM whenever it is on its way down.
@@ -254,7 +266,16 @@ impl Host {
             assert_eq!(spec.alias.as_deref() == Some("changed"), operation == Update, "{what}");
             if operation == Upload {
                 assert_eq!(std::fs::read(zonepath.join("root/file")).unwrap(), CONTENT, "{what}");
+            }
+            if let Upload | RemoveFile = operation {
+                assert_eq!(zonepath.join("root/file").exists(), operation == Upload, "{what}");
                 assert_eq!(files(&zonepath.join("uploads")), Vec::<PathBuf>::new(), "{what}");
+                let journal = clients.journal().await;
+                let told = journal.iter().filter(|event| {
+                    event.uuid == uuid && matches!(event.kind, Some(v1::event::Kind::File(_)))
+                });
+                let expected = if operation == Upload { 1 } else { 2 };
+                assert_eq!(told.count(), expected, "{what}: told once");
             }
         } else {
             assert!(!zonepath.exists(), "{what}: the zone is left");
@@ -314,7 +335,12 @@ async fn kill_everywhere(operations: &[Operation]) {
 
 #[tokio::test]
 async fn creations_and_updates() {
-    kill_everywhere(&[Create, Update, RemoveDisk, Upload, Delete]).await;
+    kill_everywhere(&[Create, Update, RemoveDisk, Delete]).await;
+}
+
+#[tokio::test]
+async fn files_of_zones() {
+    kill_everywhere(&[Upload, RemoveFile]).await;
 }
 
 #[tokio::test]

@@ -62,7 +62,7 @@ impl Actor {
                 return refuse(waiting);
             }
             self.forget().await;
-            let result = self.start(&cause, &BootOptions::default(), None, |_| ()).await;
+            let result = Box::pin(self.start(&cause, &BootOptions::default(), None, |_| ())).await;
             for Waiting { reply, .. } in waiting {
                 let _ = reply.send(result.clone());
             }

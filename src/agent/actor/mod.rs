@@ -39,7 +39,7 @@ pub(super) use seat::Seat;
 
 use super::{
     Agent,
-    call::{BootProgress, Call, Outcome},
+    call::{BootProgress, Call, Outcome, check_etag},
     error::Error,
     late_phases::LatePhases,
     links::{self, Attended},
@@ -218,7 +218,8 @@ impl Actor {
                 () = until(self.look_at) => self.look_for_lost().await,
                 () = until(self.live.guard_again) => self.follow_links().await,
                 command = self.commands.recv() => match command {
-                    Some(command) => if matches!(self.obey(command).await, Then::End) { break },
+                    // A VM that has nothing to do needs no room for what it could be told.
+                    Some(command) => if matches!(Box::pin(self.obey(command)).await, Then::End) { break },
                     None => break,
                 },
                 // Last: a hypervisor in a guest's hands may flood, and must not starve what is above.
@@ -288,10 +289,7 @@ impl Actor {
     }
 
     fn check_etag(&self, etag: &str) -> Result<(), Error> {
-        if etag.is_empty() || etag == self.record.etag() {
-            return Ok(());
-        }
-        Err(Error::EtagMismatch { uuid: self.record.uuid, current: self.record.etag() })
+        check_etag(&self.record, etag)
     }
 
     fn wrong_state(&self, message: impl Into<String>) -> Error {

@@ -103,7 +103,7 @@ async fn nothing_falls_between_a_snapshot_and_what_follows() {
                 for index in 0..40 {
                     let uuid = clients.create(machine()).await;
                     match index % 4 {
-                        3 => drop(clients.delete(&uuid).await.unwrap()),
+                        3 => clients.delete(&uuid).await.unwrap(),
                         _ => made.push(uuid),
                     }
                 }

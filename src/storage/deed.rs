@@ -1,0 +1,197 @@
+//! Changes of a zone's root, noted before they are made and until they are journaled.
+//!
+//! ```text
+//!   note ──▶ made ──▶ journaled ──▶ the note is removed
+//!     │        └ found: to be journaled by whoever finds it
+//!     └ found: it was not made; the note is removed
+//! ```
+//!
+//! Notes lie beside the uploads, where no guest can reach them. Whoever makes the change holds the note's lock.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::PathBuf,
+};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    error::StorageError,
+    zone_root::{Entry, ZoneRoot},
+};
+use crate::{crash, layout::VmLayout};
+
+/// How the name of a note ends.
+pub(super) const EXTENSION: &str = "deed";
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Act {
+    /// The upload of this name becomes the file.
+    Put {
+        /// File name of its part.
+        part: String,
+    },
+    /// The file, or the empty folder, is removed.
+    Remove,
+}
+
+/// A change of one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deed {
+    /// What.
+    pub act: Act,
+    /// The file as it is afterwards, or was before.
+    pub entry: Entry,
+    /// Whose doing it is; the agent's own business.
+    pub owner: Value,
+}
+
+/// The note of a deed, held by who does it.
+#[derive(Debug)]
+pub struct Note {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Note {
+    /// Writes it, durably.
+    pub(super) fn write(layout: &VmLayout, deed: &Deed) -> Result<Self, StorageError> {
+        let folder = layout.uploads();
+        let path = folder.join(format!("{}.{EXTENSION}", Uuid::new_v4()));
+        let write = || -> io::Result<File> {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            file.write_all(&serde_json::to_vec(deed)?)?;
+            file.sync_all()?;
+            File::open(&folder)?.sync_all()?;
+            Ok(file)
+        };
+        match write() {
+            Ok(lock) => {
+                crash::point("file.noted");
+                Ok(Self { path, _lock: lock })
+            }
+            Err(error) => {
+                let _ = fs::remove_file(&path);
+                Err(StorageError::at(deed.entry.path.as_str())(error))
+            }
+        }
+    }
+
+    /// The deed is journaled, or was not done.
+    pub fn remove(self) {
+        crash::point("file.journaled");
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(%error, note = %self.path.display(), "the note of a deed stays");
+        }
+    }
+}
+
+/// Removes a file, a link or an empty folder from a zone's root.
+pub fn remove_file(layout: &VmLayout, path: &str, owner: Value) -> Result<(Entry, Note), StorageError> {
+    let root = ZoneRoot::open(&layout.root())?;
+    let entry = root.stat(path)?.ok_or_else(|| StorageError::Missing { what: path.to_owned() })?;
+    let note = Note::write(layout, &Deed { act: Act::Remove, entry, owner })?;
+    match root.remove(path) {
+        Ok(entry) => {
+            crash::point("file.removed");
+            Ok((entry, note))
+        }
+        Err(error) => {
+            note.remove();
+            Err(error)
+        }
+    }
+}
+
+/// Deeds that were done, and are not journaled. Notes of those that were not done are removed.
+pub fn untold(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError> {
+    let folder = layout.uploads();
+    let at = |error| StorageError::at(folder.display().to_string())(error);
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(at)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(at)?.path();
+        if path.extension().is_none_or(|extension| extension != EXTENSION) {
+            continue;
+        }
+        let Ok(lock) = File::open(&path) else { continue };
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            // Who does it is about to journal it.
+            continue;
+        }
+        let note = Note { path, _lock: lock };
+        let deed = fs::read(&note.path).ok().and_then(|text| serde_json::from_slice::<Deed>(&text).ok());
+        match deed {
+            Some(deed) if was_done(layout, &deed)? => found.push((deed, note)),
+            // One that was not written to its end is of a deed that was not begun.
+            _ => note.remove(),
+        }
+    }
+    Ok(found)
+}
+
+fn was_done(layout: &VmLayout, deed: &Deed) -> Result<bool, StorageError> {
+    match &deed.act {
+        Act::Put { part } => {
+            let part = layout.uploads().join(part);
+            let placed = !part.try_exists().map_err(StorageError::at(deed.entry.path.as_str()))?;
+            if placed {
+                // What is left of the upload.
+                let _ = fs::remove_file(part.with_extension("json"));
+            }
+            Ok(placed)
+        }
+        Act::Remove => Ok(ZoneRoot::open(&layout.root())?.stat(&deed.entry.path)?.is_none()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{config::Config, layout::Layout, storage::make_zone};
+
+    fn zone() -> (tempfile::TempDir, VmLayout) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { zones_dir: dir.path().into(), ..Config::default() };
+        let layout = Layout::new(&config).vm(Uuid::from_u128(1));
+        make_zone(&layout).unwrap();
+        (dir, layout)
+    }
+
+    #[test]
+    fn what_was_done_is_found_and_what_was_not_is_forgotten() {
+        let (_dir, layout) = zone();
+        for name in ["a", "b"] {
+            fs::write(layout.root().join(name), name).unwrap();
+        }
+        let (entry, held) = remove_file(&layout, "/a", json!("me")).unwrap();
+        assert_eq!((entry.path.as_str(), entry.size), ("/a", 1));
+        assert!(untold(&layout).unwrap().is_empty(), "who did it is still there");
+        drop(held);
+        let found = untold(&layout).unwrap();
+        assert_eq!((&found[0].0.entry, &found[0].0.owner), (&entry, &json!("me")));
+        found.into_iter().for_each(|(_, note)| note.remove());
+
+        let entry = Entry { path: "/b".into(), ..entry };
+        drop(Note::write(&layout, &Deed { act: Act::Remove, entry, owner: json!(null) }).unwrap());
+        fs::write(layout.uploads().join("x.deed"), "{").unwrap();
+        assert!(untold(&layout).unwrap().is_empty());
+        assert_eq!(fs::read_dir(layout.uploads()).unwrap().count(), 0);
+        assert!(layout.root().join("b").exists());
+        assert!(matches!(remove_file(&layout, "/c", json!(null)), Err(StorageError::Missing { .. })));
+        assert_eq!(fs::read_dir(layout.uploads()).unwrap().count(), 0);
+    }
+}
