@@ -168,11 +168,11 @@ impl Agent {
     ) -> Result<Outcome, Error> {
         let outcome = Outcome::File(FileOutcome::from(entry));
         let kind = EventKind::File { path: entry.path.clone(), action, size: entry.size };
-        let commit = Commit {
-            vm: None,
-            events: vec![call.event(uuid, kind)],
-            answers: call.answer(&Ok(outcome.clone())).into_iter().collect(),
-        };
+        // Under the note's name as well, so that whoever finds the note knows that it is journaled.
+        let by_note = Call { request_id: Some(note.id()), ..Call::own() };
+        let answers =
+            [call, &by_note].into_iter().filter_map(|call| call.answer(&Ok(outcome.clone()))).collect();
+        let commit = Commit { vm: None, events: vec![call.event(uuid, kind)], answers };
         self.inner.store.commit(commit).await?;
         tokio::task::spawn_blocking(move || note.remove()).await.map_err(Error::internal)?;
         Ok(outcome)
@@ -183,7 +183,11 @@ impl Agent {
     pub(super) async fn settle_files(&self, uuid: Uuid, call: &Call) -> Result<Option<Outcome>, Error> {
         let layout = self.layout().vm(uuid);
         let mut answer = None;
-        for (deed, note) in blocking(move || storage::untold(&layout)).await? {
+        for (deed, note) in blocking(move || storage::noted(&layout)).await? {
+            if self.inner.requests.knows(note.id()).await? {
+                tokio::task::spawn_blocking(move || note.remove()).await.map_err(Error::internal)?;
+                continue;
+            }
             let owner =
                 serde_json::from_value(deed.owner).map(Call::from_waiting).unwrap_or_else(|_| Call::own());
             let action = match deed.act {

@@ -13,7 +13,7 @@ use super::{
     call::{Call, Outcome},
     error::Error,
 };
-use crate::store::Reader;
+use crate::store::{Answer, Reader};
 
 type Answered = Option<Result<Outcome, Error>>;
 
@@ -76,14 +76,22 @@ impl Requests {
         wait(receiver).await
     }
 
+    /// Whether there is an answer to that request.
+    pub(super) async fn knows(&self, request_id: Uuid) -> Result<bool, Error> {
+        Ok(self.read(request_id).await?.is_some())
+    }
+
+    async fn read(&self, request_id: Uuid) -> Result<Option<Answer>, Error> {
+        let reader = self.reader.clone();
+        Ok(tokio::task::spawn_blocking(move || reader.answer(request_id))
+            .await
+            .map_err(Error::internal)??)
+    }
+
     /// The answer to an earlier run of the same request.
     async fn kept(&self, call: &Call) -> Result<Answered, Error> {
         let Some(request_id) = call.request_id else { return Ok(None) };
-        let reader = self.reader.clone();
-        let kept = tokio::task::spawn_blocking(move || reader.answer(request_id))
-            .await
-            .map_err(Error::internal)??;
-        let Some(kept) = kept else { return Ok(None) };
+        let Some(kept) = self.read(request_id).await? else { return Ok(None) };
         if kept.digest != call.digest {
             return Err(Error::RequestIdReused { request_id });
         }

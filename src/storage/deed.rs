@@ -56,6 +56,7 @@ pub struct Deed {
 /// The note of a deed, held by who does it.
 #[derive(Debug)]
 pub struct Note {
+    id: Uuid,
     path: PathBuf,
     _lock: File,
 }
@@ -64,7 +65,8 @@ impl Note {
     /// Writes it, durably.
     pub(super) fn write(layout: &VmLayout, deed: &Deed) -> Result<Self, StorageError> {
         let folder = layout.uploads();
-        let path = folder.join(format!("{}.{EXTENSION}", Uuid::new_v4()));
+        let id = Uuid::new_v4();
+        let path = folder.join(format!("{id}.{EXTENSION}"));
         let write = || -> io::Result<File> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
             rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
@@ -76,13 +78,19 @@ impl Note {
         match write() {
             Ok(lock) => {
                 crash::point("file.noted");
-                Ok(Self { path, _lock: lock })
+                Ok(Self { id, path, _lock: lock })
             }
             Err(error) => {
                 let _ = fs::remove_file(&path);
                 Err(StorageError::at(deed.entry.path.as_str())(error))
             }
         }
+    }
+
+    /// Tells its deed from any other: one may be journaled whose note is still there.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.id
     }
 
     /// The deed is journaled, or was not done.
@@ -111,8 +119,8 @@ pub fn remove_file(layout: &VmLayout, path: &str, owner: Value) -> Result<(Entry
     }
 }
 
-/// Deeds that were done, and are not journaled. Notes of those that were not done are removed.
-pub fn untold(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError> {
+/// Deeds that were done, and whose notes are there. Notes of those that were not done are removed.
+pub fn noted(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError> {
     let folder = layout.uploads();
     let at = |error| StorageError::at(folder.display().to_string())(error);
     let entries = match fs::read_dir(&folder) {
@@ -125,12 +133,13 @@ pub fn untold(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError> {
         if path.extension().is_none_or(|extension| extension != EXTENSION) {
             continue;
         }
+        let id = path.file_stem().and_then(|name| Uuid::try_parse(name.to_str()?).ok()).unwrap_or_default();
         let Ok(lock) = File::open(&path) else { continue };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             // Who does it is about to journal it.
             continue;
         }
-        let note = Note { path, _lock: lock };
+        let note = Note { id, path, _lock: lock };
         let deed = fs::read(&note.path).ok().and_then(|text| serde_json::from_slice::<Deed>(&text).ok());
         match deed {
             Some(deed) if was_done(layout, &deed)? => found.push((deed, note)),
@@ -179,16 +188,16 @@ mod tests {
         }
         let (entry, held) = remove_file(&layout, "/a", json!("me")).unwrap();
         assert_eq!((entry.path.as_str(), entry.size), ("/a", 1));
-        assert!(untold(&layout).unwrap().is_empty(), "who did it is still there");
+        assert!(noted(&layout).unwrap().is_empty(), "who did it is still there");
         drop(held);
-        let found = untold(&layout).unwrap();
+        let found = noted(&layout).unwrap();
         assert_eq!((&found[0].0.entry, &found[0].0.owner), (&entry, &json!("me")));
         found.into_iter().for_each(|(_, note)| note.remove());
 
         let entry = Entry { path: "/b".into(), ..entry };
         drop(Note::write(&layout, &Deed { act: Act::Remove, entry, owner: json!(null) }).unwrap());
         fs::write(layout.uploads().join("x.deed"), "{").unwrap();
-        assert!(untold(&layout).unwrap().is_empty());
+        assert!(noted(&layout).unwrap().is_empty());
         assert_eq!(fs::read_dir(layout.uploads()).unwrap().count(), 0);
         assert!(layout.root().join("b").exists());
         assert!(matches!(remove_file(&layout, "/c", json!(null)), Err(StorageError::Missing { .. })));

@@ -12,7 +12,7 @@ mod upload;
 mod volumes;
 mod zone_root;
 
-pub use deed::{Act, Deed, Note, remove_file, untold};
+pub use deed::{Act, Deed, Note, noted, remove_file};
 pub use error::StorageError;
 pub use seed::write_seed;
 pub use tree::{make_zone, remove_disks, remove_run, remove_zone, write_vm_json};

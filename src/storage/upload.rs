@@ -356,7 +356,7 @@ mod tests {
         assert_eq!(second.finish(Value::Null).unwrap().0.size, 300_000);
         assert_eq!(fs::read(layout.root().join("a.iso")).unwrap(), content);
         assert_eq!(Upload::unfinished(&layout).unwrap(), []);
-        let (deed, note) = deed::untold(&layout).unwrap().pop().unwrap();
+        let (deed, note) = deed::noted(&layout).unwrap().pop().unwrap();
         assert_eq!((deed.entry.path.as_str(), deed.entry.size), ("/a.iso", 300_000));
         note.remove();
         assert_eq!(fs::read_dir(layout.uploads()).unwrap().count(), 0);
