@@ -151,6 +151,11 @@ impl Config {
         let plain = |name: &str| {
             !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
         };
+        let is_group = |path: &str| {
+            path.len() > 1
+                && path.starts_with('/')
+                && path.split('/').skip(1).all(|name| !matches!(name, "" | "." | ".."))
+        };
         let demands = [
             (self.console.keep_kib >= 64, "console.keep_kib: at least 64"),
             (self.zone.min_overhead >= 0, "zone.min_overhead: at least 0"),
@@ -178,6 +183,10 @@ impl Config {
                 "browser.listen: needs listen too; links are made over the API, and both have one certificate",
             ),
             (plain(&self.zone.cgroup), "zone.cgroup: letters, digits, - and _"),
+            (
+                self.zone.cgroup_parent.is_empty() || is_group(&self.zone.cgroup_parent),
+                "zone.cgroup_parent: a path in the hierarchy of control groups, like /zones",
+            ),
             (
                 (1..=4).contains(&self.network.prefix.len())
                     && self.network.prefix.bytes().all(|b| b.is_ascii_lowercase()),
@@ -294,6 +303,11 @@ mod tests {
         assert!(text(load("zone.uid_base = 0", &[], &[])).contains("0 is root"));
         assert!(text(load("zone.uid_base = 4294967295", &[], &[])).contains("over the largest"));
         assert!(text(load("zone.cgroup = \"a/b\"", &[], &[])).contains("zone.cgroup"));
+        for wrong in ["a", "/", "/a/", "/../a", "/a//b"] {
+            let wrong = format!("zone.cgroup_parent = {wrong:?}");
+            assert!(text(load(&wrong, &[], &[])).contains("zone.cgroup_parent"), "{wrong}");
+        }
+        assert!(load("zone.cgroup_parent = \"/a.slice/b.service\"", &[], &[]).is_ok());
         assert!(text(load("browser.listen = \"9444\"", &[], &[])).contains("browser.listen"));
         assert!(text(load("browser.listen = \"127.0.0.1:1\"", &[], &[])).contains("needs listen too"));
         assert!(text(load("browser.url = \"http://a\"", &[], &[])).contains("https://"));

@@ -60,8 +60,11 @@ pub struct Zone {
     /// Whether a VM may start though this host can't keep to its limits. Default: `required` for root,
     /// `best-effort` for an ordinary user.
     pub limits: Option<LimitPolicy>,
-    /// Names of control groups begin with this; they are below the agent's own.
+    /// Names of control groups begin with this.
     pub cgroup: String,
+    /// The version 2 group that they are below, like `/system.slice/zoneward-zones.service`. Default: the agent's
+    /// own. systemd can't start an agent again in a group that has handed controllers on to a zone which runs.
+    pub cgroup_parent: String,
     /// Restrictions that may be missing on this host, by name; without them here a VM does not start.
     pub allow_missing: Vec<Restriction>,
     /// Build only this kind of zone: `full`, `no-user-namespace`, `rootless` or `filters-only`. Default:
@@ -79,6 +82,7 @@ impl Default for Zone {
             min_overhead: 256,
             limits: None,
             cgroup: "zoneward".into(),
+            cgroup_parent: String::new(),
             allow_missing: Vec::new(),
             level: None,
         }

@@ -17,29 +17,38 @@ pub(super) enum Version {
 pub(super) struct Hierarchy {
     pub(super) version: Version,
     pub(super) controllers: Vec<String>,
-    /// The folder of this process's own group: nothing is made but below it.
+    /// The folder of the group below which groups are made: this process's own, or a parent that was named.
     pub(super) own: PathBuf,
+    /// It was named.
+    pub(super) is_parent: bool,
 }
 
 impl Hierarchy {
-    /// Those of this process. `agent` is the name of the group that an earlier agent moved itself into.
-    pub(super) fn find(agent: &str) -> io::Result<Vec<Self>> {
-        let mut found =
-            parse(&fs::read_to_string("/proc/self/cgroup")?, &fs::read_to_string("/proc/self/mountinfo")?);
+    /// Those of this process. `agent` is the name of the group that an earlier agent moved itself into; `parent` the
+    /// version 2 group that stands for its own.
+    pub(super) fn find(agent: &str, parent: Option<&str>) -> io::Result<Vec<Self>> {
+        let (groups, mounts) =
+            (fs::read_to_string("/proc/self/cgroup")?, fs::read_to_string("/proc/self/mountinfo")?);
+        let mut found = parse(&groups, &mounts, parent);
         for hierarchy in found.iter_mut().filter(|hierarchy| hierarchy.version == Version::V2) {
-            if hierarchy.own.file_name().is_some_and(|name| name == agent) {
+            if !hierarchy.is_parent && hierarchy.own.file_name().is_some_and(|name| name == agent) {
                 hierarchy.own.pop();
             }
-            let listed = fs::read_to_string(hierarchy.own.join("cgroup.controllers"))?;
+            // One that is not there is told when a group is to be made.
+            let listed = fs::read_to_string(hierarchy.own.join("cgroup.controllers")).unwrap_or_default();
             hierarchy.controllers = listed.split_whitespace().map(str::to_owned).collect();
         }
         Ok(found)
     }
 
+    pub(super) fn is_there(&self) -> bool {
+        self.own.exists()
+    }
+
     /// Lets groups below have the controllers that limits need; only version 2 wants to be told.
     ///
     /// A version 2 group can't both hold processes and hand controllers on, so an agent that is not in the
-    /// root moves itself one group down first.
+    /// root moves itself and what it has started one group down first.
     pub(super) fn hand_on(&self, wanted: &[&str], agent: &str) -> io::Result<()> {
         let control = self.own.join("cgroup.subtree_control");
         let enabled = fs::read_to_string(&control)?;
@@ -50,14 +59,31 @@ impl Hierarchy {
             return Ok(());
         }
         match fs::write(&control, ask.join(" ")) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && !self.is_parent => {}
             result => return result,
         }
         let below = self.own.join(agent);
         make(&below)?;
         fs::write(below.join("cgroup.procs"), std::process::id().to_string())?;
+        let ours = children()?;
+        for here in fs::read_to_string(self.own.join("cgroup.procs"))?.lines() {
+            if ours.iter().any(|child| child == here) {
+                // One that has ended needs no place.
+                let _ = fs::write(below.join("cgroup.procs"), here);
+            }
+        }
         fs::write(&control, ask.join(" "))
     }
+}
+
+/// The processes that this one has started, of whichever thread.
+fn children() -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for thread in fs::read_dir("/proc/self/task")?.flatten() {
+        let listed = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        found.extend(listed.split_whitespace().map(str::to_owned));
+    }
+    Ok(found)
 }
 
 /// Makes a group; it may be there.
@@ -69,7 +95,7 @@ pub(super) fn make(folder: &Path) -> io::Result<()> {
 }
 
 /// Joins what a process is in with where that is mounted.
-fn parse(groups: &str, mounts: &str) -> Vec<Hierarchy> {
+fn parse(groups: &str, mounts: &str, parent: Option<&str>) -> Vec<Hierarchy> {
     groups
         .lines()
         .filter_map(|line| {
@@ -78,8 +104,10 @@ fn parse(groups: &str, mounts: &str) -> Vec<Hierarchy> {
             let version = if controllers.is_empty() { Version::V2 } else { Version::V1 };
             let controllers: Vec<String> =
                 controllers.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            let parent = parent.filter(|_| version == Version::V2);
+            let path = parent.unwrap_or(path);
             let own = mounts.lines().find_map(|line| folder(line, version, &controllers, path))?;
-            Some(Hierarchy { version, controllers, own })
+            Some(Hierarchy { version, controllers, own, is_parent: parent.is_some() })
         })
         .collect()
 }
@@ -105,7 +133,7 @@ mod tests {
     use super::*;
 
     fn owns(groups: &str, mounts: &str) -> Vec<(Version, String)> {
-        parse(groups, mounts).into_iter().map(|h| (h.version, h.own.display().to_string())).collect()
+        parse(groups, mounts, None).into_iter().map(|h| (h.version, h.own.display().to_string())).collect()
     }
 
     #[test]
@@ -137,6 +165,9 @@ mod tests {
             [(Version::V2, "/sys/fs/cgroup/a.service".to_owned())]
         );
         assert_eq!(owns("garbage\n0::/x", "more garbage"), []);
+        let named = parse("0::/user.slice/a.service\n", mounts, Some("/user.slice/zones"));
+        assert_eq!((named[0].own.as_path(), named[0].is_parent), (Path::new("/sys/fs/cgroup/zones"), true));
+        assert_eq!(parse("0::/a\n", mounts, Some("/elsewhere")), [], "a named one that is not mounted here");
     }
 
     /// A folder that behaves like a version 2 group as far as plain files can.
@@ -148,6 +179,7 @@ mod tests {
             version: Version::V2,
             controllers: ["cpu", "memory", "pids"].map(str::to_owned).to_vec(),
             own: dir.path().to_owned(),
+            is_parent: false,
         };
         fs::write(&control, "pids\n").unwrap();
         hierarchy.hand_on(&["cpu", "memory", "pids", "io"], "zoneward-agent").unwrap();

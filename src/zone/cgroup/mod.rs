@@ -1,7 +1,7 @@
 //! Control groups: what a VM may use of its host.
 //!
-//! A VM has one group in each hierarchy that matters, below the agent's own group and named after it:
-//! `<own>/<zone.cgroup>-<uuid>`. Before the first is made, all are written into `cgroup.json` of the run
+//! A VM has one group in each hierarchy that matters, below the agent's own group (in version 2 below
+//! `zone.cgroup_parent`, where one is configured) and named after it: `<own>/<zone.cgroup>-<uuid>`. Before the first is made, all are written into `cgroup.json` of the run
 //! folder, so whoever comes after a crash finds and removes them. The launcher enters them while it is
 //! one thread, which costs nothing; the hypervisor is born there and never moved.
 //!
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::Group;
 use crate::{
-    crash,
+    config, crash,
     spec::{LimitReport, Limits},
 };
 
@@ -32,6 +32,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Cgroups {
     prefix: String,
+    /// The version 2 group that is handed on instead of the agent's own.
+    parent: Option<String>,
 }
 
 /// The groups of one VM.
@@ -50,15 +52,19 @@ struct Place {
 }
 
 impl Cgroups {
-    /// Groups whose names begin with `prefix`.
-    pub(super) fn new(prefix: String) -> Self {
-        Self { prefix }
+    pub(super) fn new(config: &config::Zone) -> Self {
+        let parent = Some(config.cgroup_parent.clone()).filter(|parent| !parent.is_empty());
+        Self { prefix: config.cgroup.clone(), parent }
+    }
+
+    /// The group that an agent moves itself into.
+    fn agent(&self) -> String {
+        format!("{}-agent", self.prefix)
     }
 
     /// Makes the groups of `name`, and sees to it that they are found in `record`.
     pub(super) fn make(&self, name: &str, record: &Path) -> io::Result<Cgroup> {
-        let agent = format!("{}-agent", self.prefix);
-        let hierarchies = self.hierarchies(&agent)?;
+        let hierarchies = self.hierarchies(self.parent.as_deref())?;
         let places: Vec<Place> = hierarchies
             .iter()
             .map(|found| Place {
@@ -77,7 +83,7 @@ impl Cgroups {
         for (hierarchy, place) in hierarchies.iter().zip(places) {
             let handed_on = match hierarchy.version {
                 Version::V1 => Ok(()),
-                Version::V2 => hierarchy.hand_on(setting::CONTROLLERS, &agent),
+                Version::V2 => hierarchy.hand_on(setting::CONTROLLERS, &self.agent()),
             };
             match handed_on.and_then(|()| hierarchy::make(&place.folder)) {
                 Ok(()) => {
@@ -93,11 +99,17 @@ impl Cgroups {
         Ok(cgroup)
     }
 
-    /// Every group that has the name of a VM's.
+    /// Every group that has the name of a VM's; also below the agent's own, where they were before others were
+    /// configured.
     pub(super) fn all(&self) -> io::Result<Vec<Group>> {
         let prefix = format!("{}-", self.prefix);
         let mut found = Vec::new();
-        for hierarchy in self.hierarchies(&format!("{}-agent", self.prefix))? {
+        let mut hierarchies = self.hierarchies(None)?;
+        if let Some(parent) = &self.parent {
+            let elsewhere = self.hierarchies(Some(parent))?;
+            hierarchies.extend(elsewhere.into_iter().filter(|other| other.is_there() && other.is_parent));
+        }
+        for hierarchy in hierarchies {
             for entry in fs::read_dir(&hierarchy.own)?.flatten() {
                 let name = entry.file_name();
                 let uuid = name.to_str().and_then(|name| Uuid::try_parse(name.strip_prefix(&prefix)?).ok());
@@ -117,8 +129,8 @@ impl Cgroups {
     }
 
     /// Version 2 always, because it kills and tells; version 1 where it has a controller that is needed.
-    fn hierarchies(&self, agent: &str) -> io::Result<Vec<Hierarchy>> {
-        let mut found = Hierarchy::find(agent)?;
+    fn hierarchies(&self, parent: Option<&str>) -> io::Result<Vec<Hierarchy>> {
+        let mut found = Hierarchy::find(&self.agent(), parent)?;
         found.retain(|hierarchy| {
             let needed = |name: &String| setting::CONTROLLERS.contains(&name.as_str());
             hierarchy.version == Version::V2 || hierarchy.controllers.iter().any(needed)
@@ -303,7 +315,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let record = dir.path().join("cgroup.json");
         let name = uuid::Uuid::new_v4().to_string();
-        let cgroup = Cgroups::new("zoneward-test".to_owned()).make(&name, &record).unwrap();
+        let config = config::Zone { cgroup: "zoneward-test".into(), ..config::Zone::default() };
+        let cgroup = Cgroups::new(&config).make(&name, &record).unwrap();
         if cgroup.places.is_empty() {
             eprintln!("IGNORED: no control group can be made here: {:?}", cgroup.refusals);
             return;

@@ -48,7 +48,7 @@ impl LinuxZone {
     pub fn new(config: &Config) -> Self {
         Self {
             config: config.zone.clone(),
-            cgroups: Cgroups::new(config.zone.cgroup.clone()),
+            cgroups: Cgroups::new(&config.zone),
             run: config.run_dir.clone(),
             ability: OnceCell::new(),
         }
