@@ -1,7 +1,10 @@
 //! A Debian that nobody prepared: its own cloud-init, and systemd's DHCP clients. Built by a script with debootstrap,
 //! which takes minutes, so it is asked for: `make test-long`.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::{Value, json};
 
@@ -9,6 +12,14 @@ use super::support::{
     net::{Guest, Net},
     real::{Real, target},
 };
+
+/// The folder of a Debian with these packages.
+pub(crate) fn build(name: &str, packages: &str) -> PathBuf {
+    let out = target().join(name);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/debian.sh");
+    assert!(Command::new(script).arg(&out).arg(packages).status().unwrap().success());
+    out
+}
 
 async fn boot(agent: &Real, out: &Path, more: Value) -> Guest {
     let mut machine = json!({"ram": 768, "hostname": "deb1", "resolvers": ["10.0.0.2", "fd00::2"],
@@ -23,9 +34,7 @@ async fn boot(agent: &Real, out: &Path, more: Value) -> Guest {
 #[tokio::test]
 #[ignore = "builds a Debian guest and boots it twice; make test-long"]
 async fn cloud_init_and_networkd_configure_themselves() {
-    let out = target().join("debian");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/debian.sh");
-    assert!(Command::new(script).arg(&out).status().unwrap().success());
+    let out = build("debian", "iputils-ping,cloud-init,python3-cffi-backend");
     let Some(net) = Net::new().await else { return };
     let agent = net.agent(&[]).await;
     let user_data =

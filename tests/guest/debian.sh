@@ -1,12 +1,14 @@
 #!/bin/sh
-# Builds a Debian guest with Debian's own cloud-init, which nobody has told anything: a root disk and an ISO that boots
-# its kernel. For a long test; see tests/guest/debian.rs. Needs root.
+# Builds a Debian guest that nobody has told anything: a root disk and an ISO that boots its kernel. For long tests; see
+# tests/guest/debian.rs and tests/guest/systemd.rs. Needs root.
 #
-#   tests/guest/debian.sh DIR
+#   tests/guest/debian.sh DIR PACKAGES
 #
-# Writes DIR/debian.img and DIR/debian.iso, unless they are there.
+# Writes DIR/debian.img, which has these packages of Debian's (with commas between them) too, and DIR/debian.iso,
+# unless they are there.
 set -eu
-out=${1:?usage: tests/guest/debian.sh DIR}
+out=${1:?usage: tests/guest/debian.sh DIR PACKAGES}
+packages=${2:?usage: tests/guest/debian.sh DIR PACKAGES}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 [ -e "$out/debian.iso" ] && exit 0
@@ -16,7 +18,7 @@ trap 'rm -rf "$work"' EXIT
 root=$work/root
 echo "debian: debootstrap (minutes)" >&2
 debootstrap --variant=minbase \
-    --include=systemd-sysv,udev,dbus,iproute2,iputils-ping,linux-image-cloud-amd64,cloud-init,python3-cffi-backend \
+    --include="systemd-sysv,udev,dbus,iproute2,linux-image-cloud-amd64,$packages" \
     bookworm "$root" >"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
 echo 'LABEL=root / ext4 defaults 0 1' >"$root/etc/fstab"
 echo unnamed >"$root/etc/hostname"
@@ -46,6 +48,6 @@ grub-mkimage -O i386-pc-eltorito -c "$work/embed.cfg" -p /boot/grub -o "$iso/boo
 xorriso -as mkisofs -quiet -R -V DEBIAN -o "$work/debian.iso" -b boot/eltorito.img -no-emul-boot -boot-load-size 4 \
     -boot-info-table --grub2-boot-info "$iso" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
 echo "debian: root disk" >&2
-truncate -s 1500M "$work/debian.img"
+truncate -s 2000M "$work/debian.img"
 mke2fs -q -t ext4 -L root -d "$root" "$work/debian.img"
 mv "$work/debian.img" "$out/" && mv "$work/debian.iso" "$out/"

@@ -30,6 +30,7 @@ mod soak;
 mod starvation;
 mod stop;
 mod survival;
+mod systemd;
 mod truth;
 mod watchers;
 mod zone;
