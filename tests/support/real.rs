@@ -247,6 +247,8 @@ impl Drop for Groups {
         let text = std::fs::read_to_string(&self.0).unwrap_or_default();
         let groups: Vec<PathBuf> = serde_json::from_str(&text).unwrap_or_default();
         for group in groups {
+            // A launcher whose agent was killed just then.
+            let _ = std::fs::write(group.join("cgroup.kill"), "1");
             for _ in 0..200 {
                 match std::fs::remove_dir(&group) {
                     Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {

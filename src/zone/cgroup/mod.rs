@@ -243,6 +243,13 @@ impl Cgroup {
         self.places.iter().filter_map(count).any(|killed| killed > 0)
     }
 
+    /// Ends whatever is in the groups, where the kernel does that (version 2, since Linux 5.14).
+    pub(super) fn kill(&self) {
+        for place in self.places.iter().filter(|place| place.version == Version::V2) {
+            let _ = fs::write(place.folder.join("cgroup.kill"), "1");
+        }
+    }
+
     /// Removes the groups; they may be gone. A process that has just ended may still be on its way out.
     pub(super) fn remove(&self) {
         for place in &self.places {

@@ -167,7 +167,10 @@ async fn remove_old_trial(folder: &VmLayout) -> io::Result<()> {
         process.kill().map_err(io::Error::other)?;
         process.ended().await;
     }
-    Cgroup::read(&folder.cgroup())?.remove();
+    let cgroup = Cgroup::read(&folder.cgroup())?;
+    // A launcher that had not written yet who it is.
+    cgroup.kill();
+    cgroup.remove();
     std::fs::remove_dir_all(folder.run())
 }
 
