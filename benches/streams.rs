@@ -65,6 +65,8 @@ async fn kill_to_event(rounds: usize) {
     let (mut times, mut floor, mut bare_floor, mut shares) = (vec![], vec![], vec![], vec![]);
     for _ in 0..rounds {
         clients.start(&uuid).await.unwrap();
+        // As the bare one below: what ends is a machine that runs, not one that is being made.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let pid = clients.get(&uuid).await.unwrap().status.unwrap().pid.unwrap();
         let process = rustix::process::Pid::from_raw(pid).unwrap();
         let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).unwrap();

@@ -24,6 +24,7 @@ pub struct Event {
 
 /// A fact to be journaled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Fact")]
 pub struct NewEvent {
     /// Which VM.
     pub uuid: Uuid,
@@ -38,8 +39,59 @@ pub struct NewEvent {
     pub kind: EventKind,
 }
 
+/// A fact as it stands in the journal: the fields of every kind in one object. Read so, nothing of it has to be kept
+/// aside until its kind is known.
+#[derive(Deserialize)]
+struct Fact {
+    uuid: Uuid,
+    #[serde(default)]
+    actor: String,
+    request_id: Option<Uuid>,
+    kind: String,
+    vm: Option<Box<VmRecord>>,
+    changes: Option<Vec<Change>>,
+    alias: Option<String>,
+    phase: Option<Phase>,
+    elapsed_us: Option<u64>,
+    path: Option<String>,
+    action: Option<FileAction>,
+    size: Option<u64>,
+    leak: Option<String>,
+}
+
+impl TryFrom<Fact> for NewEvent {
+    type Error = String;
+
+    fn try_from(fact: Fact) -> Result<Self, String> {
+        let missing = |field: &str| format!("an event of kind {} has no {field}", fact.kind);
+        let kind = match fact.kind.as_str() {
+            "created" => EventKind::Created { vm: fact.vm.ok_or_else(|| missing("vm"))? },
+            "modified" => EventKind::Modified {
+                vm: fact.vm.ok_or_else(|| missing("vm"))?,
+                changes: fact.changes.ok_or_else(|| missing("changes"))?,
+            },
+            "deleted" => EventKind::Deleted { alias: fact.alias.ok_or_else(|| missing("alias"))? },
+            "boot" => EventKind::Boot(BootPhase {
+                phase: fact.phase.ok_or_else(|| missing("phase"))?,
+                elapsed_us: fact.elapsed_us.ok_or_else(|| missing("elapsed_us"))?,
+            }),
+            "file" => EventKind::File {
+                path: fact.path.ok_or_else(|| missing("path"))?,
+                action: fact.action.ok_or_else(|| missing("action"))?,
+                size: fact.size.ok_or_else(|| missing("size"))?,
+            },
+            "reclaimed" => EventKind::Reclaimed {
+                leak: fact.leak.ok_or_else(|| missing("leak"))?,
+                path: fact.path.ok_or_else(|| missing("path"))?,
+            },
+            other => return Err(format!("{other} is no kind of event")),
+        };
+        Ok(Self { uuid: fact.uuid, actor: fact.actor, request_id: fact.request_id, kind })
+    }
+}
+
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EventKind {
     /// A VM came to be.
@@ -176,5 +228,52 @@ impl Phase {
             Self::GuestAddress { .. } => "GUEST_ADDRESS",
             Self::Failed { .. } => "FAILED",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn vm() -> Box<VmRecord> {
+        let text = r#"{"uuid":"00000000-0000-0000-0000-000000000001","generation":1,"spec":{"alias":"a"},
+                       "state":"stopped","created":0,"modified":0,"machine":null,"exit":null,"vnc_port":null}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let change = Change { path: "ram".into(), old: None, new: Some(Value::from(1)) };
+        let mac = "2:0:0:0:0:1".parse().unwrap();
+        let address = Ipv4Addr::LOCALHOST.into();
+        let failed = Phase::Failed { step: "run".into(), reason: "no".into() };
+        let boot = |phase| EventKind::Boot(BootPhase { phase, elapsed_us: 7 });
+        let kinds = [
+            EventKind::Created { vm: vm() },
+            EventKind::Modified { vm: vm(), changes: vec![change] },
+            EventKind::Deleted { alias: "a".into() },
+            boot(Phase::Running),
+            boot(Phase::GuestAddress { mac, address }),
+            boot(failed),
+            EventKind::File { path: "/a".into(), action: FileAction::Put, size: 3 },
+            EventKind::Reclaimed { leak: "run-folder".into(), path: "/r".into() },
+        ];
+        for (kind, request_id) in kinds.into_iter().zip([None, Some(Uuid::from_u128(5))].into_iter().cycle())
+        {
+            let event = NewEvent { uuid: Uuid::from_u128(1), actor: "me".into(), request_id, kind };
+            let text = serde_json::to_string(&event).unwrap();
+            assert!(text.contains(&format!(r#""kind":"{}""#, event.kind.name())), "{text}");
+            assert_eq!(serde_json::from_str::<NewEvent>(&text).unwrap(), event);
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_is_said() {
+        let read = |text: &str| serde_json::from_str::<NewEvent>(text).unwrap_err().to_string();
+        let head = r#""uuid":"00000000-0000-0000-0000-000000000001""#;
+        assert!(read(&format!("{{{head},\"kind\":\"boot\"}}")).contains("of kind boot has no phase"));
+        assert!(read(&format!("{{{head},\"kind\":\"x\"}}")).contains("x is no kind of event"));
     }
 }

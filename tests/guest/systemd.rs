@@ -16,14 +16,23 @@ fn kit(agent: &Real) -> std::path::PathBuf {
     let folder = agent.dir.path().join("kit");
     std::fs::create_dir(&folder).unwrap();
     for program in [env!("CARGO_BIN_EXE_zoneward"), env!("CARGO_BIN_EXE_vmadm")] {
-        assert!(Command::new("strip").arg("-o").arg(folder.join(name(program))).arg(program).status().unwrap().success());
+        assert!(
+            Command::new("strip")
+                .arg("-o")
+                .arg(folder.join(name(program)))
+                .arg(program)
+                .status()
+                .unwrap()
+                .success()
+        );
     }
     let units = ["dist/zoneward.service", "dist/zoneward-guests.service", "dist/zoneward-zones.service"];
     for file in units.iter().chain(&["tests/guest/systemd.sh"]) {
         std::fs::copy(sources.join(file), folder.join(name(file))).unwrap();
     }
     let disk = agent.dir.path().join("kit.img");
-    let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&folder).arg(&disk).arg("200M").status();
+    let made =
+        Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&folder).arg(&disk).arg("200M").status();
     assert!(made.unwrap().success());
     disk
 }
