@@ -109,8 +109,8 @@ impl Reader {
         })
     }
 
-    /// At most `limit` events behind (or before) a place, of some VMs and kinds only. Others who read wait for one
-    /// [`SPAN`] of the journal at most, however few events are wanted.
+    /// At most `limit` events behind (or before) a place, of some VMs and kinds only. Others who read wait for a short
+    /// span of the journal at most, however few events are wanted.
     pub fn events_where(&self, query: &EventQuery, limit: u32) -> Result<Found, StoreError> {
         let began = Instant::now();
         let range = self.journal_range()?;
