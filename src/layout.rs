@@ -25,7 +25,7 @@ use crate::config::Config;
 /// <run_dir>/<uuid>/
 ///     process.json               which process the hypervisor is
 ///     cgroup.json                which control groups it is in
-///     qmp.sock  metadata.sock  console.in  hypervisor.log
+///     qmp.sock  metadata.sock  console.in  console.start  hypervisor.log
 /// <state_dir>/
 ///     state.db  lock
 /// ```
@@ -187,6 +187,12 @@ impl VmLayout {
     #[must_use]
     pub fn console_input(&self) -> PathBuf {
         self.run.join("console.in")
+    }
+
+    /// Where the console's output of this boot begins.
+    #[must_use]
+    pub fn console_start(&self) -> PathBuf {
+        self.run.join("console.start")
     }
 
     /// The hypervisor's own words.

@@ -50,11 +50,6 @@ impl LatePhases {
         Some(Self(Arc::new(Inner { agent, uuid, boot, told: Mutex::new(told) })))
     }
 
-    /// Where the console's output of the boot begins.
-    pub(super) fn console_start(&self) -> u64 {
-        self.0.boot.console_start
-    }
-
     /// Journals a phase, unless it was told before.
     pub(super) async fn reached(&self, phase: Phase) {
         let Inner { agent, uuid, boot, told } = &*self.0;

@@ -163,15 +163,14 @@ impl Boot<'_> {
     }
 
     async fn make_zone(&mut self) -> Result<(), StepError> {
-        let layout = self.request.layout.clone();
-        let make = move || -> io::Result<_> {
+        let (layout, console) = (self.request.layout.clone(), self.request.console.clone());
+        let make = move || -> Result<_, StepError> {
             DirBuilder::new().mode(0o700).recursive(true).create(layout.run())?;
-            Ok((listen(&layout.control())?, listen(&layout.metadata())?))
+            Ok((console.open_for_boot()?, listen(&layout.control())?, listen(&layout.metadata())?))
         };
-        let (control, metadata) = tokio::task::spawn_blocking(make).await??;
+        let (ends, control, metadata) = tokio::task::spawn_blocking(make).await??;
+        self.made.ends = Some(ends);
         (self.made.control, self.made.metadata) = (Some(control), Some(metadata));
-        self.made.ends = Some(self.request.console.open_for_boot().await?);
-        self.request.console.watch().await;
         Ok(())
     }
 

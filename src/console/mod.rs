@@ -123,6 +123,8 @@ pub struct Console {
     log: Arc<Log>,
     errors: Arc<Log>,
     input: PathBuf,
+    /// Says where the output of this boot begins.
+    start: PathBuf,
     writer: Arc<WriterLock>,
     hub: ConsoleHub,
 }
@@ -145,29 +147,50 @@ impl Console {
             log: log(layout.console_log(), keep),
             errors: log(layout.hypervisor_log(), ERRORS),
             input: layout.console_input(),
+            start: layout.console_start(),
             writer: Arc::new(WriterLock::new()),
             hub: hub.clone(),
         }
     }
 
-    /// Makes what a hypervisor needs.
-    pub async fn open_for_boot(&self) -> Result<ConsoleEnds, ConsoleError> {
-        let (log, errors, input) = (self.log.clone(), self.errors.clone(), self.input.clone());
-        off_runtime(move || open_for_boot(&log.path, &errors.path, &input)).await
+    /// Makes what a hypervisor needs, and begins to notice what it prints. Waits for the disk.
+    pub fn open_for_boot(&self) -> Result<ConsoleEnds, ConsoleError> {
+        let output = open_log(&self.log.path).map_err(ConsoleError::at("opening the console's log"))?;
+        let start = output.metadata().map_err(ConsoleError::at("reading the console's log"))?.len();
+        for old in [&self.input, &self.errors.path] {
+            match std::fs::remove_file(old) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ConsoleError::at("removing what the last boot left")(error));
+                }
+                _ => {}
+            }
+        }
+        let errors = open_log(&self.errors.path).map_err(ConsoleError::at("opening the hypervisor's log"))?;
+        std::fs::write(&self.start, start.to_string())
+            .map_err(ConsoleError::at("noting where the console's output begins"))?;
+        rustix::fs::mkfifoat(CWD, &self.input, Mode::RUSR | Mode::WUSR)
+            .map_err(ConsoleError::at("making the console's input"))?;
+        let input = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.input)
+            .map_err(ConsoleError::at("opening the console's input"))?;
+        self.notice();
+        Ok(ConsoleEnds { input, output, errors })
+    }
+
+    fn notice(&self) {
+        for log in [&self.log, &self.errors] {
+            if let Err(error) = self.hub.add(log) {
+                tracing::error!(%error, log = %log.path.display(), "cannot watch; followers will not see it grow");
+            }
+        }
     }
 
     /// Starts to notice growth, and to keep to the bound. Again is fine.
     pub async fn watch(&self) {
         let this = self.clone();
-        let add = move || {
-            for log in [&this.log, &this.errors] {
-                if let Err(error) = this.hub.add(log) {
-                    tracing::error!(%error, log = %log.path.display(), "cannot watch; followers will not see it grow");
-                }
-            }
-            Ok(())
-        };
-        let _ = off_runtime(add).await;
+        let _ = off_runtime(move || Ok(this.notice())).await;
     }
 
     /// Stops to.
@@ -177,10 +200,15 @@ impl Console {
         self.hub.remove(&self.errors);
     }
 
-    /// One more than the newest byte.
-    pub async fn end(&self) -> Result<u64, ConsoleError> {
-        let log = self.log.clone();
-        Ok(off_runtime(move || log.range()).await?.1)
+    /// Follows the output of the boot that is under way, from its beginning.
+    pub async fn boot_reader(&self) -> Result<ConsoleReader, ConsoleError> {
+        let path = self.start.clone();
+        let start = off_runtime(move || {
+            let text = std::fs::read_to_string(path);
+            text.map_err(ConsoleError::at("reading where the console's output of this boot begins"))
+        });
+        let start = start.await?.trim().parse().unwrap_or(0);
+        Ok(self.reader(Some(start)).await?.follow())
     }
 
     /// Reads from `offset` on; from the end when there is none.
@@ -225,27 +253,6 @@ async fn off_runtime<T: Send + 'static>(
 ) -> Result<T, ConsoleError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| ConsoleError::at("waiting for the console's disk")(io::Error::other(error)))?
-}
-
-fn open_for_boot(log: &Path, errors: &Path, input: &Path) -> Result<ConsoleEnds, ConsoleError> {
-    let output = open_log(log).map_err(ConsoleError::at("opening the console's log"))?;
-    for old in [input, errors] {
-        match std::fs::remove_file(old) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(ConsoleError::at("removing what the last boot left")(error));
-            }
-            _ => {}
-        }
-    }
-    let errors = open_log(errors).map_err(ConsoleError::at("opening the hypervisor's log"))?;
-    rustix::fs::mkfifoat(CWD, input, Mode::RUSR | Mode::WUSR)
-        .map_err(ConsoleError::at("making the console's input"))?;
-    let input = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(input)
-        .map_err(ConsoleError::at("opening the console's input"))?;
-    Ok(ConsoleEnds { input, output, errors })
 }
 
 impl Log {
@@ -334,10 +341,12 @@ mod tests {
     #[tokio::test]
     async fn offsets_go_on_over_boots() {
         let (_dir, console) = console(1 << 20);
-        console.open_for_boot().await.unwrap().output.write_all(b"first").unwrap();
-        let mut second = console.open_for_boot().await.unwrap();
-        assert_eq!(console.end().await.unwrap(), 5);
+        console.open_for_boot().unwrap().output.write_all(b"first").unwrap();
+        let mut second = console.open_for_boot().unwrap();
+        let mut this_boot = console.boot_reader().await.unwrap();
         second.output.write_all(b"second").unwrap();
+        let Ok(Some(ConsoleItem::Data { offset: 5, bytes })) = this_boot.next().await else { panic!() };
+        assert_eq!(&bytes[..], b"second");
         assert_eq!(collect(&console, 0).await, (vec![], b"firstsecond".to_vec()));
         assert_eq!(collect(&console, 5).await.1, b"second");
         assert!(matches!(
@@ -349,7 +358,7 @@ mod tests {
     #[tokio::test]
     async fn a_flood_costs_bounded_room_and_leaves_a_gap_that_is_told() {
         let (_dir, console) = console(128 << 10);
-        let mut ends = console.open_for_boot().await.unwrap();
+        let mut ends = console.open_for_boot().unwrap();
         console.watch().await;
         let total: u64 = 8 << 20;
         for _ in 0..total / (64 << 10) {
@@ -368,7 +377,7 @@ mod tests {
     #[tokio::test]
     async fn a_follower_wakes_when_the_guest_prints() {
         let (_dir, console) = console(1 << 20);
-        let mut ends = console.open_for_boot().await.unwrap();
+        let mut ends = console.open_for_boot().unwrap();
         console.watch().await;
         let mut reader = console.reader(None).await.unwrap().follow();
         let next = tokio::spawn(async move { reader.next().await });
@@ -382,7 +391,7 @@ mod tests {
         use std::io::Read as _;
         let (_dir, console) = console(1 << 20);
         assert!(matches!(console.input().open(), Err(ConsoleError::NotRunning)));
-        let mut ends = console.open_for_boot().await.unwrap();
+        let mut ends = console.open_for_boot().unwrap();
         for word in [b"one", b"two"] {
             console.input().open().unwrap().write(word).await.unwrap();
         }

@@ -123,8 +123,6 @@ pub struct BootCall {
     pub called_us: u64,
     /// What it does differently.
     pub options: BootOptions,
-    /// Where the console's output of it begins.
-    pub console_start: u64,
 }
 
 impl VmRecord {

@@ -23,8 +23,8 @@ impl Actor {
 fn await_first_byte(console: &Console, late: LatePhases) -> AbortOnDropHandle<()> {
     let console = console.clone();
     AbortOnDropHandle::new(tokio::spawn(async move {
-        if let Ok(reader) = console.reader(Some(late.console_start())).await
-            && let Ok(Some(_)) = reader.follow().next().await
+        if let Ok(mut reader) = console.boot_reader().await
+            && let Ok(Some(_)) = reader.next().await
         {
             late.reached(Phase::FirstConsoleByte).await;
         }

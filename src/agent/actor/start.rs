@@ -40,7 +40,6 @@ impl Actor {
             request_id: call.request_id,
             called_us: boot::host_clock(),
             options: options.clone(),
-            console_start: self.console.end().await.unwrap_or(0),
         };
         let called_us = asked.called_us;
         let starting = self.changed(|vm| {
