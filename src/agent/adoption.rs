@@ -51,7 +51,8 @@ pub(super) async fn adopt_all(agent: &Agent, records: Vec<VmRecord>) {
             if let Err(error) = adopted {
                 // It can't be written down, but it is there: known, and left alone.
                 tracing::error!(vm = %uuid, %error, "adoption");
-                enter(&agent, VmRecord { state: VmState::Lost, ..record }, None).await;
+                let stop = record.stop.clone().filter(|_| record.state != VmState::Starting);
+                enter(&agent, VmRecord { state: VmState::Lost, stop, ..record }, None).await;
             }
         });
     }
@@ -86,6 +87,13 @@ async fn adopt(agent: &Agent, record: VmRecord, has_links: bool) -> Result<(), E
         Found::Alive(process) => match timeout(PATIENCE, greet(agent, &record)).await {
             Ok(Ok((machine, status, accelerator))) => {
                 take_over(agent, record, process, machine, status, accelerator).await
+            }
+            Ok(Err(error)) if record.state == VmState::Starting => {
+                // It may have been on its way out: then it was not begun.
+                match timeout(PATIENCE, process.ended()).await {
+                    Ok(ended) => stopped(agent, record, ended, has_links).await,
+                    Err(_) => lost(agent, record, Some(process), &error.to_string()).await,
+                }
             }
             Ok(Err(error)) => lost(agent, record, Some(process), &error.to_string()).await,
             Err(_) => lost(agent, record, Some(process), "it does not answer").await,

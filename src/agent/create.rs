@@ -102,6 +102,9 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
     }
 }
 
+/// Between tries to remove what is left of a VM.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// What a VM that is being made has claimed; given back unless the VM comes to be.
 struct Claimed<'a> {
     agent: &'a Agent,
@@ -149,11 +152,13 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     {
         let _showing = agent.inner.showing.read().await;
         agent.inner.store.commit(commit).await?;
-        agent.inner.registry.insert(handle.clone());
+        agent.inner.registry.insert(handle);
     }
 
     let layout = agent.inner.layout.vm(uuid);
     if let Err(error) = make(agent, &layout, &draft.spec).await {
+        // Before its UUID is free: what another of that name claims is its own.
+        drop(claims);
         discard(agent, &call, &draft).await;
         return Err(error);
     }
@@ -171,19 +176,20 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     agent.write_vm_json(&vm).await;
     let showing = agent.inner.showing.read().await;
     if let Err(error) = agent.inner.store.commit(commit).await {
-        drop(showing);
+        drop((showing, claims));
         discard(agent, &call, &draft).await;
         return Err(error.into());
     }
-    Actor::take(agent, seat, vm, None);
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let (etag, options) = (String::new(), BootOptions::default());
+    // Before what it was told while it was made.
+    let start = autoboot.then_some(Command::Start { call, etag, options, progress: None, reply });
+    Actor::take(agent, seat, vm, None, start);
     drop(showing);
     claims.keep();
     if !autoboot {
         return Ok(outcome);
     }
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    let (etag, options) = (String::new(), BootOptions::default());
-    handle.send(Command::Start { call, etag, options, progress: None, reply })?;
     match answer.await.map_err(|_| agent.unanswered(uuid))? {
         // It is made; it starts with the host.
         Err(Error::Draining) => Ok(outcome),
@@ -206,18 +212,30 @@ async fn make(agent: &Agent, layout: &VmLayout, spec: &VmSpec) -> Result<(), Err
     Ok(tokio::task::spawn_blocking(make).await.map_err(Error::internal)??)
 }
 
-/// Removes what a creation that did not end well has made, and its record last.
+/// Removes what a creation that did not end well, or a deletion that was cut, has left, and its record last. What can't
+/// be done now, as on a full disk, is tried until it can.
 pub(super) async fn discard(agent: &Agent, call: &Call, vm: &VmRecord) {
+    let Err(error) = try_discard(agent, call, vm).await else { return };
+    tracing::error!(vm = %vm.uuid, %error, "what is left of the VM can't be removed; it is tried again");
+    let (agent, call, vm) = (agent.clone(), call.clone(), vm.clone());
+    let tasks = agent.inner.tasks.clone();
+    tasks.spawn(async move {
+        while try_discard(&agent, &call, &vm).await.is_err() {
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = agent.inner.stopping.cancelled() => return,
+            }
+        }
+    });
+}
+
+async fn try_discard(agent: &Agent, call: &Call, vm: &VmRecord) -> Result<(), Error> {
     let layout = agent.inner.layout.vm(vm.uuid);
     if let Err(error) = agent.inner.platform.links.unplug(vm.uuid).await {
         tracing::warn!(vm = %vm.uuid, %error, "its links");
     }
-    let removed = tokio::task::spawn_blocking(move || storage::remove_zone(&layout)).await;
-    if let Ok(Err(error)) = removed {
-        // The record stays, so that what is left is still known to be a VM's.
-        tracing::error!(vm = %vm.uuid, %error, "what is left of the VM can't be removed; the next start tries again");
-        return;
-    }
+    // Until that is done the record stays, so that what is left is still known to be a VM's.
+    tokio::task::spawn_blocking(move || storage::remove_zone(&layout)).await.map_err(Error::internal)??;
     let deleted = EventKind::Deleted { alias: vm.spec.alias.clone().unwrap_or_default() };
     let answer = |call: &WaitingCall| Call::from_waiting(call.clone()).answer(&Ok(Outcome::Deleted));
     let commit = Commit {
@@ -226,10 +244,7 @@ pub(super) async fn discard(agent: &Agent, call: &Call, vm: &VmRecord) {
         answers: vm.waiting.iter().filter_map(answer).collect(),
     };
     let _showing = agent.inner.showing.read().await;
-    match agent.inner.store.commit(commit).await {
-        Ok(()) => agent.inner.registry.remove(vm.uuid),
-        Err(error) => {
-            tracing::error!(vm = %vm.uuid, %error, "the record of a failed creation stays until the next start");
-        }
-    }
+    agent.inner.store.commit(commit).await?;
+    agent.inner.registry.remove(vm.uuid);
+    Ok(())
 }

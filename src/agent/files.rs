@@ -164,17 +164,19 @@ impl Agent {
         uuid: Uuid,
         entry: &Entry,
         action: FileAction,
-        note: Note,
+        note: Option<Note>,
     ) -> Result<Outcome, Error> {
         let outcome = Outcome::File(FileOutcome::from(entry));
         let kind = EventKind::File { path: entry.path.clone(), action, size: entry.size };
         // Under the note's name as well, so that whoever finds the note knows that it is journaled.
-        let by_note = Call { request_id: Some(note.id()), ..Call::own() };
+        let by_note = Call { request_id: note.as_ref().map(Note::id), ..Call::own() };
         let answers =
             [call, &by_note].into_iter().filter_map(|call| call.answer(&Ok(outcome.clone()))).collect();
         let commit = Commit { vm: None, events: vec![call.event(uuid, kind)], answers };
         self.inner.store.commit(commit).await?;
-        tokio::task::spawn_blocking(move || note.remove()).await.map_err(Error::internal)?;
+        if let Some(note) = note {
+            tokio::task::spawn_blocking(move || note.remove()).await.map_err(Error::internal)?;
+        }
         Ok(outcome)
     }
 
@@ -194,9 +196,11 @@ impl Agent {
                 Act::Put { .. } => FileAction::Put,
                 Act::Remove => FileAction::Deleted,
             };
-            let outcome = self.file_changed(&owner, uuid, &deed.entry, action, note).await?;
-            if owner.request_id.is_some() && owner.request_id == call.request_id {
-                answer = Some(outcome);
+            let outcome = self.file_changed(&owner, uuid, &deed.entry, action, Some(note)).await?;
+            match call.request_id.filter(|id| owner.request_id == Some(*id)) {
+                Some(_) if owner.digest == call.digest => answer = Some(outcome),
+                Some(request_id) => return Err(Error::RequestIdReused { request_id }),
+                None => {}
             }
         }
         Ok(answer)

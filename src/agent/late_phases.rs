@@ -75,17 +75,21 @@ impl LatePhases {
         }
     }
 
-    /// What was told, from the newest back to RUNNING.
+    /// What was told, from the newest back to RUNNING; or to the beginning, of a boot whose RUNNING nobody told.
     async fn read(&self) -> Result<Told, WatchError> {
         let journal = self.0.agent.journal();
         let (mut told, mut from) = (HashSet::new(), None);
         loop {
             let (uuids, kinds) = (vec![self.0.uuid], vec!["boot"]);
             let query = EventQuery { backwards: true, uuids, kinds, ..EventQuery::default() };
-            let found = journal.list(from, query, PAGE).await?;
+            let found = match journal.list(from, query, PAGE).await {
+                // Trimmed just now.
+                Err(WatchError::Expired { .. }) => return Ok(Told::Enough),
+                found => found?,
+            };
             for event in found.events {
                 match &event.fact.kind {
-                    EventKind::Boot(reached) if reached.phase == Phase::Running => {
+                    EventKind::Boot(reached) if matches!(reached.phase, Phase::Running | Phase::ZoneReady) => {
                         return Ok(Told::These(told));
                     }
                     EventKind::Boot(reached) => drop(told.insert(reached.phase.clone())),

@@ -94,6 +94,8 @@ enum Slot {
     /// Taken by a creation that is under way.
     Reserved {
         zone_index: u32,
+        /// Of the reservation, so that an old one does not give back another's.
+        token: Uuid,
     },
     There(VmHandle),
 }
@@ -101,7 +103,7 @@ enum Slot {
 impl Slot {
     fn zone_index(&self) -> u32 {
         match self {
-            Self::Reserved { zone_index } => *zone_index,
+            Self::Reserved { zone_index, .. } => *zone_index,
             Self::There(handle) => handle.record().zone_index,
         }
     }
@@ -181,8 +183,9 @@ impl Registry {
         let taken: HashSet<u32> = slots.values().map(Slot::zone_index).collect();
         let free = (0..users).find(|index| !taken.contains(index));
         let zone_index = free.ok_or(Error::UsersExhausted { users })?;
-        slots.insert(uuid, Slot::Reserved { zone_index });
-        Ok(Reservation { registry: self.clone(), uuid, zone_index })
+        let token = Uuid::new_v4();
+        slots.insert(uuid, Slot::Reserved { zone_index, token });
+        Ok(Reservation { registry: self.clone(), uuid, zone_index, token })
     }
 
     pub(super) fn insert(&self, handle: VmHandle) {
@@ -208,6 +211,7 @@ pub(super) struct Reservation {
     registry: Registry,
     uuid: Uuid,
     zone_index: u32,
+    token: Uuid,
 }
 
 impl Reservation {
@@ -220,7 +224,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut slots = self.registry.write();
-        if matches!(slots.get(&self.uuid), Some(Slot::Reserved { .. })) {
+        if matches!(slots.get(&self.uuid), Some(Slot::Reserved { token, .. }) if *token == self.token) {
             slots.remove(&self.uuid);
         }
     }

@@ -190,7 +190,11 @@ impl Console {
     /// Starts to notice growth, and to keep to the bound. Again is fine.
     pub async fn watch(&self) {
         let this = self.clone();
-        let _ = off_runtime(move || Ok(this.notice())).await;
+        let notice = move || {
+            this.notice();
+            Ok(())
+        };
+        let _ = off_runtime(notice).await;
     }
 
     /// Stops to.
@@ -207,7 +211,9 @@ impl Console {
             let text = std::fs::read_to_string(path);
             text.map_err(ConsoleError::at("reading where the console's output of this boot begins"))
         });
-        let start = start.await?.trim().parse().unwrap_or(0);
+        let start = start.await?.trim().parse::<u64>().map_err(|error| {
+            ConsoleError::at("reading where the console's output of this boot begins")(io::Error::other(error))
+        })?;
         Ok(self.reader(Some(start)).await?.follow())
     }
 

@@ -22,12 +22,15 @@ use uuid::Uuid;
 
 use super::{
     error::StorageError,
+    upload::is_old,
     zone_root::{Entry, ZoneRoot},
 };
 use crate::{crash, layout::VmLayout};
 
 /// How the name of a note ends.
 pub(super) const EXTENSION: &str = "deed";
+/// How it ends while it is written.
+pub(super) const DRAFT: &str = "draft";
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,27 +65,33 @@ pub struct Note {
 }
 
 impl Note {
-    /// Writes it, durably.
-    pub(super) fn write(layout: &VmLayout, deed: &Deed) -> Result<Self, StorageError> {
+    /// Writes it, durably; nothing where a full disk has no room for it: what is removed gives room, and what was
+    /// uploaded is there already.
+    pub(super) fn write(layout: &VmLayout, deed: &Deed) -> Result<Option<Self>, StorageError> {
         let folder = layout.uploads();
         let id = Uuid::new_v4();
         let path = folder.join(format!("{id}.{EXTENSION}"));
+        // Nobody takes it for one before it is whole, and locked.
+        let draft = path.with_extension(DRAFT);
         let write = || -> io::Result<File> {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
             rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
             file.write_all(&serde_json::to_vec(deed)?)?;
             file.sync_all()?;
+            fs::rename(&draft, &path)?;
             File::open(&folder)?.sync_all()?;
             Ok(file)
         };
-        match write() {
+        match write().map_err(StorageError::at(deed.entry.path.as_str())) {
             Ok(lock) => {
                 crash::point("file.noted");
-                Ok(Self { id, path, _lock: lock })
+                Ok(Some(Self { id, path, _lock: lock }))
             }
             Err(error) => {
-                let _ = fs::remove_file(&path);
-                Err(StorageError::at(deed.entry.path.as_str())(error))
+                for left in [draft, path] {
+                    let _ = fs::remove_file(left);
+                }
+                if matches!(error, StorageError::Full { .. }) { Ok(None) } else { Err(error) }
             }
         }
     }
@@ -103,17 +112,35 @@ impl Note {
 }
 
 /// Removes a file, a link or an empty folder from a zone's root.
-pub fn remove_file(layout: &VmLayout, path: &str, owner: Value) -> Result<(Entry, Note), StorageError> {
+pub fn remove_file(
+    layout: &VmLayout,
+    path: &str,
+    owner: Value,
+) -> Result<(Entry, Option<Note>), StorageError> {
     let root = ZoneRoot::open(&layout.root())?;
     let entry = root.stat(path)?.ok_or_else(|| StorageError::Missing { what: path.to_owned() })?;
-    let note = Note::write(layout, &Deed { act: Act::Remove, entry, owner })?;
-    match root.remove(path) {
-        Ok(entry) => {
-            crash::point("file.removed");
-            Ok((entry, note))
+    let deed = Deed { act: Act::Remove, entry, owner };
+    let note = Note::write(layout, &deed)?;
+    let removed = root.remove(path);
+    crash::point("file.removed");
+    settle(layout, deed, note, removed)
+}
+
+/// What came of a deed. One that failed behind the change was done.
+pub(super) fn settle(
+    layout: &VmLayout,
+    deed: Deed,
+    note: Option<Note>,
+    done: Result<Entry, StorageError>,
+) -> Result<(Entry, Option<Note>), StorageError> {
+    match done {
+        Ok(entry) => Ok((entry, note)),
+        Err(error) if was_done(layout, &deed).unwrap_or(false) => {
+            tracing::warn!(%error, path = deed.entry.path, "a file was changed, and may not outlive a power cut");
+            Ok((deed.entry, note))
         }
         Err(error) => {
-            note.remove();
+            note.into_iter().for_each(Note::remove);
             Err(error)
         }
     }
@@ -130,8 +157,14 @@ pub fn noted(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(at)?.path();
-        if path.extension().is_none_or(|extension| extension != EXTENSION) {
-            continue;
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some(EXTENSION) => {}
+            Some(DRAFT) if is_old(&path) => {
+                // Of a deed that was not begun.
+                let _ = fs::remove_file(&path);
+                continue;
+            }
+            _ => continue,
         }
         let id = path.file_stem().and_then(|name| Uuid::try_parse(name.to_str()?).ok()).unwrap_or_default();
         let Ok(lock) = File::open(&path) else { continue };
@@ -142,9 +175,15 @@ pub fn noted(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError> {
         let note = Note { id, path, _lock: lock };
         let deed = fs::read(&note.path).ok().and_then(|text| serde_json::from_slice::<Deed>(&text).ok());
         match deed {
-            Some(deed) if was_done(layout, &deed)? => found.push((deed, note)),
-            // One that was not written to its end is of a deed that was not begun.
-            _ => note.remove(),
+            Some(deed) => match was_done(layout, &deed) {
+                Ok(true) => found.push((deed, note)),
+                Ok(false) => note.remove(),
+                // Looked at again; others do not wait for it.
+                Err(error) => {
+                    tracing::warn!(%error, note = %note.path.display(), "whether it was done can't be told");
+                }
+            },
+            None => note.remove(),
         }
     }
     Ok(found)
@@ -161,7 +200,12 @@ fn was_done(layout: &VmLayout, deed: &Deed) -> Result<bool, StorageError> {
             }
             Ok(placed)
         }
-        Act::Remove => Ok(ZoneRoot::open(&layout.root())?.stat(&deed.entry.path)?.is_none()),
+        Act::Remove => match ZoneRoot::open(&layout.root())?.stat(&deed.entry.path) {
+            Ok(found) => Ok(found.is_none()),
+            // Its folder is gone, too, or is none any more.
+            Err(StorageError::Missing { .. } | StorageError::Unsafe { .. }) => Ok(true),
+            Err(error) => Err(error),
+        },
     }
 }
 
@@ -195,7 +239,7 @@ mod tests {
         found.into_iter().for_each(|(_, note)| note.remove());
 
         let entry = Entry { path: "/b".into(), ..entry };
-        drop(Note::write(&layout, &Deed { act: Act::Remove, entry, owner: json!(null) }).unwrap());
+        drop(Note::write(&layout, &Deed { act: Act::Remove, entry, owner: json!(null) }).unwrap().unwrap());
         fs::write(layout.uploads().join("x.deed"), "{").unwrap();
         assert!(noted(&layout).unwrap().is_empty());
         assert_eq!(fs::read_dir(layout.uploads()).unwrap().count(), 0);

@@ -184,7 +184,7 @@ impl Upload {
 
     /// The client says that this was all: checks it, and puts the file under its name. The note stands for its
     /// `owner` until that is journaled.
-    pub fn finish(self, owner: Value) -> Result<(Entry, Note), StorageError> {
+    pub fn finish(self, owner: Value) -> Result<(Entry, Option<Note>), StorageError> {
         if self.written < self.plan.size {
             // As good as a cut: what came is kept.
             return Err(StorageError::Length {
@@ -201,21 +201,16 @@ impl Upload {
         self.file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(self.at())?;
         self.file.sync_all().map_err(self.at())?;
         crash::point("upload.synced");
-        let note = Note::write(&self.layout, &self.deed(owner)?)?;
+        let deed = self.deed(owner)?;
+        let note = Note::write(&self.layout, &deed)?;
         let part = self.part.to_string_lossy().into_owned();
         let placed = self.root.place((rustix::fs::CWD, &part), &self.plan.path, self.overwrite);
         crash::point("upload.placed");
-        match placed {
-            Ok(entry) => {
-                let _ = fs::remove_file(&self.note);
-                crash::point("upload.done");
-                Ok((entry, note))
-            }
-            Err(error) => {
-                note.remove();
-                Err(error)
-            }
+        if placed.is_ok() {
+            let _ = fs::remove_file(&self.note);
         }
+        crash::point("upload.done");
+        deed::settle(&self.layout, deed, note, placed)
     }
 
     fn deed(&self, owner: Value) -> Result<Deed, StorageError> {
@@ -299,14 +294,14 @@ fn is_lonely(path: &Path) -> bool {
         Some("part") => "json",
         Some("json") => "part",
         // Of what is about to be journaled, or will be by the next start.
-        Some(deed::EXTENSION) => return false,
+        Some(deed::EXTENSION | deed::DRAFT) => return false,
         _ => return true,
     };
     !path.with_extension(other).exists()
 }
 
 /// Whether nobody has touched it for a minute.
-fn is_old(path: &Path) -> bool {
+pub(super) fn is_old(path: &Path) -> bool {
     let modified = path.metadata().and_then(|found| found.modified());
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > Duration::from_secs(60)))
 }
@@ -383,7 +378,7 @@ mod tests {
         assert!(matches!(Upload::begin(&layout, plan(b"new"), 0, false), Err(StorageError::Exists { .. })));
         let mut upload = Upload::begin(&layout, plan(b"new"), 0, true).unwrap();
         upload.write(b"new").unwrap();
-        upload.finish(Value::Null).unwrap().1.remove();
+        upload.finish(Value::Null).unwrap().1.unwrap().remove();
         assert_eq!(fs::read(layout.root().join("a.iso")).unwrap(), b"new");
     }
 

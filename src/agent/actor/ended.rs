@@ -7,7 +7,7 @@ use crate::{
     agent::{
         call::{Call, Outcome},
         error::Error,
-        exit,
+        exit, links,
     },
     crash,
     hypervisor::MachineEvent,
@@ -50,9 +50,15 @@ impl Actor {
         let waiting = stop.map(|stop| stop.waiting).unwrap_or_default();
 
         let vm = self.changed(|vm| {
+            if vm.state == VmState::Starting {
+                // It could not be written down that it ran.
+                vm.waiting.clear();
+                vm.host_boot = Some(self.agent.inner.platform.host_boot.clone());
+            } else {
+                vm.exit = Some(exit);
+            }
             vm.state = VmState::Stopped;
             (vm.machine, vm.boot) = (None, None);
-            vm.exit = Some(exit);
             // The second half of a reboot is still to be done.
             vm.stop = vm.stop.take().filter(|_| then_start);
         });
@@ -196,6 +202,9 @@ impl Actor {
             Found::Alive(process) => {
                 self.live.process = Some(process);
                 self.console.watch().await;
+                self.listen_to_guest(false);
+                links::rejoin(&self.agent, &self.record).await;
+                self.follow_links().await;
             }
             Found::Gone(ended) => self.on_ended(ended).await,
             Found::Unknown(why) => tracing::debug!(vm = %self.record.uuid, why, "still lost"),

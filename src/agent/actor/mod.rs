@@ -169,12 +169,19 @@ impl Actor {
     /// Starts the actor of a VM, which may have a hypervisor already.
     pub(super) fn spawn(agent: &Agent, record: VmRecord, live: Option<Live>) -> VmHandle {
         let (handle, seat) = Seat::prepare(agent, &record);
-        Self::take(agent, seat, record, live);
+        Self::take(agent, seat, record, live, None);
         handle
     }
 
-    /// Starts the actor of a VM that is known already. What it was told meanwhile comes first.
-    pub(super) fn take(agent: &Agent, seat: Seat, record: VmRecord, live: Option<Live>) {
+    /// Starts the actor of a VM that is known already. `first` is what it does before anything that it was told
+    /// meanwhile.
+    pub(super) fn take(
+        agent: &Agent,
+        seat: Seat,
+        record: VmRecord,
+        live: Option<Live>,
+        first: Option<Command>,
+    ) {
         let Seat { layout, console, published, commands } = seat;
         published.send_replace(Arc::new(record.clone()));
         let mut actor = Self {
@@ -199,6 +206,9 @@ impl Actor {
                 actor.follow_links().await;
             }
             actor.resume_stop().await;
+            if let Some(first) = first {
+                Box::pin(actor.obey(first)).await;
+            }
             actor.run().await;
         });
     }
@@ -340,9 +350,10 @@ impl Actor {
         let agent = self.agent.clone();
         let showing = agent.inner.showing.read().await;
         agent.inner.store.commit(commit).await?;
+        // Before its UUID is free: what another of that name claims is its own.
+        agent.inner.claims.release(self.record.uuid);
         agent.inner.registry.remove(self.record.uuid);
         drop(showing);
-        self.agent.inner.claims.release(self.record.uuid);
         Ok(Outcome::Deleted)
     }
 

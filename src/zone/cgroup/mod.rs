@@ -92,7 +92,10 @@ impl Cgroups {
                 }
                 Err(error) => {
                     let why = format!("{} can't be made: {error}", place.folder.display());
-                    cgroup.refusals.push((place.controllers, why));
+                    // Of one that is not there nobody knows what controllers it has.
+                    let all = || setting::CONTROLLERS.iter().map(|name| (*name).to_owned()).collect();
+                    let controllers = if place.controllers.is_empty() { all() } else { place.controllers };
+                    cgroup.refusals.push((controllers, why));
                 }
             }
         }
