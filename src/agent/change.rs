@@ -88,6 +88,55 @@ pub(super) fn changes(old: &VmRecord, new: &VmRecord) -> Vec<Change> {
     found
 }
 
+/// A flat object as it was before the changes.
+pub(super) fn undone(object: Map<String, Value>, changes: &[Change]) -> Map<String, Value> {
+    let mut whole = Value::Object(object);
+    // What came goes, the last first; then what went comes back, the first first.
+    for change in changes.iter().rev().filter(|change| change.old.is_none()) {
+        put(&mut whole, &change.path, None);
+    }
+    for change in changes.iter().filter(|change| change.old.is_some()) {
+        put(&mut whole, &change.path, change.old.clone());
+    }
+    match whole {
+        Value::Object(object) => object,
+        _ => Map::new(),
+    }
+}
+
+/// Gives what a path names another value, or none.
+fn put(at: &mut Value, path: &str, value: Option<Value>) {
+    match at {
+        Value::Object(object) => {
+            // A key may have dots in it; the longest that is there is meant.
+            let ends: Vec<usize> = path.match_indices('.').map(|(at, _)| at).chain([path.len()]).collect();
+            let key = ends.into_iter().rev().map(|end| &path[..end]).find(|key| object.contains_key(*key));
+            match (key.filter(|key| key.len() < path.len()), value) {
+                (Some(key), value) => {
+                    if let Some(inner) = object.get_mut(key) {
+                        put(inner, &path[key.len() + 1..], value);
+                    }
+                }
+                (None, Some(value)) => _ = object.insert(path.to_owned(), value),
+                (None, None) => _ = object.remove(path),
+            }
+        }
+        Value::Array(items) => {
+            let (index, rest) =
+                path.split_once('.').map_or((path, None), |(index, rest)| (index, Some(rest)));
+            let Ok(index) = index.parse::<usize>() else { return };
+            match (items.get_mut(index), rest, value) {
+                (Some(item), Some(rest), value) => put(item, rest, value),
+                (Some(item), None, Some(value)) => *item = value,
+                (Some(_), None, None) => items.truncate(index),
+                (None, None, Some(value)) => items.insert(items.len(), value),
+                _ => {}
+            }
+        }
+        _ => {}
+    }
+}
+
 fn compare(path: String, old: Option<&Value>, new: Option<&Value>, found: &mut Vec<Change>) {
     let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match (old, new) {
@@ -112,6 +161,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn keys_with_dots_and_items_that_came_are_undone() {
+        let old = json!({"m": {"a.b": "1", "a": "2"}, "l": [], "k": [1, 2, 3]});
+        let new = json!({"m": {"a.b": "3", "c.d": "4"}, "l": [1, 2], "k": [9]});
+        let mut found = Vec::new();
+        compare(String::new(), Some(&old), Some(&new), &mut found);
+        let Value::Object(new) = new else { panic!() };
+        assert_eq!(Value::Object(undone(new, &found)), old);
+    }
+
+    #[test]
     fn only_what_differs_by_path() {
         let old = json!({"a": 1, "b": [{"c": 2}, {"c": 3}], "d": "x"});
         let new = json!({"a": 1, "b": [{"c": 4}], "e": true});
@@ -127,5 +186,7 @@ mod tests {
                 "e None Some(Bool(true))"
             ]
         );
+        let Value::Object(new) = new else { panic!() };
+        assert_eq!(Value::Object(undone(new, &found)), old);
     }
 }

@@ -89,7 +89,9 @@ impl LatePhases {
             };
             for event in found.events {
                 match &event.fact.kind {
-                    EventKind::Boot(reached) if matches!(reached.phase, Phase::Running | Phase::ZoneReady) => {
+                    EventKind::Boot(reached)
+                        if matches!(reached.phase, Phase::Running | Phase::ZoneReady) =>
+                    {
                         return Ok(Told::These(told));
                     }
                     EventKind::Boot(reached) => drop(told.insert(reached.phase.clone())),

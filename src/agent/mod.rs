@@ -66,7 +66,7 @@ use crate::{
     layout::Layout,
     spec::{Enforcement, LimitReport, Mac, NicSpec, VmSpec, VmState, filter::Filter},
     storage,
-    store::{Keep, Store, VmRecord},
+    store::{Change, Keep, Store, VmRecord},
 };
 use capacity::Budget;
 use claims::Claims;
@@ -229,7 +229,9 @@ impl Agent {
     #[must_use]
     pub fn record_matches(&self, vm: &VmRecord, filters: &[Filter]) -> bool {
         let now = self.inner.registry.get(vm.uuid).ok().map(|handle| handle.view());
-        match now.filter(|view| view.record.generation == vm.generation) {
+        let same =
+            |view: &Arc<View>| (view.record.generation, view.record.created) == (vm.generation, vm.created);
+        match now.filter(same) {
             Some(view) => filters.iter().all(|filter| filter.matches(&view.object)),
             None => {
                 let zonepath = self.inner.layout.vm(vm.uuid).zonepath().display().to_string();
@@ -237,6 +239,14 @@ impl Agent {
                 filters.iter().all(|filter| filter.matches(&object))
             }
         }
+    }
+
+    /// Whether a VM met all filters before these changes made it what it is.
+    #[must_use]
+    pub fn matched_before(&self, vm: &VmRecord, changes: &[Change], filters: &[Filter]) -> bool {
+        let zonepath = self.inner.layout.vm(vm.uuid).zonepath().display().to_string();
+        let object = change::undone(change::view(vm, &zonepath), changes);
+        filters.iter().all(|filter| filter.matches(&object))
     }
 
     /// A VM's console.

@@ -192,7 +192,9 @@ impl Typing {
         sender: mpsc::Sender<Result<v1::AttachResponse, Status>>,
     ) {
         let last = loop {
+            // Whoever took over types alone, however fast this one's input comes.
             let next = tokio::select! {
+                biased;
                 () = sender.closed() => return,
                 writer = taken(&mut right) => break Err(console_status(ConsoleError::Taken { writer })),
                 next = input.next() => next,
@@ -207,6 +209,7 @@ impl Typing {
             };
             // A guest that does not read makes the writer wait, but not longer than its client stays.
             let done = tokio::select! {
+                biased;
                 () = sender.closed() => return,
                 writer = taken(&mut right) => break Err(console_status(ConsoleError::Taken { writer })),
                 done = self.obey(item) => done,

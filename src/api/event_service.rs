@@ -36,6 +36,8 @@ use crate::{
 const BOOKMARK: Duration = Duration::from_secs(20);
 /// VMs that a watch may name.
 const MAX_UUIDS: usize = 1000;
+/// Kinds that a watch may name; there are fewer.
+const MAX_KINDS: usize = 100;
 /// VMs of a snapshot that are looked at together.
 const PAGE: usize = 256;
 /// Newest events that are kept in the contract's form, for many watchers at once.
@@ -129,10 +131,13 @@ impl Wanted {
             (None, EventKind::Created { .. }) => false,
             (None, _) => {
                 let vm = agent.journal().vm_before(uuid, event.sequence).await.map_err(watch_status)?;
-                match vm {
-                    Some(vm) => agent.record_matches(&vm, &self.filters),
-                    // Trimmed: a VM that did not change for so long is as it was.
-                    None => agent.matches(uuid, &self.filters),
+                match (vm, &event.fact.kind) {
+                    (Some(vm), _) => vm.is_some_and(|vm| agent.record_matches(&vm, &self.filters)),
+                    // Trimmed: what changed says what it was.
+                    (None, EventKind::Modified { vm, changes }) => {
+                        agent.matched_before(vm, changes, &self.filters)
+                    }
+                    (None, _) => agent.matches(uuid, &self.filters),
                 }
             }
         };
@@ -169,6 +174,9 @@ fn kinds(numbers: &[i32]) -> Result<Vec<&'static str>, Status> {
             Err(invalid(&format!("kinds.{index}"), format!("{number} is no kind of event")))
         }
     };
+    if numbers.len() > MAX_KINDS {
+        return Err(invalid("kinds", format!("{} are over the limit of {MAX_KINDS}", numbers.len())));
+    }
     numbers.iter().enumerate().map(name).collect()
 }
 
@@ -258,6 +266,9 @@ struct Watch {
     /// What is left of the snapshot to tell.
     snapshot: Option<Snapshot>,
     told_end: bool,
+    /// The newest event when the last page of the snapshot was read. Until the stream is past it no place is told: a
+    /// watch that began there would be told again what the snapshot had.
+    seen_until: i64,
     /// Nothing comes after an error.
     over: bool,
     bookmark_due: Instant,
@@ -284,6 +295,7 @@ impl Watch {
             wanted,
             snapshot: snapshot.then(Snapshot::default),
             told_end: false,
+            seen_until: 0,
             over: false,
             bookmark_due,
             bookmark: Box::pin(sleep_until(bookmark_due)),
@@ -323,6 +335,7 @@ impl Watch {
             .await
             .map_err(|_| Status::internal("the VMs could not be read"))?;
         snapshot.last = !more;
+        self.seen_until = self.watcher.newest();
         for view in views {
             let record = &view.record;
             snapshot.after = Some(record.uuid);
@@ -361,7 +374,11 @@ impl Watch {
             };
             if self.wanted.has(&self.agent, &event).await? {
                 self.bookmark_due = Instant::now() + BOOKMARK;
-                return Ok(self.shared.get(&self.agent, &event));
+                if self.watcher.is_past(self.seen_until) {
+                    return Ok(self.shared.get(&self.agent, &event));
+                }
+                let told = convert::event(self.agent.journal(), &event);
+                return Ok(Packed::from(&v1::WatchEventsResponse { cursor: String::new(), ..told }));
             }
             // What the filter holds back moves the cursor as well; not before the end, which a bookmark tells.
             if self.told_end
@@ -386,6 +403,8 @@ impl Watch {
     }
 
     fn place(&self, item: Item) -> Packed {
-        Packed::from(&v1::WatchEventsResponse { cursor: self.watcher.cursor().to_string(), item: Some(item) })
+        let known = self.watcher.is_past(self.seen_until);
+        let cursor = if known { self.watcher.cursor().to_string() } else { String::new() };
+        Packed::from(&v1::WatchEventsResponse { cursor, item: Some(item) })
     }
 }

@@ -334,7 +334,7 @@ pub async fn listen_vnc(
         let machine = machine.clone();
         async move { machine.add_vnc_client(socket, trusted).await.map_err(|error| error.to_string()) }
     };
-    VncEndpoint::listen(address, port, vm.vnc_port, hand_over).await.map(Some).map_err(|error| {
+    VncEndpoint::listen(address, port, vm.vnc_port, !trusted, hand_over).await.map(Some).map_err(|error| {
         io::Error::new(error.kind(), format!("the VNC endpoint {address}:{port} can't be opened: {error}"))
     })
 }

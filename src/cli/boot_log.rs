@@ -17,14 +17,22 @@ struct Reached {
 
 pub(super) async fn boot_log(clients: &mut Clients, uuid: &str, as_json: bool) -> Result<(), CliError> {
     clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?;
-    let request = v1::ListEventsRequest {
-        page_size: 64,
+    let mut request = v1::ListEventsRequest {
+        page_size: 256,
         newest_first: true,
         uuids: vec![uuid.to_owned()],
         kinds: vec![v1::EventKind::Boot.into()],
         ..Default::default()
     };
-    let events = clients.events.list_events(request).await?.into_inner().events;
+    let mut events = Vec::new();
+    loop {
+        let page = clients.events.list_events(request.clone()).await?.into_inner();
+        events.extend(page.events);
+        if page.next_page_token.is_empty() || events.iter().any(is_first) {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
     let (began, phases) = last_boot(&events);
     if phases.is_empty() {
         return Err(CliError::failed(format!(
@@ -45,6 +53,12 @@ pub(super) async fn boot_log(clients: &mut Clients, uuid: &str, as_json: bool) -
     Ok(())
 }
 
+/// Whether a boot begins with it, or failed before it came to that.
+fn is_first(event: &v1::Event) -> bool {
+    let Some(Kind::Boot(phase)) = &event.kind else { return false };
+    phase.phase() == Phase::ZoneReady || (phase.phase() == Phase::Failed && phase.step == "zone")
+}
+
 /// The phases since the newest first one; events come newest first.
 fn last_boot(events: &[v1::Event]) -> (String, Vec<Reached>) {
     let mut phases: Vec<Reached> = Vec::new();
@@ -59,8 +73,7 @@ fn last_boot(events: &[v1::Event]) -> (String, Vec<Reached>) {
             _ => String::new(),
         };
         phases.push(Reached { name, elapsed_us: phase.elapsed_us, reason });
-        // What a boot begins with, or fails with before that.
-        if phase.phase() == Phase::ZoneReady || (phase.phase() == Phase::Failed && phase.step == "zone") {
+        if is_first(event) {
             break;
         }
     }

@@ -212,7 +212,9 @@ impl Console {
             text.map_err(ConsoleError::at("reading where the console's output of this boot begins"))
         });
         let start = start.await?.trim().parse::<u64>().map_err(|error| {
-            ConsoleError::at("reading where the console's output of this boot begins")(io::Error::other(error))
+            ConsoleError::at("reading where the console's output of this boot begins")(io::Error::other(
+                error,
+            ))
         })?;
         Ok(self.reader(Some(start)).await?.follow())
     }

@@ -30,6 +30,8 @@ const VIEWERS: usize = 16;
 /// Bytes that every viewer has said which sees the screen: RFB's version (12), whether it shares (1), and the request
 /// for a picture (10).
 const LEAST: usize = 23;
+/// What the answer to the question for a password has.
+const PASSWORD: usize = 16;
 /// By when; a person may have to be asked for a password.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A viewer's host that is silent for so long is asked whether it is there, then so often.
@@ -48,8 +50,14 @@ pub struct VncEndpoint {
 
 impl VncEndpoint {
     /// Listens on `port`, or on any port when it is 0 (then `preferred` is tried first). Each
-    /// viewer's other end goes to `hand_over`.
-    pub async fn listen<H, F>(ip: IpAddr, port: u16, preferred: Option<u16>, hand_over: H) -> io::Result<Self>
+    /// viewer's other end goes to `hand_over`; `asks` is whether it is asked for a password there.
+    pub async fn listen<H, F>(
+        ip: IpAddr,
+        port: u16,
+        preferred: Option<u16>,
+        asks: bool,
+        hand_over: H,
+    ) -> io::Result<Self>
     where
         H: Fn(OwnedFd) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), String>> + Send + 'static,
@@ -62,7 +70,8 @@ impl VncEndpoint {
             _ => TcpListener::bind((ip, port)).await?,
         };
         let address = listener.local_addr()?;
-        let task = tokio::spawn(accept_all(listener, Arc::new(hand_over)));
+        let least = if asks { LEAST + PASSWORD } else { LEAST };
+        let task = tokio::spawn(accept_all(listener, least, Arc::new(hand_over)));
         Ok(Self { address, task: AbortOnDropHandle::new(task) })
     }
 
@@ -79,7 +88,7 @@ impl VncEndpoint {
     }
 }
 
-async fn accept_all<H, F>(listener: TcpListener, hand_over: Arc<H>)
+async fn accept_all<H, F>(listener: TcpListener, least: usize, hand_over: Arc<H>)
 where
     H: Fn(OwnedFd) -> F + Send + Sync + 'static,
     F: Future<Output = Result<(), String>> + Send + 'static,
@@ -106,7 +115,7 @@ where
         };
         let hand_over = hand_over.clone();
         viewers.spawn(async move {
-            if let Err(error) = serve(viewer, &*hand_over).await {
+            if let Err(error) = serve(viewer, least, &*hand_over).await {
                 tracing::info!(%peer, %error, "VNC viewer");
             }
             drop(place);
@@ -114,7 +123,7 @@ where
     }
 }
 
-async fn serve<H, F>(viewer: TcpStream, hand_over: &H) -> io::Result<()>
+async fn serve<H, F>(viewer: TcpStream, least: usize, hand_over: &H) -> io::Result<()>
 where
     H: Fn(OwnedFd) -> F,
     F: Future<Output = Result<(), String>>,
@@ -131,7 +140,7 @@ where
     });
     tokio::select! {
         carried = tokio::io::copy_bidirectional(&mut viewer, &mut ours) => carried.map(drop),
-        () = silence(&said) => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not come to see the screen")),
+        () = silence(&said, least) => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not come to see the screen")),
     }
 }
 
@@ -146,9 +155,9 @@ fn notice_its_end(viewer: &TcpStream) -> io::Result<()> {
 }
 
 /// Ends when a viewer has said too little for too long.
-async fn silence(said: &AtomicUsize) {
+async fn silence(said: &AtomicUsize, least: usize) {
     tokio::time::sleep(PATIENCE).await;
-    if said.load(Ordering::Relaxed) >= LEAST {
+    if said.load(Ordering::Relaxed) >= least {
         std::future::pending::<()>().await;
     }
 }
@@ -166,7 +175,7 @@ mod tests {
             std::thread::spawn(move || io::copy(&mut &socket, &mut &socket));
             Ok(())
         };
-        VncEndpoint::listen([127, 0, 0, 1].into(), 0, None, hand_over).await.unwrap()
+        VncEndpoint::listen([127, 0, 0, 1].into(), 0, None, false, hand_over).await.unwrap()
     }
 
     async fn viewer_that_says(endpoint: &VncEndpoint, count: usize) -> TcpStream {

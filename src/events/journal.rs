@@ -141,8 +141,12 @@ impl Journal {
         tokio::task::spawn_blocking(read).await.map_err(|_| WatchError::Store(StoreError::Closed))?
     }
 
-    /// A VM as it was just before an event, as far as the journal reaches back.
-    pub async fn vm_before(&self, uuid: Uuid, sequence: i64) -> Result<Option<Box<VmRecord>>, WatchError> {
+    /// See [`Reader::vm_before`].
+    pub async fn vm_before(
+        &self,
+        uuid: Uuid,
+        sequence: i64,
+    ) -> Result<Option<Option<Box<VmRecord>>>, WatchError> {
         let reader = self.reader.clone();
         let read = move || reader.vm_before(uuid, sequence);
         Ok(tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Closed)??)
@@ -253,6 +257,18 @@ impl Watcher {
     #[must_use]
     pub fn is_at_end(&self) -> bool {
         self.ready.is_empty() && self.after >= *self.newest.borrow()
+    }
+
+    /// Whether it has come to what was the newest event at some time.
+    #[must_use]
+    pub fn is_past(&self, newest: i64) -> bool {
+        self.after >= newest
+    }
+
+    /// The number of the newest event, now.
+    #[must_use]
+    pub fn newest(&self) -> i64 {
+        *self.newest.borrow()
     }
 
     /// Where the next watch would continue.

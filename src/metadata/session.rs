@@ -118,7 +118,8 @@ impl Session<'_> {
             Command::Put(key, value) => (key, Some(value).filter(|value| !value.is_empty())),
             Command::Delete(key) => (key, None),
         };
-        let bytes = self.source.size() + value.as_ref().map_or(0, String::len);
+        // The value stands in the event twice, and what it replaces.
+        let bytes = self.source.size() + 3 * value.as_ref().map_or(0, String::len);
         self.writes.take_many(1 + u32::try_from(bytes / WEIGHT).unwrap_or(u32::MAX)).await;
         match self.source.set(&key, value.as_deref()).await {
             Ok(()) => Reply::Success("OK".to_owned()),

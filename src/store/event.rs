@@ -132,6 +132,9 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// The names of all kinds.
+    pub const NAMES: &[&'static str] = &["created", "modified", "deleted", "boot", "file", "reclaimed"];
+
     /// Its name in the journal.
     #[must_use]
     pub fn name(&self) -> &'static str {

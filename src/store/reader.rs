@@ -163,11 +163,12 @@ impl Reader {
             wanted.push_str(&format!(" AND uuid IN ({})", marks(query.uuids.len())));
             values.extend(query.uuids.iter().map(|uuid| Value::from(uuid.to_string())));
         }
-        if !query.kinds.is_empty() {
-            // The plus keeps SQLite from the index of kinds: a VM has fewer events than a kind.
-            let plus = if query.uuids.is_empty() { "" } else { "+" };
-            wanted.push_str(&format!(" AND {plus}kind IN ({})", marks(query.kinds.len())));
-            values.extend(query.kinds.iter().map(|kind| Value::from((*kind).to_owned())));
+        // The index of VMs is one of their kinds: what is not wanted is not even read.
+        let all = if query.uuids.is_empty() { &[][..] } else { EventKind::NAMES };
+        let kinds = if query.kinds.is_empty() { all } else { &query.kinds };
+        if !kinds.is_empty() {
+            wanted.push_str(&format!(" AND kind IN ({})", marks(kinds.len())));
+            values.extend(kinds.iter().map(|kind| Value::from((*kind).to_owned())));
         }
         values.push(Value::from(i64::from(limit)));
         // Sorted by their numbers alone, not with all that they say.
@@ -183,15 +184,21 @@ impl Reader {
         Ok((rows, full))
     }
 
-    /// A VM as it was just before an event, as far as the journal reaches back.
-    pub fn vm_before(&self, uuid: Uuid, sequence: i64) -> Result<Option<Box<VmRecord>>, StoreError> {
-        let query = "SELECT sequence, time, fact FROM event WHERE uuid = ?1 AND sequence < ?2 \
-                     AND +kind IN ('created', 'modified', 'deleted') ORDER BY sequence DESC LIMIT 1";
+    /// A VM as it was just before an event, `Some(None)` when there was none; `None` when that was trimmed.
+    pub fn vm_before(&self, uuid: Uuid, sequence: i64) -> Result<Option<Option<Box<VmRecord>>>, StoreError> {
+        let newest = "SELECT max(sequence) FROM event WHERE uuid = ?1 AND kind = ?2 AND sequence < ?3";
         let row = self.with(|connection| {
-            let mut query = connection.prepare_cached(query)?;
-            Ok(query.query_row(params![uuid.to_string(), sequence], columns).optional()?)
+            let mut query = connection.prepare_cached(newest)?;
+            let mut found: Option<i64> = None;
+            for kind in ["created", "modified", "deleted"] {
+                found =
+                    found.max(query.query_row(params![uuid.to_string(), kind, sequence], |row| row.get(0))?);
+            }
+            let mut query =
+                connection.prepare_cached("SELECT sequence, time, fact FROM event WHERE sequence = ?1")?;
+            Ok(query.query_row([found], columns).optional()?)
         })?;
-        Ok(row.map(event).transpose()?.and_then(|event| match &event.fact.kind {
+        Ok(row.map(event).transpose()?.map(|event| match &event.fact.kind {
             EventKind::Created { vm } | EventKind::Modified { vm, .. } => Some(vm.clone()),
             _ => None,
         }))
@@ -346,7 +353,7 @@ mod tests {
         store.commit(Commit { events, ..Commit::default() }).await.unwrap();
         let reader = Reader::open(&path).unwrap();
         let before = [1, 2, 3, 4].map(|sequence| reader.vm_before(vm.uuid, sequence).unwrap());
-        assert_eq!(before, [None, Some(vm.clone()), Some(newer), None]);
+        assert_eq!(before, [None, Some(Some(vm.clone())), Some(Some(newer)), Some(None)]);
         assert_eq!(reader.vm_before(Uuid::nil(), 9).unwrap(), None);
     }
 }

@@ -39,16 +39,18 @@ const MIGRATIONS: &[&str] = &[
     // must not make a repeat act twice.
     "
     CREATE INDEX event_kind ON event (kind, sequence);
+    CREATE INDEX event_uuid_kind ON event (uuid, kind, sequence);
+    DROP INDEX event_uuid;
     ALTER TABLE request RENAME TO request_by_time;
     CREATE TABLE request (
         sequence INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         digest BLOB NOT NULL,
         answer TEXT NOT NULL,
-        size INTEGER NOT NULL GENERATED ALWAYS AS (octet_length(answer)) VIRTUAL
+        size INTEGER NOT NULL GENERATED ALWAYS AS (octet_length(answer) + 200) VIRTUAL
     ) STRICT;
-    INSERT INTO request (id, digest, answer) SELECT id, digest, answer FROM request_by_time ORDER BY time;
-    CREATE INDEX request_size ON request (sequence, size);
+    INSERT INTO request (id, digest, answer) SELECT id, digest, answer FROM
+        (SELECT * FROM request_by_time ORDER BY time DESC LIMIT 10000) ORDER BY time;
     DROP TABLE request_by_time;
 ",
 ];
@@ -143,7 +145,7 @@ mod tests {
         let mut answers = new.prepare("SELECT id, size FROM request ORDER BY sequence").unwrap();
         let answers = answers.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         let answers: Vec<(String, i64)> = answers.collect::<Result<_, _>>().unwrap();
-        assert_eq!(answers, [("a".to_owned(), 4), ("b".to_owned(), 4)]);
+        assert_eq!(answers, [("a".to_owned(), 204), ("b".to_owned(), 204)]);
         let found: (String, String) =
             new.query_row("SELECT uuid, kind FROM event", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         assert_eq!(found, ("u".to_owned(), "deleted".to_owned()));

@@ -81,6 +81,8 @@ impl Default for Keep {
 const TRIM_EVERY: u32 = 256;
 /// Events that are trimmed at once, so that no commit waits for long.
 const TRIM: i64 = 2000;
+/// Answers that are kept however large they are.
+const NEWEST_ANSWERS: i64 = 100;
 
 /// The handle on the writer. Dropping the last one ends it.
 #[derive(Clone)]
@@ -130,6 +132,7 @@ impl Store {
 
 fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Work>, listener: &Listener, keep: Keep) {
     let mut since_trim = 0;
+    let mut answered = Answered::default();
     while let Some(first) = queue.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH
@@ -141,7 +144,9 @@ fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Work>, listen
         write_batch(&mut connection, batch, listener);
         if since_trim >= TRIM_EVERY {
             since_trim = 0;
-            if let Err(error) = trim(&connection, keep, Timestamp::now()) {
+            let trimmed = trim(&connection, keep, Timestamp::now())
+                .and_then(|()| trim_answers(&connection, keep, &mut answered));
+            if let Err(error) = trimmed {
                 tracing::warn!(%error, "the journal could not be trimmed");
             }
         }
@@ -166,10 +171,41 @@ fn trim(connection: &Connection, keep: Keep, now: Timestamp) -> Result<(), Store
     if removed > 0 {
         tracing::info!(removed, "trimmed the journal");
     }
-    let oldest = "SELECT sequence FROM \
-                  (SELECT sequence, sum(size) OVER (ORDER BY sequence DESC) AS newer FROM request) \
-                  WHERE newer > ?1 ORDER BY sequence DESC LIMIT 1";
-    connection.execute(&format!("DELETE FROM request WHERE sequence <= ({oldest})"), [keep.answers])?;
+    Ok(())
+}
+
+/// Bytes of the answers up to a place: what came since is added at each look.
+#[derive(Default)]
+struct Answered {
+    bytes: i64,
+    until: i64,
+}
+
+/// Removes the oldest answers that are too much, but not the newest ones.
+fn trim_answers(connection: &Connection, keep: Keep, known: &mut Answered) -> Result<(), StoreError> {
+    let since = "SELECT coalesce(sum(size), 0), coalesce(max(sequence), ?1) FROM request WHERE sequence > ?1";
+    let (more, until): (i64, i64) =
+        connection.query_row(since, [known.until], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    (known.bytes, known.until) = (known.bytes + more, until);
+    let bytes = &mut known.bytes;
+    while *bytes > keep.answers {
+        let mut oldest = connection.prepare_cached(
+            "SELECT sequence, size FROM request WHERE sequence <= (SELECT max(sequence) FROM request) - ?1 \
+             ORDER BY sequence LIMIT ?2",
+        )?;
+        let rows = oldest.query_map([NEWEST_ANSWERS, TRIM], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows: Vec<(i64, i64)> = rows.collect::<Result<_, _>>()?;
+        let mut last = None;
+        for (sequence, size) in rows {
+            if *bytes <= keep.answers {
+                break;
+            }
+            *bytes -= size;
+            last = Some(sequence);
+        }
+        let Some(last) = last else { return Ok(()) };
+        connection.execute("DELETE FROM request WHERE sequence <= ?1", [last])?;
+    }
     Ok(())
 }
 
@@ -296,7 +332,8 @@ mod tests {
         store.commit(Commit::default()).await.unwrap();
         let reader = Reader::open(&path).unwrap();
         let kept = |n| reader.answer(Uuid::from_u128(n)).unwrap().is_some();
-        assert!((count - 10..count).all(kept));
-        assert!(!(0..count - 10).any(kept));
+        let newest = u128::from(NEWEST_ANSWERS.unsigned_abs());
+        assert!((count - newest..count).all(kept));
+        assert!(!(0..count - newest).any(kept));
     }
 }

@@ -17,6 +17,9 @@ use crate::{
 /// Between two times that resets are journaled.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
+/// What a guest may put into the journal by them, once it is a large one.
+const BYTES_A_SECOND: u64 = 2 << 10;
+
 /// Resets that are not in the record yet.
 #[derive(Debug, Default)]
 pub(super) struct Resets {
@@ -24,6 +27,8 @@ pub(super) struct Resets {
     by_guest: bool,
     last: Option<Timestamp>,
     told: Option<Instant>,
+    /// How long the next ones wait behind those: each time the whole machine is in the journal.
+    pause: Duration,
 }
 
 impl Resets {
@@ -38,7 +43,7 @@ impl Resets {
 
     /// When they have to be told.
     pub(super) fn due(&self) -> Option<Instant> {
-        (self.untold > 0).then(|| self.told.map_or_else(Instant::now, |told| told + TELL_EVERY))
+        (self.untold > 0).then(|| self.told.map_or_else(Instant::now, |told| told + self.pause))
     }
 }
 
@@ -47,7 +52,9 @@ impl Actor {
     /// hearing anything else.
     pub(super) async fn tell_resets(&mut self) {
         let resets = std::mem::take(&mut self.resets);
-        self.resets = Resets { last: resets.last, told: Some(Instant::now()), ..Resets::default() };
+        let size = serde_json::to_string(&self.record.spec).map_or(0, |text| text.len());
+        let pause = TELL_EVERY.max(Duration::from_secs(u64::try_from(size).unwrap_or(0) / BYTES_A_SECOND));
+        self.resets = Resets { last: resets.last, told: Some(Instant::now()), pause, ..Resets::default() };
         let time = resets.last.unwrap_or_else(Timestamp::now);
         let vm = self.changed(|vm| {
             if let Some(machine) = &mut vm.machine {

@@ -50,7 +50,7 @@ async fn a_snapshot_then_changes() {
                 assert!(message.cursor.is_empty());
                 assert!(known.insert(vm.uuid.clone(), vm).is_none(), "each VM once");
             }
-            Item::SnapshotEnd(_) => break assert!(!message.cursor.is_empty()),
+            Item::SnapshotEnd(_) => break,
             other => panic!("{other:?} in the middle of the snapshot"),
         }
     }
