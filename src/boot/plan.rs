@@ -115,6 +115,7 @@ struct Made {
     control: Option<OwnedFd>,
     metadata: Option<OwnedFd>,
     firmware: Option<Firmware>,
+    disks: Option<Result<Disks, StepError>>,
     drives: Vec<Drive>,
     seed: Option<File>,
     nics: Vec<Nic>,
@@ -126,11 +127,18 @@ struct Made {
     accelerator: String,
 }
 
+/// What a machine is made of that lies on disks, open.
+struct Disks {
+    drives: Vec<Drive>,
+    seed: Option<File>,
+    firmware: Firmware,
+}
+
 impl Boot<'_> {
     async fn act(&mut self, step: Step) -> Result<(), StepError> {
         match step {
             Step::Zone => self.make_zone().await,
-            Step::Disks => self.open_disks().await,
+            Step::Disks => self.take_disks(),
             Step::Nics => self.plug().await,
             Step::Hypervisor => self.spawn().await,
             Step::Control => self.connect().await,
@@ -154,7 +162,8 @@ impl Boot<'_> {
             }
             Step::Zone => {
                 self.request.console.unwatch();
-                (self.made.ends, self.made.control, self.made.metadata) = (None, None, None);
+                (self.made.ends, self.made.disks) = (None, None);
+                (self.made.control, self.made.metadata) = (None, None);
                 if let Err(error) = tokio::fs::remove_dir_all(self.request.layout.run()).await {
                     tracing::debug!(%error, "run folder");
                 }
@@ -162,28 +171,34 @@ impl Boot<'_> {
         }
     }
 
+    /// The disks are opened on the way, because each wait for another thread takes its time; what came of it counts
+    /// in their own step.
     async fn make_zone(&mut self) -> Result<(), StepError> {
-        let (layout, console) = (self.request.layout.clone(), self.request.console.clone());
+        let BootRequest { platform, vm, layout, console, options, .. } = &self.request;
+        let (platform, vm, layout) = ((*platform).clone(), (*vm).clone(), (*layout).clone());
+        let (console, options, hypervisor) =
+            ((*console).clone(), (*options).clone(), self.hypervisor().cloned());
         let make = move || -> Result<_, StepError> {
             DirBuilder::new().mode(0o700).recursive(true).create(layout.run())?;
-            Ok((console.open_for_boot()?, listen(&layout.control())?, listen(&layout.metadata())?))
+            let ends = console.open_for_boot()?;
+            let sockets = (listen(&layout.control())?, listen(&layout.metadata())?);
+            let open = || -> Result<Disks, StepError> {
+                Ok(Disks {
+                    drives: devices::open_drives(&platform, &vm.spec, &layout, &options)?,
+                    seed: devices::open_seed(&vm, &layout)?,
+                    firmware: devices::open_firmware(&*hypervisor?, &vm.spec, &layout)?,
+                })
+            };
+            Ok((ends, sockets, open()))
         };
-        let (ends, control, metadata) = tokio::task::spawn_blocking(make).await??;
-        self.made.ends = Some(ends);
+        let (ends, (control, metadata), disks) = tokio::task::spawn_blocking(make).await??;
+        (self.made.ends, self.made.disks) = (Some(ends), Some(disks));
         (self.made.control, self.made.metadata) = (Some(control), Some(metadata));
         Ok(())
     }
 
-    async fn open_disks(&mut self) -> Result<(), StepError> {
-        let BootRequest { platform, vm, layout, options, .. } = &self.request;
-        let (platform, vm, layout) = ((*platform).clone(), (*vm).clone(), (*layout).clone());
-        let (options, hypervisor) = ((*options).clone(), self.hypervisor()?.clone());
-        let open = move || -> Result<_, StepError> {
-            let drives = devices::open_drives(&platform, &vm.spec, &layout, &options)?;
-            let seed = devices::open_seed(&vm, &layout)?;
-            Ok((drives, seed, devices::open_firmware(&*hypervisor, &vm.spec, &layout)?))
-        };
-        let (drives, seed, firmware) = tokio::task::spawn_blocking(open).await??;
+    fn take_disks(&mut self) -> Result<(), StepError> {
+        let Disks { drives, seed, firmware } = self.made.disks.take().ok_or("the zone was not made")??;
         (self.made.drives, self.made.seed, self.made.firmware) = (drives, seed, Some(firmware));
         Ok(())
     }
