@@ -217,9 +217,12 @@ async fn make(agent: &Agent, layout: &VmLayout, spec: &VmSpec) -> Result<(), Err
 pub(super) async fn discard(agent: &Agent, call: &Call, vm: &VmRecord) {
     let Err(error) = try_discard(agent, call, vm).await else { return };
     tracing::error!(vm = %vm.uuid, %error, "what is left of the VM can't be removed; it is tried again");
+    // Meanwhile no other VM is made under its UUID: that would be removed. One that was just made has it still.
+    let taken = agent.inner.registry.reserve(vm.uuid, u32::MAX).ok();
     let (agent, call, vm) = (agent.clone(), call.clone(), vm.clone());
     let tasks = agent.inner.tasks.clone();
     tasks.spawn(async move {
+        let _taken = taken;
         while try_discard(&agent, &call, &vm).await.is_err() {
             tokio::select! {
                 () = tokio::time::sleep(AGAIN) => {}

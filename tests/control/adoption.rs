@@ -180,6 +180,45 @@ async fn what_was_half_created_or_half_deleted_is_removed() {
     }
 }
 
+/// What can't be removed yet keeps its UUID, so that nobody's new VM is removed for it.
+#[tokio::test]
+async fn the_uuid_of_one_that_cannot_be_removed_yet_is_taken() {
+    let immutable = |how: &str, file: &std::path::Path| {
+        std::process::Command::new("chattr").arg(how).arg(file).status().is_ok_and(|status| status.success())
+    };
+    let (agent, uuid) = restarted(async |agent, uuid| {
+        let file = agent.zonepath(uuid).join("kept");
+        std::fs::write(&file, "").unwrap();
+        if !immutable("+i", &file) {
+            eprintln!("IGNORED: nothing can be made immutable here");
+        }
+        left_as(agent, uuid, VmState::Deleting).await;
+    })
+    .await;
+    let file = agent.zonepath(&uuid).join("kept");
+    if !file.exists() {
+        return;
+    }
+    let mut clients = agent.clients().await;
+    let again = v1::CreateVmRequest {
+        vm: Some(v1::VmSpec { uuid: Some(uuid.clone()), ..machine() }),
+        ..Default::default()
+    };
+    let refused = clients.vms.create_vm(again.clone()).await.unwrap_err();
+    assert!(immutable("-i", &file));
+    assert_eq!(refused.code(), Code::AlreadyExists);
+    assert_eq!(reason(&refused), "VM_EXISTS");
+    let made = eventually("its UUID is free", || {
+        let (mut clients, again) = (clients.clone(), again.clone());
+        async move { clients.vms.create_vm(again).await.ok() }
+    });
+    made.await;
+    let told = clients.journal().await.into_iter().filter(|event| event.uuid == uuid);
+    let deleted = |event: &v1::Event| matches!(event.kind, Some(v1::event::Kind::Deleted(_)));
+    assert_eq!(told.filter(deleted).count(), 1);
+    assert!(agent.zonepath(&uuid).join("root").exists());
+}
+
 #[tokio::test]
 async fn a_stop_that_was_interrupted_is_finished() {
     let (agent, uuid) = restarted(async |agent, uuid| left_as(agent, uuid, VmState::Stopping).await).await;
