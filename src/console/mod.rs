@@ -207,15 +207,12 @@ impl Console {
     /// Follows the output of the boot that is under way, from its beginning.
     pub async fn boot_reader(&self) -> Result<ConsoleReader, ConsoleError> {
         let path = self.start.clone();
-        let start = off_runtime(move || {
-            let text = std::fs::read_to_string(path);
-            text.map_err(ConsoleError::at("reading where the console's output of this boot begins"))
-        });
-        let start = start.await?.trim().parse::<u64>().map_err(|error| {
-            ConsoleError::at("reading where the console's output of this boot begins")(io::Error::other(
-                error,
-            ))
-        })?;
+        let read = move || {
+            let text = std::fs::read_to_string(path)?;
+            text.trim().parse().map_err(io::Error::other)
+        };
+        let at = ConsoleError::at("reading where the console's output of this boot begins");
+        let start = off_runtime(move || read().map_err(at)).await?;
         Ok(self.reader(Some(start)).await?.follow())
     }
 

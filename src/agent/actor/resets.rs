@@ -16,8 +16,7 @@ use crate::{
 
 /// Between two times that resets are journaled.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-
-/// What a guest may put into the journal by them, once it is a large one.
+/// Of a machine that is so large that it would fill the journal by then: bytes of it that are journaled in a second.
 const BYTES_A_SECOND: u64 = 2 << 10;
 
 /// Resets that are not in the record yet.

@@ -246,6 +246,11 @@ impl Cgroup {
         self.places.iter().filter_map(count).any(|killed| killed > 0)
     }
 
+    /// Whether one could not be removed.
+    pub(super) fn is_left(&self) -> bool {
+        self.places.iter().any(|place| place.folder.exists())
+    }
+
     /// Ends whatever is in the groups, where the kernel does that (version 2, since Linux 5.14).
     pub(super) fn kill(&self) {
         for place in self.places.iter().filter(|place| place.version == Version::V2) {

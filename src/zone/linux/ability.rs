@@ -171,6 +171,10 @@ async fn remove_old_trial(folder: &VmLayout) -> io::Result<()> {
     // A launcher that had not written yet who it is.
     cgroup.kill();
     cgroup.remove();
+    if cgroup.is_left() {
+        // The folder says where they are, to the next start.
+        return Err(io::Error::other("its control groups are not empty yet"));
+    }
     std::fs::remove_dir_all(folder.run())
 }
 
