@@ -33,6 +33,7 @@ mod machine;
 mod metadata;
 mod registry;
 mod requests;
+mod wanted;
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
@@ -56,6 +57,7 @@ pub use error::Error;
 pub use files::{FileList, Uploader};
 pub use leaks::{Leak, LeakKind, Reclaimed};
 pub use registry::View;
+pub use wanted::Wanted;
 
 use crate::{
     boot::Platform,
@@ -66,7 +68,7 @@ use crate::{
     layout::Layout,
     spec::{Enforcement, LimitReport, Mac, NicSpec, VmSpec, VmState, filter::Filter},
     storage,
-    store::{Change, Keep, Store, VmRecord},
+    store::{Keep, Store, VmRecord},
 };
 use capacity::Budget;
 use claims::Claims;
@@ -216,37 +218,6 @@ impl Agent {
     #[must_use]
     pub fn vms(&self, after: Option<Uuid>, limit: usize, filters: &[Filter]) -> (Vec<Arc<View>>, bool) {
         self.inner.registry.page(after, limit, filters)
-    }
-
-    /// Whether a VM is there, and meets all filters now.
-    #[must_use]
-    pub fn matches(&self, uuid: Uuid, filters: &[Filter]) -> bool {
-        let vm = self.inner.registry.get(uuid);
-        vm.is_ok_and(|vm| filters.iter().all(|filter| filter.matches(&vm.view().object)))
-    }
-
-    /// Whether a VM as it was met all filters.
-    #[must_use]
-    pub fn record_matches(&self, vm: &VmRecord, filters: &[Filter]) -> bool {
-        let now = self.inner.registry.get(vm.uuid).ok().map(|handle| handle.view());
-        let same =
-            |view: &Arc<View>| (view.record.generation, view.record.created) == (vm.generation, vm.created);
-        match now.filter(same) {
-            Some(view) => filters.iter().all(|filter| filter.matches(&view.object)),
-            None => {
-                let zonepath = self.inner.layout.vm(vm.uuid).zonepath().display().to_string();
-                let object = change::view(vm, &zonepath);
-                filters.iter().all(|filter| filter.matches(&object))
-            }
-        }
-    }
-
-    /// Whether a VM met all filters before these changes made it what it is.
-    #[must_use]
-    pub fn matched_before(&self, vm: &VmRecord, changes: &[Change], filters: &[Filter]) -> bool {
-        let zonepath = self.inner.layout.vm(vm.uuid).zonepath().display().to_string();
-        let object = change::undone(change::view(vm, &zonepath), changes);
-        filters.iter().all(|filter| filter.matches(&object))
     }
 
     /// A VM's console.

@@ -1,7 +1,7 @@
 //! `EventService`.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::VecDeque,
     pin::Pin,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -19,7 +19,7 @@ use super::{
     status::{status, watch_status},
 };
 use crate::{
-    agent::{Agent, Error},
+    agent::{Agent, Error, Wanted},
     events::{Cursor, CursorError, Watcher},
     proto::{
         Packed,
@@ -28,8 +28,7 @@ use crate::{
             watch_events_response::Item,
         },
     },
-    spec::filter::Filter,
-    store::{Event, EventKind, EventQuery, Found, Timestamp},
+    store::{Event, EventQuery, Found, Timestamp},
 };
 
 /// Between bookmarks on an idle stream.
@@ -79,80 +78,9 @@ fn cursor(field: &str, text: &str) -> Result<Cursor, Status> {
     text.parse().map_err(|error: CursorError| invalid(field, error.to_string()))
 }
 
-/// Which events a caller wants.
-#[derive(Debug)]
-struct Wanted {
-    uuids: HashSet<Uuid>,
-    kinds: Vec<&'static str>,
-    filters: Vec<Filter>,
-    /// Whether a VM met the filters after its last event, where that is known.
-    met: HashMap<Uuid, bool>,
-    /// With a snapshot: how new each VM was in it.
-    seen: HashMap<Uuid, u64>,
-}
-
-impl Wanted {
-    fn new(uuids: &[String], kinds: &[i32], filters: &[String]) -> Result<Self, Status> {
-        Ok(Self {
-            uuids: self::uuids(uuids)?.into_iter().collect(),
-            kinds: self::kinds(kinds)?,
-            filters: self::filters(filters)?,
-            met: HashMap::new(),
-            seen: HashMap::new(),
-        })
-    }
-
-    async fn has(&mut self, agent: &Agent, event: &Event) -> Result<bool, Status> {
-        let fact = &event.fact;
-        if !self.uuids.is_empty() && !self.uuids.contains(&fact.uuid) {
-            return Ok(false);
-        }
-        if let EventKind::Created { vm } | EventKind::Modified { vm, .. } = &fact.kind
-            && self.seen.get(&vm.uuid).is_some_and(|seen| vm.generation <= *seen)
-        {
-            return Ok(false);
-        }
-        if matches!(fact.kind, EventKind::Deleted { .. }) {
-            // One that is made again under this UUID is another.
-            self.seen.remove(&fact.uuid);
-        }
-        if !self.filters.is_empty() && !self.passes(agent, event).await? {
-            return Ok(false);
-        }
-        Ok(self.kinds.is_empty() || self.kinds.contains(&fact.kind.name()))
-    }
-
-    /// Whether the VM met the filters before an event or meets them after it. The journal alone decides, so a watch
-    /// that was cut and goes on from its cursor gets what it would have got.
-    async fn passes(&mut self, agent: &Agent, event: &Event) -> Result<bool, Status> {
-        let uuid = event.fact.uuid;
-        let before = match (self.met.get(&uuid), &event.fact.kind) {
-            (Some(met), _) => *met,
-            (None, EventKind::Created { .. }) => false,
-            (None, _) => {
-                let vm = agent.journal().vm_before(uuid, event.sequence).await.map_err(watch_status)?;
-                match (vm, &event.fact.kind) {
-                    (Some(vm), _) => vm.is_some_and(|vm| agent.record_matches(&vm, &self.filters)),
-                    // Trimmed: what changed says what it was.
-                    (None, EventKind::Modified { vm, changes }) => {
-                        agent.matched_before(vm, changes, &self.filters)
-                    }
-                    (None, _) => agent.matches(uuid, &self.filters),
-                }
-            }
-        };
-        let after = match &event.fact.kind {
-            EventKind::Created { vm } | EventKind::Modified { vm, .. } => {
-                agent.record_matches(vm, &self.filters)
-            }
-            _ => before,
-        };
-        match event.fact.kind {
-            EventKind::Deleted { .. } => self.met.remove(&uuid),
-            _ => self.met.insert(uuid, after),
-        };
-        Ok(before || after)
-    }
+fn wanted(uuids: &[String], kinds: &[i32], filters: &[String]) -> Result<Wanted, Status> {
+    let uuids = self::uuids(uuids)?.into_iter().collect();
+    Ok(Wanted::new(uuids, self::kinds(kinds)?, self::filters(filters)?))
 }
 
 fn uuids(texts: &[String]) -> Result<Vec<Uuid>, Status> {
@@ -220,7 +148,7 @@ impl EventService for Events {
         request: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<EventStream>, Status> {
         let request = request.into_inner();
-        let wanted = Wanted::new(&request.uuids, &request.kinds, &request.filters)?;
+        let wanted = wanted(&request.uuids, &request.kinds, &request.filters)?;
         let snapshot = matches!(request.start, Some(Start::Snapshot(true)));
         // Before the snapshot is taken: what changes meanwhile comes after it.
         let this = self.clone();
@@ -330,7 +258,7 @@ impl Watch {
     }
 
     async fn turn_page(&mut self, snapshot: &mut Snapshot) -> Result<(), Status> {
-        let (agent, filters, after) = (self.agent.clone(), self.wanted.filters.clone(), snapshot.after);
+        let (agent, filters, after) = (self.agent.clone(), self.wanted.filters().to_vec(), snapshot.after);
         let (views, more) = tokio::task::spawn_blocking(move || agent.vms(after, PAGE, &filters))
             .await
             .map_err(|_| Status::internal("the VMs could not be read"))?;
@@ -339,11 +267,9 @@ impl Watch {
         for view in views {
             let record = &view.record;
             snapshot.after = Some(record.uuid);
-            if !self.wanted.uuids.is_empty() && !self.wanted.uuids.contains(&record.uuid) {
+            if !self.wanted.shows(record) {
                 continue;
             }
-            self.wanted.met.insert(record.uuid, true);
-            self.wanted.seen.insert(record.uuid, record.generation);
             let vm = convert::vm_with(record, view.spec.clone());
             let item = v1::WatchEventsResponse { cursor: String::new(), item: Some(Item::Snapshot(vm)) };
             snapshot.page.push_back(Packed::from(&item));
@@ -372,7 +298,7 @@ impl Watch {
                     }
                 },
             };
-            if self.wanted.has(&self.agent, &event).await? {
+            if self.wanted.has(&self.agent, &event).await.map_err(watch_status)? {
                 self.bookmark_due = Instant::now() + BOOKMARK;
                 if self.watcher.is_past(self.seen_until) {
                     return Ok(self.shared.get(&self.agent, &event));
