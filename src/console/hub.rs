@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Log;
+use super::log::Log;
 
 /// Between looks. A hypervisor writes byte by byte, and each would wake us: a guest that floods its console would
 /// have a processor of the host's for it, whatever its own limits are.

@@ -13,37 +13,33 @@
 mod hub;
 mod input;
 mod lock;
+mod log;
 mod reader;
 mod vnc;
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::fs::{CWD, FallocateFlags, Mode, SeekFrom};
-use tokio::sync::watch;
+use rustix::fs::{CWD, Mode};
 
 pub use hub::ConsoleHub;
 pub use input::{ConsoleInput, ConsoleWriter};
 use lock::WriterLock;
 pub use lock::WriterRight;
+use log::{Log, open_log};
 pub use reader::{ConsoleItem, ConsoleReader};
 pub use vnc::VncEndpoint;
 
 use crate::layout::VmLayout;
 
-/// Output over the bound before it is cut.
-const SLACK: u64 = 256 << 10;
 /// Bytes of the hypervisor's own messages that are kept.
 const ERRORS: u64 = 256 << 10;
 /// Bytes of its last words that are looked at.
 const LAST_WORDS: u64 = 16 << 10;
-/// Punching is done in multiples of this.
-const BLOCK: u64 = 64 << 10;
 
 /// The end of what a hypervisor said about itself in its last boot; nothing when that can't be read.
 #[must_use]
@@ -129,23 +125,13 @@ pub struct Console {
     hub: ConsoleHub,
 }
 
-/// A file that the hypervisor appends to, as the hub knows it.
-#[derive(Debug)]
-struct Log {
-    path: PathBuf,
-    keep: u64,
-    /// Ticks when the log grew; closed when the VM is deleted.
-    grown: watch::Sender<u64>,
-}
-
 impl Console {
     /// The console of the VM with that layout, which keeps at least `keep` bytes.
     #[must_use]
     pub fn new(layout: &VmLayout, keep: u64, hub: &ConsoleHub) -> Self {
-        let log = |path, keep| Arc::new(Log { path, keep, grown: watch::channel(0).0 });
         Self {
-            log: log(layout.console_log(), keep),
-            errors: log(layout.hypervisor_log(), ERRORS),
+            log: Log::new(layout.console_log(), keep),
+            errors: Log::new(layout.hypervisor_log(), ERRORS),
             input: layout.console_input(),
             start: layout.console_start(),
             writer: Arc::new(WriterLock::new()),
@@ -260,63 +246,14 @@ async fn off_runtime<T: Send + 'static>(
     done.map_err(|error| ConsoleError::at("waiting for the console's disk")(io::Error::other(error)))?
 }
 
-impl Log {
-    /// The oldest byte that is kept, and one more than the newest.
-    fn range(&self) -> Result<(u64, u64), ConsoleError> {
-        match File::open(&self.path) {
-            Ok(file) => range(&file).map_err(ConsoleError::at("reading the console's log")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((0, 0)),
-            Err(error) => Err(ConsoleError::at("opening the console's log")(error)),
-        }
-    }
-
-    fn grew(&self) {
-        self.grown.send_modify(|tick| *tick += 1);
-    }
-
-    /// Called for each growth: wakes the readers and keeps to the bound.
-    fn on_growth(&self) {
-        if let Err(error) = trim(&self.path, self.keep) {
-            tracing::warn!(%error, log = %self.path.display(), "the console's log can't be cut; it grows");
-        }
-        self.grew();
-    }
-}
-
-fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
-}
-
-/// The log's first byte that is not punched out, and its end.
-fn range(file: &File) -> io::Result<(u64, u64)> {
-    let end = file.metadata()?.len();
-    let oldest = match rustix::fs::seek(file, SeekFrom::Data(0)) {
-        Ok(oldest) => oldest,
-        Err(rustix::io::Errno::NXIO) => end,
-        // A file system without holes keeps everything.
-        Err(rustix::io::Errno::INVAL) => 0,
-        Err(error) => return Err(error.into()),
-    };
-    Ok((oldest.min(end), end))
-}
-
-/// Gives back the room of what is over the bound.
-fn trim(path: &Path, keep: u64) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).read(true).open(path)?;
-    let (oldest, end) = range(&file)?;
-    if end - oldest <= keep + SLACK {
-        return Ok(());
-    }
-    let cut = (end - keep) / BLOCK * BLOCK;
-    rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, cut)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::{io::Write as _, os::unix::fs::MetadataExt as _};
 
-    use super::*;
+    use super::{
+        log::{BLOCK, SLACK},
+        *,
+    };
     use crate::{config::Config, layout::Layout, storage};
 
     fn console(keep: u64) -> (tempfile::TempDir, Console) {

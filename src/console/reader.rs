@@ -5,7 +5,7 @@ use std::{fs::File, os::unix::fs::FileExt as _, sync::Arc};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{ConsoleError, range};
+use super::{ConsoleError, log::range};
 
 /// Bytes given out at once.
 const CHUNK: usize = 64 << 10;
