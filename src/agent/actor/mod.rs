@@ -16,6 +16,7 @@
 pub(super) mod control;
 mod ended;
 mod guest;
+mod live;
 mod record;
 mod resets;
 mod screen;
@@ -31,17 +32,17 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
-use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 pub(super) use ended::stop_result;
+pub(super) use live::Live;
+use live::{ended, next_event};
 pub(super) use seat::Seat;
 
 use super::{
     Agent,
     call::{BootProgress, Call, Outcome, check_etag},
     error::Error,
-    late_phases::LatePhases,
     links::{self, Attended},
     registry::VmHandle,
 };
@@ -52,7 +53,6 @@ use crate::{
     spec::{BootOptions, VmState},
     storage::remove_zone,
     store::{BootPhase, Commit, EventKind, StopCause, VmChange, VmRecord},
-    zone::{Ended, Process},
 };
 use control::Control;
 use resets::Resets;
@@ -123,24 +123,6 @@ pub(super) enum Command {
 pub(super) struct Look {
     pub(super) machine: Arc<dyn Machine>,
     pub(super) vnc: Option<SocketAddr>,
-}
-
-/// A hypervisor that is there, as far as it is known.
-#[derive(Debug, Default)]
-pub(super) struct Live {
-    pub(super) process: Option<Arc<dyn Process>>,
-    pub(super) machine: Option<Arc<dyn Machine>>,
-    pub(super) vnc: Option<VncEndpoint>,
-    /// Told of the boot when the guest comes to them; nothing when nobody knows how it was booted.
-    late: Option<LatePhases>,
-    /// Waits for the first byte of this boot.
-    _first_byte: Option<AbortOnDropHandle<()>>,
-    /// Answers the guest's questions.
-    _metadata: Option<AbortOnDropHandle<()>>,
-    /// Answers its requests for an address.
-    pub(super) links: Option<Attended>,
-    /// When it is tried again to put in force what it may send.
-    pub(super) guard_again: Option<Instant>,
 }
 
 /// See the module.
@@ -367,32 +349,6 @@ impl Actor {
                 self.record.state
             ))),
         }
-    }
-}
-
-impl Live {
-    /// A hypervisor that an earlier agent left.
-    pub(super) fn adopted(
-        process: Arc<dyn Process>,
-        machine: Option<Arc<dyn Machine>>,
-        vnc: Option<VncEndpoint>,
-    ) -> Self {
-        Self { process: Some(process), machine, vnc, ..Self::default() }
-    }
-}
-
-/// Waits for the end of the process; forever when there is none.
-async fn ended(process: Option<Arc<dyn Process>>) -> Ended {
-    match process {
-        Some(process) => process.ended().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn next_event(machine: Option<Arc<dyn Machine>>) -> Option<MachineEvent> {
-    match machine {
-        Some(machine) => machine.next_event().await,
-        None => std::future::pending().await,
     }
 }
 
