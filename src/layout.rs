@@ -17,7 +17,7 @@ use crate::config::Config;
 /// ```text
 /// <zones_dir>/<uuid>/            zonepath
 ///     root/                      what the hypervisor sees as /; untrusted
-///     disk0.raw                  reachable by the hypervisor only as a descriptor
+///     disk0                      reachable by the hypervisor only as a descriptor
 ///     console.log                the serial console's output, offsets for the life of the VM
 ///     efi-vars.fd                UEFI variables
 ///     uploads/                   uploads that are not whole yet
@@ -26,6 +26,8 @@ use crate::config::Config;
 ///     process.json               which process the hypervisor is
 ///     cgroup.json                which control groups it is in
 ///     qmp.sock  metadata.sock  console.in  console.start  hypervisor.log
+///     out/                       pipes of the hypervisor's output, each named after the log that it ends in
+/// <run_dir>/logger.sock          who carries them there
 /// <state_dir>/
 ///     state.db  lock
 /// ```
@@ -111,10 +113,10 @@ impl VmLayout {
         self.zonepath.join("root")
     }
 
-    /// The file of a disk that the agent made.
+    /// The file of the disk with that number that the agent makes.
     #[must_use]
-    pub fn disk(&self, index: usize) -> PathBuf {
-        self.zonepath.join(format!("disk{index}.raw"))
+    pub fn disk(&self, number: usize) -> PathBuf {
+        self.zonepath.join(format!("disk{number}"))
     }
 
     /// Output of the serial console.
@@ -193,6 +195,18 @@ impl VmLayout {
     #[must_use]
     pub fn console_start(&self) -> PathBuf {
         self.run.join("console.start")
+    }
+
+    /// The pipe that ends in [`Self::console_log`].
+    #[must_use]
+    pub(crate) fn console_pipe(&self) -> PathBuf {
+        self.run.join("out/console.log")
+    }
+
+    /// The pipe that ends in [`Self::hypervisor_log`].
+    #[must_use]
+    pub(crate) fn errors_pipe(&self) -> PathBuf {
+        self.run.join("out/hypervisor.log")
     }
 
     /// The hypervisor's own words.

@@ -39,6 +39,7 @@ pub mod doctor;
 pub mod events;
 pub mod hypervisor;
 pub mod layout;
+mod logfile;
 pub mod metadata;
 pub mod network;
 pub mod probe;

@@ -7,7 +7,10 @@ use tokio::net::UnixStream;
 use uuid::Uuid;
 
 use super::{Agent, actor::look, error::Error};
-use crate::hypervisor::{Info, InfoType};
+use crate::{
+    hypervisor::{Info, InfoType},
+    sys::pair_in_passing,
+};
 
 impl Agent {
     /// vmadm's `info`: a key for each type that is named; all when none is.
@@ -33,8 +36,9 @@ impl Agent {
     /// A connection to the guest's screen that speaks RFB.
     pub async fn connect_vnc(&self, uuid: Uuid) -> Result<UnixStream, Error> {
         let machine = look(self, uuid).await?.machine;
-        let (ours, theirs) = UnixStream::pair().map_err(Error::internal)?;
-        let theirs = theirs.into_std().map_err(Error::internal)?;
+        let (ours, theirs) = pair_in_passing().map_err(Error::internal)?;
+        ours.set_nonblocking(true).map_err(Error::internal)?;
+        let ours = UnixStream::from_std(ours).map_err(Error::internal)?;
         // The caller's role was looked at already.
         machine.add_vnc_client(theirs.into(), true).await?;
         Ok(ours)

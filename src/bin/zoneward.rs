@@ -32,7 +32,7 @@ use zoneward::{
     network::linux::LinuxLinks,
     probe,
     storage::FileVolumes,
-    zone::{Zone as _, launcher, linux::LinuxZone, sandbox::Mechanism},
+    zone::{self, Zone as _, launcher, linux::LinuxZone, sandbox::Mechanism},
 };
 
 /// The agent of a VM host.
@@ -120,6 +120,9 @@ fn main() -> ExitCode {
     // Before anything else: the launcher must have one thread.
     if std::env::args_os().nth(1).is_some_and(|word| word == launcher::SUBCOMMAND) {
         return ExitCode::from(launcher::run());
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == zone::LOGGER) {
+        return ExitCode::from(zone::log());
     }
     if std::env::args_os().nth(1).is_some_and(|word| word == probe::SUBCOMMAND) {
         return ExitCode::from(probe::act(&std::env::args().skip(2).collect::<Vec<_>>()));

@@ -70,7 +70,8 @@ impl ConsoleHub {
     }
 
     pub(super) fn add(&self, log: &Arc<Log>) -> io::Result<()> {
-        let descriptor = lock(&self.shared.watches).add(&log.path, WatchMask::MODIFY)?;
+        // Before Linux 6.4 a splice into a file is told by its time alone.
+        let descriptor = lock(&self.shared.watches).add(&log.path, WatchMask::MODIFY | WatchMask::ATTRIB)?;
         lock(&self.shared.logs).insert(descriptor, Arc::downgrade(log));
         // What was printed before the watch.
         log.on_growth();

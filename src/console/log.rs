@@ -1,24 +1,18 @@
-//! What a hypervisor appends to: numbered by byte, and cut from below.
+//! The output of a hypervisor as the hub knows it: a log that grows.
 
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
-use rustix::fs::{FallocateFlags, SeekFrom};
 use tokio::sync::watch;
 
 use super::ConsoleError;
+use crate::logfile::{SLACK, range, trim};
 
-/// Output over the bound before it is cut.
-pub(super) const SLACK: u64 = 256 << 10;
-/// Punching is done in multiples of this.
-pub(super) const BLOCK: u64 = 64 << 10;
-
-/// A file that the hypervisor appends to, as the hub knows it.
+/// A log, as the hub knows it.
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) path: PathBuf,
@@ -47,38 +41,10 @@ impl Log {
 
     /// Called for each growth: wakes the readers and keeps to the bound.
     pub(super) fn on_growth(&self) {
-        if let Err(error) = trim(&self.path, self.keep) {
+        let open = || OpenOptions::new().write(true).read(true).open(&self.path);
+        if let Err(error) = open().and_then(|file| trim(&file, self.keep, SLACK)) {
             tracing::warn!(%error, log = %self.path.display(), "the console's log can't be cut; it grows");
         }
         self.grew();
     }
-}
-
-pub(super) fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
-}
-
-/// The log's first byte that is not punched out, and its end.
-pub(super) fn range(file: &File) -> io::Result<(u64, u64)> {
-    let end = file.metadata()?.len();
-    let oldest = match rustix::fs::seek(file, SeekFrom::Data(0)) {
-        Ok(oldest) => oldest,
-        Err(rustix::io::Errno::NXIO) => end,
-        // A file system without holes keeps everything.
-        Err(rustix::io::Errno::INVAL) => 0,
-        Err(error) => return Err(error.into()),
-    };
-    Ok((oldest.min(end), end))
-}
-
-/// Gives back the room of what is over the bound.
-fn trim(path: &Path, keep: u64) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).read(true).open(path)?;
-    let (oldest, end) = range(&file)?;
-    if end - oldest <= keep + SLACK {
-        return Ok(());
-    }
-    let cut = (end - keep) / BLOCK * BLOCK;
-    rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, cut)?;
-    Ok(())
 }

@@ -1,11 +1,11 @@
 //! The serial console: output numbered by byte for the life of the VM, input that never waits.
 //!
 //! ```text
-//!   hypervisor ── standard output ──▶ console.log (append) ──▶ readers, by offset
-//!              ◀── standard input ─── console.in (a FIFO)  ◀── one writer at a time
+//!   hypervisor ── standard output ─▶ (the zone) ─▶ console.log ──▶ readers, by offset
+//!              ◀── standard input ── console.in (a FIFO) ◀── one writer at a time
 //! ```
 //!
-//! The hypervisor writes the log itself, so the guest never waits for the agent or a reader, and no
+//! How output comes into the log is the zone's business: the guest never waits for the agent or a reader, and no
 //! byte is missing when the agent was away. The offset of a byte is its offset in the file. What is
 //! over the bound is punched out of the file's beginning: offsets stay, the room is given back.
 //! The hypervisor holds both ends of the FIFO, so an agent that dies does not end the input.
@@ -30,14 +30,15 @@ pub use hub::ConsoleHub;
 pub use input::{ConsoleInput, ConsoleWriter};
 use lock::WriterLock;
 pub use lock::WriterRight;
-use log::{Log, open_log};
+use log::Log;
 pub use reader::{ConsoleItem, ConsoleReader};
 pub use vnc::VncEndpoint;
 
-use crate::layout::VmLayout;
+use crate::{
+    layout::VmLayout,
+    logfile::{MESSAGES, open_log},
+};
 
-/// Bytes of the hypervisor's own messages that are kept.
-const ERRORS: u64 = 256 << 10;
 /// Bytes of its last words that are looked at.
 const LAST_WORDS: u64 = 16 << 10;
 
@@ -131,7 +132,7 @@ impl Console {
     pub fn new(layout: &VmLayout, keep: u64, hub: &ConsoleHub) -> Self {
         Self {
             log: Log::new(layout.console_log(), keep),
-            errors: Log::new(layout.hypervisor_log(), ERRORS),
+            errors: Log::new(layout.hypervisor_log(), MESSAGES),
             input: layout.console_input(),
             start: layout.console_start(),
             writer: Arc::new(WriterLock::new()),
@@ -250,11 +251,13 @@ async fn off_runtime<T: Send + 'static>(
 mod tests {
     use std::{io::Write as _, os::unix::fs::MetadataExt as _};
 
-    use super::{
-        log::{BLOCK, SLACK},
-        *,
+    use super::*;
+    use crate::{
+        config::Config,
+        layout::Layout,
+        logfile::{BLOCK, SLACK},
+        storage,
     };
-    use crate::{config::Config, layout::Layout, storage};
 
     fn console(keep: u64) -> (tempfile::TempDir, Console) {
         let dir = tempfile::tempdir().unwrap();

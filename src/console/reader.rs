@@ -5,7 +5,8 @@ use std::{fs::File, os::unix::fs::FileExt as _, sync::Arc};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{ConsoleError, log::range};
+use super::ConsoleError;
+use crate::logfile::range;
 
 /// Bytes given out at once.
 const CHUNK: usize = 64 << 10;

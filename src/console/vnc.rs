@@ -25,6 +25,8 @@ use tokio::{
 };
 use tokio_util::{io::InspectReader, task::AbortOnDropHandle};
 
+use crate::sys::pair_in_passing;
+
 /// Viewers of one guest at once.
 const VIEWERS: usize = 16;
 /// Bytes that every viewer has said which sees the screen: RFB's version (12), whether it shares (1), and the request
@@ -130,7 +132,7 @@ where
 {
     viewer.set_nodelay(true)?;
     notice_its_end(&viewer)?;
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let (ours, theirs) = pair_in_passing()?;
     ours.set_nonblocking(true)?;
     hand_over(theirs.into()).await.map_err(io::Error::other)?;
     let mut ours = UnixStream::from_std(ours)?;

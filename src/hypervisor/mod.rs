@@ -18,7 +18,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-pub use plan::{Drive, Firmware, MachinePlan, Medium, Nic, NicBackend, Tuning, drive_name};
+pub use plan::{Drive, Firmware, MachinePlan, Medium, Nic, NicBackend, Tuning};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -38,6 +38,10 @@ pub struct Program {
     /// What runs guest code: `kvm` or `tcg`.
     pub accelerator: String,
 }
+
+/// Bytes that a file of a hypervisor may have whatever its disks are: a picture of the screen, which is in 16 MiB of
+/// video memory.
+pub const LEAST_FILE: u64 = 16 << 20;
 
 /// What is left to do once the program answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use super::{
     keys::Answer,
     protocol::{Command, Line, MAX_LINE, Reply, framed, parse, plain},
 };
-use crate::layout::short_socket_name;
+use crate::{layout::short_socket_name, sys::connect_in_passing};
 
 /// Requests that may come at once, and then in a second. A boot of an image needs some forty.
 const READS: Pace = Pace { burst: 400, each: Duration::from_millis(5) };
@@ -56,7 +56,7 @@ pub async fn serve(socket: &Path, source: &dyn Source) {
     let mut session =
         Session { source, asked: false, reads: Bucket::new(READS), writes: Bucket::new(WRITES) };
     loop {
-        match connect(socket).await {
+        match connect(socket) {
             Ok(stream) => {
                 if let Err(error) = session.talk(stream).await {
                     tracing::debug!(%error, socket = %socket.display(), "metadata");
@@ -68,9 +68,9 @@ pub async fn serve(socket: &Path, source: &dyn Source) {
     }
 }
 
-async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+fn connect(socket: &Path) -> std::io::Result<UnixStream> {
     let (_folder, name) = short_socket_name(socket)?;
-    UnixStream::connect(name).await
+    UnixStream::from_std(connect_in_passing(&name)?)
 }
 
 struct Session<'a> {

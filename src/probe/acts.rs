@@ -5,7 +5,8 @@
 use super::deeds::{self, Target};
 use crate::{
     spec::Restriction::{self, CreateProcess, ModifyFilesystem, Network, SeeProcesses, SignalOutside},
-    sys::Arg::{self, Disk, Null, Number, Own, OwnByte, Text, Victim, VictimByte, Zeroes},
+    sys::Arg::{self, Disk, Four, Null, Number, Own, OwnByte, Text, Victim, VictimByte, Zeroes},
+    zone::linux::held,
 };
 
 /// Something that a hypervisor in a guest's hands might try.
@@ -30,6 +31,12 @@ pub(super) enum Deed {
 }
 
 impl Act {
+    /// The descriptor of a hypervisor's that it is about, where it is about one.
+    pub(super) fn descriptor(&self) -> Option<i32> {
+        let Deed::Call(_, [Number(first), ..]) = self.deed else { return None };
+        held::ALL.into_iter().find(|number| i64::from(*number) == *first)
+    }
+
     /// It uses up what the zone may have.
     pub(super) fn is_bomb(&self) -> bool {
         self.name.ends_with("than its limit")
@@ -56,6 +63,11 @@ const fn several(
 const fn allowed(name: &'static str, call: i64, arguments: &'static [Arg]) -> Act {
     Act { restriction: None, name, deed: Deed::Call(call, arguments), allowed: true }
 }
+
+/// Beyond most disks, and within what file systems take.
+const FAR: i64 = 1 << 43;
+const SO_PASSPIDFD: i64 = 76;
+const SO_PEERPIDFD: i64 = 77;
 
 /// Every act, by what it would break.
 #[rustfmt::skip]
@@ -133,7 +145,6 @@ pub const ACTS: &[Act] = &[
     forbidden(Some(Network), "connect", libc::SYS_connect, &[Number(0), Zeroes, Number(16)]),
     forbidden(Some(Network), "change an interface by ioctl", libc::SYS_ioctl, &[Number(0), Number(0x8924), Zeroes]),
     forbidden(Some(Network), "change a tap by ioctl", libc::SYS_ioctl, &[Number(0), Number(0x4004_54ca), Zeroes]),
-    allowed("make a pair of UNIX sockets", libc::SYS_socketpair, &[Number(libc::AF_UNIX as i64), Number(libc::SOCK_STREAM as i64), Number(0), Zeroes]),
     forbidden(Some(CreateProcess), "fork", libc::SYS_fork, &[]),
     forbidden(Some(CreateProcess), "vfork", libc::SYS_vfork, &[]),
     forbidden(Some(CreateProcess), "clone a process", libc::SYS_clone, &[Number(libc::SIGCHLD as i64), Number(0), Number(0), Number(0), Number(0)]),
@@ -230,10 +241,29 @@ pub const ACTS: &[Act] = &[
     forbidden(Some(ModifyFilesystem), "truncate another VM's disk", libc::SYS_truncate, &[Disk, Number(0)]),
     forbidden(Some(ModifyFilesystem), "remove another VM's disk", libc::SYS_unlinkat, &[Number(libc::AT_FDCWD as i64), Disk, Number(0)]),
     forbidden(Some(ModifyFilesystem), "look at another VM's disk", libc::SYS_newfstatat, &[Number(libc::AT_FDCWD as i64), Disk, Zeroes, Number(0)]),
+    forbidden(Some(ModifyFilesystem), "take room behind its disk", libc::SYS_fallocate, &[Number(held::DISK), Number(libc::FALLOC_FL_KEEP_SIZE as i64), Number(FAR), Number(1 << 20)]),
+    forbidden(Some(ModifyFilesystem), "take room behind its disk by zeroes", libc::SYS_fallocate, &[Number(held::DISK), Number((libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_ZERO_RANGE) as i64), Number(FAR), Number(1 << 20)]),
+    forbidden(Some(ModifyFilesystem), "make its disk larger", libc::SYS_ftruncate, &[Number(held::DISK), Number(FAR)]),
+    forbidden(Some(ModifyFilesystem), "write beyond its disk", libc::SYS_pwrite64, &[Number(held::DISK), Zeroes, Number(1), Number(FAR)]),
+    forbidden(Some(ModifyFilesystem), "unlock its disk", libc::SYS_flock, &[Number(held::DISK), Number(libc::LOCK_UN as i64)]),
+    forbidden(Some(ModifyFilesystem), "take room behind its console's output", libc::SYS_fallocate, &[Number(held::OUTPUT), Number(libc::FALLOC_FL_KEEP_SIZE as i64), Number(FAR), Number(1 << 20)]),
+    forbidden(Some(ModifyFilesystem), "make its console's output larger", libc::SYS_ftruncate, &[Number(held::OUTPUT), Number(FAR)]),
+    forbidden(Some(ModifyFilesystem), "cut its console's output", libc::SYS_ftruncate, &[Number(held::OUTPUT), Number(0)]),
+    forbidden(Some(ModifyFilesystem), "write its console's history anew", libc::SYS_pwrite64, &[Number(held::OUTPUT), Zeroes, Number(1), Number(0)]),
+    forbidden(Some(ModifyFilesystem), "take room behind its own messages", libc::SYS_fallocate, &[Number(held::ERRORS), Number(libc::FALLOC_FL_KEEP_SIZE as i64), Number(FAR), Number(1 << 20)]),
+    forbidden(Some(ModifyFilesystem), "write its own messages anew", libc::SYS_pwrite64, &[Number(held::ERRORS), Zeroes, Number(1), Number(0)]),
+    forbidden(Some(SeeProcesses), "ask who controls it", libc::SYS_getsockopt, &[Number(held::CONTROL), Number(libc::SOL_SOCKET as i64), Number(SO_PEERPIDFD), Zeroes, Four]),
+    forbidden(Some(SeeProcesses), "ask for the credentials of who controls it", libc::SYS_getsockopt, &[Number(held::CONTROL), Number(libc::SOL_SOCKET as i64), Number(libc::SO_PEERCRED as i64), Zeroes, Four]),
+    forbidden(Some(SeeProcesses), "let the kernel tell who sends", libc::SYS_setsockopt, &[Number(held::CONTROL), Number(libc::SOL_SOCKET as i64), Number(SO_PASSPIDFD), Four, Number(4)]),
+    forbidden(Some(Network), "send to a name", libc::SYS_sendto, &[Number(held::CONTROL), Zeroes, Number(1), Number(libc::MSG_NOSIGNAL as i64), Zeroes, Number(2)]),
+    forbidden(Some(Network), "make a pair of UNIX sockets", libc::SYS_socketpair, &[Number(libc::AF_UNIX as i64), Number(libc::SOCK_STREAM as i64), Number(0), Zeroes]),
+    forbidden(Some(Network), "make a pair of datagram sockets", libc::SYS_socketpair, &[Number(libc::AF_UNIX as i64), Number(libc::SOCK_DGRAM as i64), Number(0), Zeroes]),
+    forbidden(None, "take the host's asynchronous I/O", libc::SYS_io_setup, &[Number(1), Zeroes]),
     several(Some(Network), "connect to the host's abstract socket", deeds::connect_to_abstract_socket),
     several(Some(CreateProcess), "run a program from memory", deeds::run_from_memory),
     several(None, "use more memory than its limit", deeds::memory_bomb),
     several(None, "make more threads than its limit", deeds::thread_bomb),
+    allowed("give room of its disk back", libc::SYS_fallocate, &[Number(held::DISK), Number((libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as i64), Number(FAR), Number(4096)]),
     allowed("read the platform", libc::SYS_openat, &[Number(libc::AT_FDCWD as i64), Text(c"/usr/bin/sleep"), Number(0)]),
     allowed("use /dev/null", libc::SYS_openat, &[Number(libc::AT_FDCWD as i64), Text(c"/dev/null"), Number(libc::O_RDWR as i64)]),
     allowed("signal itself", libc::SYS_kill, &[Own, Number(0)]),

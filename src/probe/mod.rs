@@ -3,7 +3,7 @@
 //! The zone is built by the code that builds a VM's, and this program is run in the hypervisor's place,
 //! after everything is in force, once for each act. What stopped it is what the kernel answered. The
 //! targets are real: a process of the zone's own user, a file that everybody may open, a socket that
-//! listens.
+//! listens; and the program holds what a hypervisor does: the VM's own descriptors where there is a VM.
 
 mod acts;
 mod deeds;
@@ -76,8 +76,9 @@ async fn try_all(hostile: Hostile) -> Result<Vec<Attempt>, ZoneError> {
     let words = serde_json::to_string(&outside.target).map_err(ZoneError::at("naming what is attacked"))?;
     let mut attempts = Vec::new();
     for (index, act) in ACTS.iter().enumerate() {
-        // A bomb in a VM's own groups would hit the VM.
-        if !(hostile.is_live() && act.is_bomb()) {
+        // A bomb in a VM's own groups would hit the VM; and a VM may have no disk.
+        let has = act.descriptor().is_none_or(|number| hostile.holds(number));
+        if has && !(hostile.is_live() && act.is_bomb()) {
             attempts.push(attempt(&hostile, index, act, &words).await?);
         }
     }
@@ -152,6 +153,8 @@ fn mechanism(observed: &str) -> &'static str {
         "EACCES" => "landlock",
         "EBADF" => "one-shot exec",
         "EAGAIN" => "cgroup and rlimit",
+        "ESPIPE" | "EINVAL" => "a pipe",
+        "signal 25" | "EFBIG" => "rlimit",
         "OOM kill" => "cgroup",
         "signal 31" => "seccomp, killed",
         _ => "the kernel",
@@ -217,6 +220,8 @@ fn errno_name(number: i32) -> String {
         (libc::EOPNOTSUPP, "EOPNOTSUPP"),
         (libc::ENODEV, "ENODEV"),
         (libc::EEXIST, "EEXIST"),
+        (libc::ESPIPE, "ESPIPE"),
+        (libc::EFBIG, "EFBIG"),
     ];
     known
         .iter()

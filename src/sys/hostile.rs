@@ -14,6 +14,8 @@ pub(crate) enum Arg {
     Text(&'static CStr),
     /// Zeroed memory.
     Zeroes,
+    /// Memory that holds the number 4: how large something is, and where its size goes.
+    Four,
     /// No memory.
     Null,
     /// The process id of the victim outside.
@@ -50,6 +52,7 @@ pub(crate) fn act(call: i64, arguments: &[Arg], target: &Aim<'_>) -> io::Result<
             Arg::Number(number) => *number,
             Arg::Text(text) => text.as_ptr() as i64,
             Arg::Zeroes => zeroes.as_mut_ptr() as i64,
+            Arg::Four => Box::leak(Box::new([4_i32, 0])).as_mut_ptr() as i64,
             Arg::Null => 0,
             Arg::Victim => target.victim.into(),
             Arg::OwnByte => vector(zeroes.as_ptr() as u64),

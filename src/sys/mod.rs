@@ -7,15 +7,17 @@ mod descriptor;
 mod hostile;
 mod kvm_probe;
 mod packet;
+mod passing;
 mod pidfd;
 mod sandbox;
 mod tap;
 
 pub(crate) use clone::{Side, clone_beside};
-pub(crate) use descriptor::{close_on_exec_except, inherited};
+pub(crate) use descriptor::{close_on_exec_except, descriptor_of, inherited};
 pub(crate) use hostile::{Aim, Arg, act};
 pub(crate) use kvm_probe::KVM_PROBE;
 pub(crate) use packet::{PacketSocket, Way};
+pub(crate) use passing::{connect_in_passing, pair_in_passing};
 pub(crate) use pidfd::{ExitStatus, PidFd};
 pub(crate) use sandbox::{
     NODEV, NOEXEC, NOSUID, RDONLY, become_user, drop_bounding_set, enter_namespaces, exec_descriptor,

@@ -42,6 +42,8 @@ use crate::{
     spec::{Enforcement, LimitReport, Limits, Restriction},
 };
 
+pub use linux::logger::{SUBCOMMAND as LOGGER, serve::run as log};
+
 /// A program with everything that it may touch.
 #[derive(Debug)]
 pub struct Launch {
@@ -51,6 +53,8 @@ pub struct Launch {
     pub index: u32,
     /// What it may use of the host.
     pub limits: Limits,
+    /// Bytes of the largest file that it may write: it makes none larger.
+    pub largest_file: u64,
     /// Whether it needs `/dev/kvm`.
     pub kvm: bool,
     /// Path of the program.

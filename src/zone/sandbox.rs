@@ -51,6 +51,8 @@ pub struct Sandbox {
     pub threads: u64,
     /// Bytes that may be locked in memory.
     pub locked: u64,
+    /// Bytes that a file may have: no write goes beyond.
+    pub largest_file: u64,
     /// Files by which a process of one thread enters its version 1 control groups.
     pub doors: Vec<PathBuf>,
     /// The version 2 control group that the hypervisor is born in.

@@ -8,6 +8,7 @@
 #   tiny.iso          boots to a shell (BIOS and UEFI)
 #   tiny-install.iso  installs itself to the first disk, then reboots
 #   vmlinuz, initrd.gz
+#   hostile/          a platform with a hostile program in QEMU's place
 #
 # Needs no root, loop device or mount. The same inputs give the same bytes.
 set -eu
@@ -28,7 +29,7 @@ fi
 [ -n "$kernel_package" ] || { echo "guest: apt knows no linux-image-cloud-amd64; run 'apt-get update' as root" >&2; exit 1; }
 version_of() { apt-cache policy "$1" | sed -n 's/^ *Candidate: //p'; }
 inputs=$(
-    sha256sum "$here/init" "$here/flood.c" "$here/wire.c" "$here/build.sh" | cut -d' ' -f1
+    sha256sum "$here/init" "$here/flood.c" "$here/wire.c" "$here/hostile.c" "$here/build.sh" | cut -d' ' -f1
     echo "$kernel_package $(version_of "$kernel_package") busybox-static $(version_of busybox-static)"
     sha256sum /usr/lib/grub/i386-pc/boot.img /usr/lib/grub/i386-pc/normal.mod /usr/lib/grub/x86_64-efi/normal.mod | cut -d' ' -f1
 )
@@ -128,6 +129,11 @@ iso() { # iso FILE EXTRA-KERNEL-ARGUMENTS
 }
 iso tiny.iso ""
 iso tiny-install.iso "guest.install=auto guest.after=reboot"
+
+# A platform for zones whose only program is a hostile one, by the hypervisor's name.
+mkdir -p "$out/hostile/bin"
+cc -O2 -static -s -o "$out/hostile/bin/qemu-system-x86_64" "$here/hostile.c"
+cp "$out/hostile/bin/qemu-system-x86_64" "$out/hostile/bin/sleep"
 
 for file in vmlinuz initrd.gz tiny.iso tiny-install.iso; do
     mv "$work/$file" "$out/$file"

@@ -15,6 +15,7 @@ mod exits;
 mod failure;
 mod foreign;
 mod full_disk;
+mod hostile;
 mod install;
 mod journey;
 mod limits;

@@ -3,9 +3,9 @@
 
 use std::process::Command;
 
-use zoneward::probe::ACTS;
+use zoneward::{probe::ACTS, proto::v1};
 
-use super::support::real::run_with;
+use super::support::{disk, machine, real::run_with};
 
 fn probe(level: Option<&str>) -> (bool, String) {
     probe_without(level, "")
@@ -108,6 +108,15 @@ const SECCOMP: &[&str] = &[
     "be traced",
     "use another number for openat2",
     "run a program from memory",
+    "ask for the credentials of who controls it",
+    "ask who controls it",
+    "let the kernel tell who sends",
+    "make a pair of UNIX sockets",
+    "make a pair of datagram sockets",
+    "take room behind its disk",
+    "take room behind its disk by zeroes",
+    "take the host's asynchronous I/O",
+    "unlock its disk",
 ];
 /// What Landlock keeps it from too.
 const PROGRAMS: &[&str] = &["run a program", "run a shell", "run a program below a folder"];
@@ -173,7 +182,8 @@ fn without_a_mechanism_what_it_guards_works() {
 #[tokio::test]
 async fn nothing_forbidden_works_in_the_zone_of_a_running_vm() {
     let agent = super::support::real::Real::start().await;
-    let (mut clients, uuid, _) = super::survival::booted(&agent).await;
+    let with_disk = v1::VmSpec { disks: vec![disk(1)], ..machine() };
+    let (mut clients, uuid, _) = super::survival::booted_as(&agent, with_disk).await;
     let before = clients.get(&uuid).await.unwrap();
     let output = run_with(agent.zoneward().args(["probe", "--vm", &uuid]), "");
     let table = String::from_utf8_lossy(&output.stdout);

@@ -33,7 +33,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::HypervisorError;
-use crate::layout::short_socket_name;
+use crate::{layout::short_socket_name, sys::connect_in_passing};
 
 /// The longest line that is taken.
 const MAX_LINE: usize = 1 << 20;
@@ -77,7 +77,7 @@ impl Qmp {
             _ => HypervisorError::at("connecting to the hypervisor's control socket")(error),
         };
         let (_folder, name) = short_socket_name(path).map_err(failed)?;
-        let stream = UnixStream::connect(name).await.map_err(failed)?;
+        let stream = connect_in_passing(&name).and_then(UnixStream::from_std).map_err(failed)?;
         let (reader, writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         // The greeting.

@@ -2,13 +2,14 @@
 //!
 //! Two programs. The first answers EPERM to everything that is not listed (QEMU copes with that; its
 //! own `-sandbox` kills). The second answers ENOSYS to calls whose callers know another way: `clone3`
-//! (glibc then uses `clone`, whose flags can be checked), `io_uring`, `openat2`. It is loaded last,
+//! (glibc then uses `clone`, whose flags can be checked), `io_uring`, asynchronous I/O, `openat2`, and `fallocate` that
+//! takes room of the host. It is loaded last,
 //! because among equal actions the newest filter's error wins.
 
 use std::{collections::BTreeMap, io};
 
 use libc::{
-    AF_UNIX, AT_EMPTY_PATH, CLONE_FILES, CLONE_FS, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS,
+    AT_EMPTY_PATH, CLONE_FILES, CLONE_FS, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS,
     CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, CLONE_PTRACE, CLONE_SIGHAND, CLONE_THREAD, CLONE_VFORK,
     CLONE_VM,
 };
@@ -29,19 +30,18 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64, libc::SYS_pwrite64,
     libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_preadv2, libc::SYS_pwritev2, libc::SYS_lseek, libc::SYS_close,
     libc::SYS_close_range, libc::SYS_dup, libc::SYS_dup3, libc::SYS_fsync, libc::SYS_fdatasync,
-    libc::SYS_sync_file_range, libc::SYS_ftruncate, libc::SYS_fallocate, libc::SYS_fadvise64, libc::SYS_flock,
+    libc::SYS_sync_file_range, libc::SYS_fallocate, libc::SYS_fadvise64,
     libc::SYS_copy_file_range, libc::SYS_sendfile, libc::SYS_fstat, libc::SYS_fstatfs, libc::SYS_newfstatat,
     libc::SYS_statx, libc::SYS_statfs, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_readlinkat,
     libc::SYS_getdents64, libc::SYS_openat, libc::SYS_unlinkat, libc::SYS_getcwd, libc::SYS_chdir, libc::SYS_fchdir,
     libc::SYS_fcntl, libc::SYS_pipe2, libc::SYS_eventfd2, libc::SYS_epoll_create1, libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2, libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime, libc::SYS_timerfd_gettime, libc::SYS_signalfd4, libc::SYS_inotify_init1,
-    libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch, libc::SYS_io_setup, libc::SYS_io_submit,
-    libc::SYS_io_getevents, libc::SYS_io_destroy, libc::SYS_io_cancel,
+    libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch,
     // Sockets that exist: the agent opened them.
     libc::SYS_accept, libc::SYS_accept4, libc::SYS_listen, libc::SYS_getsockname, libc::SYS_getpeername,
-    libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_shutdown, libc::SYS_recvfrom, libc::SYS_recvmsg,
-    libc::SYS_sendmsg, libc::SYS_recvmmsg, libc::SYS_sendmmsg, libc::SYS_sendto,
+    libc::SYS_shutdown, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_recvmmsg,
+    libc::SYS_sendmmsg,
     libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_clock_nanosleep, libc::SYS_nanosleep,
     libc::SYS_gettimeofday, libc::SYS_times, libc::SYS_timer_create, libc::SYS_timer_settime,
     libc::SYS_timer_delete, libc::SYS_timer_gettime, libc::SYS_timer_getoverrun, libc::SYS_futex,
@@ -81,6 +81,19 @@ const IOCTLS: &[u64] = &[
     0x8008_6601, 0x801c_581f, 0x4004_9409, 0x4020_940d, 0xc020_660b, // FS: flags, clone, extents
 ];
 
+/// What may be asked of a socket.
+const LOOKED_AT: &[libc::c_int] = &[
+    libc::SO_TYPE,
+    libc::SO_ERROR,
+    libc::SO_SNDBUF,
+    libc::SO_RCVBUF,
+    libc::SO_ACCEPTCONN,
+    libc::SO_PROTOCOL,
+    libc::SO_DOMAIN,
+];
+/// What may be set.
+const SET: &[libc::c_int] = &[libc::SO_REUSEADDR, libc::SO_KEEPALIVE, libc::SO_SNDBUF, libc::SO_RCVBUF];
+
 /// The two programs. `own_pid` is what the process calls itself, `program` the one descriptor that it
 /// may become.
 pub(super) fn programs(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Vec<BpfProgram>> {
@@ -97,9 +110,13 @@ pub(super) fn programs(own_pid: u32, program: i32, has_namespaces: bool) -> io::
         libc::SYS_io_uring_enter,
         libc::SYS_io_uring_register,
         libc::SYS_openat2,
+        // Contexts of these count against one number of the whole host.
+        libc::SYS_io_setup,
     ];
+    let mut nosys: Rules = replaced.map(|call| (call, Vec::new())).into();
+    nosys.insert(libc::SYS_fallocate, vec![beyond_a_disk()?]);
     let nosys = SeccompFilter::new(
-        replaced.map(|call| (call, Vec::new())).into(),
+        nosys,
         SeccompAction::Allow,
         SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
         arch,
@@ -150,8 +167,7 @@ fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules
         rules.insert(libc::SYS_fcntl, each(1, &plain)?);
     }
     // Its own limits, and only to look.
-    let look = SeccompCondition::new(2, Length::Qword, Op::Eq, 0).map_err(io::Error::other)?;
-    rules.insert(libc::SYS_prlimit64, vec![rule([equal(0, 0)?, look])?]);
+    rules.insert(libc::SYS_prlimit64, vec![rule([equal(0, 0)?, no_pointer(2)?])?]);
     let prctls = [
         libc::PR_SET_NAME,
         libc::PR_GET_NAME,
@@ -164,7 +180,15 @@ fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules
         0x5356_4d41, // PR_SET_VMA: names of anonymous memory
     ];
     rules.insert(libc::SYS_prctl, each(0, &prctls.map(|option| u64::from(option.unsigned_abs())))?);
-    rules.insert(libc::SYS_socketpair, vec![rule([equal(0, u64::from(AF_UNIX.unsigned_abs()))?])?]);
+    // To nothing: what a screenshot is written to. What cuts a file also makes it larger.
+    rules.insert(libc::SYS_ftruncate, vec![rule([no_pointer(1)?])?]);
+    // To whom it is connected, and to nobody else.
+    rules.insert(libc::SYS_sendto, vec![rule([no_pointer(4)?])?]);
+    // Nothing that tells who is at the other end, or that lets the kernel tell it later.
+    rules.insert(libc::SYS_getsockopt, each_of(libc::SOL_SOCKET, LOOKED_AT)?);
+    let mut set = each_of(libc::SOL_SOCKET, SET)?;
+    set.extend(each_of(libc::IPPROTO_TCP, &[libc::TCP_NODELAY])?);
+    rules.insert(libc::SYS_setsockopt, set);
     let mut ioctls = vec![
         rule([compare(1, Op::MaskedEq(0xff00), 0xae00)?])?, // KVM
         rule([compare(1, Op::MaskedEq(0xff00), 0xaf00)?])?, // vhost
@@ -178,6 +202,24 @@ fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules
         vec![rule([program, equal(4, u64::from(AT_EMPTY_PATH.unsigned_abs()))?])?],
     );
     Ok(rules)
+}
+
+/// Everything that a disk does not need of `fallocate`: it gives room back (a hole, zeroes), and takes none.
+fn beyond_a_disk() -> io::Result<SeccompRule> {
+    let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let other_than = |mode: libc::c_int| compare(1, Op::Ne, u64::from(mode.unsigned_abs()));
+    rule([other_than(hole)?, other_than(libc::FALLOC_FL_ZERO_RANGE)?])
+}
+
+/// Options of a socket, at one level.
+fn each_of(level: libc::c_int, options: &[libc::c_int]) -> io::Result<Vec<SeccompRule>> {
+    let number = |value: libc::c_int| u64::from(value.unsigned_abs());
+    options.iter().map(|option| rule([equal(1, number(level))?, equal(2, number(*option))?])).collect()
+}
+
+/// An argument of the full width is 0.
+fn no_pointer(argument: u8) -> io::Result<SeccompCondition> {
+    SeccompCondition::new(argument, Length::Qword, Op::Eq, 0).map_err(io::Error::other)
 }
 
 fn flags(all: &[libc::c_int]) -> u64 {

@@ -21,6 +21,7 @@ pub(super) fn limit_resources(sandbox: &Sandbox) -> io::Result<()> {
         (Resource::Nproc, sandbox.threads),
         (Resource::Memlock, sandbox.locked),
         (Resource::Msgqueue, 0),
+        (Resource::Fsize, sandbox.largest_file),
     ] {
         // Raising a limit needs a privilege that even root may lack.
         let most = rustix::process::getrlimit(resource).maximum.map_or(value, |most| most.min(value));

@@ -123,6 +123,7 @@ async fn try_zone(
             uuid: Uuid::nil(),
             index: 0,
             limits,
+            largest_file: 0,
             kvm: false,
             program: "/usr/bin/sleep".into(),
             arguments: vec!["10".to_owned()],

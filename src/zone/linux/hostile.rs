@@ -1,13 +1,24 @@
 //! A zone for `zoneward probe`: this very program in the hypervisor's place.
 
-use std::{fs::File, os::unix::fs::PermissionsExt as _, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt as _, net::UnixStream},
+    },
+    path::PathBuf,
+};
 
+use rustix::fs::{FileType, FlockOperation, OFlags};
 use uuid::Uuid;
 
-use super::{LinuxZone, ability::Trial, process::LinuxProcess};
+use super::{LinuxZone, ability::Trial, logger::make_pipe, process::LinuxProcess};
 use crate::{
     layout::VmLayout,
     spec::Limits,
+    sys::{self, PidFd, pair_in_passing},
     zone::{
         Ended, Launch, Process as _, ZoneError,
         cgroup::Cgroup,
@@ -17,6 +28,20 @@ use crate::{
     },
 };
 
+/// Numbers under which the hostile program finds what a hypervisor holds.
+pub(crate) mod held {
+    /// The pipe of the console's output.
+    pub(crate) const OUTPUT: i64 = 20;
+    /// The pipe of its own messages.
+    pub(crate) const ERRORS: i64 = 21;
+    /// A disk.
+    pub(crate) const DISK: i64 = 22;
+    /// The agent's control connection.
+    pub(crate) const CONTROL: i64 = 23;
+    /// All of them.
+    pub(crate) const ALL: [i32; 4] = [20, 21, 22, 23];
+}
+
 /// Where the hostile program runs.
 #[derive(Debug)]
 pub(crate) struct Hostile {
@@ -25,6 +50,10 @@ pub(crate) struct Hostile {
     sandbox: Sandbox,
     limits: Limits,
     program: PathBuf,
+    /// As a hypervisor's, by the number that the program knows.
+    descriptors: Vec<(OwnedFd, i32)>,
+    /// The agent's end of the control connection.
+    _agent: Option<UnixStream>,
 }
 
 /// What such a zone may use: little, so that a bomb does no harm where nothing stops it.
@@ -37,6 +66,9 @@ const LIMITS: Limits = Limits {
     threads: 100,
     io_priority: 100,
 };
+
+/// Bytes of the largest file that such a zone's program may write.
+const LARGEST_FILE: u64 = 1 << 20;
 
 impl Hostile {
     /// A zone as a VM's, with a file of the zone's own user in it, so that no ordinary permission is what
@@ -69,13 +101,23 @@ impl Hostile {
         let mut sandbox =
             zone.sandbox(&trial.root(), ability, uid, trial.name.clone(), false, &LIMITS)?.within(&cgroup);
         sandbox.without = without.to_vec();
+        sandbox.largest_file = LARGEST_FILE;
         let mut program = std::env::current_exe().map_err(failed())?;
         if ability.level.has_namespaces() {
             File::create(trial.root().join("probe")).map_err(failed())?;
             sandbox.platform.push((program, "probe".to_owned()));
             program = "/probe".into();
         }
-        Ok(Self { trial, cgroup, sandbox, limits: LIMITS, program })
+        let (agent, control) = pair_in_passing().map_err(failed())?;
+        let pipe = |name: &str| make_pipe(&trial.folder.join(name)).map_err(failed());
+        let (output, errors) = (pipe("output")?, pipe("errors")?);
+        let disk = trial.folder.join("own.raw");
+        let disk = File::options().read(true).write(true).create_new(true).open(disk).map_err(failed())?;
+        disk.set_len(LARGEST_FILE).map_err(failed())?;
+        take_disk(&disk).map_err(failed())?;
+        let descriptors: Vec<OwnedFd> = vec![output.into(), errors.into(), disk.into(), control.into()];
+        let descriptors = descriptors.into_iter().zip(held::ALL).collect();
+        Ok(Self { trial, cgroup, sandbox, limits: LIMITS, program, descriptors, _agent: Some(agent) })
     }
 
     /// The zone of a VM that runs: its namespaces and control groups are entered, its user is become. What
@@ -92,13 +134,29 @@ impl Hostile {
         let trial = Trial::make(zone)?;
         let program = std::env::current_exe().map_err(failed())?;
         let sandbox = zone.sandbox(&trial.root(), ability, uid, uuid.to_string(), false, &LIMITS)?;
-        let sandbox = Sandbox { join: Some(process.pid), ..sandbox.within(&cgroup) };
-        Ok(Self { trial, cgroup, sandbox, limits: LIMITS, program })
+        let largest_file = file_limit(process.pid).map_err(failed())?;
+        let sandbox = Sandbox { join: Some(process.pid), largest_file, ..sandbox.within(&cgroup) };
+        let descriptors = held_by(process.pid).map_err(failed())?;
+        Ok(Self { trial, cgroup, sandbox, limits: LIMITS, program, descriptors, _agent: None })
+    }
+
+    /// Whether the program holds a descriptor of that number.
+    pub(crate) fn holds(&self, number: i32) -> bool {
+        self.descriptors.iter().any(|(_, held)| *held == number)
     }
 
     /// Whether the zone is a VM's that runs, which nothing may be done to.
     pub(crate) fn is_live(&self) -> bool {
         self.sandbox.join.is_some()
+    }
+
+    fn duplicates(&self) -> Result<Vec<(OwnedFd, i32)>, ZoneError> {
+        let duplicate = |(held, number): &(OwnedFd, i32)| io::Result::Ok((held.try_clone()?, *number));
+        self.descriptors
+            .iter()
+            .map(duplicate)
+            .collect::<io::Result<_>>()
+            .map_err(ZoneError::at("duplicating"))
     }
 
     /// The user that the program is.
@@ -118,10 +176,11 @@ impl Hostile {
             uuid: Uuid::nil(),
             index: 0,
             limits: self.limits,
+            largest_file: self.sandbox.largest_file,
             kvm: false,
             program: self.program.clone(),
             arguments,
-            descriptors: Vec::new(),
+            descriptors: self.duplicates()?,
             input: null()?,
             output,
             errors: null()?,
@@ -130,6 +189,43 @@ impl Hostile {
         let (pid, pidfd) = spawn(record, launch, self.sandbox.clone()).await?;
         Ok(LinuxProcess::unmeasured(pid, pidfd, self.cgroup.clone())?.ended().await)
     }
+}
+
+/// What the hypervisor of a running VM holds, by what it is: the very descriptors.
+fn held_by(pid: i32) -> io::Result<Vec<(OwnedFd, i32)>> {
+    let process = PidFd::open(pid)?;
+    let mut held: BTreeMap<i32, OwnedFd> = BTreeMap::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(descriptor) = sys::descriptor_of(&process, number) else { continue };
+        let name = std::fs::read_link(entry.path()).unwrap_or_default();
+        let kind = match rustix::fs::fstat(&descriptor).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+            Ok(FileType::Fifo) if name.ends_with("out/console.log") => held::OUTPUT,
+            Ok(FileType::Fifo) if name.ends_with("out/hypervisor.log") => held::ERRORS,
+            Ok(FileType::RegularFile) if is_writable(&descriptor) => held::DISK,
+            Ok(FileType::Socket) if rustix::net::getpeername(&descriptor).is_ok() => held::CONTROL,
+            _ => continue,
+        };
+        held.entry(i32::try_from(kind).map_err(io::Error::other)?).or_insert(descriptor);
+    }
+    Ok(held.into_iter().map(|(number, descriptor)| (descriptor, number)).collect())
+}
+
+fn is_writable(descriptor: &OwnedFd) -> bool {
+    rustix::fs::fcntl_getfl(descriptor).is_ok_and(|flags| flags.contains(OFlags::RDWR))
+}
+
+/// The lock that a boot takes.
+fn take_disk(disk: &File) -> io::Result<()> {
+    Ok(rustix::fs::flock(disk, FlockOperation::NonBlockingLockExclusive)?)
+}
+
+/// Bytes of the largest file that a process may write.
+fn file_limit(pid: i32) -> io::Result<u64> {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max file size"));
+    let limit = limit.and_then(|limit| limit.split_whitespace().next());
+    Ok(limit.and_then(|limit| limit.parse().ok()).unwrap_or(u64::MAX))
 }
 
 impl Drop for Hostile {

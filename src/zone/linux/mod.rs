@@ -2,6 +2,7 @@
 
 mod ability;
 mod hostile;
+pub(crate) mod logger;
 mod process;
 mod root;
 
@@ -13,7 +14,8 @@ use std::{
 
 use ability::Ability;
 use async_trait::async_trait;
-pub(crate) use hostile::Hostile;
+pub(crate) use hostile::{Hostile, held};
+use logger::{Logger, Outputs};
 use process::LinuxProcess;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -40,6 +42,7 @@ pub struct LinuxZone {
     run: PathBuf,
     /// Found out once, by trying.
     ability: OnceCell<Ability>,
+    logger: Logger,
 }
 
 impl LinuxZone {
@@ -51,6 +54,7 @@ impl LinuxZone {
             cgroups: Cgroups::new(&config.zone),
             run: config.run_dir.clone(),
             ability: OnceCell::new(),
+            logger: Logger::new(&config.run_dir, config.console.keep_kib << 10),
         }
     }
 
@@ -86,6 +90,7 @@ impl LinuxZone {
             join: None,
             threads: limits.threads.into(),
             locked: limits.locked,
+            largest_file: 0,
             doors: Vec::new(),
             birthplace: None,
         })
@@ -100,6 +105,15 @@ impl LinuxZone {
     /// The user of zones that no VM has.
     fn trial_user(&self) -> u32 {
         self.user_of(self.config.uid_count)
+    }
+
+    /// The program's output goes through pipes: it never has a log itself.
+    async fn with_pipes(&self, layout: &VmLayout, launch: Launch) -> Result<Launch, ZoneError> {
+        let (logger, layout) = (self.logger.clone(), layout.clone());
+        let opened = tokio::task::spawn_blocking(move || logger.open(&layout)).await;
+        let opened = opened.map_err(io::Error::other).flatten();
+        let Outputs { output, errors } = opened.map_err(ZoneError::at("making pipes for the output"))?;
+        Ok(Launch { output, errors, ..launch })
     }
 
     fn insist(&self, enforcements: &[Enforcement]) -> Result<(), ZoneError> {
@@ -154,6 +168,7 @@ impl Zone for LinuxZone {
 
     async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError> {
         let ability = self.ability().await;
+        let launch = self.with_pipes(layout, launch).await?;
         self.insist(&ability.enforcements)?;
         let cgroup = self
             .cgroups
@@ -164,8 +179,11 @@ impl Zone for LinuxZone {
         self.insist_on_limits(&limits, &kept)?;
         let (uid, hostname, kvm) = (self.user(launch.index), launch.uuid.to_string(), launch.kvm);
         let sandbox = self.sandbox(&layout.root(), ability, uid, hostname, kvm, &limits)?.within(&cgroup);
+        let sandbox = Sandbox { largest_file: launch.largest_file, ..sandbox };
         let (pid, pidfd) = spawn(layout.process(), launch, sandbox).await?;
-        let process = LinuxProcess::measured(pid, pidfd, cgroup, ability.landlock)?.within(kept);
+        let process = LinuxProcess::measured(pid, pidfd, cgroup, ability.landlock)?
+            .within(kept)
+            .heard_by(&self.logger, layout);
         // What was planned is not believed: what was measured counts.
         if let Err(error) = self.insist(process.enforcements()) {
             process.kill()?;
@@ -190,8 +208,15 @@ impl Zone for LinuxZone {
             }
             alive => alive,
         };
+        let heard = match &found {
+            Ok(Ok(_)) => self.logger.carry(layout),
+            _ => self.logger.settle(layout),
+        };
+        if let Err(error) = heard {
+            tracing::error!(vm = %uuid, %error, "its output waits in its pipes");
+        }
         match found {
-            Ok(Ok(process)) => Found::Alive(Arc::new(process)),
+            Ok(Ok(process)) => Found::Alive(Arc::new(process.heard_by(&self.logger, layout))),
             Ok(Err(ended)) => Found::Gone(ended),
             Err(error) => Found::Unknown(error.to_string()),
         }
@@ -199,9 +224,11 @@ impl Zone for LinuxZone {
 
     async fn forget(&self, uuid: Uuid, layout: &VmLayout) {
         let (process, record) = (layout.process(), layout.cgroup());
-        let cgroups = self.cgroups.clone();
+        let (cgroups, logger, layout) = (self.cgroups.clone(), self.logger.clone(), layout.clone());
+        let forgotten = layout.clone();
         let forget = move || -> io::Result<()> {
             crash::point("forget");
+            logger.forget(&forgotten);
             Cgroup::read(&record).or_else(|_| cgroups.of(uuid))?.remove();
             crash::point("forget(groups are gone)");
             for file in [record, process] {

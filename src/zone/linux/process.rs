@@ -2,8 +2,12 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     sync::OnceLock,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -17,7 +21,8 @@ use crate::{
         Ended, Process, ZoneError,
         cgroup::Cgroup,
         identity::{Identity, body, boot_id},
-        launcher::{SUBCOMMAND, landlock},
+        launcher::landlock,
+        linux::logger::Logger,
         measure::Measured,
     },
 };
@@ -31,6 +36,8 @@ pub(super) struct LinuxProcess {
     limits: Vec<LimitReport>,
     /// Reaping gives the status once; whoever asks later gets it from here.
     ended: OnceLock<Ended>,
+    /// Who carries its output, and whose that is.
+    heard: Option<(Logger, VmLayout)>,
 }
 
 impl LinuxProcess {
@@ -38,7 +45,7 @@ impl LinuxProcess {
     pub(super) fn unmeasured(pid: i32, pidfd: OwnedFd, cgroup: Cgroup) -> Result<Self, ZoneError> {
         let pidfd = PidFd::new(pidfd).map_err(ZoneError::at("watching the process"))?;
         let (enforcements, limits) = (Vec::new(), Vec::new());
-        Ok(Self { pid, pidfd, cgroup, enforcements, limits, ended: OnceLock::new() })
+        Ok(Self { pid, pidfd, cgroup, enforcements, limits, ended: OnceLock::new(), heard: None })
     }
 
     /// Measures a process that runs in its zone.
@@ -65,6 +72,20 @@ impl LinuxProcess {
     /// With what the host keeps to of its limits.
     pub(super) fn within(self, limits: Vec<LimitReport>) -> Self {
         Self { limits, ..self }
+    }
+
+    /// One whose output goes through pipes.
+    pub(super) fn heard_by(self, logger: &Logger, layout: &VmLayout) -> Self {
+        Self { heard: Some((logger.clone(), layout.clone())), ..self }
+    }
+
+    /// Waits until its last words are where they are looked for.
+    async fn hear_out(&self) {
+        let Some((logger, layout)) = self.heard.clone() else { return };
+        let settled = tokio::task::spawn_blocking(move || logger.settle(&layout)).await;
+        if let Ok(Err(error)) = settled {
+            tracing::warn!(%error, pid = self.pid, "its last words may be missing");
+        }
     }
 
     /// The status of a process that an earlier agent started: of its body, as long as nobody has taken that, else
@@ -104,16 +125,29 @@ pub(super) fn find_in(cgroup: Cgroup) -> io::Result<Option<Result<LinuxProcess, 
     if !cgroup.is_there() {
         return Ok(None);
     }
-    match cgroup.processes()?.into_iter().find(|pid| !is_launcher(*pid)) {
-        Some(pid) => match Identity::of(pid) {
-            Ok(identity) => find_process(identity, cgroup).map(Some),
-            // Gone while it was looked at.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Err(unseen(&cgroup)))),
-            Err(error) => Err(error),
-        },
-        None => Ok(Some(Err(unseen(&cgroup)))),
+    // A launcher ends when it notices that its agent did.
+    for _ in 0..LAUNCHER_LOOKS {
+        let processes = cgroup.processes()?;
+        if processes.is_empty() {
+            return Ok(Some(Err(unseen(&cgroup))));
+        }
+        for pid in processes {
+            match is_launcher(pid).and_then(|is| Ok((is, Identity::of(pid)?))) {
+                Ok((true, _)) => {}
+                Ok((false, identity)) => return find_process(identity, cgroup).map(Some),
+                // Gone while it was looked at.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        std::thread::sleep(LAUNCHER_LOOK);
     }
+    Err(io::Error::other("its control groups hold a launcher that does not end"))
 }
+
+/// How often a launcher is looked for that is on its way out, and what lies between.
+const LAUNCHER_LOOKS: u32 = 50;
+const LAUNCHER_LOOK: Duration = Duration::from_millis(10);
 
 fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxProcess, Ended>> {
     let gone = unseen(&cgroup);
@@ -144,10 +178,20 @@ fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxPro
     Ok(Ok(process))
 }
 
-/// Whether a process is a launcher, or what a launcher has not made a hypervisor yet.
-fn is_launcher(pid: i32) -> bool {
-    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    words.split(|byte| *byte == 0).nth(1) == Some(SUBCOMMAND.as_bytes())
+/// Whether a process is a launcher, or what a launcher has not made a hypervisor yet: told by what a hypervisor can't
+/// change. Root's launchers are root, which no hypervisor is or becomes; those of other users are this program.
+fn is_launcher(pid: i32) -> io::Result<bool> {
+    let own = rustix::process::geteuid();
+    if own.is_root() {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        return Ok(uids.is_some_and(|uids| uids.split_whitespace().all(|uid| uid == "0")));
+    }
+    let program = |process: &str| {
+        let found = std::fs::metadata(format!("/proc/{process}/exe"))?;
+        io::Result::Ok((found.dev(), found.ino()))
+    };
+    Ok(program(&pid.to_string())? == program("self")?)
 }
 
 /// How a process ended that nobody saw end.
@@ -190,6 +234,7 @@ impl Process for LinuxProcess {
                 Ended::Unseen
             }
         };
+        self.hear_out().await;
         *self.ended.get_or_init(|| ended)
     }
 
