@@ -23,7 +23,7 @@ use super::{
     call::{Call, Outcome},
     change, create,
     error::Error,
-    exit, links,
+    exit, links, take_back_room,
 };
 use crate::{
     boot,
@@ -266,6 +266,7 @@ async fn stopped(agent: &Agent, record: VmRecord, ended: Ended, has_links: bool)
     let record = commit(agent, record, vm, Vec::new(), answers).await?;
     // Not before it is written down how it ended: this is what tells.
     forget(agent, &record, has_links).await;
+    take_back_room(agent, &record).await;
     enter(agent, record, None).await;
     Ok(())
 }

@@ -18,6 +18,9 @@ const REDACTED: &str = "********";
 pub fn shown(spec: &VmSpec) -> VmSpec {
     let mut spec = VmSpec { vnc_password: None, ..spec.clone() };
     spec.other.shift_remove("spice_password");
+    // The guest's business.
+    spec.disks.iter_mut().for_each(|disk| disk.place = None);
+    spec.nics.iter_mut().for_each(|nic| nic.place = None);
     spec
 }
 
@@ -53,6 +56,10 @@ pub(super) fn public(vm: &VmRecord) -> Value {
         Ok(Value::Object(object)) => object,
         _ => Map::new(),
     };
+    for list in ["disks", "nics"] {
+        let items = object.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        items.filter_map(Value::as_object_mut).for_each(|item| drop(item.shift_remove("place")));
+    }
     // Who may see events and files may not know passwords.
     for (name, value) in &mut object {
         if find(VM, name).is_some_and(|property| matches!(property.kind, Kind::Secret(_))) {

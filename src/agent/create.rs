@@ -84,7 +84,8 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
     let (now, autoboot) = (Timestamp::now(), spec.autoboot());
     VmRecord {
         uuid,
-        generation: 1,
+        // By chance, so that an etag of another life of this UUID is none of this one.
+        generation: Uuid::new_v4().as_fields().0.into(),
         spec,
         state,
         zone_index,
@@ -163,7 +164,12 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
         return Err(error);
     }
 
-    let vm = VmRecord { state: VmState::Stopped, generation: 2, modified: Timestamp::now(), ..draft.clone() };
+    let vm = VmRecord {
+        state: VmState::Stopped,
+        generation: draft.generation + 1,
+        modified: Timestamp::now(),
+        ..draft.clone()
+    };
     let outcome = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() };
     let autoboot = vm.spec.autoboot();
     let modified = EventKind::Modified { vm: Box::new(vm.clone()), changes: change::changes(&draft, &vm) };
@@ -203,9 +209,8 @@ async fn make(agent: &Agent, layout: &VmLayout, spec: &VmSpec) -> Result<(), Err
     let volumes = agent.inner.platform.volumes.clone();
     let make = move || -> Result<(), StorageError> {
         storage::make_zone(&layout)?;
-        for (index, disk) in disks.iter().enumerate().filter(|(_, disk)| disk.is_made_here()) {
-            let size = u64::try_from(disk.size.unwrap_or_default()).unwrap_or_default();
-            volumes.create(&layout.disk(index), size)?;
+        for disk in disks.iter().filter(|disk| disk.is_made_here()) {
+            volumes.create(layout.zonepath(), disk.file_name().unwrap_or_default(), disk.mebibytes())?;
         }
         Ok(())
     };

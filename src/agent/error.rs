@@ -242,7 +242,9 @@ impl From<StorageError> for Error {
         match error {
             StorageError::Full { .. } => Self::NoRoom { what: message },
             StorageError::Missing { what } => Self::FileNotFound { path: what, message },
-            StorageError::Unsafe { path, .. } => Self::FileRefused { path, message },
+            StorageError::Unsafe { path, .. } | StorageError::Taken { path } => {
+                Self::FileRefused { path, message }
+            }
             StorageError::Exists { path } => Self::FileExists { path, message },
             StorageError::Busy { path } => Self::UploadBusy { path, message },
             StorageError::Offset { path, committed } => Self::UploadOffset { path, committed, message },

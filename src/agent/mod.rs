@@ -66,7 +66,8 @@ use crate::{
     events::Journal,
     hypervisor::{Description, Hypervisor},
     layout::Layout,
-    spec::{Enforcement, LimitReport, Mac, NicSpec, VmSpec, VmState, filter::Filter},
+    metadata::seed,
+    spec::{DiskSpec, Enforcement, LimitReport, Mac, NicSpec, VmSpec, VmState, filter::Filter, place},
     storage,
     store::{Keep, Store, VmRecord},
 };
@@ -137,7 +138,11 @@ impl Agent {
         database.map_err(|source| StartError::Folder { path: layout.database(), source })?;
         let (store, reader, journal) = Journal::open(&layout.database(), keep(&config))?;
         let consoles = ConsoleHub::new().map_err(StartError::Consoles)?;
-        let records = reader.vms()?;
+        let mut records = reader.vms()?;
+        for vm in &mut records {
+            let seed = seed::files(vm.uuid, &vm.spec).is_some();
+            place::assign_as_before(&mut vm.spec, seed);
+        }
         let claims = Claims::new(Budget::new(&config.capacity, layout.zones()));
         let agent = Self {
             inner: Arc::new(Inner {
@@ -280,6 +285,24 @@ impl Agent {
             tracing::debug!(vm = %record.uuid, %error, "vm.json");
         }
     }
+}
+
+/// Takes back what a hypervisor that ended gave its disks beyond their sizes.
+async fn take_back_room(agent: &Agent, vm: &VmRecord) {
+    let (volumes, layout) = (agent.inner.platform.volumes.clone(), agent.inner.layout.vm(vm.uuid));
+    let disks: Vec<DiskSpec> = vm.spec.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
+    let settle = move || {
+        for (disk, name) in disks.iter().filter_map(|disk| Some((disk, disk.file_name()?))) {
+            match volumes.settle(layout.zonepath(), name, disk.mebibytes()) {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::warn!(disk = name, zone = %layout.zonepath().display(), "the hypervisor made its disk larger than it is; that was taken back");
+                }
+                Err(error) => tracing::debug!(%error, disk = name, "its size"),
+            }
+        }
+    };
+    let _ = tokio::task::spawn_blocking(settle).await;
 }
 
 fn keep(config: &Config) -> Keep {

@@ -4,15 +4,15 @@ use std::{fs::File, io, path::Path};
 
 use super::Platform;
 use crate::{
-    hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, Nic, NicBackend, Tuning, drive_name},
+    hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, LEAST_FILE, Nic, NicBackend, Tuning},
     layout::VmLayout,
     metadata::seed,
     network::{LinkError, Links, Plug, Wiring},
     spec::{
-        BootDevice, BootOptions, BootOrder, Bootrom, DiskModel, DiskSpec, Media, NicModel, NicSpec, VmSpec,
-        forms::boot_order as boot_order_of,
+        BootDevice, BootOptions, BootOrder, Bootrom, DiskModel, DiskSpec, Media, NicModel, NicSpec, Place,
+        VmSpec, disk::drive_name, forms::boot_order as boot_order_of,
     },
-    storage::{StorageError, ZoneRoot, write_seed},
+    storage::{StorageError, ZoneRoot, take_disk, write_seed},
     store::{CdDrive, VmRecord},
 };
 
@@ -22,33 +22,48 @@ struct Attached {
     model: DiskModel,
     media: Media,
     boot: bool,
+    place: Place,
 }
 
-/// The VM's own, then those of this boot only: in the order of their drives.
+/// The VM's own, then those of this boot only: in the order of their drives. One of its own that this boot names is
+/// attached once, as the boot says.
 fn attached(spec: &VmSpec, options: &BootOptions) -> Vec<Attached> {
     let own = |disk: &DiskSpec| Attached {
         model: disk.model(),
         media: disk.media,
         boot: disk.boot,
+        place: disk.place.clone().unwrap_or_default(),
         disk: disk.clone(),
     };
-    let of_boot = |device: &BootDevice| {
-        let own = spec.disks.iter().find(|disk| disk.path.as_deref() == Some(device.path.as_str()));
+    let numbers = spec.disks.iter().filter_map(|disk| disk.place.as_ref()).map(|place| place.number + 1);
+    let first = numbers.max().unwrap_or_default();
+    let of_boot = |(number, device): (u32, &BootDevice)| {
+        let own = spec.disks.iter().find(|disk| is_named(device, disk));
         let asked = DiskSpec { path: Some(device.path.clone()), nocreate: true, ..DiskSpec::default() };
-        let disk = own.filter(|disk| disk.is_made_here()).cloned().unwrap_or(asked);
-        Attached { disk, model: device.model, media: device.media, boot: false }
+        let serial = (device.media == Media::Disk).then(|| format!("disk{number}"));
+        let of_this_boot = Place { number, serial, slot: None };
+        let place = own.and_then(|disk| disk.place.clone()).map(|place| Place { slot: None, ..place });
+        let (disk, place) = (own.cloned().unwrap_or(asked), place.unwrap_or(of_this_boot));
+        Attached { disk, model: device.model, media: device.media, boot: false, place }
     };
-    spec.disks.iter().map(own).chain(options.devices.iter().map(of_boot)).collect()
+    let stays = |disk: &&DiskSpec| !options.devices.iter().any(|device| is_named(device, disk));
+    spec.disks.iter().filter(stays).map(own).chain((first..).zip(&options.devices).map(of_boot)).collect()
+}
+
+/// Whether a device of one boot is that disk of the VM's own.
+fn is_named(device: &BootDevice, disk: &DiskSpec) -> bool {
+    disk.is_made_here() && device.media == Media::Disk && disk.path.as_ref() == Some(&device.path)
 }
 
 /// The CD drives of a machine that is booted so.
 #[must_use]
 pub fn cd_drives(spec: &VmSpec, options: &BootOptions) -> Vec<CdDrive> {
-    let cd = |(index, attached): (usize, Attached)| {
-        let path = attached.disk.path.filter(|_| attached.media == Media::Cdrom)?;
-        Some(CdDrive { id: drive_name(index), path })
+    let cd = |attached: Attached| {
+        let is_cd = attached.media == Media::Cdrom;
+        let path = attached.disk.path.unwrap_or_default();
+        is_cd.then(|| CdDrive { id: drive_name(attached.place.number), path })
     };
-    attached(spec, options).into_iter().enumerate().filter_map(cd).collect()
+    attached(spec, options).into_iter().filter_map(cd).collect()
 }
 
 /// Opens the disks and CDs of a boot.
@@ -59,16 +74,25 @@ pub(super) fn open_drives(
     options: &BootOptions,
 ) -> Result<Vec<Drive>, StorageError> {
     let root = ZoneRoot::open(&layout.root())?;
-    attached(spec, options).into_iter().map(|attached| open_disk(platform, &root, attached)).collect()
+    let zone = layout.zonepath();
+    attached(spec, options).into_iter().map(|attached| open_disk(platform, zone, &root, attached)).collect()
 }
 
 /// A disk that the agent made lies outside the zone's root; any other one is looked up inside it.
-fn open_disk(platform: &Platform, root: &ZoneRoot, attached: Attached) -> Result<Drive, StorageError> {
-    let Attached { disk, model, media, boot } = attached;
+fn open_disk(
+    platform: &Platform,
+    zone: &Path,
+    root: &ZoneRoot,
+    attached: Attached,
+) -> Result<Drive, StorageError> {
+    let Attached { disk, model, media, boot, place } = attached;
     let path = disk.path.clone().unwrap_or_default();
+    if path.is_empty() {
+        return Ok(Drive { file: None, model, media, boot, path, place });
+    }
     let writable = media == Media::Disk;
     let file = if disk.is_made_here() {
-        platform.volumes.open(Path::new(&path), writable)
+        platform.volumes.open(zone, disk.file_name().unwrap_or_default(), writable)
     } else {
         root.open_file(&path, writable)
     };
@@ -76,7 +100,8 @@ fn open_disk(platform: &Platform, root: &ZoneRoot, attached: Attached) -> Result
         StorageError::Missing { .. } => StorageError::Missing { what: format!("disk: {path}") },
         other => other,
     })?;
-    Ok(Drive { file, model, media, boot, path })
+    take_disk(&file, &path, writable)?;
+    Ok(Drive { file: Some(file), model, media, boot, path, place })
 }
 
 /// The disk that tells a guest about itself which asks for one.
@@ -90,6 +115,18 @@ pub(super) fn open_seed(vm: &VmRecord, layout: &VmLayout) -> io::Result<Option<F
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(None),
     }
+}
+
+/// Bytes of the largest file that the machine may write.
+pub(super) fn largest_file(drives: &[Drive], firmware: Option<&Firmware>) -> u64 {
+    let disks = drives.iter().filter(|drive| drive.media == Media::Disk);
+    let disks = disks.filter_map(|drive| drive.file.as_ref());
+    let variables = match firmware {
+        Some(Firmware::Uefi { vars, .. }) => Some(vars),
+        _ => None,
+    };
+    let sizes = disks.chain(variables).filter_map(|file| Some(file.metadata().ok()?.len()));
+    sizes.max().unwrap_or(0).max(LEAST_FILE)
 }
 
 pub(super) fn open_firmware(
@@ -138,7 +175,8 @@ pub(super) async fn plug_nics(links: &dyn Links, wiring: &Wiring) -> Result<Vec<
             Plug::Isolated => NicBackend::Hub,
             Plug::Tap { tap, vhost, mtu } => NicBackend::Tap { tap, vhost, mtu },
         };
-        Some(Nic { mac: nic.mac?, model: nic.model.unwrap_or(NicModel::Virtio), backend })
+        let place = nic.place.clone().unwrap_or_default();
+        Some(Nic { place, mac: nic.mac?, model: nic.model.unwrap_or(NicModel::Virtio), backend })
     };
     Ok(wiring.nics.iter().zip(plugs).filter_map(plugged).collect())
 }

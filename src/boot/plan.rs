@@ -231,6 +231,7 @@ impl Boot<'_> {
         let (vm, options) = (self.request.vm, self.request.options);
         let missing = || io::Error::other("an earlier step made nothing");
         let (order, once) = devices::boot_order(&vm.spec, options)?;
+        let largest_file = devices::largest_file(&self.made.drives, self.made.firmware.as_ref());
         let plan = MachinePlan {
             uuid: vm.uuid,
             ram: vm.spec.ram(),
@@ -252,6 +253,7 @@ impl Boot<'_> {
             uuid: vm.uuid,
             index: vm.zone_index,
             limits: Limits::of(&vm.spec),
+            largest_file,
             kvm: program.accelerator == "kvm",
             program: program.path,
             arguments: program.arguments,

@@ -4,7 +4,7 @@ use std::{fs::File, os::fd::OwnedFd};
 
 use uuid::Uuid;
 
-use crate::spec::{BootOrder, Bootrom, DiskModel, Mac, Media, NicModel};
+use crate::spec::{BootOrder, Bootrom, DiskModel, Mac, Media, NicModel, Place};
 
 /// A machine with every resource open.
 #[derive(Debug)]
@@ -86,17 +86,11 @@ impl Firmware {
     }
 }
 
-/// What the drive with that place in a plan is called, in each hypervisor.
-#[must_use]
-pub fn drive_name(index: usize) -> String {
-    format!("drive{index}")
-}
-
 /// An open disk or CD.
 #[derive(Debug)]
 pub struct Drive {
-    /// Open for what the guest may do with it.
-    pub file: File,
+    /// Open for what the guest may do with it; none is a CD drive without a CD.
+    pub file: Option<File>,
     /// How the guest sees it.
     pub model: DiskModel,
     /// Disk or CD.
@@ -105,11 +99,15 @@ pub struct Drive {
     pub boot: bool,
     /// The path that the operator knows it by.
     pub path: String,
+    /// Where the guest finds it; of one boot only when it says nothing but a number.
+    pub place: Place,
 }
 
 /// A plugged interface.
 #[derive(Debug)]
 pub struct Nic {
+    /// Where the guest finds it.
+    pub place: Place,
     /// Its address.
     pub mac: Mac,
     /// How the guest sees it.

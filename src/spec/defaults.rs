@@ -7,7 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Brand, DiskModel, DiskSpec, Mac, NicAddress, NicModel, NicSpec, VmSpec,
+    Brand, DiskModel, DiskSpec, Mac, NicAddress, NicModel, NicSpec, VmSpec, place,
     property::{Default, VM},
 };
 
@@ -33,8 +33,9 @@ pub fn complete(spec: &mut VmSpec, uuid: Uuid, host: &Host<'_>) {
     fill_in(spec);
     spec.hostname.get_or_insert_with(|| uuid.to_string());
     complete_memory(spec, host.overhead);
-    complete_disks(&mut spec.disks, spec.disk_driver, host);
+    complete_disks(&mut spec.disks, &[], spec.disk_driver, host);
     complete_nics(&mut spec.nics, spec.nic_driver, host);
+    place::assign(spec);
     if !spec.nics.iter().any(|nic| nic.primary)
         && let Some(first) = spec.nics.first_mut()
     {
@@ -42,15 +43,25 @@ pub fn complete(spec: &mut VmSpec, uuid: Uuid, host: &Host<'_>) {
     }
 }
 
-/// A disk without a model takes the driver's, or the first disk's; a new one gets a path of its own.
-pub(super) fn complete_disks(disks: &mut [DiskSpec], driver: Option<DiskModel>, host: &Host<'_>) {
+/// A disk without a model takes the driver's, or the first disk's; a new one gets a path of its own: none that a disk
+/// has, or one of `before` had, which is only about to go.
+pub(super) fn complete_disks(
+    disks: &mut [DiskSpec],
+    before: &[DiskSpec],
+    driver: Option<DiskModel>,
+    host: &Host<'_>,
+) {
     let model = driver.or(disks.first().map(DiskSpec::model));
-    let taken: Vec<String> = disks.iter().filter_map(|disk| disk.path.clone()).collect();
-    let mut paths = (0..).map(|number| (host.disk_path)(number)).filter(|path| !taken.contains(path));
+    let there = disks.iter().chain(before);
+    let paths: Vec<String> = there.clone().filter_map(|disk| disk.path.clone()).collect();
+    let numbers: Vec<u32> = there.filter_map(DiskSpec::file_number).collect();
+    let is_free = |number: &u32| !numbers.contains(number);
+    let free = (0..).filter(is_free).map(|number| (host.disk_path)(number as usize));
+    let mut free = free.filter(|path| !paths.contains(path));
     for disk in disks {
         disk.model = disk.model.or(model);
         if disk.is_made_here() && disk.path.is_none() {
-            disk.path = paths.next();
+            disk.path = free.next();
         }
     }
 }

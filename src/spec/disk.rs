@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Brand;
+use super::{Brand, Place};
 
 /// One entry of `disks`. What the agent only keeps is in `other`.
 #[serde_with::skip_serializing_none]
@@ -26,6 +26,8 @@ pub struct DiskSpec {
     /// The file exists; attach it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub nocreate: bool,
+    /// Where the guest finds it, for life.
+    pub place: Option<Place>,
     /// Everything else.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -42,6 +44,24 @@ impl DiskSpec {
     #[must_use]
     pub fn file_name(&self) -> Option<&str> {
         Path::new(self.path.as_deref()?).file_name()?.to_str()
+    }
+
+    /// The number in its file's name, where the agent made it.
+    #[must_use]
+    pub fn file_number(&self) -> Option<u32> {
+        self.file_name().filter(|_| self.is_made_here()).and_then(disk_number)
+    }
+
+    /// What the hypervisor calls its drive; also for people, who may change its medium by that name.
+    #[must_use]
+    pub fn drive(&self) -> Option<String> {
+        self.place.as_ref().map(|place| drive_name(place.number))
+    }
+
+    /// Its size in MiB; 0 where nobody said.
+    #[must_use]
+    pub fn mebibytes(&self) -> u64 {
+        u64::try_from(self.size.unwrap_or_default()).unwrap_or_default()
     }
 
     /// How the guest sees it; virtio unless said otherwise.
@@ -103,6 +123,20 @@ impl DiskModel {
     pub fn fault(self, brand: Brand) -> Option<String> {
         (!Self::of(brand).contains(&self)).then(|| not_valid(self.as_str(), brand))
     }
+}
+
+/// What a hypervisor calls the drive with that number.
+#[must_use]
+pub fn drive_name(number: u32) -> String {
+    format!("drive{number}")
+}
+
+/// The number of a disk by the name of its file: `disk0`, and `disk0.raw` of earlier agents.
+#[must_use]
+pub fn disk_number(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix("disk")?;
+    let digits = digits.strip_suffix(".raw").unwrap_or(digits);
+    digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn not_valid(name: &str, brand: Brand) -> String {

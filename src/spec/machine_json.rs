@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     Kind, MAX_PAYLOAD, Note, VmSpec,
     coerce::{Action, Coercion, brand_of},
+    disk::disk_number,
     property::VM,
     validate,
     violation::Violation,
@@ -100,8 +101,8 @@ fn forget_made_paths(object: &mut Map<String, Value>) {
     let Some(Value::Array(disks)) = object.get_mut("disks") else { return };
     for disk in disks.iter_mut().filter_map(Value::as_object_mut) {
         let path = disk.get("path").and_then(Value::as_str).unwrap_or_default();
-        let name = path.strip_prefix(&zonepath).and_then(|rest| rest.strip_prefix("/disk"));
-        if name.is_some_and(|name| name.ends_with(".raw")) && !disk.contains_key("nocreate") {
+        let name = path.strip_prefix(&zonepath).and_then(|rest| rest.strip_prefix('/'));
+        if name.and_then(disk_number).is_some() && !disk.contains_key("nocreate") {
             disk.shift_remove("path");
         }
     }

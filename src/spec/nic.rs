@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::Place;
+
 /// One entry of `nics`. What the agent only keeps is in `other`.
 #[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +71,8 @@ pub struct NicSpec {
     pub vrrp_vrid: Option<i32>,
     /// Where VRRP speaks from.
     pub vrrp_primary_ip: Option<Ipv4Addr>,
+    /// Where the guest finds it, for life.
+    pub place: Option<Place>,
     /// Everything else.
     #[serde(flatten)]
     pub other: Map<String, Value>,

@@ -6,7 +6,9 @@ use super::{
     Brand, DiskSpec, MAX_PAYLOAD, Note, VmSpec,
     coerce::{Action, Coercion},
     defaults::{Host, choose_primary, complete_disks, complete_memory, complete_nics},
+    disk::drive_name,
     machine_json::typed,
+    place,
     property::{Effect, Kind, Property, VM, find},
     validate,
     violation::Violation,
@@ -88,6 +90,13 @@ pub fn apply(current: &VmSpec, patch: &Patch, host: &Host<'_>) -> Result<Updated
         change_list(&mut object, list, key, &verbs, &mut found);
     }
     let mut spec = typed(object, &mut found);
+    for (index, disk) in items(&patch.given, "add_disks").enumerate() {
+        let is_file =
+            disk.get("nocreate") == Some(&Value::Bool(true)) || disk.get("media") == Some(&"cdrom".into());
+        if disk.contains_key("path") && !is_file {
+            found.push(validate::path_without_nocreate(format!("add_disks.{index}.path")));
+        }
+    }
     if found.is_empty() {
         // What is asked for in so many words is not raised in silence; what follows from something else is.
         let asked = patch.given.contains_key("max_physical_memory");
@@ -149,7 +158,7 @@ fn change_list(
     }
     let slot = object.entry(list).or_insert_with(|| Value::Array(Vec::new()));
     let Value::Array(held) = slot else { return };
-    let place = |held: &[Value], wanted: &Value| held.iter().position(|item| item.get(key) == Some(wanted));
+    let place = |held: &[Value], wanted: &Value| held.iter().position(|item| is_called(item, key, wanted));
     for (index, wanted) in verbs.get(&remove).and_then(Value::as_array).into_iter().flatten().enumerate() {
         match place(held, wanted) {
             Some(place) => drop(held.remove(place)),
@@ -214,6 +223,12 @@ fn keep_addresses_one(item: &mut Map<String, Value>, change: &Map<String, Value>
     }
 }
 
+/// Whether an item has the name; a drive also that which it has for life, which an empty one has alone.
+fn is_called(item: &Value, key: &str, wanted: &Value) -> bool {
+    let drive = || Some(Value::String(drive_name(item["place"]["number"].as_u64()?.try_into().ok()?)));
+    item.get(key) == Some(wanted) || (key == "path" && drive().as_ref() == Some(wanted))
+}
+
 fn not_there(at: String, list: &str, key: &str, wanted: &Value) -> Violation {
     Violation::value(at, format!("none of the VM's {list} has the {key} {wanted}"))
 }
@@ -222,8 +237,9 @@ fn not_there(at: String, list: &str, key: &str, wanted: &Value) -> Violation {
 fn complete(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>, host: &Host<'_>) {
     follow_memory(spec, current, given, host.overhead);
     complete_memory(spec, host.overhead);
-    complete_disks(&mut spec.disks, spec.disk_driver, host);
+    complete_disks(&mut spec.disks, &current.disks, spec.disk_driver, host);
     complete_nics(&mut spec.nics, spec.nic_driver, host);
+    place::assign(spec);
     choose_primary(&mut spec.nics);
 }
 
@@ -252,11 +268,7 @@ fn follow_memory(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>
 
 /// The rules of a whole machine, less those of a new one: disks that are there have their paths.
 fn check(spec: &VmSpec, current: &VmSpec) -> Vec<Violation> {
-    let mut looked_at = spec.clone();
-    for disk in looked_at.disks.iter_mut().filter(|disk| disk.is_made_here()) {
-        disk.path = None;
-    }
-    let mut found = validate::check(&looked_at);
+    let mut found = validate::check_whole(spec);
     for (index, disk) in spec.disks.iter().enumerate() {
         let Some(was) = current.disks.iter().find(|was| was.path == disk.path) else { continue };
         grows(&mut found, index, was, disk);

@@ -31,6 +31,14 @@ pub enum StorageError {
         /// Inside the zone's root.
         path: String,
     },
+    /// Another machine, or another drive of the same, has the disk.
+    #[error(
+        "{path}: another hypervisor has its \"write\" lock, or it is a second drive of this machine; one machine at a time may write a disk"
+    )]
+    Taken {
+        /// As the operator knows it.
+        path: String,
+    },
     /// Another upload of the same file is under way.
     #[error("an upload of {path} with this digest is under way")]
     Busy {

@@ -18,5 +18,5 @@ pub use seed::write_seed;
 pub use tree::{make_zone, remove_disks, remove_run, remove_zone, write_vm_json};
 pub(crate) use upload::hex;
 pub use upload::{Partial, Upload, UploadPlan};
-pub use volumes::{FileVolumes, Volumes};
+pub use volumes::{FileVolumes, Volumes, take_disk};
 pub use zone_root::{Entry, EntryKind, ZoneRoot};

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::error::StorageError;
-use crate::{crash, layout::VmLayout};
+use crate::{crash, layout::VmLayout, spec::disk::disk_number};
 
 /// Makes the zonepath and the zone's root. It is an error when it is there already: a new UUID has
 /// nothing.
@@ -37,8 +37,7 @@ fn folder_name(folder: &Path) -> std::borrow::Cow<'_, str> {
 /// Removes disks of a VM by their file names. What is gone already is fine.
 pub fn remove_disks(layout: &VmLayout, names: &[String]) -> Result<(), StorageError> {
     for name in names {
-        let number = name.strip_prefix("disk").and_then(|rest| rest.strip_suffix(".raw"));
-        if !number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())) {
+        if disk_number(name).is_none() {
             continue;
         }
         let file = layout.zonepath().join(name);

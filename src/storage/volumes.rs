@@ -2,22 +2,28 @@
 
 use std::{
     fmt,
-    fs::{File, OpenOptions},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::File,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::Path,
 };
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags};
 
 use super::error::StorageError;
 use crate::crash;
 
-/// Makes and opens disks.
+/// Makes and opens disks. Each is named by its file in the zonepath that it belongs to; no name leads out of that.
 pub trait Volumes: Send + Sync + fmt::Debug {
     /// Makes an empty disk of `size` MiB.
-    fn create(&self, path: &Path, size: u64) -> Result<(), StorageError>;
+    fn create(&self, zone: &Path, name: &str, size: u64) -> Result<(), StorageError>;
     /// Lets a disk have `size` MiB; it had less.
-    fn grow(&self, path: &Path, size: u64) -> Result<(), StorageError>;
+    fn grow(&self, zone: &Path, name: &str, size: u64) -> Result<(), StorageError>;
     /// Opens a disk for a hypervisor.
-    fn open(&self, path: &Path, writable: bool) -> Result<File, StorageError>;
+    fn open(&self, zone: &Path, name: &str, writable: bool) -> Result<File, StorageError>;
+    /// Takes back what a hypervisor gave a disk beyond its `size` in MiB; whether there was any.
+    fn settle(&self, zone: &Path, name: &str, size: u64) -> Result<bool, StorageError>;
+    /// Removes a disk; one that is gone already is fine.
+    fn remove(&self, zone: &Path, name: &str) -> Result<(), StorageError>;
 }
 
 /// Raw sparse files: nothing in them has to be parsed, so a guest that owns its hypervisor can't
@@ -25,63 +31,173 @@ pub trait Volumes: Send + Sync + fmt::Debug {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileVolumes;
 
+/// Bytes that a file may have on the disk beyond its size: the file system's own.
+const OVERHEAD: u64 = 1 << 20;
+
 impl Volumes for FileVolumes {
-    fn create(&self, path: &Path, size: u64) -> Result<(), StorageError> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(StorageError::at(path.display().to_string()))?;
+    fn create(&self, zone: &Path, name: &str, size: u64) -> Result<(), StorageError> {
+        let file = open_in(zone, name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
         crash::point("disk.created");
-        set_size(&file, path, size)
+        set_size(&file, name, size)
     }
 
-    fn grow(&self, path: &Path, size: u64) -> Result<(), StorageError> {
-        set_size(&self.open(path, true)?, path, size)
+    fn grow(&self, zone: &Path, name: &str, size: u64) -> Result<(), StorageError> {
+        set_size(&open_in(zone, name, OFlags::RDWR)?, name, size)
     }
 
-    fn open(&self, path: &Path, writable: bool) -> Result<File, StorageError> {
-        OpenOptions::new()
-            .read(true)
-            .write(writable)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(StorageError::at(path.display().to_string()))
+    fn open(&self, zone: &Path, name: &str, writable: bool) -> Result<File, StorageError> {
+        open_in(zone, name, if writable { OFlags::RDWR } else { OFlags::RDONLY })
+    }
+
+    fn settle(&self, zone: &Path, name: &str, size: u64) -> Result<bool, StorageError> {
+        let file = open_in(zone, name, OFlags::RDWR)?;
+        let found = file.metadata().map_err(StorageError::at(name))?;
+        let bytes = size.saturating_mul(1 << 20);
+        let takes_more = found.len() > bytes || found.blocks() * 512 > bytes.saturating_add(OVERHEAD);
+        if takes_more {
+            set_size(&file, name, size)?;
+        }
+        Ok(takes_more)
+    }
+
+    fn remove(&self, zone: &Path, name: &str) -> Result<(), StorageError> {
+        let folder = open_folder(zone)?;
+        match rustix::fs::unlinkat(&folder, plain(name)?, rustix::fs::AtFlags::empty()) {
+            Err(rustix::io::Errno::NOENT) | Ok(()) => Ok(()),
+            Err(error) => Err(StorageError::at(name)(error)),
+        }
     }
 }
 
-fn set_size(file: &File, path: &Path, size: u64) -> Result<(), StorageError> {
+/// Takes an open disk for one machine: for itself alone where it writes, else together with others that read. Holds for
+/// as long as anybody has the descriptor, the hypervisor too, whichever agent is there.
+pub fn take_disk(file: &File, path: &str, writable: bool) -> Result<(), StorageError> {
+    let lock = match writable {
+        true => FlockOperation::NonBlockingLockExclusive,
+        false => FlockOperation::NonBlockingLockShared,
+    };
+    match rustix::fs::flock(file, lock) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StorageError::Taken { path: path.to_owned() }),
+        Err(error) => Err(StorageError::at(path)(error)),
+    }
+}
+
+/// A name without a folder.
+fn plain(name: &str) -> Result<&str, StorageError> {
+    if name.is_empty() || name.contains('/') || matches!(name, "." | "..") {
+        return Err(StorageError::Unsafe {
+            path: name.to_owned(),
+            why: "it is no name of a file in the VM's folder",
+        });
+    }
+    Ok(name)
+}
+
+fn open_folder(zone: &Path) -> Result<OwnedFd, StorageError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, zone, flags, Mode::empty()).map_err(StorageError::at(zone.display().to_string()))
+}
+
+/// Opens a file in a zonepath, and nothing outside of it.
+fn open_in(zone: &Path, name: &str, flags: OFlags) -> Result<File, StorageError> {
+    let folder = open_folder(zone)?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let mode = if flags.contains(OFlags::CREATE) { Mode::RUSR | Mode::WUSR } else { Mode::empty() };
+    let file = rustix::fs::openat2(&folder, plain(name)?, flags | OFlags::CLOEXEC, mode, resolve);
+    file.map(File::from).map_err(|error| match error {
+        rustix::io::Errno::EXIST => StorageError::Exists { path: zone.join(name).display().to_string() },
+        error => StorageError::at(zone.join(name).display().to_string())(error),
+    })
+}
+
+fn set_size(file: &File, name: &str, size: u64) -> Result<(), StorageError> {
     file.set_len(size.saturating_mul(1 << 20)).map_err(|error| match error.raw_os_error() {
-        Some(libc::EFBIG | libc::EINVAL) => StorageError::Full {
-            what: format!("{}: the file system takes no file of {size} MiB", path.display()),
-        },
-        _ => StorageError::at(path.display().to_string())(error),
+        Some(libc::EFBIG | libc::EINVAL) => {
+            StorageError::Full { what: format!("{name}: the file system takes no file of {size} MiB") }
+        }
+        _ => StorageError::at(name)(error),
     })?;
-    file.sync_all().map_err(StorageError::at(path.display().to_string()))?;
+    file.sync_all().map_err(StorageError::at(name))?;
     crash::point("disk.sized");
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use rustix::fs::FallocateFlags;
 
     use super::*;
 
     #[test]
     fn disks_are_sparse_private_and_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("disk0.raw");
-        FileVolumes.create(&path, 40960).unwrap();
-        let meta = path.metadata().unwrap();
+        let (zone, volumes) = (dir.path(), FileVolumes);
+        volumes.create(zone, "disk0", 40960).unwrap();
+        let meta = zone.join("disk0").metadata().unwrap();
         assert_eq!((meta.len(), meta.blocks(), meta.mode() & 0o777), (40960 << 20, 0, 0o600));
-        FileVolumes.create(&path, 1).unwrap_err();
-        assert!(matches!(
-            FileVolumes.create(&dir.path().join("big"), 10 << 30),
-            Err(StorageError::Full { .. })
-        ));
-        std::os::unix::fs::symlink(&path, dir.path().join("link")).unwrap();
-        assert!(matches!(FileVolumes.open(&dir.path().join("link"), true), Err(StorageError::Unsafe { .. })));
+        assert!(matches!(volumes.create(zone, "disk0", 1), Err(StorageError::Exists { .. })));
+        assert!(matches!(volumes.create(zone, "big", 10 << 30), Err(StorageError::Full { .. })));
+        std::os::unix::fs::symlink(zone.join("disk0"), zone.join("link")).unwrap();
+        assert!(matches!(volumes.open(zone, "link", true), Err(StorageError::Unsafe { .. })));
+        volumes.remove(zone, "disk0").unwrap();
+        volumes.remove(zone, "disk0").unwrap();
+        assert!(!zone.join("disk0").exists());
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_zone() {
+        let dir = tempfile::tempdir().unwrap();
+        let zone = dir.path().join("zone");
+        std::fs::create_dir(&zone).unwrap();
+        std::fs::write(dir.path().join("other"), "x").unwrap();
+        std::os::unix::fs::symlink("..", zone.join("up")).unwrap();
+        for name in ["../new", "/tmp/new", "..", ".", "", "up/new", "a/b", "../other"] {
+            for result in [
+                FileVolumes.create(&zone, name, 1),
+                FileVolumes.open(&zone, name, true).map(drop),
+                FileVolumes.grow(&zone, name, 9),
+                FileVolumes.remove(&zone, name),
+            ] {
+                assert!(matches!(result, Err(StorageError::Unsafe { .. })), "{name}: {result:?}");
+            }
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_beyond_a_disk_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let zone = dir.path();
+        FileVolumes.create(zone, "disk0", 4).unwrap();
+        assert!(!FileVolumes.settle(zone, "disk0", 4).unwrap());
+        let file = FileVolumes.open(zone, "disk0", true).unwrap();
+        let room = || zone.join("disk0").metadata().unwrap();
+        rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 4 << 20, 16 << 20).unwrap();
+        assert!(room().blocks() * 512 >= 16 << 20, "{}", room().blocks());
+        assert!(FileVolumes.settle(zone, "disk0", 4).unwrap());
+        assert!(room().blocks() * 512 <= 4 << 20, "{}", room().blocks());
+        file.set_len(64 << 20).unwrap();
+        assert!(FileVolumes.settle(zone, "disk0", 4).unwrap());
+        assert_eq!(room().len(), 4 << 20);
+    }
+
+    #[test]
+    fn one_machine_writes_a_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        FileVolumes.create(dir.path(), "disk0", 1).unwrap();
+        let open = |writable| FileVolumes.open(dir.path(), "disk0", writable).unwrap();
+        let (first, second) = (open(true), open(true));
+        take_disk(&first, "d", true).unwrap();
+        for writable in [true, false] {
+            let refused = take_disk(&second, "d", writable);
+            assert!(matches!(refused, Err(StorageError::Taken { .. })), "{refused:?}");
+        }
+        let held = first.try_clone().unwrap();
+        drop(first);
+        take_disk(&second, "d", true).unwrap_err();
+        drop(held);
+        take_disk(&second, "d", false).unwrap();
+        take_disk(&open(false), "d", false).unwrap();
     }
 }

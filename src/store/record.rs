@@ -43,7 +43,7 @@ impl Timestamp {
 pub struct VmRecord {
     /// Its name for life.
     pub uuid: Uuid,
-    /// Grows with each change; the etag.
+    /// Grows with each change, from a number that no earlier VM of this UUID had; the etag.
     pub generation: u64,
     /// Complete.
     pub spec: VmSpec,

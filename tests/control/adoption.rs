@@ -396,16 +396,16 @@ async fn no_disk_is_removed_that_no_update_noted() {
     let uuid = clients.create(v1::VmSpec { disks: vec![disk(1)], ..machine() }).await;
     agent.stop().await;
     let zone = agent.zonepath(&uuid);
-    for name in ["disk7.raw", "disk8.raw"] {
+    for name in ["disk7", "disk8"] {
         std::fs::write(zone.join(name), "data").unwrap();
     }
-    left(&agent, &uuid, |vm| vm.unsettled = vec!["disk0.raw".into(), "disk8.raw".into()]).await;
+    left(&agent, &uuid, |vm| vm.unsettled = vec!["disk0".into(), "disk8".into()]).await;
     let elsewhere = agent.dir.path().join("elsewhere");
     std::os::unix::fs::symlink(&agent.config.zones_dir, &elsewhere).unwrap();
     agent.config.zones_dir = elsewhere;
     agent.resume().await;
     let there = |name: &str| zone.join(name).exists();
-    assert_eq!([there("disk0.raw"), there("disk7.raw"), there("disk8.raw")], [true, true, false]);
+    assert_eq!([there("disk0"), there("disk7"), there("disk8")], [true, true, false]);
 }
 
 /// A start, or the second half of a reboot, that was cut after the guest ran is done: nothing of it stays in force,

@@ -86,8 +86,7 @@ async fn options_reach_the_hypervisor_for_one_boot() {
             "firmware=bios".to_owned(),
             "order=nc".to_owned(),
             "once=d".to_owned(),
-            format!("drive={zone}/disk0.raw,virtio,disk,boot=false"),
-            format!("drive={zone}/disk1.raw,virtio,disk,boot=true"),
+            format!("drive={zone}/disk1,virtio,disk,boot=true"),
             "drive=/tiny.iso,ide,cdrom,boot=false".to_owned(),
             format!("drive={own},scsi,disk,boot=false"),
             "vga=std".to_owned(),
@@ -170,7 +169,7 @@ async fn paths_that_lead_astray_are_refused() {
             assert_eq!(fields(&status), ["options.devices.0.path"], "{path}");
         }
     }
-    for path in ["/link.iso", "/up/disk0.raw", "/missing.iso", "/folder", "/etc/passwd"] {
+    for path in ["/link.iso", "/up/disk0", "/missing.iso", "/folder", "/etc/passwd"] {
         let options = v1::BootOptions { devices: vec![cd(path)], ..Default::default() };
         let status = clients.start_with(boot(&uuid, options)).await.unwrap_err();
         assert_eq!(

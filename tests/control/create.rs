@@ -75,7 +75,7 @@ async fn every_field_is_kept() {
     let uuid = answer.vm.unwrap().uuid;
     let kept = Value::Object(spec_to_json(&clients.get(&uuid).await.unwrap().spec.unwrap()));
     let zonepath = agent.zonepath(&uuid);
-    assert_eq!(kept["disks"][0]["path"], zonepath.join("disk0.raw").display().to_string());
+    assert_eq!(kept["disks"][0]["path"], zonepath.join("disk0").display().to_string());
     compare("", &given, &kept);
     // What is kept without an effect is told.
     let noted: Vec<&str> = answer.notes.iter().map(|note| note.field.as_str()).collect();
@@ -85,9 +85,9 @@ async fn every_field_is_kept() {
     for field in ["alias", "ram", "owner_uuid", "disks.0.size", "nics.0.mtu", "firewall_enabled"] {
         assert!(!noted.contains(&field), "{noted:?}");
     }
-    assert_eq!(zonepath.join("disk0.raw").metadata().unwrap().len(), 7 << 20);
-    assert!(!zonepath.join("disk1.raw").exists(), "a CD is not made");
-    assert!(!zonepath.join("disk2.raw").exists(), "nocreate");
+    assert_eq!(zonepath.join("disk0").metadata().unwrap().len(), 7 << 20);
+    assert!(!zonepath.join("disk1").exists(), "a CD is not made");
+    assert!(!zonepath.join("disk2").exists(), "nocreate");
     let json = std::fs::read_to_string(zonepath.join("vm.json")).unwrap();
     assert!(json.contains("web1.example"), "for people: {json}");
     assert!(!json.contains("secret"), "no password in a file for people: {json}");

@@ -45,7 +45,7 @@ async fn folders_groups_and_parts_of_uploads() {
     assert_eq!(leaks(&mut clients).await, []);
 
     let stray = Uuid::new_v4();
-    make(&agent.config.zones_dir.join(stray.to_string()), &["disk0.raw"]);
+    make(&agent.config.zones_dir.join(stray.to_string()), &["disk0"]);
     make(&agent.config.run_dir.join(stray.to_string()), &["qmp.sock"]);
     make(&agent.config.zones_dir.join("lost+found"), &[]);
     make(&agent.zonepath(&vm).join("uploads"), &["dead.part", "new.part"]);

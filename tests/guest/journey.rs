@@ -23,7 +23,7 @@ async fn with_vmadm_on_the_local_socket() {
 
     let (_, created) = ok(&["create"], agent.vmadm_with(&["create"], EXAMPLE));
     let uuid = created.trim().strip_prefix("Successfully created VM ").unwrap().to_owned();
-    let disk = agent.dir.path().join("zones").join(&uuid).join("disk0.raw");
+    let disk = agent.dir.path().join("zones").join(&uuid).join("disk0");
     assert_eq!(disk.metadata().unwrap().len(), 40960 << 20);
     std::fs::copy(guest().join("tiny.iso"), agent.root(&uuid).join("tiny.iso")).unwrap();
     let (_, booted) = agent.vmadm_ok(&["boot", &uuid, "order=cd,once=d", "cdrom=/tiny.iso,ide"]);

@@ -9,8 +9,8 @@ use crate::{
         error::Error,
     },
     hypervisor::Medium,
-    spec::{Media, VmState},
-    storage::{StorageError, ZoneRoot},
+    spec::{Media, VmState, validate},
+    storage::{StorageError, ZoneRoot, take_disk},
     store::VmRecord,
 };
 
@@ -109,44 +109,61 @@ impl Actor {
     /// The VM's own CD gets another path too, so that the next boot finds what is in the drive now.
     async fn change_media(&mut self, call: &Call, drive: &str, path: &str) -> Result<Outcome, Error> {
         let running = self.live.machine.clone();
-        let own = self.record.spec.disks.iter().position(|disk| {
-            disk.media == Media::Cdrom && (drive.is_empty() || disk.path.as_deref() == Some(drive))
-        });
-        let drives = self.record.machine.as_ref().map(|machine| machine.cds.clone()).unwrap_or_default();
-        let device = drives.iter().position(|cd| drive.is_empty() || cd.path == drive);
-        let missing = || {
+        let id = self.cd_drive(drive).ok_or_else(|| {
             let what = if drive.is_empty() { "a CD drive".to_owned() } else { format!("CD drive: {drive}") };
-            Error::from(StorageError::Missing { what })
-        };
-        if own.is_none() && (running.is_none() || device.is_none()) {
-            return Err(missing());
-        }
+            StorageError::Missing { what }
+        })?;
+        let own = self.record.spec.disks.iter().position(|disk| disk.drive().as_ref() == Some(&id));
         let medium = if path.is_empty() {
             None
         } else {
-            crate::spec::validate::zone_path(path).map_err(|why| Error::invalid("path", why))?;
+            validate::zone_path(path).map_err(|why| Error::invalid("path", why))?;
+            let path_shown = path;
             let (root, path) = (self.layout.root(), path.to_owned());
             let open = move || ZoneRoot::open(&root)?.open_file(&path, false);
-            Some(tokio::task::spawn_blocking(open).await.map_err(Error::internal)??)
+            let file = tokio::task::spawn_blocking(open).await.map_err(Error::internal)??;
+            take_disk(&file, path_shown, false)?;
+            Some(file)
         };
         if running.is_none() && medium.is_none() {
             let message = "a stopped VM has its CD drive only with a medium; remove it by remove_disks";
             return Err(self.wrong_state(message));
         }
-        if let (Some(machine), Some(device)) = (running, device) {
-            let id = drives[device].id.clone();
+        let path = Some(path.to_owned()).filter(|path| !path.is_empty());
+        let edit = |vm: &mut VmRecord| {
+            if let Some(own) = own {
+                vm.spec.disks[own].path.clone_from(&path);
+            }
+            let drives = vm.machine.iter_mut().flat_map(|machine| &mut machine.cds);
+            for cd in drives.filter(|cd| cd.id == id) {
+                cd.path = path.clone().unwrap_or_default();
+            }
+        };
+        let invalid = validate::check_whole(&self.changed(edit).spec);
+        if !invalid.is_empty() {
+            return Err(Error::Invalid(invalid));
+        }
+        if let Some(machine) = running {
             machine.change_medium(&id, medium.map(|file| Medium { file })).await?;
         }
-        let path = path.to_owned();
-        self.enter(call, |vm| {
-            if let Some(own) = own.filter(|_| !path.is_empty()) {
-                vm.spec.disks[own].path = Some(path.clone());
+        self.enter(call, edit).await
+    }
+
+    /// The CD drive of that name, or with that medium; the first where nothing is said.
+    fn cd_drive(&self, wanted: &str) -> Option<String> {
+        let is_wanted = |id: &str, path: &str| wanted.is_empty() || [id, path].contains(&wanted);
+        match &self.record.machine {
+            // What runs decides.
+            Some(machine) => {
+                machine.cds.iter().find(|cd| is_wanted(&cd.id, &cd.path)).map(|cd| cd.id.clone())
             }
-            if let (Some(device), Some(machine)) = (device, &mut vm.machine) {
-                machine.cds[device].path = path;
+            None => {
+                let cds = self.record.spec.disks.iter().filter(|disk| disk.media == Media::Cdrom);
+                let mut names =
+                    cds.filter_map(|disk| Some((disk.drive()?, disk.path.clone().unwrap_or_default())));
+                names.find(|(id, path)| is_wanted(id, path)).map(|(id, _)| id)
             }
-        })
-        .await
+        }
     }
 }
 

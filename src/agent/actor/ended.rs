@@ -7,7 +7,7 @@ use crate::{
     agent::{
         call::{Call, Outcome},
         error::Error,
-        exit, links,
+        exit, links, take_back_room,
     },
     crash,
     hypervisor::MachineEvent,
@@ -92,6 +92,7 @@ impl Actor {
     /// the next start does it for an agent that died in between.
     async fn forget(&self) {
         self.agent.inner.platform.zone.forget(self.record.uuid, &self.layout).await;
+        take_back_room(&self.agent, &self.record).await;
         self.unplug().await;
         self.agent.inner.claims.put(self.record.uuid, &self.record.spec, &[]);
     }

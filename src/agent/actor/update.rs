@@ -8,8 +8,6 @@
 //!                  given back                 removed again    all undone
 //! ```
 
-use std::path::PathBuf;
-
 use serde_json::{Map, Value};
 
 use super::Actor;
@@ -107,13 +105,12 @@ impl Actor {
         let outcome = outcome(vm.clone());
         let answer = call.answer(&Ok(outcome.clone()));
         if let Err(error) = self.commit(call, vm, Vec::new(), answer).await {
-            remove_files(made).await;
+            self.remove_disks(made).await;
             return Err(error);
         }
         self.make_effective(&before).await;
         crash::point("update.effective");
-        let zone = self.layout.zonepath();
-        remove_files(self.record.leftover_disks().iter().map(|name| zone.join(name)).collect()).await;
+        self.remove_disks(self.record.leftover_disks()).await;
         // Written down with the next change.
         self.record.unsettled.clear();
         Ok(outcome)
@@ -121,23 +118,25 @@ impl Actor {
 
     /// Makes the disks that are new, and grows those that grow; gives what was made. On an error none is
     /// left.
-    async fn make_disks(&self, before: &VmSpec, after: &VmSpec) -> Result<Vec<PathBuf>, Error> {
-        let volumes = self.agent.inner.platform.volumes.clone();
+    async fn make_disks(&self, before: &VmSpec, after: &VmSpec) -> Result<Vec<String>, Error> {
+        let (volumes, zone) = (self.agent.inner.platform.volumes.clone(), self.layout.zonepath().to_owned());
         let was = before.disks.clone();
         let disks: Vec<DiskSpec> = after.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
         let work = move || {
             let mut made = Vec::new();
             for disk in disks {
-                let Some(path) = disk.path.clone().map(PathBuf::from) else { continue };
-                let size = u64::try_from(disk.size.unwrap_or_default()).unwrap_or_default();
+                let Some(name) = disk.file_name() else { continue };
+                let size = disk.mebibytes();
                 let done = match was.iter().find(|old| old.path == disk.path) {
-                    // Not ours to undo.
-                    None if path.exists() => Err(StorageError::Exists { path: path.display().to_string() }),
-                    None => {
-                        made.push(path.clone());
-                        volumes.create(&path, size)
-                    }
-                    Some(old) if old.size != disk.size => volumes.grow(&path, size),
+                    // What is there is not ours to undo.
+                    None => match volumes.create(&zone, name, size) {
+                        Err(error @ StorageError::Exists { .. }) => Err(error),
+                        created => {
+                            made.push(name.to_owned());
+                            created
+                        }
+                    },
+                    Some(old) if old.size != disk.size => volumes.grow(&zone, name, size),
                     Some(_) => Ok(()),
                 };
                 if let Err(error) = done {
@@ -149,10 +148,26 @@ impl Actor {
         match tokio::task::spawn_blocking(work).await.map_err(Error::internal)? {
             Ok(made) => Ok(made),
             Err((made, error)) => {
-                remove_files(made).await;
+                self.remove_disks(made).await;
                 Err(error.into())
             }
         }
+    }
+
+    /// They may be gone already.
+    async fn remove_disks(&self, names: Vec<String>) {
+        if names.is_empty() {
+            return;
+        }
+        let (volumes, zone) = (self.agent.inner.platform.volumes.clone(), self.layout.zonepath().to_owned());
+        let remove = move || {
+            for name in names {
+                if let Err(error) = volumes.remove(&zone, &name) {
+                    tracing::warn!(%error, disk = name, zone = %zone.display(), "cannot remove; the next start tries again");
+                }
+            }
+        };
+        let _ = tokio::task::spawn_blocking(remove).await;
     }
 
     /// What can take effect while the VM runs does. A part that fails waits for the next boot.
@@ -195,21 +210,4 @@ fn unsettled(before: &VmSpec, after: &VmSpec) -> Vec<String> {
     let gone = before.disks.iter().filter(|disk| not_in(after, disk));
     let ours = made.chain(gone).filter(|disk| disk.is_made_here());
     ours.filter_map(DiskSpec::file_name).map(str::to_owned).collect()
-}
-
-/// They may be gone already.
-async fn remove_files(files: Vec<PathBuf>) {
-    if files.is_empty() {
-        return;
-    }
-    let remove = move || {
-        for file in files {
-            if let Err(error) = std::fs::remove_file(&file)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(%error, file = %file.display(), "cannot remove; the next start tries again");
-            }
-        }
-    };
-    let _ = tokio::task::spawn_blocking(remove).await;
 }

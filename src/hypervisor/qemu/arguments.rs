@@ -1,26 +1,22 @@
 //! The command line of QEMU (7.2 and later).
 
-use std::os::fd::OwnedFd;
+use std::{collections::BTreeSet, os::fd::OwnedFd};
 
 use super::{
-    super::{
-        Drive, Firmware, HypervisorError, MachinePlan, Nic, NicBackend, Program, Setup, Tuning, drive_name,
-    },
+    super::{Drive, Firmware, HypervisorError, MachinePlan, Nic, NicBackend, Program, Setup, Tuning},
     accel::Accelerator,
     boot_order::{Bootable, positions},
 };
 use crate::{
     config,
-    spec::{DiskModel, Media, NicModel},
+    spec::{DiskModel, Media, NicModel, disk::drive_name, place::SLOTS},
 };
 
 /// The first number that a descriptor of ours has; lower ones are standard streams and the
 /// launcher's.
 const FIRST_DESCRIPTOR: i32 = 10;
-/// PCI slots of the pc machine for VM devices: 0 is the bridge, 1 the PIIX3 with IDE and USB, 2 the
-/// screen, 3 SCSI, 4 the random numbers.
-const FIRST_SLOT: usize = 5;
-const SLOTS: usize = 32;
+// PCI slots of the pc machine: 0 is the bridge, 1 the PIIX3 with IDE and USB, 2 the screen, 3 SCSI, 4 the random
+// numbers; the machine's own devices have theirs from the lower end of the others, and those of one boot from the upper.
 
 /// QEMU with one machine, stopped before its first instruction.
 pub(super) fn program(
@@ -28,8 +24,12 @@ pub(super) fn program(
     accelerator: &Accelerator,
     plan: MachinePlan,
 ) -> Result<Program, HypervisorError> {
-    let mut builder =
-        Builder { arguments: Vec::new(), descriptors: Vec::new(), slot: FIRST_SLOT, bootables: Vec::new() };
+    let mut builder = Builder {
+        arguments: Vec::new(),
+        descriptors: Vec::new(),
+        slots: taken(&plan),
+        bootables: Vec::new(),
+    };
     let b = &mut builder;
     identity(b, &plan);
     b.option("-machine", format!("pc,accel={}", accelerator.name));
@@ -71,7 +71,7 @@ pub(super) fn program(
     drives(b, plan.drives)?;
     if let Some(disk) = plan.seed {
         b.node("seed", disk, true);
-        let slot = b.slot()?;
+        let slot = b.slot(None)?;
         b.option("-device", format!("virtio-blk-pci,addr={slot:x},drive=seed,id=seed,serial=cidata"));
     }
     nics(b, plan.nics, &plan.tuning, accelerator.name == "kvm")?;
@@ -95,7 +95,8 @@ pub(super) fn program(
 struct Builder {
     arguments: Vec<String>,
     descriptors: Vec<(OwnedFd, i32)>,
-    slot: usize,
+    /// PCI slots that are taken.
+    slots: BTreeSet<u8>,
     /// Device, what it is to the firmware, and where its argument stands.
     bootables: Vec<(String, Bootable, usize)>,
 }
@@ -144,15 +145,22 @@ impl Builder {
         );
     }
 
-    fn slot(&mut self) -> Result<usize, HypervisorError> {
-        if self.slot == SLOTS {
-            return Err(HypervisorError::Plan(
-                "the machine has no PCI slot left for another virtio disk or interface".to_owned(),
-            ));
-        }
-        self.slot += 1;
-        Ok(self.slot - 1)
+    /// The device's own slot; for one that has none, the highest that is free.
+    fn slot(&mut self, own: Option<u8>) -> Result<u8, HypervisorError> {
+        let free = || SLOTS.rev().find(|slot| !self.slots.contains(slot));
+        let slot = own.or_else(free).ok_or_else(|| {
+            let message = "the machine has no PCI slot left for another virtio disk or interface";
+            HypervisorError::Plan(message.to_owned())
+        })?;
+        self.slots.insert(slot);
+        Ok(slot)
     }
+}
+
+/// The slots of devices that have one for life.
+fn taken(plan: &MachinePlan) -> BTreeSet<u8> {
+    let disks = plan.drives.iter().map(|drive| &drive.place);
+    disks.chain(plan.nics.iter().map(|nic| &nic.place)).filter_map(|place| place.slot).collect()
 }
 
 /// Names and the SMBIOS identity by which guests of SmartOS know their host.
@@ -184,15 +192,18 @@ fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
         b.option("-device", "virtio-scsi-pci,id=scsi,addr=3");
     }
     let mut ide = 0;
-    for (index, drive) in drives.into_iter().enumerate() {
+    for drive in drives {
         let cd = drive.media == Media::Cdrom;
-        let id = drive_name(index);
-        let node = format!("disk{index}");
-        b.node(&node, drive.file, cd);
+        let id = drive_name(drive.place.number);
+        let node = format!("disk{}", drive.place.number);
+        let is_empty = drive.file.is_none();
+        if let Some(file) = drive.file {
+            b.node(&node, file, cd);
+        }
         let kind = if cd { Bootable::Cd } else { Bootable::Disk { first: drive.boot } };
         let device = match drive.model {
             DiskModel::Virtio => {
-                let slot = b.slot()?;
+                let slot = b.slot(drive.place.slot)?;
                 format!("virtio-blk-pci,addr={slot:x}")
             }
             DiskModel::Scsi => format!("scsi-{},bus=scsi.0", if cd { "cd" } else { "hd" }),
@@ -211,14 +222,16 @@ fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
                 format!("ide-{},bus=ide.{bus},unit={unit}", if cd { "cd" } else { "hd" })
             }
         };
-        let serial = if cd { String::new() } else { format!(",serial=disk{index}") };
-        b.bootable(&id, kind, format!("{device},drive={node},id={id}{serial}"));
+        let serial = drive.place.serial.map(|serial| format!(",serial={serial}")).unwrap_or_default();
+        let medium = if is_empty { String::new() } else { format!(",drive={node}") };
+        b.bootable(&id, kind, format!("{device}{medium},id={id}{serial}"));
     }
     Ok(())
 }
 
 fn nics(b: &mut Builder, nics: Vec<Nic>, tuning: &Tuning, kvm: bool) -> Result<(), HypervisorError> {
-    for (index, nic) in nics.into_iter().enumerate() {
+    for nic in nics {
+        let index = nic.place.number;
         let mtu = match nic.backend {
             NicBackend::Hub => {
                 b.option("-netdev", format!("hubport,id=net{index},hubid={index}"));
@@ -241,7 +254,7 @@ fn nics(b: &mut Builder, nics: Vec<Nic>, tuning: &Tuning, kvm: bool) -> Result<(
             NicModel::Virtio => mtu + &held_back(tuning),
             NicModel::E1000 | NicModel::Rtl8139 => String::new(),
         };
-        let slot = b.slot()?;
+        let slot = b.slot(nic.place.slot)?;
         let id = format!("nic{index}");
         b.bootable(
             &id,
@@ -287,18 +300,31 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{hypervisor::NicBackend, spec::NicModel};
+    use crate::{
+        hypervisor::NicBackend,
+        spec::{NicModel, Place},
+    };
 
     fn drive(model: DiskModel, media: Media) -> Drive {
-        Drive { file: null(), model, media, boot: false, path: "/x".into() }
+        let path = "/x".to_owned();
+        Drive { file: Some(null()), model, media, boot: false, path, place: Place::default() }
     }
 
     fn null() -> File {
         File::open("/dev/null").unwrap()
     }
 
-    fn plan(drives: Vec<Drive>, nics: usize) -> MachinePlan {
+    fn plan(mut drives: Vec<Drive>, nics: usize) -> MachinePlan {
         let mac = "2:0:0:0:0:1".parse().unwrap();
+        for (number, drive) in (0..).zip(&mut drives) {
+            drive.place = Place { number, serial: Some(format!("disk{number}")), slot: None };
+        }
+        let nic = |number| Nic {
+            place: Place { number, ..Place::default() },
+            mac,
+            model: NicModel::Virtio,
+            backend: NicBackend::Hub,
+        };
         MachinePlan {
             uuid: Uuid::from_u128(1),
             ram: 1024,
@@ -307,7 +333,7 @@ mod tests {
             firmware: Firmware::Bios,
             drives,
             seed: None,
-            nics: (0..nics).map(|_| Nic { mac, model: NicModel::Virtio, backend: NicBackend::Hub }).collect(),
+            nics: (0..u32::try_from(nics).unwrap()).map(nic).collect(),
             order: "cd".parse().unwrap(),
             once: Some("d".parse().unwrap()),
             control: null().into(),
@@ -353,7 +379,7 @@ mod tests {
 
     #[test]
     fn slots_run_out_with_an_error() {
-        let most = SLOTS - FIRST_SLOT;
+        let most = SLOTS.len();
         build(plan(vec![], most)).unwrap();
         assert!(matches!(build(plan(vec![], most + 1)), Err(HypervisorError::Plan(_))));
         let ide = |n| (0..n).map(|_| drive(DiskModel::Ide, Media::Cdrom)).collect();

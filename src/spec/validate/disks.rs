@@ -34,6 +34,15 @@ pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
     }
 }
 
+/// What only a payload breaks: the agent says where the disks that it makes lie.
+pub(super) fn check_given(spec: &VmSpec) -> impl Iterator<Item = Violation> {
+    let given = |(index, disk): (usize, &DiskSpec)| {
+        let named = disk.is_made_here() && disk.path.is_some();
+        named.then(|| path_without_nocreate(format!("disks.{index}.path")))
+    };
+    spec.disks.iter().enumerate().filter_map(given)
+}
+
 fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
     if let (Some(model), Some(brand)) = (disk.model, spec.brand)
         && let Some(fault) = model.fault(brand)
@@ -42,12 +51,6 @@ fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
     }
     if disk.is_made_here() {
         source(out, at, disk, spec);
-        if disk.path.is_some() {
-            out.push(Violation::property(
-                format!("{at}.path"),
-                "you cannot specify a path for a disk unless you set nocreate=true",
-            ));
-        }
         return;
     }
     if disk.size.is_some() {
@@ -57,6 +60,8 @@ fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
         ));
     }
     match &disk.path {
+        // A drive that was emptied.
+        None if disk.media == Media::Cdrom && disk.place.is_some() => {}
         None => out.push(Violation::missing(
             format!("{at}.path"),
             "required: the path of the file inside the zone's root, like /tiny.iso",
@@ -70,6 +75,11 @@ fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
     if disk.media == Media::Cdrom && disk.boot {
         out.push(Violation::value(format!("{at}.boot"), "is for disks; boot a CD with order=d or once=d"));
     }
+}
+
+/// A file that the agent makes lies where the agent makes it.
+pub(in crate::spec) fn path_without_nocreate(field: String) -> Violation {
+    Violation::property(field, "you cannot specify a path for a disk unless you set nocreate=true")
 }
 
 /// What a disk begins as: nothing of a size, or an image.

@@ -7,6 +7,7 @@ mod nics;
 use serde_json::Value;
 
 use super::{VmSpec, property::is_block_size, violation::Violation};
+pub(super) use disks::path_without_nocreate;
 pub use disks::zone_path;
 
 /// Largest `ram`, in MiB: 16 TiB.
@@ -27,9 +28,18 @@ pub const MAX_CPU_SHARES: i32 = 65535;
 pub const MAX_LWPS: i32 = 1 << 22;
 /// Largest `zfs_io_priority`: the largest weight that Linux takes.
 pub const MAX_ZFS_IO_PRIORITY: i32 = 10_000;
-/// Checks a machine that is to be made.
+/// Checks a payload for a machine that is to be made. What it leaves open is checked when it is complete, by
+/// [`check_whole`].
 #[must_use]
 pub fn check(spec: &VmSpec) -> Vec<Violation> {
+    let mut found = check_whole(spec);
+    found.extend(disks::check_given(spec));
+    found
+}
+
+/// Checks a complete machine: each that is made, changed, or looked at for either.
+#[must_use]
+pub fn check_whole(spec: &VmSpec) -> Vec<Violation> {
     let mut found = Vec::new();
     let out = &mut found;
     if spec.brand.is_none() {

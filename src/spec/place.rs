@@ -1,0 +1,209 @@
+//! Where a guest finds its devices: each disk and interface has its place for life.
+//!
+//! A guest knows its disks by serial number, and names its interfaces after their PCI slots. Neither may follow from a
+//! position in a list: who removes the second of three disks must not move the third.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DiskModel, Media, VmSpec};
+
+/// PCI slots of a machine's own devices; lower ones are the board's. One-boot devices come from the other end.
+pub const SLOTS: std::ops::Range<u8> = 5..32;
+
+/// A device's place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Tells it from the machine's other ones of its kind; the hypervisor's name of it ends in it.
+    pub number: u32,
+    /// What the guest reads as a disk's serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// On the PCI bus; none for what is behind a controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u8>,
+}
+
+/// The lowest number that is not taken.
+fn lowest(taken: &BTreeSet<u32>) -> u32 {
+    (0..).find(|number| !taken.contains(number)).unwrap_or_default()
+}
+
+fn on_bus(model: DiskModel) -> bool {
+    model == DiskModel::Virtio
+}
+
+/// Gives new devices places that no other one has. What has a place keeps it, unless it left the bus.
+pub fn assign(spec: &mut VmSpec) {
+    let disks = spec.disks.iter().filter_map(|disk| disk.place.as_ref());
+    let mut numbers: BTreeSet<u32> = disks.clone().map(|place| place.number).collect();
+    let nics = spec.nics.iter().filter_map(|nic| nic.place.as_ref());
+    let mut slots: BTreeSet<u8> = disks.chain(nics).filter_map(|place| place.slot).collect();
+    let free_slot = |slots: &mut BTreeSet<u8>| {
+        let free = SLOTS.clone().find(|slot| !slots.contains(slot));
+        slots.extend(free);
+        free
+    };
+    for disk in &mut spec.disks {
+        let model = disk.model();
+        // A disk whose file has a number has that one, unless another device does.
+        let wanted = disk.file_number().filter(|number| !numbers.contains(number));
+        let place = disk.place.get_or_insert_with(|| {
+            let number = wanted.unwrap_or_else(|| lowest(&numbers));
+            numbers.insert(number);
+            let serial = (disk.media == Media::Disk).then(|| format!("disk{number}"));
+            Place { number, serial, slot: None }
+        });
+        match (on_bus(model), place.slot) {
+            (true, None) => place.slot = free_slot(&mut slots),
+            (false, Some(slot)) => {
+                slots.remove(&slot);
+                place.slot = None;
+            }
+            _ => {}
+        }
+    }
+    let nics = spec.nics.iter().filter_map(|nic| nic.place.as_ref());
+    let mut numbers: BTreeSet<u32> = nics.map(|place| place.number).collect();
+    for nic in &mut spec.nics {
+        let place = nic.place.get_or_insert_with(|| {
+            let number = lowest(&numbers);
+            numbers.insert(number);
+            Place { number, ..Place::default() }
+        });
+        if place.slot.is_none() {
+            place.slot = free_slot(&mut slots);
+        }
+    }
+}
+
+/// Gives the devices of a machine that has no places yet those that they had before there were any: by their positions.
+/// `seed` is whether a disk that tells the guest about itself stood between disks and interfaces.
+pub fn assign_as_before(spec: &mut VmSpec, seed: bool) {
+    let known = spec.disks.iter().any(|disk| disk.place.is_some());
+    if known || spec.nics.iter().any(|nic| nic.place.is_some()) {
+        return;
+    }
+    let mut slots = SLOTS;
+    for (number, disk) in (0..).zip(&mut spec.disks) {
+        let slot = if on_bus(disk.model()) { slots.next() } else { None };
+        let serial = (disk.media == Media::Disk).then(|| format!("disk{number}"));
+        disk.place = Some(Place { number, serial, slot });
+    }
+    if seed {
+        slots.next();
+    }
+    for (number, nic) in (0..).zip(&mut spec.nics) {
+        nic.place = Some(Place { number, serial: None, slot: slots.next() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::spec::{DiskSpec, NicSpec};
+
+    fn disk(model: DiskModel) -> DiskSpec {
+        DiskSpec { model: Some(model), size: Some(1), ..DiskSpec::default() }
+    }
+
+    fn places(spec: &VmSpec) -> Vec<(u32, Option<u8>)> {
+        let disks = spec.disks.iter().filter_map(|disk| disk.place.as_ref());
+        let nics = spec.nics.iter().filter_map(|nic| nic.place.as_ref());
+        disks.chain(nics).map(|place| (place.number, place.slot)).collect()
+    }
+
+    #[test]
+    fn nothing_moves_when_something_goes_or_comes() {
+        let mut spec = VmSpec {
+            disks: vec![disk(DiskModel::Virtio), disk(DiskModel::Virtio), disk(DiskModel::Virtio)],
+            nics: vec![NicSpec::default()],
+            ..VmSpec::default()
+        };
+        assign(&mut spec);
+        assert_eq!(places(&spec), [(0, Some(5)), (1, Some(6)), (2, Some(7)), (0, Some(8))]);
+        let third = spec.disks[2].clone();
+        spec.disks.remove(1);
+        assign(&mut spec);
+        assert_eq!(spec.disks[1], third);
+        spec.disks.extend([disk(DiskModel::Virtio), disk(DiskModel::Ide)]);
+        assign(&mut spec);
+        assert_eq!(places(&spec), [(0, Some(5)), (2, Some(7)), (1, Some(6)), (3, None), (0, Some(8))]);
+        assert_eq!(spec.disks[1].place.as_ref().unwrap().serial.as_deref(), Some("disk2"));
+        spec.disks[0].model = Some(DiskModel::Scsi);
+        spec.disks[3].model = Some(DiskModel::Virtio);
+        assign(&mut spec);
+        assert_eq!(places(&spec)[0], (0, None));
+        assert_eq!(places(&spec)[3], (3, Some(5)));
+    }
+
+    #[test]
+    fn old_machines_keep_what_they_have() {
+        let cd = DiskSpec { media: Media::Cdrom, model: Some(DiskModel::Ide), ..DiskSpec::default() };
+        let mut spec = VmSpec {
+            disks: vec![disk(DiskModel::Virtio), cd, disk(DiskModel::Virtio)],
+            nics: vec![NicSpec::default(), NicSpec::default()],
+            ..VmSpec::default()
+        };
+        let mut with_seed = spec.clone();
+        assign_as_before(&mut spec, false);
+        assert_eq!(places(&spec), [(0, Some(5)), (1, None), (2, Some(6)), (0, Some(7)), (1, Some(8))]);
+        let serials: Vec<_> =
+            spec.disks.iter().map(|disk| disk.place.as_ref().unwrap().serial.as_deref()).collect();
+        assert_eq!(serials, [Some("disk0"), None, Some("disk2")]);
+        assign_as_before(&mut with_seed, true);
+        assert_eq!(places(&with_seed)[3..], [(0, Some(8)), (1, Some(9))]);
+        let before = spec.clone();
+        assign_as_before(&mut spec, true);
+        assert_eq!(spec, before, "once");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        AddDisk(bool),
+        AddNic,
+        RemoveDisk(usize),
+        RemoveNic(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            any::<bool>().prop_map(Step::AddDisk),
+            Just(Step::AddNic),
+            (0..12_usize).prop_map(Step::RemoveDisk),
+            (0..12_usize).prop_map(Step::RemoveNic),
+        ]
+    }
+
+    proptest! {
+        /// Whatever comes and goes: what stays does not move, and no two are in one place.
+        #[test]
+        fn places_are_for_life(steps in prop::collection::vec(step(), 0..60)) {
+            let mut spec = VmSpec::default();
+            for step in steps {
+                let before = spec.clone();
+                match step {
+                    Step::AddDisk(virtio) if spec.disks.len() < 12 => {
+                        spec.disks.push(disk(if virtio { DiskModel::Virtio } else { DiskModel::Scsi }));
+                    }
+                    Step::AddNic if spec.nics.len() < 12 => spec.nics.push(NicSpec::default()),
+                    Step::RemoveDisk(index) if index < spec.disks.len() => drop(spec.disks.remove(index)),
+                    Step::RemoveNic(index) if index < spec.nics.len() => drop(spec.nics.remove(index)),
+                    _ => {}
+                }
+                assign(&mut spec);
+                for disk in spec.disks.iter().take(before.disks.len()) {
+                    prop_assert!(before.disks.iter().any(|old| old.place == disk.place));
+                }
+                let all = places(&spec);
+                let slots: Vec<u8> = all.iter().filter_map(|(_, slot)| *slot).collect();
+                prop_assert_eq!(slots.iter().collect::<BTreeSet<_>>().len(), slots.len());
+                let numbers: BTreeSet<u32> = spec.disks.iter().map(|d| d.place.as_ref().unwrap().number).collect();
+                prop_assert_eq!(numbers.len(), spec.disks.len());
+            }
+        }
+    }
+}
