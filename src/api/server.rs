@@ -5,10 +5,12 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::Server;
 
-use super::{console_service::Consoles, event_service::Events, host_service::Host, vm_service::Vms};
+use super::{
+    console_service::Consoles, event_service::Events, host_service::Host, sight::Expressions, vm_service::Vms,
+};
 use crate::{
     agent::Agent,
-    auth::{GateLayer, Listeners, Tls, incoming},
+    auth::{GateLayer, Listeners, MAX_CALLS, Tls, incoming},
     proto::{
         DESCRIPTORS,
         v1::{
@@ -20,8 +22,9 @@ use crate::{
 
 /// Largest message in either direction: above a machine JSON of 1 MiB and a chunk of 1 MiB.
 const MAX_MESSAGE: usize = 4 << 20;
-/// Calls under way on one connection.
-const MAX_STREAMS: u32 = 256;
+/// Calls under way on one connection, as far as the transport knows: more than are answered.
+const MAX_STREAMS: u32 = 4096;
+const _: () = assert!(MAX_STREAMS as usize > MAX_CALLS);
 /// Bytes of headers.
 const MAX_HEADERS: u32 = 16 << 10;
 /// Flow-control windows of a stream and of a connection.
@@ -59,6 +62,7 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
 
+    let expressions = Expressions::default();
     let links = listeners.links.clone();
     let tls = listeners.tcp.as_ref().map(|(_, tls)| tls.clone());
     let cut = CancellationToken::new();
@@ -88,8 +92,8 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(limited!(VmServiceServer, Vms::new(agent.clone())))
-        .add_service(limited!(EventServiceServer, Events::new(agent.clone())))
+        .add_service(limited!(VmServiceServer, Vms::new(agent.clone(), expressions.clone())))
+        .add_service(limited!(EventServiceServer, Events::new(agent.clone(), expressions)))
         .add_service(limited!(ConsoleServiceServer, Consoles::new(agent.clone(), links)))
         .add_service(limited!(HostServiceServer, Host::new(agent)))
         .serve_with_incoming_shutdown(connections, stop.cancelled_owned())

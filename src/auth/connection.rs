@@ -4,21 +4,24 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
-    sync::OwnedSemaphorePermit,
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use super::role::Role;
+use super::{places::Place, role::Role};
 
 /// A client's certificates, leaf first.
 pub(crate) type Chain = Arc<[CertificateDer<'static>]>;
@@ -32,11 +35,73 @@ pub struct Peer {
     pub role: Role,
     /// What it showed; none on the UNIX socket.
     pub(crate) chain: Option<Chain>,
+    /// What goes on on its connection.
+    pub(super) activity: Activity,
+}
+
+/// What goes on on a connection. Not a part of who is at its other end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Activity(Arc<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    heard: AtomicBool,
+    asked: AtomicBool,
+    calls: AtomicUsize,
+}
+
+impl PartialEq for Activity {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Activity {}
+
+/// A call that is under way, until this is dropped.
+#[derive(Debug)]
+pub(super) struct UnderWay(Activity);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// By when a connection has to say its first byte, and to ask for something.
+const FIRST_BYTE: Duration = Duration::from_secs(10);
+const FIRST_REQUEST: Duration = Duration::from_secs(60);
+
+impl Activity {
+    /// One call more; none where there are `most` already.
+    pub(super) fn begin_call(&self, most: usize) -> Option<UnderWay> {
+        self.0.asked.store(true, Ordering::Relaxed);
+        let before = self.0.calls.fetch_add(1, Ordering::Relaxed);
+        let call = UnderWay(self.clone());
+        (before < most).then_some(call)
+    }
+
+    /// Cuts a connection that says nothing, or asks for nothing, in time.
+    pub(super) fn insist(&self, cut: CancellationToken) {
+        let this = self.clone();
+        let insist = async move {
+            tokio::time::sleep(FIRST_BYTE).await;
+            if this.0.heard.load(Ordering::Relaxed) {
+                tokio::time::sleep(FIRST_REQUEST - FIRST_BYTE).await;
+                if this.0.asked.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+            tracing::debug!("a connection that asked for nothing is cut");
+            cut.cancel();
+        };
+        tokio::spawn(insist);
+    }
 }
 
 impl Peer {
     pub(super) fn new(name: Arc<str>, role: Role) -> Self {
-        Self { name, role, chain: None }
+        Self { name, role, chain: None, activity: Activity::default() }
     }
 }
 
@@ -70,12 +135,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn unix(
-        io: UnixStream,
-        peer: Peer,
-        cut: CancellationToken,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(super) fn unix(io: UnixStream, peer: Peer, cut: CancellationToken, place: Place) -> Self {
         Self { io: Io::Unix(io), peer, cut: Box::pin(cut.cancelled_owned()), _registration: Box::new(place) }
     }
 
@@ -108,10 +168,15 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check(cx)?;
-        match &mut self.io {
+        let before = buf.filled().len();
+        let read = match &mut self.io {
             Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
             Io::Unix(io) => Pin::new(io).poll_read(cx, buf),
+        };
+        if buf.filled().len() > before && !self.peer.activity.0.heard.load(Ordering::Relaxed) {
+            self.peer.activity.0.heard.store(true, Ordering::Relaxed);
         }
+        read
     }
 }
 

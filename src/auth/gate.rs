@@ -4,13 +4,20 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
 
-use super::{connection::Peer, role::needed_for_path};
+use super::{
+    connection::{Peer, UnderWay},
+    role::needed_for_path,
+};
+
+/// Calls under way on one connection. The transport takes some more, so that who goes over it is told.
+pub(crate) const MAX_CALLS: usize = 1024;
 
 /// Domain of the agent's error reasons.
 pub(crate) const ERROR_DOMAIN: &str = "zoneward";
@@ -55,6 +62,44 @@ fn check(peer: Option<&Peer>, path: &str) -> Result<(), Status> {
     ))
 }
 
+/// One connection has as many calls under way as it may.
+fn too_many() -> Status {
+    let mut details = ErrorDetails::with_error_info(
+        "TOO_MANY_CALLS",
+        ERROR_DOMAIN,
+        [("limit".to_owned(), MAX_CALLS.to_string())],
+    );
+    details.set_retry_info(Some(Duration::from_secs(1)));
+    let message = format!("{MAX_CALLS} calls are under way on this connection; end some, or open another");
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// The body of an answer, whose call is under way until it ends.
+struct Counted {
+    body: Body,
+    _call: UnderWay,
+}
+
+impl http_body::Body for Counted {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
 impl<S> Service<http::Request<Body>> for Gate<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>>,
@@ -69,8 +114,19 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        match check(request.extensions().get::<Peer>(), request.uri().path()) {
-            Ok(()) => Box::pin(self.inner.call(request)),
+        let peer = request.extensions().get::<Peer>();
+        let admitted = match check(peer, request.uri().path()) {
+            Ok(()) => peer.and_then(|peer| peer.activity.begin_call(MAX_CALLS)).ok_or_else(too_many),
+            Err(status) => Err(status),
+        };
+        match admitted {
+            Ok(call) => {
+                let answer = self.inner.call(request);
+                Box::pin(async move {
+                    let answer = answer.await?;
+                    Ok(answer.map(|body| Body::new(Counted { body, _call: call })))
+                })
+            }
             Err(status) => Box::pin(async move { Ok(status.into_http()) }),
         }
     }

@@ -3,8 +3,8 @@
 use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
-    net::{TcpListener, UnixListener, UnixStream},
-    sync::{Semaphore, mpsc},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::mpsc,
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -13,15 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::{Connection, Peer},
     links::Links,
+    places::Places,
     role::Role,
     tls::Tls,
 };
 
-/// Connections at once; more wait in the listeners' backlogs.
-const CONNECTIONS: usize = 1024;
-/// TLS handshakes under way at once.
-const HANDSHAKES: usize = 64;
-/// How long one may take.
+/// By when a client has to say the first byte of its handshake, and how long all of it may take.
+const HELLO: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What the agent listens on.
@@ -43,7 +41,7 @@ pub fn incoming(
     cut: &CancellationToken,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(16);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::default();
     if let Some(listener) = listeners.unix {
         tokio::spawn(accept_unix(listener, sender.clone(), places.clone(), stop.clone(), cut.clone()));
     }
@@ -58,16 +56,18 @@ type Sender = mpsc::Sender<io::Result<Connection>>;
 async fn accept_unix(
     listener: UnixListener,
     sender: Sender,
-    places: Arc<Semaphore>,
+    places: Places,
     stop: CancellationToken,
     cut: CancellationToken,
 ) {
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { return };
         match accepted.and_then(|(stream, _)| Ok((local_peer(&stream)?, stream))) {
             Ok((Some(peer), stream)) => {
-                if sender.send(Ok(Connection::unix(stream, peer, cut.clone(), place))).await.is_err() {
+                let Some(place) = places.enter_unix() else { continue };
+                let cut = cut.child_token();
+                peer.activity.insist(cut.clone());
+                if sender.send(Ok(Connection::unix(stream, peer, cut, place))).await.is_err() {
                     return;
                 }
             }
@@ -90,13 +90,10 @@ async fn accept_tcp(
     listener: TcpListener,
     tls: Arc<Tls>,
     sender: Sender,
-    places: Arc<Semaphore>,
+    places: Places,
     stop: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { return };
         let (tcp, address) = match accepted {
             Ok(accepted) => accepted,
@@ -105,20 +102,29 @@ async fn accept_tcp(
                 continue;
             }
         };
-        let (tls, sender) = (tls.clone(), sender.clone());
+        let (way, out) = places.come(address.ip());
+        let (tls, sender, places) = (tls.clone(), sender.clone(), places.clone());
         // One slow client does not hold up the others.
         tokio::spawn(async move {
-            let shaken = timeout(HANDSHAKE, tls.handshake(tcp, place)).await;
-            drop(slot);
+            let shaken = out.run_until_cancelled(timeout(HANDSHAKE, handshake(tls, tcp, &places))).await;
+            drop(way);
             match shaken {
-                Ok(Ok(connection)) => {
+                Some(Ok(Ok(connection))) => {
                     let _ = sender.send(Ok(connection)).await;
                 }
-                Ok(Err(error)) => tracing::info!(%address, %error, "refused"),
-                Err(_) => tracing::info!(%address, "refused: the TLS handshake took too long"),
+                Some(Ok(Err(error))) => tracing::info!(%address, %error, "refused"),
+                Some(Err(_)) => tracing::info!(%address, "refused: the TLS handshake took too long"),
+                // Of these there may be many.
+                None => tracing::debug!(%address, "pushed out by others that came in"),
             }
         });
     }
+}
+
+async fn handshake(tls: Arc<Tls>, tcp: TcpStream, places: &Places) -> io::Result<Connection> {
+    let silent = || io::Error::new(io::ErrorKind::TimedOut, "it said nothing");
+    timeout(HELLO, tcp.readable()).await.map_err(|_| silent())??;
+    tls.handshake(tcp, places).await
 }
 
 /// Out of descriptors, most likely: do not spin.

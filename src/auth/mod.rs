@@ -13,12 +13,13 @@ mod gate;
 mod incoming;
 mod links;
 pub mod pki;
+mod places;
 mod role;
 mod tls;
 
 pub use connection::{Connection, Peer};
-pub(crate) use gate::ERROR_DOMAIN;
 pub use gate::GateLayer;
+pub(crate) use gate::{ERROR_DOMAIN, MAX_CALLS};
 pub use incoming::{Listeners, incoming};
 pub use links::Links;
 pub(crate) use links::{Link, LinkError};

@@ -149,11 +149,19 @@ fn run(arguments: Arguments) -> Result<ExitCode, AnyError> {
     }
 }
 
+/// As many descriptors as this user may have: connections, disks and consoles need them.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+}
+
 async fn serve(config: Config) -> Result<(), AnyError> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 
+    raise_descriptors();
     let platform = Platform {
         zone: Arc::new(LinuxZone::new(&config)),
         kvm: Arc::new(Qemu::new(config.qemu.clone())),

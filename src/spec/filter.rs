@@ -7,10 +7,13 @@ use super::{
     Mac,
     coerce::closest,
     property::{Kind, Property, VM, find},
+    secret::is_secret,
 };
 
 /// Bytes that a regular expression may need: enough for what people type.
-const MAX_REGEX: usize = 1 << 20;
+const MAX_REGEX: usize = 64 << 10;
+/// Bytes that it may need while it is matched, in each thread that does.
+const MAX_MATCHING: usize = 64 << 10;
 /// Bytes of a filter.
 const MAX_FILTER: usize = 4096;
 
@@ -41,6 +44,7 @@ impl Filter {
                 RegexBuilder::new(expression)
                     .case_insensitive(true)
                     .size_limit(MAX_REGEX)
+                    .dfa_size_limit(MAX_MATCHING)
                     .build()
                     .map_err(|error| format!("Invalid filter \"{text}\": {error}"))?,
             ),
@@ -50,6 +54,24 @@ impl Filter {
             },
         };
         Ok(Self { path, wanted })
+    }
+
+    /// Whether a text is a filter with a regular expression, as far as it is a filter.
+    #[must_use]
+    pub fn is_expression(text: &str) -> bool {
+        text.split_once('=').is_some_and(|(_, value)| value.starts_with('~'))
+    }
+
+    /// What it looks at.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.path.join(".")
+    }
+
+    /// Whether it looks at what is shown to admins alone.
+    #[must_use]
+    pub fn reads_secrets(&self) -> bool {
+        is_secret(&self.key())
     }
 
     /// Whether a VM, as operators see it, meets the condition.

@@ -23,14 +23,16 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Chain, Connection, Peer},
+    places::Places,
     role::Role,
 };
+use crate::text::is_hidden;
 pub use load::{Files, ReloadError};
 use load::{Loaded, load};
 
@@ -108,7 +110,7 @@ impl Tls {
     pub(super) async fn handshake(
         self: Arc<Self>,
         tcp: TcpStream,
-        place: OwnedSemaphorePermit,
+        places: &Places,
     ) -> io::Result<Connection> {
         tcp.set_nodelay(true)?;
         let loaded = self.current.load_full();
@@ -123,12 +125,14 @@ impl Tls {
             Some(leaf) => identify(leaf, &self.trust_domain).map_err(io::Error::other)?,
             None => return Err(io::Error::other("no client certificate")),
         };
+        let place = places.enter(&peer).ok_or_else(|| io::Error::other("too many connections"))?;
         let standing = self.watch(chain.clone());
         // A reload between the handshake and the registration would have missed this one.
         if self.current.load().generation != loaded.generation {
             self.sweep();
         }
         let cut = standing.cut();
+        peer.activity.insist(cut.clone());
         Ok(Connection::tls(io, Peer { chain: Some(chain), ..peer }, cut, Box::new((standing, place))))
     }
 
@@ -188,7 +192,9 @@ fn identify(leaf: &CertificateDer<'_>, trust_domain: &str) -> Result<Peer, Strin
         .and_then(|rest| rest.strip_prefix('/'))
         .ok_or_else(|| format!("{uri:?} is not of the trust domain {trust_domain:?}"))?;
     match path.split('/').collect::<Vec<_>>().as_slice() {
-        [role, name] if !name.is_empty() => Ok(Peer::new(Arc::from(*uri), role.parse::<Role>()?)),
+        [role, name] if !name.is_empty() && !name.contains(is_hidden) => {
+            Ok(Peer::new(Arc::from(*uri), role.parse::<Role>()?))
+        }
         _ => Err(format!("{uri:?} is not spiffe://{trust_domain}/<role>/<name>")),
     }
 }

@@ -1,0 +1,124 @@
+//! What a caller may see, and how much a caller's filters may cost.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tonic::{Code, Request, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::request::{invalid, peer};
+use crate::{
+    auth::{ERROR_DOMAIN, Peer, Role},
+    spec::filter::Filter,
+};
+
+/// Filters of one call.
+const MAX_FILTERS: usize = 100;
+/// Regular expressions of one call, and of all calls of one caller that are under way.
+const MAX_EXPRESSIONS: usize = 8;
+const MAX_HELD: usize = 64;
+
+/// Whether secrets are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// To admins.
+    Whole,
+    /// To everybody else they are covered.
+    Redacted,
+}
+
+impl Sight {
+    pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        peer(request).map(Self::of_peer)
+    }
+
+    fn of_peer(peer: &Peer) -> Self {
+        if peer.role >= Role::Admin { Self::Whole } else { Self::Redacted }
+    }
+}
+
+/// The regular expressions of callers, by whom they are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Expressions(Arc<Mutex<HashMap<Arc<str>, usize>>>);
+
+/// Expressions that a call has, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    expressions: Expressions,
+    caller: Arc<str>,
+    count: usize,
+}
+
+impl Expressions {
+    /// Reads a call's conditions on VMs.
+    pub(super) async fn filters(
+        &self,
+        caller: &Peer,
+        texts: Vec<String>,
+    ) -> Result<(Vec<Filter>, Held), Status> {
+        if texts.len() > MAX_FILTERS {
+            return Err(invalid("filters", format!("{} are over the limit of {MAX_FILTERS}", texts.len())));
+        }
+        let count = texts.iter().filter(|text| Filter::is_expression(text)).count();
+        if count > MAX_EXPRESSIONS {
+            let why =
+                format!("{count} regular expressions are over the limit of {MAX_EXPRESSIONS} in one call");
+            return Err(invalid("filters", why));
+        }
+        let held = self.hold(caller.name.clone(), count)?;
+        // Compiling one takes a while.
+        let parse = move || texts.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>();
+        let parsed = tokio::task::spawn_blocking(parse)
+            .await
+            .map_err(|_| Status::internal("reading filters failed"))?;
+        let filters = parsed.map_err(|why| invalid("filters", why))?;
+        if Sight::of_peer(caller) == Sight::Redacted
+            && let Some(filter) = filters.iter().find(|filter| filter.reads_secrets())
+        {
+            return Err(secret(&filter.key()));
+        }
+        Ok((filters, held))
+    }
+
+    fn hold(&self, caller: Arc<str>, count: usize) -> Result<Held, Status> {
+        let mut all = self.lock();
+        let own = all.entry(caller.clone()).or_default();
+        if *own + count > MAX_HELD {
+            let message = format!(
+                "your calls that are under way have {own} regular expressions in their filters, of {MAX_HELD} at most; end some"
+            );
+            let metadata = [("limit".to_owned(), MAX_HELD.to_string())];
+            let details = ErrorDetails::with_error_info("TOO_MANY_EXPRESSIONS", ERROR_DOMAIN, metadata);
+            return Err(Status::with_error_details(Code::ResourceExhausted, message, details));
+        }
+        *own += count;
+        Ok(Held { expressions: self.clone(), caller, count })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut all = self.expressions.lock();
+        if let Some(own) = all.get_mut(&self.caller) {
+            *own -= self.count;
+            if *own == 0 {
+                all.remove(&self.caller);
+            }
+        }
+    }
+}
+
+/// A filter on a secret would tell it bit by bit.
+fn secret(key: &str) -> Status {
+    let metadata =
+        [("role_required".to_owned(), Role::Admin.to_string()), ("filter".to_owned(), key.to_owned())];
+    let details = ErrorDetails::with_error_info("ROLE_REQUIRED", ERROR_DOMAIN, metadata);
+    let message = format!("a filter on {key} needs role admin: its values are secrets");
+    Status::with_error_details(Code::PermissionDenied, message, details)
+}
