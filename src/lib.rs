@@ -23,6 +23,7 @@
 //!   proto                         the contract, and the model's two forms
 //!    |
 //!   spec                          pure: the machine model
+//!   text                          what others wrote, for a person to read
 //! ```
 
 pub mod agent;
@@ -48,4 +49,5 @@ pub mod spec;
 pub mod storage;
 pub mod store;
 mod sys;
+mod text;
 pub mod zone;

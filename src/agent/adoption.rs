@@ -23,7 +23,7 @@ use super::{
     call::{Call, Outcome},
     change, create,
     error::Error,
-    exit, links, take_back_room,
+    exit, links, take_back_room, uploads,
 };
 use crate::{
     boot,
@@ -112,6 +112,7 @@ async fn enter(agent: &Agent, record: VmRecord, live: Option<Live>) {
         }
     };
     let record = settle_disks(agent, record).await;
+    uploads::settle(agent, record.uuid).await;
     if let Err(error) = agent.settle_files(record.uuid, &Call::own()).await {
         tracing::warn!(vm = %record.uuid, %error, "changes of files that are not journaled yet");
     }
@@ -143,7 +144,7 @@ async fn greet(
 ) -> Result<(Arc<dyn Machine>, RunStatus, &'static str), HypervisorError> {
     let layout = agent.inner.layout.vm(record.uuid);
     let machine = agent.hypervisor(record).attach(record.uuid, &layout.control(), PATIENCE).await?;
-    if let Some(password) = &record.spec.vnc_password {
+    if let Some(password) = record.vnc_password() {
         // What was promised, whether or not the agent before came to it.
         machine.set_vnc_password(Some(password)).await?;
     }

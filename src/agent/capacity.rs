@@ -17,7 +17,7 @@ pub enum Resource {
     Ram,
     /// Virtual processors.
     Vcpus,
-    /// MiB of the disks that the agent makes.
+    /// MiB of the disks that the agent makes, and of files that are on their way into zones.
     Disk,
 }
 
@@ -69,11 +69,17 @@ pub struct Capacity {
     pub promised: u64,
 }
 
+const MIB: u64 = 1 << 20;
+/// Place of [`Resource::Disk`] in [`Resource::ALL`].
+const DISK: usize = 2;
+
 /// Who has how much of what.
 #[derive(Debug)]
 pub(super) struct Budget {
     bounds: [(Resource, u64, Option<u64>); 3],
     shares: HashMap<Uuid, [u64; 3]>,
+    /// Bytes of files that are on their way into zones.
+    uploads: HashMap<Uuid, u64>,
 }
 
 impl Budget {
@@ -90,6 +96,7 @@ impl Budget {
                 (Resource::Disk, disk, bound(disk, config.disk_overcommit)),
             ],
             shares: HashMap::new(),
+            uploads: HashMap::new(),
         }
     }
 
@@ -100,16 +107,28 @@ impl Budget {
             let (Some(limit), wanted) = (limit, resource.of(spec)) else { continue };
             let left = limit.saturating_sub(self.promised(index) - has[index]);
             if wanted > has[index] && wanted > left {
-                return Err(Error::NoCapacity {
-                    resource: resource.as_str().to_owned(),
-                    unit: resource.unit().to_owned(),
-                    wanted,
-                    left,
-                    limit,
-                });
+                return Err(no_capacity(resource, wanted, left, limit));
             }
         }
         Ok(())
+    }
+
+    /// Counts what is to come of an upload, if there is room.
+    pub(super) fn begin_upload(&mut self, uuid: Uuid, bytes: u64) -> Result<(), Error> {
+        if let [.., (Resource::Disk, _, Some(limit))] = self.bounds {
+            let (wanted, left) = (bytes.div_ceil(MIB), limit.saturating_sub(self.promised(DISK)));
+            if wanted > left {
+                return Err(no_capacity(Resource::Disk, wanted, left, limit));
+            }
+        }
+        let has = self.uploads.entry(uuid).or_default();
+        *has = has.saturating_add(bytes);
+        Ok(())
+    }
+
+    /// Counts what is there of a VM's uploads.
+    pub(super) fn set_uploads(&mut self, uuid: Uuid, bytes: u64) {
+        self.uploads.insert(uuid, bytes);
     }
 
     /// Counts a VM.
@@ -119,6 +138,7 @@ impl Budget {
 
     pub(super) fn release(&mut self, uuid: Uuid) {
         self.shares.remove(&uuid);
+        self.uploads.remove(&uuid);
     }
 
     pub(super) fn look(&self) -> Vec<Capacity> {
@@ -132,8 +152,15 @@ impl Budget {
     }
 
     fn promised(&self, index: usize) -> u64 {
-        self.shares.values().map(|share| share[index]).sum()
+        let uploads: u64 =
+            self.uploads.values().filter(|_| index == DISK).fold(0, |sum, bytes| sum.saturating_add(*bytes));
+        self.shares.values().map(|share| share[index]).sum::<u64>() + uploads.div_ceil(MIB)
     }
+}
+
+fn no_capacity(resource: Resource, wanted: u64, left: u64, limit: u64) -> Error {
+    let (resource, unit) = (resource.as_str().to_owned(), resource.unit().to_owned());
+    Error::NoCapacity { resource, unit, wanted, left, limit }
 }
 
 /// An overcommit of 0 is no limit.
@@ -160,6 +187,7 @@ mod tests {
         Budget {
             bounds: [(Resource::Ram, 1000, ram), (Resource::Vcpus, 2, vcpus), (Resource::Disk, 0, None)],
             shares: HashMap::new(),
+            uploads: HashMap::new(),
         }
     }
 

@@ -1,17 +1,13 @@
 //! What changed between two records, in the words of a machine JSON.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use crate::{
-    spec::{
-        VmSpec,
-        property::{Kind, VM, find},
-    },
+    spec::{VmSpec, secret},
     store::{Change, VmRecord},
 };
-
-/// Stands for a secret.
-const REDACTED: &str = "********";
 
 /// A machine as it may be shown: without secrets.
 #[must_use]
@@ -50,6 +46,13 @@ pub(super) fn view(vm: &VmRecord, zonepath: &str) -> Map<String, Value> {
     object
 }
 
+/// The record as everybody may see it who may read the host's files.
+pub(super) fn for_a_file(vm: &VmRecord) -> Value {
+    let mut object = public(vm);
+    object.as_object_mut().into_iter().for_each(secret::redact);
+    object
+}
+
 /// The record as operators see it: vmadm's flat object.
 pub(super) fn public(vm: &VmRecord) -> Value {
     let mut object = match serde_json::to_value(&vm.spec) {
@@ -60,12 +63,7 @@ pub(super) fn public(vm: &VmRecord) -> Value {
         let items = object.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
         items.filter_map(Value::as_object_mut).for_each(|item| drop(item.shift_remove("place")));
     }
-    // Who may see events and files may not know passwords.
-    for (name, value) in &mut object {
-        if find(VM, name).is_some_and(|property| matches!(property.kind, Kind::Secret(_))) {
-            *value = json!(REDACTED);
-        }
-    }
+    secret::cover_passwords(&mut object);
     object.insert("state".to_owned(), json!(vm.state));
     object.insert("zone_state".to_owned(), json!(vm.state.zone_state()));
     if let Some(machine) = &vm.machine {
@@ -92,12 +90,69 @@ fn iso(time: crate::store::Timestamp) -> String {
 pub(super) fn changes(old: &VmRecord, new: &VmRecord) -> Vec<Change> {
     let mut found = Vec::new();
     compare(String::new(), Some(&public(old)), Some(&public(new)), &mut found);
-    found
+    bounded(&found).into_owned()
+}
+
+/// Bytes of one value of a change, and of all changes of one event together.
+const MAX_VALUE: usize = 4 << 10;
+const MAX_CHANGES: usize = 256 << 10;
+
+/// Changes that an event has room for beside its VM: with long values cut, and with one for each property where there
+/// are too many.
+#[must_use]
+pub fn bounded(changes: &[Change]) -> Cow<'_, [Change]> {
+    let length = |value: &Option<Value>| value.as_ref().map_or(0, |value| value.to_string().len());
+    let size = |change: &Change| change.path.len() + length(&change.old) + length(&change.new) + ROW;
+    let total: usize = changes.iter().map(size).sum();
+    if total <= MAX_CHANGES {
+        return Cow::Borrowed(changes);
+    }
+    let shorter: Vec<Change> = changes.iter().map(cut).collect();
+    if shorter.iter().map(size).sum::<usize>() <= MAX_CHANGES {
+        return Cow::Owned(shorter);
+    }
+    let mut few: Vec<Change> = Vec::new();
+    for change in changes {
+        let path = change.path.split('.').next().unwrap_or_default();
+        match few.last_mut().filter(|last| last.path == path) {
+            Some(Change { new: Some(Value::Array(keys)), .. }) if keys.len() < MAX_KEYS => {
+                keys.push(json!(change.path));
+            }
+            Some(_) => {}
+            None => {
+                let new = Some(json!([change.path]));
+                few.push(Change { path: path.to_owned(), old: None, new, cut: true });
+            }
+        }
+    }
+    Cow::Owned(few.iter().map(self::cut).collect())
+}
+
+/// Bytes that a change has beside what it says.
+const ROW: usize = 24;
+/// Paths that stand for many.
+const MAX_KEYS: usize = 100;
+
+fn cut(change: &Change) -> Change {
+    let mut is_cut = change.cut;
+    let mut shorten = |value: &Option<Value>| {
+        let text = value.as_ref()?.to_string();
+        if text.len() <= MAX_VALUE {
+            return value.clone();
+        }
+        is_cut = true;
+        let end = (0..=MAX_VALUE).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        Some(json!(format!("{}…", &text[..end])))
+    };
+    let (old, new) = (shorten(&change.old), shorten(&change.new));
+    Change { path: change.path.clone(), old, new, cut: is_cut }
 }
 
 /// A flat object as it was before the changes.
 pub(super) fn undone(object: Map<String, Value>, changes: &[Change]) -> Map<String, Value> {
     let mut whole = Value::Object(object);
+    // What was cut is not known any more.
+    let changes: Vec<&Change> = changes.iter().filter(|change| !change.cut).collect();
     // What came goes, the last first; then what went comes back, the first first.
     for change in changes.iter().rev().filter(|change| change.old.is_none()) {
         put(&mut whole, &change.path, None);
@@ -159,7 +214,7 @@ fn compare(path: String, old: Option<&Value>, new: Option<&Value>, found: &mut V
                 compare(below(&index.to_string()), old.get(index), new.get(index), found);
             }
         }
-        (old, new) => found.push(Change { path, old: old.cloned(), new: new.cloned() }),
+        (old, new) => found.push(Change { path, old: old.cloned(), new: new.cloned(), cut: false }),
     }
 }
 
@@ -175,6 +230,26 @@ mod tests {
         compare(String::new(), Some(&old), Some(&new), &mut found);
         let Value::Object(new) = new else { panic!() };
         assert_eq!(Value::Object(undone(new, &found)), old);
+    }
+
+    #[test]
+    fn changes_of_one_event_have_a_bound() {
+        let change = |path: String, size: usize| Change {
+            path,
+            old: Some(json!("x".repeat(size))),
+            new: Some(json!("é".repeat(size))),
+            cut: false,
+        };
+        let size = |changes: &[Change]| serde_json::to_string(changes).unwrap().len();
+        let few = [change("alias".to_owned(), 100)];
+        assert_eq!(*bounded(&few), few);
+        let long = [change("customer_metadata.a".to_owned(), 900 << 10), change("alias".to_owned(), 1)];
+        let cut = bounded(&long);
+        assert!(cut[0].cut && !cut[1].cut && size(&cut) < 20 << 10, "{}", size(&cut));
+        let many: Vec<_> = (0..90_000).map(|n| change(format!("customer_metadata.k{n}"), 3)).collect();
+        let told = bounded(&many);
+        assert_eq!((told.len(), told[0].path.as_str(), told[0].cut), (1, "customer_metadata", true));
+        assert!(size(&told) < 20 << 10, "{}", size(&told));
     }
 
     #[test]

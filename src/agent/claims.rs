@@ -103,6 +103,16 @@ impl Claims {
         held.budget.release(uuid);
     }
 
+    /// Counts what an upload will have, or refuses it.
+    pub(super) fn begin_upload(&self, uuid: Uuid, bytes: u64) -> Result<(), Error> {
+        self.lock().budget.begin_upload(uuid, bytes)
+    }
+
+    /// Counts what is there of a VM's uploads.
+    pub(super) fn put_uploads(&self, uuid: Uuid, bytes: u64) {
+        self.lock().budget.set_uploads(uuid, bytes);
+    }
+
     /// What the host has, and what is left of it.
     pub(super) fn capacity(&self) -> Vec<Capacity> {
         self.lock().budget.look()

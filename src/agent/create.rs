@@ -20,6 +20,7 @@ use crate::{
     spec::{
         BootOptions, Brand, Mac, VmSpec, VmState,
         defaults::{self, Host},
+        secret,
     },
     storage::{self, StorageError},
     store::{Commit, EventKind, Timestamp, VmChange, VmRecord, WaitingCall},
@@ -32,10 +33,7 @@ pub(super) async fn create(
     spec: VmSpec,
     validate_only: bool,
 ) -> Result<VmRecord, Error> {
-    let invalid = agent.validate(&spec);
-    if !invalid.is_empty() {
-        return Err(Error::Invalid(invalid));
-    }
+    agent.validate(&spec).await.map_err(Error::Invalid)?;
     let brand = spec.brand.unwrap_or(Brand::Kvm);
     if agent.inner.platform.hypervisor(brand).is_none() {
         return Err(Error::Unsupported {
@@ -76,11 +74,16 @@ pub(super) fn host_for<'a>(
     Host { overhead: agent.inner.config.zone.min_overhead, disk_path, new_mac }
 }
 
-fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: VmState) -> VmRecord {
+/// Fills in what a payload leaves open.
+pub(super) fn complete(agent: &Agent, uuid: Uuid, spec: &mut VmSpec) {
     let layout = agent.inner.layout.vm(uuid);
     let new_mac = || agent.new_mac();
     let disk_path = |number| layout.disk(number).display().to_string();
-    defaults::complete(&mut spec, uuid, &host_for(agent, &disk_path, &new_mac));
+    defaults::complete(spec, uuid, &host_for(agent, &disk_path, &new_mac));
+}
+
+fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: VmState) -> VmRecord {
+    complete(agent, uuid, &mut spec);
     let (now, autoboot) = (Timestamp::now(), spec.autoboot());
     VmRecord {
         uuid,
@@ -100,6 +103,7 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
         // With autoboot it has its turn when it is started: if not by this agent, then by the next.
         host_boot: Some(if autoboot { String::new() } else { agent.inner.platform.host_boot.clone() }),
         vnc_port: None,
+        vnc_secret: agent.inner.config.vnc.require_password.then(secret::new_password),
     }
 }
 

@@ -98,10 +98,17 @@ impl Agent {
                         return Ok(outcome);
                     }
                     agent.check_root(uuid, &etag)?;
-                    let upload = blocking(move || Upload::begin(&layout, plan, offset, overwrite)).await?;
-                    let upload = receive(upload, queue).await?;
+                    agent.inner.claims.begin_upload(uuid, plan.size.saturating_sub(offset))?;
                     let owner = owner(&call);
-                    let (entry, note) = blocking(move || upload.finish(owner)).await?;
+                    let placed = async move {
+                        let upload =
+                            blocking(move || Upload::begin(&layout, plan, offset, overwrite)).await?;
+                        let upload = receive(upload, queue).await?;
+                        blocking(move || upload.finish(owner)).await
+                    };
+                    let placed = placed.await;
+                    agent.count_uploads(uuid).await;
+                    let (entry, note) = placed?;
                     agent.file_changed(&call, uuid, &entry, FileAction::Put, note).await
                 }
             };
@@ -117,12 +124,12 @@ impl Agent {
         let layout = self.layout().vm(uuid);
         let list = move || -> Result<FileList, Error> {
             let entries = ZoneRoot::open(&layout.root())?.list(&path)?;
-            Ok(FileList { entries, uploads: Upload::unfinished(&layout)? })
+            Ok(FileList { entries, uploads: storage::unfinished(&layout)? })
         };
         tokio::task::spawn_blocking(list).await.map_err(Error::internal)?
     }
 
-    /// Removes a file or an empty folder.
+    /// Removes a file or an empty folder, and what was uploaded of it and cut.
     pub async fn delete_file(&self, call: Call, uuid: Uuid, etag: String, path: String) -> Result<(), Error> {
         checked_path("path", &path)?;
         if path == "/" {
@@ -137,7 +144,17 @@ impl Agent {
             }
             agent.check_root(uuid, &etag)?;
             let owner = owner(&call);
-            let (entry, note) = blocking(move || storage::remove_file(&layout, &path, owner)).await?;
+            let dropped = agent.drop_uploads(&call, uuid, &path).await?;
+            let removed = {
+                let path = path.clone();
+                blocking(move || storage::remove_file(&layout, &path, owner)).await
+            };
+            let (entry, note) = match removed {
+                Err(Error::FileNotFound { .. }) if dropped => {
+                    return Ok(Outcome::File(FileOutcome { path, size: 0, modified: 0 }));
+                }
+                removed => removed?,
+            };
             agent.file_changed(&call, uuid, &entry, FileAction::Deleted, note).await
         };
         self.once(call, work).await.map(drop)
@@ -232,7 +249,7 @@ async fn receive(mut upload: Upload, mut queue: mpsc::Receiver<Piece>) -> Result
 }
 
 /// Runs what waits for a disk off the runtime's threads.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> Result<T, Error> {
     Ok(tokio::task::spawn_blocking(work).await.map_err(Error::internal)??)

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     layout::VmLayout,
     spec::VmState,
-    storage::{self, Upload},
+    storage::{self, Orphan},
     store::{Commit, EventKind},
     zone::{Found, Group},
 };
@@ -111,7 +111,7 @@ impl Agent {
         for uuid in uuids_in(layout.zones())? {
             let vm = layout.vm(uuid);
             if self.inner.registry.knows(uuid) {
-                leaks.extend(Upload::orphans(&vm)?.iter().map(|part| {
+                leaks.extend(Orphan::all(&vm)?.iter().map(|part| {
                     let detail = "part of an upload without its description; nobody can go on with it";
                     Leak::new(LeakKind::Upload, uuid, part, detail, true)
                 }));
@@ -226,7 +226,7 @@ impl Agent {
                 self.inner.platform.zone.remove_group(Path::new(&leak.path)).await.map_err(Error::internal)
             }
             LeakKind::Upload => {
-                let orphan = Upload::take_orphan(Path::new(&leak.path))?;
+                let orphan = Orphan::take(Path::new(&leak.path))?;
                 self.tell_reclaimed(call, leak).await?;
                 Ok(orphan.remove()?)
             }

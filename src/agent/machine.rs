@@ -13,14 +13,22 @@ use crate::{
 };
 
 impl Agent {
-    /// vmadm's `info`: a key for each type that is named; all when none is.
-    pub async fn vm_info<S: AsRef<str>>(&self, uuid: Uuid, types: &[S]) -> Result<Info, Error> {
+    /// vmadm's `info`: a key for each type that is named; all when none is. The password of the screen is for those
+    /// alone who may use it.
+    pub async fn vm_info<S: AsRef<str>>(
+        &self,
+        uuid: Uuid,
+        types: &[S],
+        with_password: bool,
+    ) -> Result<Info, Error> {
         let types = InfoType::parse_list(types).map_err(|why| Error::invalid("types", why))?;
         let look = look(self, uuid).await?;
+        let vm = self.vm(uuid)?;
+        let password = vm.vnc_password().filter(|_| with_password);
         let mut info = Info::new();
         for (name, kind) in types {
             let value = match kind {
-                InfoType::Vnc => vnc(look.vnc),
+                InfoType::Vnc => vnc(look.vnc, password),
                 kind => look.machine.info(kind).await?,
             };
             info.insert(name.to_owned(), value);
@@ -55,8 +63,8 @@ impl Agent {
     }
 }
 
-/// `{host, port, display?}`, or `{}` when there is no endpoint. The display is the port less 5900.
-fn vnc(endpoint: Option<std::net::SocketAddr>) -> Value {
+/// `{host, port, display?, password?}`, or `{}` when there is no endpoint. The display is the port less 5900.
+fn vnc(endpoint: Option<std::net::SocketAddr>, password: Option<&str>) -> Value {
     let Some(endpoint) = endpoint else { return json!({}) };
     let mut vnc = Info::new();
     if let Some(display) = endpoint.port().checked_sub(5900) {
@@ -65,5 +73,8 @@ fn vnc(endpoint: Option<std::net::SocketAddr>) -> Value {
     vnc.insert("port".to_owned(), json!(endpoint.port()));
     let host: IpAddr = endpoint.ip();
     vnc.insert("host".to_owned(), json!(host.to_string()));
+    if let Some(password) = password {
+        vnc.insert("password".to_owned(), json!(password));
+    }
     Value::Object(vnc)
 }

@@ -33,12 +33,13 @@ mod machine;
 mod metadata;
 mod registry;
 mod requests;
+mod uploads;
 mod wanted;
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -51,7 +52,7 @@ use uuid::Uuid;
 
 pub use call::{BootProgress, Call, Outcome};
 pub use capacity::{Capacity, Resource};
-pub use change::shown;
+pub use change::{bounded, shown};
 pub use drain::Drained;
 pub use error::Error;
 pub use files::{FileList, Uploader};
@@ -67,7 +68,9 @@ use crate::{
     hypervisor::{Description, Hypervisor},
     layout::Layout,
     metadata::seed,
-    spec::{DiskSpec, Enforcement, LimitReport, Mac, NicSpec, VmSpec, VmState, filter::Filter, place},
+    spec::{
+        DiskSpec, Enforcement, LimitReport, Mac, NicSpec, VmSpec, VmState, filter::Filter, place, secret,
+    },
     storage,
     store::{Keep, Store, VmRecord},
 };
@@ -133,8 +136,10 @@ impl Agent {
             make_folder(folder, mode)?;
         }
         let locks = locks(&layout).await?;
+        storage::close_state(&layout)
+            .map_err(|source| StartError::Folder { path: layout.state().to_owned(), source })?;
         // The database itself would only say that it can't be opened.
-        let database = OpenOptions::new().append(true).create(true).open(layout.database());
+        let database = OpenOptions::new().append(true).create(true).mode(0o600).open(layout.database());
         database.map_err(|source| StartError::Folder { path: layout.database(), source })?;
         let (store, reader, journal) = Journal::open(&layout.database(), keep(&config))?;
         let consoles = ConsoleHub::new().map_err(StartError::Consoles)?;
@@ -142,6 +147,11 @@ impl Agent {
         for vm in &mut records {
             let seed = seed::files(vm.uuid, &vm.spec).is_some();
             place::assign_as_before(&mut vm.spec, seed);
+            vm.vnc_secret = match vm.vnc_secret.take() {
+                _ if !config.vnc.require_password => None,
+                None => Some(secret::new_password()),
+                known => known,
+            };
         }
         let claims = Claims::new(Budget::new(&config.capacity, layout.zones()));
         let agent = Self {
@@ -165,6 +175,7 @@ impl Agent {
         adoption::adopt_all(&agent, records).await;
         autoboot::begin(&agent);
         agent.inner.tasks.spawn(links::watch_tags(agent.clone()));
+        agent.inner.tasks.spawn(uploads::expire(agent.clone()));
         let looker = agent.clone();
         agent.inner.tasks.spawn(async move { leaks::report(&looker).await });
         // Finding out what the host can do may take seconds; it is done when the first VM is started.
@@ -279,7 +290,7 @@ impl Agent {
     /// logged.
     async fn write_vm_json(&self, record: &VmRecord) {
         let layout = self.inner.layout.vm(record.uuid);
-        let text = serde_json::to_string_pretty(&change::public(record)).unwrap_or_default();
+        let text = serde_json::to_string_pretty(&change::for_a_file(record)).unwrap_or_default();
         let written = tokio::task::spawn_blocking(move || storage::write_vm_json(&layout, &text)).await;
         if let Ok(Err(error)) = written {
             tracing::debug!(vm = %record.uuid, %error, "vm.json");

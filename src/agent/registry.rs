@@ -157,6 +157,11 @@ impl Registry {
         }
     }
 
+    /// Every VM's UUID.
+    pub(super) fn uuids(&self) -> Vec<Uuid> {
+        self.all().iter().map(|handle| handle.record().uuid).collect()
+    }
+
     /// All of them, in order.
     pub(super) fn all(&self) -> Vec<VmHandle> {
         self.handles(None, usize::MAX)

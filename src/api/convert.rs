@@ -2,8 +2,9 @@
 
 use prost_types::{Struct, Value, value::Kind as JsonKind};
 
+use super::sight::Sight;
 use crate::{
-    agent::{Capacity, Leak, LeakKind, shown},
+    agent::{Capacity, Leak, LeakKind, View, bounded, shown},
     config::TagKind,
     events::Journal,
     network::TagReport,
@@ -11,6 +12,7 @@ use crate::{
     spec::{
         BootDevice, BootOptions, BootOrder, DiskModel, Enforcement, Kind, LimitReport, Media, Note,
         Restriction, Violation, VmState,
+        secret::{REDACTED, has_secrets, is_secret, redacted},
     },
     storage::{Entry, EntryKind, Partial},
     store::{BootPhase, Change, Event, EventKind, Exit, ExitReason, FileAction, Phase, Timestamp, VmRecord},
@@ -87,12 +89,24 @@ fn boot_device(out: &mut Vec<Violation>, at: &str, device: v1::BootDevice) -> Op
 
 // --- VMs and events ---------------------------------------------------------------------------------
 
-pub(super) fn vm(record: &VmRecord) -> v1::Vm {
-    vm_with(record, spec_to_proto(&shown(&record.spec)))
+pub(super) fn vm(record: &VmRecord, sight: Sight) -> v1::Vm {
+    let spec = match sight {
+        Sight::Redacted if has_secrets(&record.spec) => shown(&redacted(&record.spec)),
+        _ => shown(&record.spec),
+    };
+    vm_with(record, spec_to_proto(&spec))
+}
+
+/// As [`vm`], of one that is kept in the contract's form.
+pub(super) fn view(view: &View, sight: Sight) -> v1::Vm {
+    match sight {
+        Sight::Redacted if has_secrets(&view.record.spec) => vm(&view.record, sight),
+        _ => vm_with(&view.record, view.spec.clone()),
+    }
 }
 
 /// The same, with the machine in the contract's form already.
-pub(super) fn vm_with(record: &VmRecord, spec: v1::VmSpec) -> v1::Vm {
+fn vm_with(record: &VmRecord, spec: v1::VmSpec) -> v1::Vm {
     let machine = record.machine.as_ref();
     v1::Vm {
         uuid: record.uuid.to_string(),
@@ -217,14 +231,14 @@ pub(super) fn offset(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-pub(super) fn event(journal: &Journal, event: &Event) -> v1::WatchEventsResponse {
+pub(super) fn event(journal: &Journal, event: &Event, sight: Sight) -> v1::WatchEventsResponse {
     use v1::event::Kind as Wire;
     let fact = &event.fact;
     let kind = match &fact.kind {
-        EventKind::Created { vm } => Wire::Created(v1::VmCreated { vm: Some(self::vm(vm)) }),
+        EventKind::Created { vm } => Wire::Created(v1::VmCreated { vm: Some(self::vm(vm, sight)) }),
         EventKind::Modified { vm, changes } => Wire::Modified(v1::VmModified {
-            vm: Some(self::vm(vm)),
-            changes: changes.iter().map(self::change).collect(),
+            vm: Some(self::vm(vm, sight)),
+            changes: self::changes(changes, sight),
         }),
         EventKind::Deleted { alias } => Wire::Deleted(v1::VmDeleted { alias: alias.clone() }),
         EventKind::Boot(reached) => Wire::Boot(phase(reached)),
@@ -233,6 +247,7 @@ pub(super) fn event(journal: &Journal, event: &Event) -> v1::WatchEventsResponse
             action: match action {
                 FileAction::Put => v1::file_changed::Action::Put,
                 FileAction::Deleted => v1::file_changed::Action::Deleted,
+                FileAction::Discarded => v1::file_changed::Action::Discarded,
             }
             .into(),
             size: offset(*size),
@@ -255,12 +270,20 @@ pub(super) fn event(journal: &Journal, event: &Event) -> v1::WatchEventsResponse
     }
 }
 
-pub(super) fn change(change: &Change) -> v1::Change {
-    v1::Change {
-        path: change.path.clone(),
-        old_value: change.old.as_ref().map(ToString::to_string).unwrap_or_default(),
-        new_value: change.new.as_ref().map(ToString::to_string).unwrap_or_default(),
-    }
+/// Changes, with values that were secrets covered, and none longer than a message takes.
+pub(super) fn changes(changes: &[Change], sight: Sight) -> Vec<v1::Change> {
+    bounded(changes)
+        .iter()
+        .map(|change| {
+            let covered = sight == Sight::Redacted && is_secret(&change.path);
+            let text = |value: &Option<serde_json::Value>| match value {
+                Some(_) if covered => format!("\"{REDACTED}\""),
+                value => value.as_ref().map(ToString::to_string).unwrap_or_default(),
+            };
+            let (old_value, new_value) = (text(&change.old), text(&change.new));
+            v1::Change { path: change.path.clone(), old_value, new_value, cut: change.cut }
+        })
+        .collect()
 }
 
 pub(super) fn note(note: Note) -> v1::Note {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::stream::{self, Stream};
+use prost::Message as _;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Request, Response, Status};
@@ -15,7 +16,8 @@ use uuid::Uuid;
 
 use super::{
     convert,
-    request::{filters, invalid, page_size, uuid_at},
+    request::{invalid, page_size, peer, uuid_at},
+    sight::{Expressions, Held, Sight},
     status::{status, watch_status},
 };
 use crate::{
@@ -41,6 +43,8 @@ const MAX_KINDS: usize = 100;
 const PAGE: usize = 256;
 /// Newest events that are kept in the contract's form, for many watchers at once.
 const SHARED: usize = 1024;
+/// Bytes of events on a page, in the contract's form; one more may be larger.
+const MAX_PAGE: usize = 3 << 20;
 /// Bytes of an event that is not kept beside others.
 const LARGE: usize = 16 << 10;
 
@@ -48,12 +52,15 @@ const LARGE: usize = 16 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Events {
     agent: Agent,
-    shared: Arc<Shared>,
+    whole: Arc<Shared>,
+    redacted: Arc<Shared>,
+    expressions: Expressions,
 }
 
 impl Events {
-    pub(super) fn new(agent: Agent) -> Self {
-        Self { agent, shared: Arc::default() }
+    pub(super) fn new(agent: Agent, expressions: Expressions) -> Self {
+        let redacted = Arc::new(Shared::new(Sight::Redacted));
+        Self { agent, whole: Arc::new(Shared::new(Sight::Whole)), redacted, expressions }
     }
 
     fn watcher(&self, start: Option<Start>) -> Result<Watcher, Status> {
@@ -76,11 +83,6 @@ impl Events {
 
 fn cursor(field: &str, text: &str) -> Result<Cursor, Status> {
     text.parse().map_err(|error: CursorError| invalid(field, error.to_string()))
-}
-
-fn wanted(uuids: &[String], kinds: &[i32], filters: &[String]) -> Result<Wanted, Status> {
-    let uuids = self::uuids(uuids)?.into_iter().collect();
-    Ok(Wanted::new(uuids, self::kinds(kinds)?, self::filters(filters)?))
 }
 
 fn uuids(texts: &[String]) -> Result<Vec<Uuid>, Status> {
@@ -108,17 +110,24 @@ fn kinds(numbers: &[i32]) -> Result<Vec<&'static str>, Status> {
     numbers.iter().enumerate().map(name).collect()
 }
 
-/// The newest events in the contract's bytes, made once for all watchers.
-#[derive(Debug, Default)]
-struct Shared(RwLock<VecDeque<(i64, Packed)>>);
+/// The newest events in the contract's bytes, made once for all watchers that see as much.
+#[derive(Debug)]
+struct Shared {
+    sight: Sight,
+    kept: RwLock<VecDeque<(i64, Packed)>>,
+}
 
 impl Shared {
+    fn new(sight: Sight) -> Self {
+        Self { sight, kept: RwLock::default() }
+    }
+
     fn get(&self, agent: &Agent, event: &Event) -> Packed {
         if let Some(item) = self.find(event.sequence) {
             return item;
         }
-        let item = Packed::from(&convert::event(agent.journal(), event));
-        let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let item = Packed::from(&convert::event(agent.journal(), event, self.sight));
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         if kept.back().is_none_or(|(last, _)| *last < event.sequence) {
             // Few, should they be large: who needs one again makes it again.
             let room = if event.size > LARGE { 0 } else { SHARED - 1 };
@@ -131,7 +140,7 @@ impl Shared {
     }
 
     fn find(&self, sequence: i64) -> Option<Packed> {
-        let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         let place = kept.binary_search_by_key(&sequence, |(kept, _)| *kept).ok()?;
         kept.get(place).map(|(_, item)| item.clone())
     }
@@ -147,8 +156,11 @@ impl EventService for Events {
         &self,
         request: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<EventStream>, Status> {
+        let (sight, caller) = (Sight::of(&request)?, peer(&request)?.clone());
         let request = request.into_inner();
-        let wanted = wanted(&request.uuids, &request.kinds, &request.filters)?;
+        let (uuids, kinds) = (uuids(&request.uuids)?.into_iter().collect(), kinds(&request.kinds)?);
+        let (filters, held) = self.expressions.filters(&caller, request.filters).await?;
+        let wanted = Wanted::new(uuids, kinds, filters);
         let snapshot = matches!(request.start, Some(Start::Snapshot(true)));
         // Before the snapshot is taken: what changes meanwhile comes after it.
         let this = self.clone();
@@ -158,7 +170,7 @@ impl EventService for Events {
         if snapshot {
             self.agent.shown().await;
         }
-        let watch = Watch::new(self, watcher, wanted, snapshot);
+        let watch = Watch { _held: Some(held), ..Watch::new(self, watcher, wanted, snapshot, sight) };
         let next = |mut watch: Box<Watch>| async move { watch.next().await.map(|item| (item, watch)) };
         Ok(Response::new(Box::pin(stream::unfold(Box::new(watch), next))))
     }
@@ -167,6 +179,7 @@ impl EventService for Events {
         &self,
         request: Request<v1::ListEventsRequest>,
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
+        let sight = Sight::of(&request)?;
         let request = request.into_inner();
         let journal = self.agent.journal();
         let page = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
@@ -175,12 +188,18 @@ impl EventService for Events {
         let (uuids, kinds) = (uuids(&request.uuids)?, kinds(&request.kinds)?);
         let query = EventQuery { backwards: request.newest_first, uuids, kinds, ..EventQuery::default() };
         let Found { events, rest } = journal.list(from, query, rows).await.map_err(watch_status)?;
+        let (mut page, mut bytes, mut rest) = (Vec::new(), 0, rest);
+        for event in &events {
+            let Some(Item::Event(told)) = convert::event(journal, event, sight).item else { continue };
+            bytes += told.encoded_len();
+            if bytes > MAX_PAGE && !page.is_empty() {
+                rest = page.last().map(|last: &v1::Event| last.sequence);
+                break;
+            }
+            page.push(told);
+        }
         let next_page_token = rest.map(|place| journal.cursor(place).to_string()).unwrap_or_default();
-        let events = events.iter().filter_map(|event| match convert::event(journal, event).item {
-            Some(Item::Event(event)) => Some(event),
-            _ => None,
-        });
-        Ok(Response::new(v1::ListEventsResponse { events: events.collect(), next_page_token }))
+        Ok(Response::new(v1::ListEventsResponse { events: page, next_page_token }))
     }
 }
 
@@ -189,6 +208,8 @@ impl EventService for Events {
 struct Watch {
     agent: Agent,
     shared: Arc<Shared>,
+    /// Of its filters.
+    _held: Option<Held>,
     watcher: Watcher,
     wanted: Wanted,
     /// What is left of the snapshot to tell.
@@ -214,11 +235,16 @@ struct Snapshot {
 }
 
 impl Watch {
-    fn new(events: &Events, watcher: Watcher, wanted: Wanted, snapshot: bool) -> Self {
+    fn new(events: &Events, watcher: Watcher, wanted: Wanted, snapshot: bool, sight: Sight) -> Self {
+        let shared = match sight {
+            Sight::Whole => &events.whole,
+            Sight::Redacted => &events.redacted,
+        };
         let bookmark_due = Instant::now() + BOOKMARK;
         Self {
             agent: events.agent.clone(),
-            shared: events.shared.clone(),
+            shared: shared.clone(),
+            _held: None,
             watcher,
             wanted,
             snapshot: snapshot.then(Snapshot::default),
@@ -270,7 +296,7 @@ impl Watch {
             if !self.wanted.shows(record) {
                 continue;
             }
-            let vm = convert::vm_with(record, view.spec.clone());
+            let vm = convert::view(&view, self.shared.sight);
             let item = v1::WatchEventsResponse { cursor: String::new(), item: Some(Item::Snapshot(vm)) };
             snapshot.page.push_back(Packed::from(&item));
         }
@@ -303,7 +329,7 @@ impl Watch {
                 if self.watcher.is_past(self.seen_until) {
                     return Ok(self.shared.get(&self.agent, &event));
                 }
-                let told = convert::event(self.agent.journal(), &event);
+                let told = convert::event(self.agent.journal(), &event, self.shared.sight);
                 return Ok(Packed::from(&v1::WatchEventsResponse { cursor: String::new(), ..told }));
             }
             // What the filter holds back moves the cursor as well; not before the end, which a bookmark tells.

@@ -7,6 +7,7 @@ mod files;
 mod host_service;
 mod request;
 mod server;
+mod sight;
 mod status;
 mod vm_service;
 

@@ -9,7 +9,7 @@ use super::status::status;
 use crate::{
     agent::{Call, Error},
     auth::Peer,
-    spec::{filter::Filter, machine_json::parse_uuid},
+    spec::machine_json::parse_uuid,
 };
 
 /// The caller, the request id and the content of a request.
@@ -55,16 +55,6 @@ pub(super) fn uuid_at(field: &str, text: &str) -> Result<Uuid, Status> {
 /// One field is wrong.
 pub(super) fn invalid(field: &str, why: impl Into<String>) -> Status {
     status(Error::invalid(field, why))
-}
-
-/// Conditions on VMs: at most 100.
-pub(super) fn filters(texts: &[String]) -> Result<Vec<Filter>, Status> {
-    const MOST: usize = 100;
-    if texts.len() > MOST {
-        return Err(invalid("filters", format!("{} are over the limit of {MOST}", texts.len())));
-    }
-    let all: Result<Vec<_>, _> = texts.iter().map(|text| Filter::parse(text)).collect();
-    all.map_err(|why| invalid("filters", why))
 }
 
 /// Rows of a page: at most 1000, which is also what 0 means.

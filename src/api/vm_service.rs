@@ -9,7 +9,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     convert,
-    request::{actor, call, call_of, filters, invalid, page_size, uuid, uuid_at},
+    request::{actor, call, call_of, invalid, page_size, peer, uuid, uuid_at},
+    sight::{Expressions, Sight},
     status::status,
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
         spec_from_proto, update_to_json,
         v1::{self, start_vm_response, vm_service_server::VmService},
     },
-    spec::{Brand, MAX_PAYLOAD, Note, Violation, VmSpec, property::schema, update},
+    spec::{Brand, MAX_PAYLOAD, Note, Violation, VmSpec, defaults, property::schema, update},
     store::{BootPhase, VmRecord},
 };
 
@@ -31,19 +32,20 @@ const STOP_SECONDS: i32 = 180;
 #[derive(Clone, Debug)]
 pub(super) struct Vms {
     pub(super) agent: Agent,
+    expressions: Expressions,
 }
 
 impl Vms {
-    pub(super) fn new(agent: Agent) -> Self {
-        Self { agent }
+    pub(super) fn new(agent: Agent, expressions: Expressions) -> Self {
+        Self { agent, expressions }
     }
 
-    fn vm(&self, record: &VmRecord) -> v1::Vm {
-        self.in_its_zone(convert::vm(record), record)
+    fn vm(&self, record: &VmRecord, sight: Sight) -> v1::Vm {
+        self.in_its_zone(convert::vm(record, sight), record)
     }
 
-    fn view(&self, view: &View) -> v1::Vm {
-        self.in_its_zone(convert::vm_with(&view.record, view.spec.clone()), &view.record)
+    fn view(&self, view: &View, sight: Sight) -> v1::Vm {
+        self.in_its_zone(convert::view(view, sight), &view.record)
     }
 
     fn in_its_zone(&self, mut vm: v1::Vm, record: &VmRecord) -> v1::Vm {
@@ -54,9 +56,9 @@ impl Vms {
     }
 
     /// The VM of an outcome, and whether it was so before.
-    fn outcome(&self, outcome: Outcome) -> Result<(v1::Vm, bool), Status> {
+    fn outcome(&self, outcome: Outcome, sight: Sight) -> Result<(v1::Vm, bool), Status> {
         match outcome {
-            Outcome::Vm { vm, already, .. } => Ok((self.vm(&vm), already)),
+            Outcome::Vm { vm, already, .. } => Ok((self.vm(&vm, sight), already)),
             _ => Err(other_kind()),
         }
     }
@@ -89,11 +91,15 @@ impl VmService for Vms {
         &self,
         request: Request<v1::CreateVmRequest>,
     ) -> Result<Response<v1::CreateVmResponse>, Status> {
+        let sight = Sight::of(&request)?;
         let call = call(&request, "CreateVm", &request.get_ref().request_id)?;
         let request = request.into_inner();
         let (spec, notes) = spec(request.vm)?;
+        let asked = spec.clone();
         let created = self.agent.create(call, spec, request.validate_only).await.map_err(status)?;
-        Ok(Response::new(v1::CreateVmResponse { vm: Some(self.vm(&created)), notes }))
+        let adjusted = defaults::adjusted(&asked, &created.spec).into_iter().map(convert::note);
+        let notes = notes.into_iter().chain(adjusted).collect();
+        Ok(Response::new(v1::CreateVmResponse { vm: Some(self.vm(&created, sight)), notes }))
     }
 
     async fn validate_vm(
@@ -105,8 +111,17 @@ impl VmService for Vms {
         let (violations, notes) = match (request.vm, request.update) {
             (Some(vm), None) => {
                 let parsed = spec_from_proto(&vm);
-                let of_host = self.agent.violations_of_host(&parsed.spec);
-                (parsed.all_violations().into_iter().chain(of_host).collect(), parsed.notes)
+                let found = parsed.all_violations();
+                let looked = match found.is_empty() {
+                    true => self.agent.validate(&parsed.spec).await,
+                    false => {
+                        Err(found.into_iter().chain(self.agent.violations_of_host(&parsed.spec)).collect())
+                    }
+                };
+                match looked {
+                    Ok(adjusted) => (Vec::new(), parsed.notes.into_iter().chain(adjusted).collect()),
+                    Err(found) => (found, parsed.notes),
+                }
             }
             (None, Some(update)) => self.validate_update(actor, *update, &request.brand).await?,
             (Some(_), Some(_)) => return Err(invalid("update", "give vm or update, not both")),
@@ -132,6 +147,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::UpdateVmRequest>,
     ) -> Result<Response<v1::UpdateVmResponse>, Status> {
+        let sight = Sight::of(&request)?;
         let call = call(&request, "UpdateVm", &request.get_ref().request_id)?;
         let request = request.into_inner();
         let vm = uuid(&request.uuid)?;
@@ -139,8 +155,8 @@ impl VmService for Vms {
         let updated = self.agent.update_vm(call, vm, request.etag, payload, request.validate_only).await;
         match updated.map_err(status)? {
             Outcome::Updated { vm, changes, next_boot, notes } => Ok(Response::new(v1::UpdateVmResponse {
-                vm: Some(self.vm(&vm)),
-                changes: changes.iter().map(convert::change).collect(),
+                vm: Some(self.vm(&vm, sight)),
+                changes: convert::changes(&changes, sight),
                 next_boot,
                 notes: notes.into_iter().map(convert::note).collect(),
             })),
@@ -182,10 +198,11 @@ impl VmService for Vms {
         &self,
         request: Request<v1::PauseVmRequest>,
     ) -> Result<Response<v1::PauseVmResponse>, Status> {
+        let sight = Sight::of(&request)?;
         let call = call(&request, "PauseVm", &request.get_ref().request_id)?;
         let request = request.into_inner();
         let paused = self.agent.pause_vm(call, uuid(&request.uuid)?, request.etag).await;
-        let (vm, _) = self.outcome(paused.map_err(status)?)?;
+        let (vm, _) = self.outcome(paused.map_err(status)?, sight)?;
         Ok(Response::new(v1::PauseVmResponse { vm: Some(vm) }))
     }
 
@@ -193,10 +210,11 @@ impl VmService for Vms {
         &self,
         request: Request<v1::ResumeVmRequest>,
     ) -> Result<Response<v1::ResumeVmResponse>, Status> {
+        let sight = Sight::of(&request)?;
         let call = call(&request, "ResumeVm", &request.get_ref().request_id)?;
         let request = request.into_inner();
         let resumed = self.agent.resume_vm(call, uuid(&request.uuid)?, request.etag).await;
-        let (vm, _) = self.outcome(resumed.map_err(status)?)?;
+        let (vm, _) = self.outcome(resumed.map_err(status)?, sight)?;
         Ok(Response::new(v1::ResumeVmResponse { vm: Some(vm) }))
     }
 
@@ -204,10 +222,11 @@ impl VmService for Vms {
         &self,
         request: Request<v1::ChangeMediaRequest>,
     ) -> Result<Response<v1::ChangeMediaResponse>, Status> {
+        let sight = Sight::of(&request)?;
         let call = call(&request, "ChangeMedia", &request.get_ref().request_id)?;
         let v1::ChangeMediaRequest { uuid: vm, etag, drive, path, .. } = request.into_inner();
         let changed = self.agent.change_media(call, uuid(&vm)?, etag, drive, path).await;
-        let (vm, _) = self.outcome(changed.map_err(status)?)?;
+        let (vm, _) = self.outcome(changed.map_err(status)?, sight)?;
         Ok(Response::new(v1::ChangeMediaResponse { vm: Some(vm) }))
     }
 
@@ -215,28 +234,32 @@ impl VmService for Vms {
         &self,
         request: Request<v1::GetVmRequest>,
     ) -> Result<Response<v1::GetVmResponse>, Status> {
+        let sight = Sight::of(&request)?;
         let record = self.agent.vm(uuid(&request.get_ref().uuid)?).map_err(status)?;
-        Ok(Response::new(v1::GetVmResponse { vm: Some(self.vm(&record)) }))
+        Ok(Response::new(v1::GetVmResponse { vm: Some(self.vm(&record, sight)) }))
     }
 
     async fn list_vms(
         &self,
         request: Request<v1::ListVmsRequest>,
     ) -> Result<Response<v1::ListVmsResponse>, Status> {
+        let sight = Sight::of(&request)?;
+        let caller = peer(&request)?.clone();
         let request = request.into_inner();
         let after = match request.page_token.as_str() {
             "" => None,
             token => Some(uuid_at("page_token", token)?),
         };
         let limit = page_size(request.page_size)?;
-        let filters = filters(&request.filters)?;
+        let (filters, held) = self.expressions.filters(&caller, request.filters).await?;
         let this = self.clone();
         // Thousands of VMs that nobody looked at before take a moment.
         let answer = tokio::task::spawn_blocking(move || {
+            let _held = held;
             let (views, more) = this.agent.vms(after, limit, &filters);
             let last = views.last().filter(|_| more);
             let next_page_token = last.map(|view| view.record.uuid.to_string()).unwrap_or_default();
-            let vms = views.iter().map(|view| this.view(view)).collect();
+            let vms = views.iter().map(|view| this.view(view, sight)).collect();
             v1::ListVmsResponse { vms, next_page_token }
         });
         Ok(Response::new(answer.await.map_err(|_| Status::internal("listing failed"))?))
@@ -255,6 +278,7 @@ impl VmService for Vms {
     type StartVmStream = PhaseStream;
 
     async fn start_vm(&self, request: Request<v1::StartVmRequest>) -> Result<Response<PhaseStream>, Status> {
+        let sight = Sight::of(&request)?;
         let call = call(&request, "StartVm", &request.get_ref().request_id)?;
         let request = request.into_inner();
         let vm = uuid(&request.uuid)?;
@@ -267,7 +291,7 @@ impl VmService for Vms {
             let told = tokio::spawn(tell_phases(phases, items.clone()));
             let outcome = this.agent.start_vm(call, vm, request.etag, options, Some(sender)).await;
             let told = told.await.unwrap_or_default();
-            this.tell_outcome(outcome, told, &items).await;
+            this.tell_outcome(outcome, told, sight, &items).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -276,6 +300,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::StopVmRequest>,
     ) -> Result<Response<v1::StopVmResponse>, Status> {
+        let sight = Sight::of(&request)?;
         let call = call(&request, "StopVm", &request.get_ref().request_id)?;
         let request = request.into_inner();
         let seconds = request.timeout_seconds.unwrap_or(STOP_SECONDS);
@@ -283,7 +308,7 @@ impl VmService for Vms {
             .map_err(|_| invalid("timeout_seconds", format!("{seconds} is negative")))?;
         let stopped =
             self.agent.stop_vm(call, uuid(&request.uuid)?, request.etag, request.force, seconds).await;
-        let (vm, already_stopped) = self.outcome(stopped.map_err(status)?)?;
+        let (vm, already_stopped) = self.outcome(stopped.map_err(status)?, sight)?;
         Ok(Response::new(v1::StopVmResponse { vm: Some(vm), already_stopped }))
     }
 
@@ -291,10 +316,11 @@ impl VmService for Vms {
         &self,
         request: Request<v1::RebootVmRequest>,
     ) -> Result<Response<v1::RebootVmResponse>, Status> {
+        let sight = Sight::of(&request)?;
         let call = call(&request, "RebootVm", &request.get_ref().request_id)?;
         let request = request.into_inner();
         let rebooted = self.agent.reboot_vm(call, uuid(&request.uuid)?, request.etag, request.force).await;
-        let (vm, _) = self.outcome(rebooted.map_err(status)?)?;
+        let (vm, _) = self.outcome(rebooted.map_err(status)?, sight)?;
         Ok(Response::new(v1::RebootVmResponse { vm: Some(vm) }))
     }
 
@@ -302,8 +328,10 @@ impl VmService for Vms {
         &self,
         request: Request<v1::GetVmInfoRequest>,
     ) -> Result<Response<v1::GetVmInfoResponse>, Status> {
+        let may_use_screen = peer(&request)?.role >= crate::auth::Role::Operator;
         let request = request.into_inner();
-        let info = self.agent.vm_info(uuid(&request.uuid)?, &request.types).await.map_err(status)?;
+        let info =
+            self.agent.vm_info(uuid(&request.uuid)?, &request.types, may_use_screen).await.map_err(status)?;
         Ok(Response::new(v1::GetVmInfoResponse { info: Some(convert::json_to_struct(info)) }))
     }
 
@@ -398,13 +426,13 @@ impl Vms {
     }
 
     /// The last items: of a repeated request also the phases of the first run.
-    async fn tell_outcome(&self, outcome: Result<Outcome, Error>, told: usize, items: &Items) {
+    async fn tell_outcome(&self, outcome: Result<Outcome, Error>, told: usize, sight: Sight, items: &Items) {
         match outcome {
             Ok(Outcome::Vm { vm, phases, .. }) => {
                 for phase in phases.iter().skip(told) {
                     let _ = items.send(Ok(phase_item(phase))).await;
                 }
-                let item = Some(start_vm_response::Item::Vm(self.vm(&vm)));
+                let item = Some(start_vm_response::Item::Vm(self.vm(&vm, sight)));
                 let _ = items.send(Ok(v1::StartVmResponse { item })).await;
             }
             Ok(_) => {

@@ -247,7 +247,9 @@ impl Boot<'_> {
             metadata: self.made.metadata.take().ok_or_else(missing)?,
         };
         let program = hypervisor.program(plan).await?;
-        (self.made.setup, self.made.accelerator) = (program.setup, program.accelerator.clone());
+        let vnc_password = vm.vnc_password().map(str::to_owned);
+        self.made.setup = Setup { vnc_password, ..program.setup };
+        self.made.accelerator = program.accelerator.clone();
         let ends = self.made.ends.take().ok_or_else(missing)?;
         let launch = Launch {
             uuid: vm.uuid,
@@ -346,7 +348,7 @@ pub async fn listen_vnc(
     machine: Arc<dyn Machine>,
 ) -> io::Result<Option<VncEndpoint>> {
     let Ok(port) = u16::try_from(vm.spec.vnc_port.unwrap_or(0)) else { return Ok(None) };
-    let trusted = vm.spec.vnc_password.is_none();
+    let trusted = vm.vnc_password().is_none();
     let hand_over = move |socket| {
         let machine = machine.clone();
         async move { machine.add_vnc_client(socket, trusted).await.map_err(|error| error.to_string()) }

@@ -65,7 +65,7 @@ pub(super) async fn create(clients: &mut Clients, spec: VmSpec) -> Result<(), Cl
         validate_only: false,
     };
     let answer = clients.vms.create_vm(request).await?.into_inner();
-    anstream::eprintln!("Successfully created VM {}", answer.vm.unwrap_or_default().uuid);
+    say!("Successfully created VM {}", answer.vm.unwrap_or_default().uuid);
     tell(&answer.notes);
     Ok(())
 }
@@ -73,7 +73,7 @@ pub(super) async fn create(clients: &mut Clients, spec: VmSpec) -> Result<(), Cl
 /// What was accepted and does nothing here.
 pub(super) fn tell(notes: &[v1::Note]) {
     for note in notes {
-        anstream::eprintln!("    note: {}: {}", note.field, note.message);
+        say!("    note: {}: {}", note.field, note.message);
     }
 }
 
@@ -108,47 +108,44 @@ pub(super) fn read_for_validation(
 }
 
 pub(super) async fn validate(clients: &mut Clients, validation: Validation) -> Result<(), CliError> {
-    let (action, brand, violations, notes) = match validation {
+    let (action, brand, asked) = match validation {
         Validation::Create(object) => {
             let parsed = machine_json::parse_object(object);
             let brand = parsed.spec.brand.map(|brand| brand.as_str()).unwrap_or_default();
-            let mut violations = parsed.all_violations();
-            if violations.is_empty() {
-                let vm = Some(Box::new(spec_to_proto(&parsed.spec)));
-                let request = v1::ValidateVmRequest { vm, ..Default::default() };
-                violations = ask(clients, request).await?;
-            }
-            ("create", brand, violations, parsed.notes)
+            let violations = parsed.all_violations();
+            let vm = Some(Box::new(spec_to_proto(&parsed.spec)));
+            let request = v1::ValidateVmRequest { vm, ..Default::default() };
+            ("create", brand, if violations.is_empty() { Ok(request) } else { Err(violations) })
         }
         Validation::Update(brand, object) => {
             let known = Brand::NAMES.iter().find(|(name, _)| *name == brand).map(|(_, brand)| *brand);
-            match update::read(object, known) {
-                Err(violations) => ("update", brand, violations, Vec::new()),
+            let asked = match update::read(object, known) {
+                Err(violations) => Err(violations),
                 Ok(patch) => {
                     let update = Some(Box::new(super::update::request(&patch)?));
-                    let request = v1::ValidateVmRequest { update, brand: brand.to_owned(), vm: None };
-                    ("update", brand, ask(clients, request).await?, patch.notes)
+                    Ok(v1::ValidateVmRequest { update, brand: brand.to_owned(), vm: None })
                 }
-            }
+            };
+            ("update", brand, asked)
+        }
+    };
+    let (violations, notes) = match asked {
+        Err(violations) => (violations, Vec::new()),
+        Ok(request) => {
+            let answer = clients.vms.validate_vm(request).await?.into_inner();
+            (answer.violations.into_iter().map(violation).collect(), answer.notes)
         }
     };
     if violations.is_empty() {
-        anstream::eprintln!("VALID '{action}' payload for {brand} brand VMs.");
-        for note in notes {
-            anstream::eprintln!("    note: {note}");
-        }
+        say!("VALID '{action}' payload for {brand} brand VMs.");
+        tell(&notes);
         return Ok(());
     }
     print(&serde_json::to_string_pretty(&report(&violations)).unwrap_or_default())?;
     for violation in &violations {
-        anstream::eprintln!("{violation}");
+        say!("{violation}");
     }
     Err(CliError::quiet())
-}
-
-async fn ask(clients: &mut Clients, request: v1::ValidateVmRequest) -> Result<Vec<Violation>, CliError> {
-    let answer = clients.vms.validate_vm(request).await?.into_inner();
-    Ok(answer.violations.into_iter().map(violation).collect())
 }
 
 /// vmadm's report: `{bad_values, bad_properties, missing_properties}`.

@@ -5,7 +5,7 @@ use std::{fmt, process::ExitCode};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::spec::Violation;
+use crate::{spec::Violation, text::escaped};
 
 /// What to print on standard error, and the exit code.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         for detail in &self.details {
-            write!(f, "\n  {detail}")?;
+            write!(f, "\n  {}", escaped(detail))?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use crate::{
     client::{EventWatcher, Watched},
     proto::v1::{self, event::Kind, watch_events_request::Start},
     spec::filter,
+    text::escaped,
 };
 
 pub(super) async fn events(
@@ -42,12 +43,12 @@ pub(super) async fn events(
             Watched::Snapshot(vm) => snapshot_line(vm, options),
             Watched::Bookmark | Watched::SnapshotEnd => String::new(),
             Watched::Disconnected(why) => {
-                anstream::eprintln!("The connection to the agent is lost ({why}); trying again.");
+                say!("The connection to the agent is lost ({why}); trying again.");
                 continue;
             }
             Watched::Reconnected { anew } => {
                 let rest = if *anew { "the snapshot begins anew" } else { "nothing was missed" };
-                anstream::eprintln!("Connected again; {rest}.");
+                say!("Connected again; {rest}.");
                 continue;
             }
         };
@@ -77,7 +78,7 @@ fn snapshot_line(vm: &v1::Vm, options: &EventOptions) -> String {
     }
     let uuid = if options.full { vm.uuid.as_str() } else { vm.uuid.get(..8).unwrap_or_default() };
     let text = |name: &str| machine.get(name).map(filter::text).unwrap_or_default();
-    let alias: String = text("alias").chars().take(30).collect();
+    let alias: String = escaped(&text("alias")).chars().take(30).collect();
     let alias = if alias.is_empty() { "-" } else { &alias };
     format!("{uuid} {alias} is {}", text("state"))
 }
@@ -102,21 +103,21 @@ fn stamp(iso: &str, full: bool) -> &str {
 fn lines(event: &v1::Event, full: bool) -> String {
     let time = event.time.as_ref().map(machine::iso).unwrap_or_default();
     let uuid = if full { event.uuid.as_str() } else { event.uuid.get(..8).unwrap_or_default() };
-    let alias: String = alias(event).chars().take(30).collect();
+    let alias: String = escaped(&alias(event)).chars().take(30).collect();
     let alias = if alias.is_empty() { "-" } else { &alias };
     let mut text = format!("[{}] {uuid} {alias} {}", stamp(&time, full), kind(event));
     match &event.kind {
         Some(Kind::Boot(phase)) => text.push_str(&format!(" {}", phase_line(phase))),
         Some(Kind::File(file)) => {
             let action = file.action().as_str_name().trim_start_matches("ACTION_").to_lowercase();
-            text.push_str(&format!(" {action} {} ({} bytes)", file.path, file.size));
+            text.push_str(&format!(" {action} {} ({} bytes)", escaped(&file.path), file.size));
         }
         Some(Kind::Reclaimed(reclaimed)) => {
-            text.push_str(&format!(" {} {}", reclaimed.leak, reclaimed.path));
+            text.push_str(&format!(" {} {}", escaped(&reclaimed.leak), escaped(&reclaimed.path)));
         }
         Some(Kind::Modified(modified)) => {
             for change in &modified.changes {
-                text.push_str(&format!("\n    {}", change_line(change)));
+                text.push_str(&format!("\n    {}", escaped(&change_line(change))));
             }
         }
         _ => {}
@@ -249,6 +250,7 @@ mod tests {
             path: "disks.0.size".into(),
             old_value: old.into(),
             new_value: new.into(),
+            cut: false,
         };
         assert_eq!(change_line(&change("1", "2")), "disks.*.size changed :: 1 -> 2");
         assert_eq!(change_line(&change("", "2")), "disks.*.size added :: 2");

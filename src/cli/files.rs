@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{Clients, error::CliError, machine, print};
 use crate::proto::v1::{self, put_file_request::Item};
+use crate::text::escaped;
 
 const CHUNK: usize = 256 << 10;
 
@@ -65,10 +66,10 @@ pub(super) async fn put(
     };
     let header = v1::PutFileHeader { offset: committed(clients, &header).await?, ..header };
     if header.offset > 0 {
-        anstream::eprintln!("Going on after {} of {size} bytes", header.offset);
+        say!("Going on after {} of {size} bytes", header.offset);
     }
     send(clients, local, header).await?;
-    anstream::eprintln!("Successfully put {target} into VM {uuid}");
+    say!("Successfully put {target} into VM {uuid}");
     Ok(())
 }
 
@@ -149,10 +150,15 @@ pub(super) async fn list(clients: &mut Clients, uuid: &str, path: &str) -> Resul
         for file in &page.files {
             let kind = file.r#type().as_str_name().trim_start_matches("TYPE_").to_lowercase();
             let modified = file.modified.as_ref().map(machine::iso).unwrap_or_default();
-            print(&format!("{kind:<6}  {:>14}  {modified}  {}", file.size, file.path))?;
+            print(&format!("{kind:<6}  {:>14}  {modified}  {}", file.size, escaped(&file.path)))?;
         }
         for upload in &page.uploads {
-            print(&format!("upload  {:>14}  of {} bytes  {}", upload.committed, upload.size, upload.path))?;
+            print(&format!(
+                "upload  {:>14}  of {} bytes  {}",
+                upload.committed,
+                upload.size,
+                escaped(&upload.path)
+            ))?;
         }
         if page.next_page_token.is_empty() {
             return Ok(());
@@ -169,6 +175,6 @@ pub(super) async fn delete(clients: &mut Clients, uuid: &str, path: &str) -> Res
         request_id: Uuid::new_v4().to_string(),
     };
     clients.vms.delete_file(request).await?;
-    anstream::eprintln!("Successfully deleted {path} from VM {uuid}");
+    say!("Successfully deleted {path} from VM {uuid}");
     Ok(())
 }

@@ -112,12 +112,12 @@ pub(super) async fn leaks(clients: &mut Clients, as_json: bool) -> Result<(), Cl
         return print(&pretty(&leaks.iter().map(object).collect::<Vec<_>>()));
     }
     if leaks.is_empty() {
-        anstream::eprintln!("Nothing on this host has the name of a VM and is no VM's");
+        say!("Nothing on this host has the name of a VM and is no VM's");
     }
     for leak in leaks {
         print(&leak.id)?;
         let kept = if leak.reclaimable { "" } else { " (not reclaimable)" };
-        anstream::eprintln!("    {}{kept}", leak.detail);
+        say!("    {}{kept}", leak.detail);
     }
     Ok(())
 }
@@ -139,7 +139,7 @@ pub(super) async fn reclaim(
     };
     if ids.is_empty() {
         if all {
-            anstream::eprintln!("There is nothing to reclaim");
+            say!("There is nothing to reclaim");
             return Ok(());
         }
         return Err(CliError::usage("Give ids of leaks as `vmadm leaks` prints them, or --all"));
@@ -150,10 +150,10 @@ pub(super) async fn reclaim(
         let request = v1::ReclaimLeaksRequest { ids, validate_only: dry_run, request_id };
         for result in clients.host.reclaim_leaks(request).await?.into_inner().results {
             if result.reclaimed {
-                anstream::eprintln!("{} {}", if dry_run { "Would remove" } else { "Removed" }, result.id);
+                say!("{} {}", if dry_run { "Would remove" } else { "Removed" }, result.id);
             } else {
                 kept += 1;
-                anstream::eprintln!("Kept {}: {}", result.id, result.reason);
+                say!("Kept {}: {}", result.id, result.reason);
             }
         }
     }
@@ -175,8 +175,8 @@ pub(super) async fn drain(clients: &mut Clients, timeout: Option<u32>) -> Result
         bar.set_position(off);
         let name = if vm.alias.is_empty() { vm.uuid } else { format!("{} ({})", vm.uuid, vm.alias) };
         bar.suspend(|| match vm.reason.as_str() {
-            "" => anstream::eprintln!("Stopped VM {name}"),
-            reason => anstream::eprintln!("Unable to stop VM {name}: {reason}"),
+            "" => say!("Stopped VM {name}"),
+            reason => say!("Unable to stop VM {name}: {reason}"),
         });
         failed += u32::from(!vm.reason.is_empty());
     }

@@ -65,9 +65,9 @@ pub(super) async fn start(
         }
     }
     if phases == 0 {
-        anstream::eprintln!("VM {uuid} is already 'running'");
+        say!("VM {uuid} is already 'running'");
     } else {
-        anstream::eprintln!("Successfully started VM {uuid}");
+        say!("Successfully started VM {uuid}");
     }
     Ok(())
 }
@@ -105,9 +105,9 @@ pub(super) async fn stop(
     let stopped =
         stopped.map_err(|status| CliError::from(status).with_prefix(&format!("Unable to stop VM {uuid}")))?;
     if stopped.into_inner().already_stopped {
-        anstream::eprintln!("VM {uuid} is already not 'running' (currently: stopped)");
+        say!("VM {uuid} is already not 'running' (currently: stopped)");
     } else {
-        anstream::eprintln!("Successfully completed stop for VM {uuid}");
+        say!("Successfully completed stop for VM {uuid}");
     }
     Ok(())
 }
@@ -117,7 +117,7 @@ pub(super) async fn reboot(clients: &mut Clients, uuid: &str, force: bool) -> Re
         v1::RebootVmRequest { uuid: uuid.to_owned(), etag: String::new(), request_id: request_id(), force };
     let rebooted = clients.vms.reboot_vm(request).await;
     rebooted.map_err(|status| CliError::from(status).with_prefix(&format!("Unable to reboot VM {uuid}")))?;
-    anstream::eprintln!("Successfully completed reboot for VM {uuid}");
+    say!("Successfully completed reboot for VM {uuid}");
     Ok(())
 }
 
@@ -126,6 +126,6 @@ pub(super) async fn delete(clients: &mut Clients, uuid: &str) -> Result<(), CliE
         v1::DeleteVmRequest { uuid: uuid.to_owned(), etag: String::new(), request_id: request_id() };
     let deleted = clients.vms.delete_vm(request).await;
     deleted.map_err(|status| CliError::from(status).with_prefix(&format!("Failed to delete VM {uuid}")))?;
-    anstream::eprintln!("Successfully deleted VM {uuid}");
+    say!("Successfully deleted VM {uuid}");
     Ok(())
 }

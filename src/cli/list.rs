@@ -16,6 +16,7 @@ use crate::{
         filter::{self, Filter},
         property::{VM, find},
     },
+    text::escaped,
 };
 
 /// A column of the table.
@@ -126,6 +127,7 @@ pub(super) async fn list(clients: &mut Clients, query: &Query<'_>) -> Result<(),
     }
     for vm in &vms {
         let cell = |column: &Column| filter::get(vm, &column.path).map(filter::text).unwrap_or_default();
+        let cell = |column: &Column| escaped(&cell(column)).into_owned();
         print(&query.line(query.columns.iter().map(cell)))?;
     }
     Ok(())

@@ -32,7 +32,7 @@ pub(super) async fn screenshot(clients: &mut Clients, uuid: &str, file: &Path) -
     let answer = clients.vms.take_screenshot(v1::TakeScreenshotRequest { uuid: uuid.to_owned() }).await?;
     std::fs::write(file, answer.into_inner().png)
         .map_err(|error| CliError::failed(format!("{}: {error}", file.display())))?;
-    anstream::eprintln!("Saved the screen of VM {uuid} as {}", file.display());
+    say!("Saved the screen of VM {uuid} as {}", file.display());
     Ok(())
 }
 

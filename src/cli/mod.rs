@@ -3,6 +3,13 @@
 //! Names, texts, streams and exit codes are vmadm's: data on standard output, what was done and what
 //! went wrong on standard error; 0 done, 1 refused or failed, 2 not understood.
 
+/// Says something on standard error, where nothing of it is obeyed by a terminal.
+macro_rules! say {
+    ($($word:tt)*) => {
+        anstream::eprintln!("{}", $crate::text::escaped_lines(&format!($($word)*)))
+    };
+}
+
 mod arguments;
 mod boot_log;
 mod connect;
@@ -39,6 +46,7 @@ use crate::{
         host_service_client::HostServiceClient, vm_service_client::VmServiceClient,
     },
     spec::machine_json::parse_uuid,
+    text,
 };
 
 /// Largest answer: a page of a thousand VMs, or a picture.
@@ -56,7 +64,7 @@ pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
             if error.message().is_empty() {
                 return error.code();
             }
-            anstream::eprintln!("{error}");
+            say!("{error}");
             error.code()
         }
     }
@@ -260,6 +268,7 @@ fn unknown(words: &[String]) -> CliError {
 
 /// Prints data. A reader that closed the pipe has had enough: that is fine.
 fn print(text: &str) -> Result<(), CliError> {
+    let text = text::escaped_lines(text);
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(CliError::quiet_success()),

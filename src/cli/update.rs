@@ -8,6 +8,7 @@ use super::{Clients, create, error::CliError};
 use crate::{
     proto::{json_to_update, v1},
     spec::update::{self, Patch},
+    text::escaped,
 };
 
 /// What to change: `key=value` words, or a JSON payload.
@@ -33,13 +34,13 @@ pub(super) async fn update(clients: &mut Clients, uuid: &str, patch: &Patch) -> 
         ..request(patch)?
     };
     let answer = clients.vms.update_vm(request).await?.into_inner();
-    anstream::eprintln!("Successfully updated VM {uuid}");
+    say!("Successfully updated VM {uuid}");
     for change in &answer.changes {
         let top = change.path.split('.').next().unwrap_or_default();
         let later = answer.next_boot.iter().any(|name| name == top);
         let (old, new) = (shown(&change.old_value), shown(&change.new_value));
         let when = if later { " (at the next boot)" } else { "" };
-        anstream::eprintln!("    {}: {old} -> {new}{when}", change.path);
+        say!("    {}", escaped(&format!("{}: {old} -> {new}{when}", change.path)));
     }
     create::tell(&answer.notes);
     Ok(())
@@ -58,7 +59,7 @@ pub(super) async fn kill(clients: &mut Clients, uuid: &str, signal: Option<&str>
     };
     let answer = clients.vms.kill_vm(request).await.map_err(CliError::of_one_field)?.into_inner();
     let signal = answer.signal;
-    anstream::eprintln!("Sent signal \"{signal}\" to init process for VM {uuid}");
+    say!("Sent signal \"{signal}\" to init process for VM {uuid}");
     Ok(())
 }
 
@@ -84,9 +85,9 @@ pub(super) async fn sysrq(
     };
     clients.vms.send_sysrq(request).await?;
     if kind == v1::send_sysrq_request::Type::Nmi {
-        anstream::eprintln!("Sent NMI to VM {uuid}");
+        say!("Sent NMI to VM {uuid}");
     } else {
-        anstream::eprintln!("Sent screenshot sysrq to VM {uuid}");
+        say!("Sent screenshot sysrq to VM {uuid}");
     }
     Ok(())
 }
@@ -97,7 +98,7 @@ pub(super) async fn pause(clients: &mut Clients, uuid: &str) -> Result<(), CliEr
         .vms
         .pause_vm(v1::PauseVmRequest { uuid: uuid.to_owned(), request_id, etag: String::new() })
         .await?;
-    anstream::eprintln!("Successfully paused VM {uuid}");
+    say!("Successfully paused VM {uuid}");
     Ok(())
 }
 
@@ -105,7 +106,7 @@ pub(super) async fn resume(clients: &mut Clients, uuid: &str) -> Result<(), CliE
     let request_id = Uuid::new_v4().to_string();
     let request = v1::ResumeVmRequest { uuid: uuid.to_owned(), request_id, etag: String::new() };
     clients.vms.resume_vm(request).await?;
-    anstream::eprintln!("Successfully resumed VM {uuid}");
+    say!("Successfully resumed VM {uuid}");
     Ok(())
 }
 
@@ -124,8 +125,8 @@ pub(super) async fn change_media(
     };
     clients.vms.change_media(request).await?;
     match path {
-        Some(path) => anstream::eprintln!("Put {path} into the CD drive of VM {uuid}"),
-        None => anstream::eprintln!("Emptied the CD drive of VM {uuid}"),
+        Some(path) => say!("Put {path} into the CD drive of VM {uuid}"),
+        None => say!("Emptied the CD drive of VM {uuid}"),
     }
     Ok(())
 }

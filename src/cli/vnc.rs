@@ -22,13 +22,13 @@ pub(super) async fn vnc(clients: &mut Clients, uuid: &str, listen: &str) -> Resu
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     print(&address.to_string())?;
-    anstream::eprintln!("A VNC viewer finds the screen of VM {uuid} there; Ctrl-C ends.");
+    say!("A VNC viewer finds the screen of VM {uuid} there; Ctrl-C ends.");
     loop {
         let (viewer, _) = listener.accept().await.map_err(failed)?;
         let (client, uuid) = (clients.consoles.clone(), uuid.to_owned());
         tokio::spawn(async move {
             if let Err(status) = carry(viewer, client, uuid).await {
-                anstream::eprintln!("{}", status.message());
+                say!("{}", status.message());
             }
         });
     }
@@ -41,10 +41,7 @@ pub(super) async fn link(clients: &mut Clients, uuid: &str) -> Result<(), CliErr
     print(&made.url)?;
     if let Some(time) = made.expire_time {
         let time = jiff::Timestamp::new(time.seconds, time.nanos).unwrap_or_default();
-        anstream::eprintln!(
-            "It opens once, until {}; whoever has it may use the screen.",
-            time.strftime("%T UTC")
-        );
+        say!("It opens once, until {}; whoever has it may use the screen.", time.strftime("%T UTC"));
     }
     Ok(())
 }

@@ -176,11 +176,15 @@ pub enum Accel {
 pub struct Vnc {
     /// Address that the agent listens on for VMs whose `vnc_port` is not -1.
     pub address: IpAddr,
+    /// Whether each endpoint asks for a password: the VM's `vnc_password`, or else one that the agent makes and `info`
+    /// shows to operators. Without it whoever reaches the endpoint of a VM that has no `vnc_password` has its screen:
+    /// on a loopback address each user of the host.
+    pub require_password: bool,
 }
 
 impl Default for Vnc {
     fn default() -> Self {
-        Self { address: IpAddr::V4(Ipv4Addr::LOCALHOST) }
+        Self { address: IpAddr::V4(Ipv4Addr::LOCALHOST), require_password: true }
     }
 }
 
@@ -252,11 +256,19 @@ pub struct Capacity {
     pub vcpu_overcommit: f64,
     /// Times the file system of `zones_dir`: the sum of the sizes of disks, which are sparse. 0: no limit.
     pub disk_overcommit: f64,
+    /// Hours that an upload is kept which was cut and nobody goes on with.
+    pub upload_hours: u32,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { host_ram_mib: 512, ram_overcommit: 1.0, vcpu_overcommit: 16.0, disk_overcommit: 10.0 }
+        Self {
+            host_ram_mib: 512,
+            ram_overcommit: 1.0,
+            vcpu_overcommit: 16.0,
+            disk_overcommit: 10.0,
+            upload_hours: 24,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! The agent listens in the host's network; the hypervisor never has a network socket. For each
 //! viewer it makes a pair of UNIX sockets, hands one end to the hypervisor, and carries bytes
 //! between the other end and the viewer. One that says too little to see anything, or whose host
-//! is gone, loses its place: there are few.
+//! is gone, loses its place: there are few. When all are taken, the oldest that has said too little gives way at once.
 
 use std::{
     future::Future,
@@ -21,7 +21,7 @@ use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
     sync::Semaphore,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 use tokio_util::{io::InspectReader, task::AbortOnDropHandle};
 
@@ -34,6 +34,8 @@ const VIEWERS: usize = 16;
 const LEAST: usize = 23;
 /// What the answer to the question for a password has.
 const PASSWORD: usize = 16;
+/// How long a viewer that gives way may take for it.
+const GIVES_WAY: Duration = Duration::from_secs(1);
 /// By when; a person may have to be asked for a password.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A viewer's host that is silent for so long is asked whether it is there, then so often.
@@ -98,6 +100,8 @@ where
     let places = Arc::new(Semaphore::new(VIEWERS));
     // Ends with this task, and every viewer with it.
     let mut viewers = JoinSet::new();
+    // Oldest first: what each has said, and how it is ended.
+    let mut seated: Vec<(Arc<AtomicUsize>, AbortHandle)> = Vec::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -111,21 +115,33 @@ where
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        seated.retain(|(_, task)| !task.is_finished());
+        let mut place = places.clone().try_acquire_owned().ok();
+        if place.is_none()
+            && let Some(silent) = seated.iter().position(|(said, _)| said.load(Ordering::Relaxed) < least)
+        {
+            // Its place is free as soon as its task has seen that.
+            seated.remove(silent).1.abort();
+            let free = tokio::time::timeout(GIVES_WAY, places.clone().acquire_owned()).await;
+            place = free.ok().and_then(Result::ok);
+        }
+        let Some(place) = place else {
             tracing::warn!(%peer, "VNC viewer refused: {VIEWERS} are connected");
             continue;
         };
-        let hand_over = hand_over.clone();
-        viewers.spawn(async move {
-            if let Err(error) = serve(viewer, least, &*hand_over).await {
+        let (hand_over, said) = (hand_over.clone(), Arc::new(AtomicUsize::new(0)));
+        let heard = said.clone();
+        let task = viewers.spawn(async move {
+            if let Err(error) = serve(viewer, least, &heard, &*hand_over).await {
                 tracing::info!(%peer, %error, "VNC viewer");
             }
             drop(place);
         });
+        seated.push((said, task));
     }
 }
 
-async fn serve<H, F>(viewer: TcpStream, least: usize, hand_over: &H) -> io::Result<()>
+async fn serve<H, F>(viewer: TcpStream, least: usize, said: &AtomicUsize, hand_over: &H) -> io::Result<()>
 where
     H: Fn(OwnedFd) -> F,
     F: Future<Output = Result<(), String>>,
@@ -136,13 +152,12 @@ where
     ours.set_nonblocking(true)?;
     hand_over(theirs.into()).await.map_err(io::Error::other)?;
     let mut ours = UnixStream::from_std(ours)?;
-    let said = AtomicUsize::new(0);
     let mut viewer = InspectReader::new(viewer, |bytes| {
         said.fetch_add(bytes.len(), Ordering::Relaxed);
     });
     tokio::select! {
         carried = tokio::io::copy_bidirectional(&mut viewer, &mut ours) => carried.map(drop),
-        () = silence(&said, least) => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not come to see the screen")),
+        () = silence(said, least) => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not come to see the screen")),
     }
 }
 
@@ -202,11 +217,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn silent_ones_shut_nobody_out() {
+        let endpoint = echo().await;
+        let looks = viewer_that_says(&endpoint, LEAST).await;
+        let mut silent = Vec::new();
+        for _ in 1..VIEWERS {
+            silent.push(viewer_that_says(&endpoint, 1).await);
+        }
+        viewer_that_says(&endpoint, LEAST).await;
+        assert_eq!(silent.remove(0).read(&mut [0]).await.unwrap(), 0, "the oldest gave way");
+        let mut looks = looks;
+        looks.write_all(b"!").await.unwrap();
+        assert_eq!(looks.read_u8().await.unwrap(), b'!');
+        silent[0].write_all(b"!").await.unwrap();
+        assert_eq!(silent[0].read_u8().await.unwrap(), b'!', "and no other");
+    }
+
+    #[tokio::test]
     async fn there_are_so_many_places() {
         let endpoint = echo().await;
         let mut viewers = Vec::new();
         for _ in 0..VIEWERS {
-            viewers.push(viewer_that_says(&endpoint, 1).await);
+            viewers.push(viewer_that_says(&endpoint, LEAST).await);
         }
         let mut refused = TcpStream::connect(endpoint.address()).await.unwrap();
         assert_eq!(refused.read(&mut [0]).await.unwrap(), 0);

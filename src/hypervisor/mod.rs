@@ -22,7 +22,7 @@ pub use plan::{Drive, Firmware, MachinePlan, Medium, Nic, NicBackend, Tuning};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::spec::VmState;
+use crate::spec::{Violation, VmSpec, VmState};
 
 /// A program that is a hypervisor with one machine.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     async fn describe(&self) -> Description;
     /// Opens the UEFI of a VM whose variables are kept at `vars`.
     fn open_uefi(&self, vars: &Path) -> Result<Firmware, HypervisorError>;
+    /// What of a complete machine it can't start on this host.
+    async fn faults(&self, spec: &VmSpec) -> Vec<Violation>;
     /// The program for a machine. Does nothing yet.
     async fn program(&self, plan: MachinePlan) -> Result<Program, HypervisorError>;
     /// Connects to a program by its control socket.

@@ -18,6 +18,7 @@ use super::{
     Description, Firmware, Hypervisor, HypervisorError, InfoType, LastWords, Machine, MachineEvent,
     MachinePlan, Medium, Program, RunStatus, Said, Setup,
 };
+use crate::spec::{Violation, VmSpec};
 
 /// The process of a VM, as far as its machine is concerned. Wired to the simulated zone by whoever
 /// makes both.
@@ -117,6 +118,10 @@ impl SimulatedHypervisor {
 impl Hypervisor for SimulatedHypervisor {
     async fn describe(&self) -> Description {
         Description { version: "simulated".into(), accelerator: "tcg".into(), reason: "simulated".into() }
+    }
+
+    async fn faults(&self, _spec: &VmSpec) -> Vec<Violation> {
+        Vec::new()
     }
 
     fn open_uefi(&self, _vars: &Path) -> Result<Firmware, HypervisorError> {

@@ -11,6 +11,7 @@ use super::{
     property::{Brands, Effect, Given, Kind, Property},
     violation::{Note, Violation},
 };
+use crate::text::{escaped, is_hidden};
 
 /// What a payload is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,6 +224,11 @@ impl Coercion {
         for (name, value) in object {
             if name.is_empty() || name.len() > 255 {
                 self.bad(path, "keys have 1 to 255 bytes");
+                continue;
+            }
+            if name.contains(is_hidden) {
+                let why = "control characters, and those that turn text around, are not allowed in a key";
+                self.bad(format!("{path}.{}", escaped(&name)), why);
                 continue;
             }
             match value {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Brand, DiskModel, DiskSpec, Mac, NicAddress, NicModel, NicSpec, VmSpec, place,
+    Brand, DiskModel, DiskSpec, Mac, NicAddress, NicModel, NicSpec, Note, VmSpec, place,
     property::{Default, VM},
 };
 
@@ -162,6 +162,32 @@ pub(super) fn complete_memory(spec: &mut VmSpec, overhead: i32) {
     spec.max_physical_memory = Some(physical);
     spec.max_locked_memory = Some(spec.max_locked_memory.unwrap_or(physical).min(physical));
     spec.max_swap = Some(spec.max_swap.unwrap_or(physical).max(physical));
+}
+
+/// Where the rules of [`complete_memory`] made something else of a limit that was asked for.
+#[must_use]
+pub fn adjusted(asked: &VmSpec, whole: &VmSpec) -> Vec<Note> {
+    let least = "it holds the guest's ram and what the hypervisor needs for itself";
+    let rules = [
+        ("max_physical_memory", asked.max_physical_memory, whole.max_physical_memory, least),
+        (
+            "max_locked_memory",
+            asked.max_locked_memory,
+            whole.max_locked_memory,
+            "it is at most max_physical_memory",
+        ),
+        ("max_swap", asked.max_swap, whole.max_swap, "it is at least max_physical_memory"),
+    ];
+    let differs = |(field, asked, is, why): (&str, Option<i32>, Option<i32>, &str)| {
+        let (asked, is) = (asked?, is?);
+        let word = match asked.cmp(&is) {
+            std::cmp::Ordering::Less => "raised",
+            std::cmp::Ordering::Greater => "lowered",
+            std::cmp::Ordering::Equal => return None,
+        };
+        Some(Note::new(field, format!("{word} from {asked} to {is} MiB: {why}")))
+    };
+    rules.into_iter().filter_map(differs).collect()
 }
 
 #[cfg(test)]

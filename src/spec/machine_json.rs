@@ -81,8 +81,9 @@ pub fn parse_object(mut object: Map<String, Value>) -> Parsed {
     rename_old(&mut object);
     let mut coercion = Coercion::new(Action::Create, brand_of(&object));
     let read = coercion.object(VM, object, "");
-    let Coercion { mut violations, notes, .. } = coercion;
+    let Coercion { mut violations, mut notes, .. } = coercion;
     let spec = typed(read, &mut violations);
+    notes.extend(validate::notes(&spec));
     Parsed { spec, violations, notes }
 }
 

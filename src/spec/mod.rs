@@ -17,6 +17,7 @@ pub mod place;
 pub mod property;
 pub mod restriction;
 pub mod route;
+pub mod secret;
 pub mod state;
 pub mod update;
 pub mod validate;

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Brand, DiskSpec, MAX_PAYLOAD, Note, VmSpec,
+    Brand, DiskSpec, Note, VmSpec,
     coerce::{Action, Coercion},
-    defaults::{Host, choose_primary, complete_disks, complete_memory, complete_nics},
+    defaults::{Host, adjusted, choose_primary, complete_disks, complete_memory, complete_nics},
     disk::drive_name,
     machine_json::typed,
     place,
@@ -42,6 +42,8 @@ pub struct Updated {
     pub spec: VmSpec,
     /// Top-level properties that changed and wait for the next boot.
     pub next_boot: Vec<String>,
+    /// What is accepted and does nothing here, or something else than was asked for.
+    pub notes: Vec<Note>,
 }
 
 /// Reads a payload for an update. Without a brand what depends on it is not looked at.
@@ -90,6 +92,7 @@ pub fn apply(current: &VmSpec, patch: &Patch, host: &Host<'_>) -> Result<Updated
         change_list(&mut object, list, key, &verbs, &mut found);
     }
     let mut spec = typed(object, &mut found);
+    let asked = limits_of(&spec, &patch.given);
     for (index, disk) in items(&patch.given, "add_disks").enumerate() {
         let is_file =
             disk.get("nocreate") == Some(&Value::Bool(true)) || disk.get("media") == Some(&"cdrom".into());
@@ -98,35 +101,33 @@ pub fn apply(current: &VmSpec, patch: &Patch, host: &Host<'_>) -> Result<Updated
         }
     }
     if found.is_empty() {
-        // What is asked for in so many words is not raised in silence; what follows from something else is.
-        let asked = patch.given.contains_key("max_physical_memory");
-        found.extend(validate::memory(&spec).filter(|_| asked));
+        let in_so_many_words = patch.given.contains_key("max_physical_memory");
+        found.extend(validate::memory(&spec).filter(|_| in_so_many_words));
         complete(&mut spec, current, &patch.given, host);
         found.extend(check(&spec, current));
-        found.extend(outgrown(&spec, current));
+        found.extend(validate::outgrown(&spec, Some(current)));
     }
     if !found.is_empty() {
         return Err(found);
     }
     let next_boot = waiting(current, &spec);
-    Ok(Updated { spec, next_boot })
+    let mut notes = patch.notes.clone();
+    notes.extend(adjusted(&asked, &spec));
+    if spec.nics != current.nics {
+        notes.extend(validate::notes(&spec));
+    }
+    Ok(Updated { spec, next_boot, notes })
 }
 
-/// A machine may be as large as one that is given, not grow piece by piece: its record is in every event.
-fn outgrown(spec: &VmSpec, current: &VmSpec) -> Option<Violation> {
-    fn size(value: &impl serde::Serialize) -> usize {
-        serde_json::to_string(value).map_or(0, |text| text.len())
+/// The limits of memory that a payload itself gives.
+fn limits_of(spec: &VmSpec, given: &Map<String, Value>) -> VmSpec {
+    let asked = |name: &str, limit: Option<i32>| limit.filter(|_| given.contains_key(name));
+    VmSpec {
+        max_physical_memory: asked("max_physical_memory", spec.max_physical_memory),
+        max_locked_memory: asked("max_locked_memory", spec.max_locked_memory),
+        max_swap: asked("max_swap", spec.max_swap),
+        ..VmSpec::default()
     }
-    let now = size(spec);
-    if now <= MAX_PAYLOAD || now <= size(current) {
-        return None;
-    }
-    let objects = [&spec.customer_metadata, &spec.internal_metadata, &spec.tags, &spec.routes];
-    let (largest, _) = OBJECTS.into_iter().zip(objects).max_by_key(|(_, object)| size(object))?;
-    Some(Violation::value(
-        largest,
-        format!("the machine would have {now} bytes, and {MAX_PAYLOAD} is the most"),
-    ))
 }
 
 fn items<'m>(object: &'m Map<String, Value>, name: &str) -> impl Iterator<Item = &'m Map<String, Value>> {

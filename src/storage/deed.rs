@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{
     error::StorageError,
-    upload::is_old,
+    unfinished::is_old,
     zone_root::{Entry, ZoneRoot},
 };
 use crate::{crash, layout::VmLayout};

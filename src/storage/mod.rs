@@ -4,19 +4,23 @@
 //! implementation. [`ZoneRoot`] is the only way in which the agent touches anything below a zone's
 //! root: what lies there may have been made by a guest that owns its hypervisor.
 
+mod closed;
 mod deed;
 mod error;
 mod seed;
 mod tree;
+mod unfinished;
 mod upload;
 mod volumes;
 mod zone_root;
 
+pub use closed::{close_state, close_to_others};
 pub use deed::{Act, Deed, Note, noted, remove_file};
 pub use error::StorageError;
 pub use seed::write_seed;
 pub use tree::{make_zone, remove_disks, remove_run, remove_zone, write_vm_json};
+pub use unfinished::{Orphan, Partial, give_up, shrink, unfinished};
 pub(crate) use upload::hex;
-pub use upload::{Partial, Upload, UploadPlan};
+pub use upload::{Upload, UploadPlan};
 pub use volumes::{FileVolumes, Volumes, take_disk};
 pub use zone_root::{Entry, EntryKind, ZoneRoot};

@@ -15,7 +15,7 @@ use crate::{crash, layout::VmLayout, spec::disk::disk_number};
 /// nothing.
 pub fn make_zone(layout: &VmLayout) -> Result<(), StorageError> {
     let path = layout.zonepath();
-    DirBuilder::new().mode(0o755).create(path).map_err(StorageError::at(path.display().to_string()))?;
+    DirBuilder::new().mode(0o700).create(path).map_err(StorageError::at(path.display().to_string()))?;
     crash::point("zone.made(zonepath)");
     for (folder, mode) in [(layout.root(), 0o755), (layout.uploads(), 0o700)] {
         DirBuilder::new()

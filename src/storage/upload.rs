@@ -13,12 +13,12 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    os::unix::fs::OpenOptionsExt as _,
+    path::PathBuf,
+    time::SystemTime,
 };
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     deed::{self, Act, Deed, Note},
     error::StorageError,
+    unfinished::{self, Partial},
     zone_root::{Entry, EntryKind, ZoneRoot},
 };
 use crate::{crash, layout::VmLayout};
@@ -39,15 +40,6 @@ pub struct UploadPlan {
     pub size: u64,
     /// Of the whole file, lower-case hexadecimal.
     pub sha256: String,
-}
-
-/// An upload that was cut.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Partial {
-    /// What it is about.
-    pub plan: UploadPlan,
-    /// How much of it is here.
-    pub committed: u64,
 }
 
 /// An upload under way.
@@ -102,6 +94,9 @@ impl Upload {
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(StorageError::Busy { path: plan.path });
         }
+        // One file has one upload: what was begun for the same path, of other content, is given up.
+        let begun = |other: &Partial| other.plan.path == plan.path && other.plan != plan;
+        unfinished::give_up(layout, begun)?;
         crash::point("upload.part");
         let (layout, hash) = (layout.clone(), Sha256::new());
         let mut upload = Self { plan, overwrite, root, part, note, layout, file, written: 0, hash };
@@ -126,17 +121,11 @@ impl Upload {
             return Err(StorageError::Offset { path: self.plan.path.clone(), committed: here });
         }
         self.file.set_len(offset).map_err(self.at())?;
-        // The room is taken at once: a disk that is too full is told before anything is sent.
-        if self.plan.size > offset {
-            match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, self.plan.size) {
-                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-                Err(error) => {
-                    return Err(match error {
-                        rustix::io::Errno::FBIG => StorageError::Full { what: self.plan.path.clone() },
-                        error => StorageError::at(self.plan.path.clone())(error),
-                    });
-                }
-            }
+        // A disk that is too full is told before anything is sent. Nothing is reserved: who announces much and sends
+        // nothing has nothing.
+        let room = rustix::fs::fstatvfs(&self.file).map_err(io::Error::from).map_err(self.at())?;
+        if self.plan.size.saturating_sub(offset) > room.f_bavail.saturating_mul(room.f_frsize) {
+            return Err(StorageError::Full { what: self.plan.path.clone() });
         }
         let note = serde_json::to_vec(&self.plan).map_err(io::Error::from).map_err(self.at())?;
         fs::write(&self.note, note).map_err(self.at())?;
@@ -198,7 +187,6 @@ impl Upload {
             self.discard();
             return Err(StorageError::Digest { path: self.plan.path, got, announced: self.plan.sha256 });
         }
-        self.file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(self.at())?;
         self.file.sync_all().map_err(self.at())?;
         crash::point("upload.synced");
         let deed = self.deed(owner)?;
@@ -227,83 +215,8 @@ impl Upload {
     }
 
     fn discard(&self) {
-        for path in [&self.part, &self.note] {
-            let _ = fs::remove_file(path);
-        }
+        let _ = unfinished::remove(&self.part);
     }
-
-    /// Parts without a note and notes without a part: nobody can go on with them.
-    pub fn orphans(layout: &VmLayout) -> io::Result<Vec<PathBuf>> {
-        let entries = match fs::read_dir(layout.uploads()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        // One that has just begun has no note yet.
-        let left = |path: &PathBuf| is_lonely(path) && is_old(path);
-        Ok(entries.flatten().map(|entry| entry.path()).filter(left).collect())
-    }
-
-    /// Takes an orphan, so that nobody begins an upload of that name.
-    pub fn take_orphan(path: &Path) -> Result<Orphan, StorageError> {
-        let name = path.display().to_string();
-        let file = File::open(path).map_err(StorageError::at(name.as_str()))?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_lonely(path) {
-            return Err(StorageError::Busy { path: name });
-        }
-        Ok(Orphan { path: path.to_owned(), _lock: file })
-    }
-
-    /// The uploads of a VM that were cut.
-    pub fn unfinished(layout: &VmLayout) -> Result<Vec<Partial>, StorageError> {
-        let folder = layout.uploads();
-        let at = || StorageError::at(folder.display().to_string());
-        let mut found = Vec::new();
-        for file in fs::read_dir(&folder).map_err(at())? {
-            let path = file.map_err(at())?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let plan = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-            let part = path.with_extension("part").metadata();
-            if let (Some(plan), Ok(part)) = (plan, part) {
-                found.push(Partial { plan, committed: part.len() });
-            }
-        }
-        found.sort_by(|a, b| a.plan.path.cmp(&b.plan.path));
-        Ok(found)
-    }
-}
-
-/// A file of an upload that nobody can go on with.
-#[derive(Debug)]
-pub struct Orphan {
-    path: PathBuf,
-    _lock: File,
-}
-
-impl Orphan {
-    /// Removes it.
-    pub fn remove(self) -> Result<(), StorageError> {
-        fs::remove_file(&self.path).map_err(StorageError::at(self.path.display().to_string()))
-    }
-}
-
-/// Whether the other half is missing.
-fn is_lonely(path: &Path) -> bool {
-    let other = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("part") => "json",
-        Some("json") => "part",
-        // Of what is about to be journaled, or will be by the next start.
-        Some(deed::EXTENSION | deed::DRAFT) => return false,
-        _ => return true,
-    };
-    !path.with_extension(other).exists()
-}
-
-/// Whether nobody has touched it for a minute.
-pub(super) fn is_old(path: &Path) -> bool {
-    let modified = path.metadata().and_then(|found| found.modified());
-    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > Duration::from_secs(60)))
 }
 
 /// Lower-case hexadecimal.
@@ -341,7 +254,7 @@ mod tests {
         assert!(matches!(Upload::begin(&layout, plan(&content), 0, false), Err(StorageError::Busy { .. })));
         drop(first);
         assert!(!layout.root().join("a.iso").exists());
-        let cut = Upload::unfinished(&layout).unwrap();
+        let cut = unfinished::unfinished(&layout).unwrap();
         assert_eq!((cut[0].committed, &cut[0].plan), (100_000, &plan(&content)));
 
         let beyond = Upload::begin(&layout, plan(&content), 100_001, false).unwrap_err();
@@ -350,7 +263,7 @@ mod tests {
         second.write(&content[100_000..]).unwrap();
         assert_eq!(second.finish(Value::Null).unwrap().0.size, 300_000);
         assert_eq!(fs::read(layout.root().join("a.iso")).unwrap(), content);
-        assert_eq!(Upload::unfinished(&layout).unwrap(), []);
+        assert_eq!(unfinished::unfinished(&layout).unwrap(), []);
         let (deed, note) = deed::noted(&layout).unwrap().pop().unwrap();
         assert_eq!((deed.entry.path.as_str(), deed.entry.size), ("/a.iso", 300_000));
         note.remove();

@@ -6,9 +6,12 @@
 //! descriptor, never by name a second time.
 
 use std::{
-    fs::File,
-    io,
-    os::fd::{AsFd, OwnedFd},
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
     path::Path,
 };
 
@@ -148,7 +151,8 @@ impl ZoneRoot {
             rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755))
                 .map_err(StorageError::at(parent))?;
         }
-        std::fs::write(draft, content).map_err(StorageError::at(path))?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft);
+        file.and_then(|mut file| file.write_all(content)).map_err(StorageError::at(path))?;
         let (Some(folder), Some(name)) = (draft.parent(), draft.file_name().and_then(|name| name.to_str()))
         else {
             return Err(StorageError::Missing { what: path.to_owned() });

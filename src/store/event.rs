@@ -158,6 +158,9 @@ pub struct Change {
     pub old: Option<Value>,
     /// Absent now when `None`.
     pub new: Option<Value>,
+    /// A value was too long for an event: it is a text that begins as the value's JSON does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
 }
 
 /// What happened to a file.
@@ -168,6 +171,8 @@ pub enum FileAction {
     Put,
     /// It is gone.
     Deleted,
+    /// An upload of it that was cut is gone.
+    Discarded,
 }
 
 /// A boot reached a phase.
@@ -248,7 +253,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        let change = Change { path: "ram".into(), old: None, new: Some(Value::from(1)) };
+        let change = Change { path: "ram".into(), old: None, new: Some(Value::from(1)), cut: false };
         let mac = "2:0:0:0:0:1".parse().unwrap();
         let address = Ipv4Addr::LOCALHOST.into();
         let failed = Phase::Failed { step: "run".into(), reason: "no".into() };

@@ -80,6 +80,9 @@ pub struct VmRecord {
     /// The TCP port of the VNC endpoint in the last run, so that it stays the same over a restart of
     /// the agent.
     pub vnc_port: Option<u16>,
+    /// What its VNC endpoint asks for when the machine has no `vnc_password`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vnc_secret: Option<String>,
 }
 
 /// A running hypervisor. Which process it is stands in the run directory, not here: that is written
@@ -126,6 +129,12 @@ pub struct BootCall {
 }
 
 impl VmRecord {
+    /// What a viewer is asked for at the VNC endpoint.
+    #[must_use]
+    pub fn vnc_password(&self) -> Option<&str> {
+        self.spec.vnc_password.as_deref().or(self.vnc_secret.as_deref())
+    }
+
     /// Disks that an update which was cut made, or did not come to remove.
     #[must_use]
     pub fn leftover_disks(&self) -> Vec<String> {

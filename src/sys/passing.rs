@@ -4,6 +4,11 @@
 //! that made the pair (`SO_PEERPIDFD`). A hypervisor in a guest's hands must not get the agent's, so the agent lets
 //! another process make the call: one that shares its memory and descriptors, and ends with it.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "small constants of the kernel's, and sizes of its structures"
+)]
+
 use std::{
     ffi::c_void,
     io,

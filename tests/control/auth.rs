@@ -29,7 +29,8 @@ pub(super) struct Door {
     pub(super) certs: TempDir,
     pub(super) pki: Pki,
     pub(super) tls: Arc<Tls>,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
+    pub(super) unix: std::path::PathBuf,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -53,9 +54,14 @@ pub(super) async fn door() -> Door {
     let links = Arc::new(Links::new(&base, std::time::Duration::from_secs(60)));
     let console = Browser::new(serving.clone(), links.clone(), tls.clone());
     tokio::spawn(browser::serve(console, browsers, stop.clone()));
-    let listeners = Listeners { unix: None, tcp: Some((listener, tls.clone())), links: Some(links) };
+    let unix = agent.dir.path().join("door.sock");
+    let listeners = Listeners {
+        unix: Some(tokio::net::UnixListener::bind(&unix).unwrap()),
+        tcp: Some((listener, tls.clone())),
+        links: Some(links),
+    };
     tokio::spawn(api::serve(serving, listeners, stop.clone()));
-    Door { agent, certs, pki, tls, address, _stop: stop.drop_guard() }
+    Door { agent, certs, pki, tls, address, unix, _stop: stop.drop_guard() }
 }
 
 /// A connection with the certificate of that name; none when it is empty.

@@ -224,3 +224,152 @@ async fn idle_uploads_hold_up_nobody() {
         upload.abort();
     }
 }
+
+/// Begins an upload that announces `size` bytes, sends some and stays.
+async fn begun(
+    clients: &Clients,
+    header: v1::PutFileHeader,
+    chunk: Vec<u8>,
+) -> (mpsc::Sender<v1::PutFileRequest>, tokio::task::JoinHandle<Result<(), tonic::Status>>) {
+    let (sender, stream) = mpsc::channel(4);
+    let upload = tokio::spawn({
+        let mut clients = clients.clone();
+        async move { clients.vms.put_file(ReceiverStream::new(stream)).await.map(drop) }
+    });
+    for item in [Item::Header(header), Item::Chunk(chunk.into())] {
+        sender.send(v1::PutFileRequest { item: Some(item) }).await.unwrap();
+    }
+    (sender, upload)
+}
+
+/// Who announces much and sends little has little; what was cut is listed, deletable, and makes room for another.
+#[tokio::test]
+async fn what_was_not_sent_is_not_kept() {
+    use std::os::unix::fs::MetadataExt as _;
+    let (agent, mut clients, uuid) = zone().await;
+    let uploads = agent.zonepath(&uuid).join("uploads");
+    let room = || -> u64 {
+        std::fs::read_dir(&uploads)
+            .unwrap()
+            .flatten()
+            .map(|file| file.metadata().unwrap().blocks() * 512)
+            .sum()
+    };
+    let large = |path: &str, sha256: &str| v1::PutFileHeader {
+        size: 200 << 20,
+        sha256: sha256.to_owned(),
+        ..header(&uuid, path, b"")
+    };
+    let listed = |list: v1::ListFilesResponse| {
+        list.uploads.into_iter().map(|upload| (upload.path, upload.committed)).collect::<Vec<_>>()
+    };
+    let (sender, upload) = begun(&clients, large("/a", &"a".repeat(64)), vec![1; 1000]).await;
+    eventually("it is listed", || {
+        let mut clients = clients.clone();
+        let uuid = uuid.clone();
+        async move { (listed(list(&mut clients, &uuid, "").await) == [("/a".to_owned(), 1000)]).then_some(()) }
+    })
+    .await;
+    assert!(room() < 1 << 20, "{} bytes are taken", room());
+    let delete = |path: &str| v1::DeleteFileRequest {
+        uuid: uuid.clone(),
+        path: path.to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(
+        clients.vms.delete_file(delete("/a")).await.unwrap_err().code(),
+        Code::NotFound,
+        "it is under way"
+    );
+    drop(sender);
+    upload.await.unwrap().unwrap_err();
+    assert_eq!(listed(list(&mut clients, &uuid, "").await), [("/a".to_owned(), 1000)]);
+
+    // A newer one to the same path.
+    let (sender, upload) = begun(&clients, large("/a", &"b".repeat(64)), vec![2; 500]).await;
+    drop(sender);
+    upload.await.unwrap().unwrap_err();
+    assert_eq!(listed(list(&mut clients, &uuid, "").await), [("/a".to_owned(), 500)]);
+    clients.vms.delete_file(delete("/a")).await.unwrap();
+    assert_eq!(listed(list(&mut clients, &uuid, "").await), []);
+    assert_eq!(std::fs::read_dir(&uploads).unwrap().count(), 0);
+    let last = clients.journal().await.pop().unwrap();
+    let Some(v1::event::Kind::File(file)) = last.kind else { panic!("{last:?}") };
+    assert_eq!(
+        (file.path.as_str(), file.action(), file.size),
+        ("/a", v1::file_changed::Action::Discarded, 500)
+    );
+}
+
+/// What is on its way counts; what an earlier agent reserved or left open is mended by the next.
+#[tokio::test]
+async fn uploads_have_a_share_of_the_host() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let mut agent = Simulated::start_with(|config| config.capacity.disk_overcommit = 1e-9).await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(machine()).await;
+    let status = clients.put(header(&uuid, "/a", &[7; 2000]), vec![vec![7; 2000]]).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "CAPACITY"));
+    agent.stop().await;
+
+    agent.config.capacity.disk_overcommit = 0.0;
+    agent.resume().await;
+    let mut clients = agent.clients().await;
+    let (sender, upload) =
+        begun(&clients, v1::PutFileHeader { size: 5000, ..header(&uuid, "/b", &[]) }, vec![1; 1000]).await;
+    drop(sender);
+    upload.await.unwrap().unwrap_err();
+    let disk = |host: v1::GetHostResponse| {
+        host.capacity.into_iter().find(|one| one.resource == "disk").unwrap().promised
+    };
+    assert_eq!(disk(clients.host.get_host(v1::GetHostRequest {}).await.unwrap().into_inner()), 1);
+    clients.put(header(&uuid, "/c", b"c"), vec![b"c".to_vec()]).await.unwrap();
+    agent.stop().await;
+
+    let zonepath = agent.zonepath(&uuid);
+    let part = std::fs::read_dir(zonepath.join("uploads")).unwrap().flatten().map(|file| file.path());
+    let part = part.into_iter().find(|path| path.extension().is_some_and(|end| end == "part")).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&part).unwrap();
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, 50 << 20).unwrap();
+    let state = agent.config.state_dir.clone();
+    let open = [zonepath.clone(), zonepath.join("root/c"), state.clone(), state.join("state.db")];
+    for path in &open {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    agent.config.capacity.upload_hours = 24;
+    agent.resume().await;
+    assert!(part.metadata().unwrap().blocks() * 512 < 1 << 20, "the reservation is given back");
+    for path in &open {
+        assert_eq!(path.metadata().unwrap().mode() & 0o077, 0, "{}", path.display());
+    }
+    for path in ["state.db-wal", "state.db-shm"].map(|name| state.join(name)) {
+        assert!(path.metadata().map_or(0, |meta| meta.mode() & 0o077) == 0, "{}", path.display());
+    }
+    let mut clients = agent.clients().await;
+    assert_eq!(list(&mut clients, &uuid, "").await.uploads.len(), 1);
+    agent.stop().await;
+    // Nobody went on with it.
+    agent.config.capacity.upload_hours = 0;
+    agent.resume().await;
+    let mut clients = agent.clients().await;
+    eventually("it is gone", || {
+        let (mut clients, uuid) = (clients.clone(), uuid.clone());
+        async move { list(&mut clients, &uuid, "").await.uploads.is_empty().then_some(()) }
+    })
+    .await;
+    let last = clients.journal().await.pop().unwrap();
+    assert!(
+        matches!(last.kind, Some(v1::event::Kind::File(file)) if file.action() == v1::file_changed::Action::Discarded)
+    );
+}
+
+/// Names that a terminal would obey.
+#[tokio::test]
+async fn names_that_are_obeyed_are_refused() {
+    let (_agent, mut clients, uuid) = zone().await;
+    for name in ["/a\u{1b}[2J", "/a\nb", "/a\u{9b}b", "/a\u{202e}gpj.exe"] {
+        let status = clients.put(header(&uuid, name, b"x"), vec![b"x".to_vec()]).await.unwrap_err();
+        assert_eq!(fields(&status), ["header.path"], "{name:?}");
+    }
+    clients.put(header(&uuid, "/ümläut-日本", b"x"), vec![b"x".to_vec()]).await.unwrap();
+}

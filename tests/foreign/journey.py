@@ -139,7 +139,7 @@ print("console answered")
 # --- screen -----------------------------------------------------------------------------------
 vnc = dict_of(rpc("VmService", "GetVmInfo")(message("GetVmInfoRequest", {"uuid": uuid, "types": ["vnc"]})))["info"]["vnc"]
 server = f"{vnc['host']}::{int(vnc['port'])}"
-subprocess.run([VNCDO, "-s", server, "type", "echo hello", "key", "enter", "pause", "2", "capture", PICTURE],
+subprocess.run([VNCDO, "-s", server, "-p", vnc["password"], "type", "echo hello", "key", "enter", "pause", "2", "capture", PICTURE],
                check=True, timeout=60)
 print("picture", PICTURE)
 

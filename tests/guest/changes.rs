@@ -102,9 +102,18 @@ async fn the_screens_password_is_asked_for() {
         viewer.read_exact(&mut types).await.unwrap();
         types
     };
-    assert_eq!(types(&mut clients).await, [1], "nothing is asked for");
+    let password = || {
+        let info: serde_json::Value =
+            serde_json::from_str(&agent.vmadm_ok(&["info", &uuid, "vnc"]).0).unwrap();
+        info["vnc"]["password"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(types(&mut clients).await, [2], "one that the agent made");
+    let made = password();
+    assert_eq!(made.len(), 8);
     agent.vmadm_ok(&["update", &uuid, "vnc_password=geheim"]);
     assert_eq!(types(&mut clients).await, [2], "VNC authentication");
+    assert_eq!(password(), "geheim");
     agent.vmadm_ok(&["update", &uuid, "vnc_password="]);
-    assert_eq!(types(&mut clients).await, [1]);
+    assert_eq!(types(&mut clients).await, [2]);
+    assert_eq!(password(), made);
 }

@@ -15,7 +15,7 @@ impl Actor {
 
     /// Opens the VNC endpoint as the machine says now.
     pub(super) async fn open_vnc(&mut self, machine: &Arc<dyn Machine>) {
-        if let Err(error) = machine.set_vnc_password(self.record.spec.vnc_password.as_deref()).await {
+        if let Err(error) = machine.set_vnc_password(self.record.vnc_password()).await {
             tracing::warn!(vm = %self.record.uuid, %error, "VNC password");
         }
         let address = self.agent.inner.config.vnc.address;

@@ -56,15 +56,18 @@ impl Actor {
         if updated.spec.nics != self.record.spec.nics && !violations.is_empty() {
             return Err(Error::Invalid(violations));
         }
+        // What it was created with before anybody looked keeps nobody from changing something else.
+        let known = self.agent.hypervisor(&self.record).faults(&self.record.spec).await;
+        let faults = self.agent.hypervisor(&self.record).faults(&updated.spec).await;
+        let new: Vec<_> = faults.into_iter().filter(|fault| !known.contains(fault)).collect();
+        if !new.is_empty() {
+            return Err(Error::Invalid(new));
+        }
         let vm = self.changed(|vm| vm.spec = updated.spec.clone());
         let changes = change::changes(&self.record, &vm);
         let next_boot = if self.record.state == VmState::Stopped { Vec::new() } else { updated.next_boot };
-        let outcome = |vm: VmRecord| Outcome::Updated {
-            vm: Box::new(vm),
-            changes,
-            next_boot,
-            notes: patch.notes.clone(),
-        };
+        let outcome =
+            |vm: VmRecord| Outcome::Updated { vm: Box::new(vm), changes, next_boot, notes: updated.notes };
         if validate_only {
             return Ok(outcome(vm));
         }

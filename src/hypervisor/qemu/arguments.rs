@@ -34,7 +34,7 @@ pub(super) fn program(
     identity(b, &plan);
     b.option("-machine", format!("pc,accel={}", accelerator.name));
     let usual = if accelerator.name == "kvm" { &config.kvm_cpu } else { &config.tcg_cpu };
-    b.option("-cpu", plan.tuning.cpu_type.as_ref().unwrap_or(usual));
+    b.option("-cpu", cpu(plan.tuning.cpu_type.as_ref().unwrap_or(usual), accelerator));
     b.option("-m", format!("{}M", plan.ram));
     b.option("-smp", plan.vcpus.to_string());
     b.flag("-S");
@@ -90,6 +90,34 @@ pub(super) fn program(
         setup,
         accelerator: accelerator.name.to_owned(),
     })
+}
+
+/// All that the host can do: TCG has another word for it than KVM.
+fn cpu(model: &str, accelerator: &Accelerator) -> String {
+    match model.strip_prefix("host").filter(|rest| rest.is_empty() || rest.starts_with(',')) {
+        Some(flags) if accelerator.name == "tcg" => format!("max{flags}"),
+        _ => model.to_owned(),
+    }
+}
+
+/// The device that a disk of that model is; none where the brand has no such.
+pub(super) fn disk_device(model: DiskModel, media: Media) -> Option<&'static str> {
+    let cd = media == Media::Cdrom;
+    match model {
+        DiskModel::Virtio => Some("virtio-blk-pci"),
+        DiskModel::Scsi => Some(if cd { "scsi-cd" } else { "scsi-hd" }),
+        DiskModel::Ide => Some(if cd { "ide-cd" } else { "ide-hd" }),
+        DiskModel::Ahci | DiskModel::Nvme => None,
+    }
+}
+
+/// The device that an interface of that model is.
+pub(super) fn nic_device(model: NicModel) -> &'static str {
+    match model {
+        NicModel::Virtio => "virtio-net-pci",
+        NicModel::E1000 => "e1000",
+        NicModel::Rtl8139 => "rtl8139",
+    }
 }
 
 struct Builder {
@@ -201,16 +229,15 @@ fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
             b.node(&node, file, cd);
         }
         let kind = if cd { Bootable::Cd } else { Bootable::Disk { first: drive.boot } };
+        let device = disk_device(drive.model, drive.media).ok_or_else(|| {
+            HypervisorError::Plan(format!("the kvm brand has no {} disks", drive.model.as_str()))
+        })?;
         let device = match drive.model {
             DiskModel::Virtio => {
                 let slot = b.slot(drive.place.slot)?;
-                format!("virtio-blk-pci,addr={slot:x}")
+                format!("{device},addr={slot:x}")
             }
-            DiskModel::Scsi => format!("scsi-{},bus=scsi.0", if cd { "cd" } else { "hd" }),
-            DiskModel::Ahci | DiskModel::Nvme => {
-                let model = drive.model.as_str();
-                return Err(HypervisorError::Plan(format!("the kvm brand has no {model} disks")));
-            }
+            DiskModel::Scsi | DiskModel::Ahci | DiskModel::Nvme => format!("{device},bus=scsi.0"),
             DiskModel::Ide if ide == 4 => {
                 return Err(HypervisorError::Plan(
                     "the machine takes at most four ide disks and CDs".to_owned(),
@@ -219,7 +246,7 @@ fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
             DiskModel::Ide => {
                 ide += 1;
                 let (bus, unit) = ((ide - 1) / 2, (ide - 1) % 2);
-                format!("ide-{},bus=ide.{bus},unit={unit}", if cd { "cd" } else { "hd" })
+                format!("{device},bus=ide.{bus},unit={unit}")
             }
         };
         let serial = drive.place.serial.map(|serial| format!(",serial={serial}")).unwrap_or_default();
@@ -245,11 +272,7 @@ fn nics(b: &mut Builder, nics: Vec<Nic>, tuning: &Tuning, kvm: bool) -> Result<(
                 format!(",host_mtu={mtu}")
             }
         };
-        let model = match nic.model {
-            NicModel::Virtio => "virtio-net-pci",
-            NicModel::E1000 => "e1000",
-            NicModel::Rtl8139 => "rtl8139",
-        };
+        let model = nic_device(nic.model);
         let held_back = match nic.model {
             NicModel::Virtio => mtu + &held_back(tuning),
             NicModel::E1000 | NicModel::Rtl8139 => String::new(),

@@ -8,6 +8,7 @@ mod arguments;
 mod boot_order;
 mod info;
 mod machine;
+mod offers;
 mod qmp;
 mod trace;
 
@@ -26,22 +27,28 @@ use uuid::Uuid;
 
 pub use accel::{Accelerator, probe_kvm};
 use machine::QemuMachine;
+use offers::Catalogue;
 
 use super::{Description, Firmware, Hypervisor, HypervisorError, LastWords, Machine, MachinePlan, Program};
-use crate::config;
+use crate::{
+    config,
+    spec::{Violation, VmSpec},
+};
 
 /// Runs QEMU.
 #[derive(Debug)]
 pub struct Qemu {
     config: config::Qemu,
     accelerator: OnceCell<Accelerator>,
+    catalogue: Catalogue,
 }
 
 impl Qemu {
     /// QEMU as configured.
     #[must_use]
     pub fn new(config: config::Qemu) -> Self {
-        Self { config, accelerator: OnceCell::new() }
+        let catalogue = Catalogue::new(&config.binary);
+        Self { config, accelerator: OnceCell::new(), catalogue }
     }
 
     /// Decided once for the life of the agent; the decision may take seconds.
@@ -56,6 +63,10 @@ impl Hypervisor for Qemu {
         let version = version(&self.config.binary).await.unwrap_or_default();
         let accelerator = self.accelerator().await;
         Description { version, accelerator: accelerator.name.to_owned(), reason: accelerator.reason.clone() }
+    }
+
+    async fn faults(&self, spec: &VmSpec) -> Vec<Violation> {
+        self.catalogue.faults(spec).await
     }
 
     fn open_uefi(&self, vars: &Path) -> Result<Firmware, HypervisorError> {

@@ -33,6 +33,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::HypervisorError;
+use crate::text::escaped;
 use crate::{layout::short_socket_name, sys::connect_in_passing};
 
 /// The longest line that is taken.
@@ -214,7 +215,9 @@ fn dispatch(mut message: Value, waiting: &Waiting, events: &mpsc::Sender<QmpEven
     }
     let Some(sender) = message["id"].as_u64().and_then(|id| lock(waiting).remove(&id)) else { return };
     let answer = match message.get_mut("error") {
-        Some(error) => Err(error["desc"].as_str().unwrap_or("no reason given").chars().take(500).collect()),
+        Some(error) => {
+            Err(escaped(error["desc"].as_str().unwrap_or("no reason given")).chars().take(500).collect())
+        }
         None => Ok(message["return"].take()),
     };
     let _ = sender.send(answer);

@@ -6,6 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::hypervisor::{LastWords, MachineEvent, Said};
+use crate::text::escaped;
 
 /// Its end is decided.
 const SHUTDOWN: &str = "qemu_system_shutdown_request";
@@ -39,7 +40,7 @@ pub(super) fn last_words(text: &str) -> LastWords {
         match said(line) {
             Some(said) => last.said.push(said),
             None if EVENTS.iter().any(|event| line.contains(event)) => {}
-            None => words.push(line),
+            None => words.push(escaped(line)),
         }
     }
     let words = words.join("\n");
@@ -115,7 +116,7 @@ mod tests {
         #[test]
         fn anything_is_words_at_most(text in ".{0,200}") {
             let last = last_words(&text);
-            prop_assert!(last.words.len() <= text.len() && last.said.is_empty());
+            prop_assert!(last.words.len() <= 6 * text.len() && last.said.is_empty());
         }
     }
 }

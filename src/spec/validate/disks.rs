@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::MAX_IDE;
 use crate::spec::{DiskModel, DiskSpec, Media, VmSpec, property::is_block_size, violation::Violation};
+use crate::text::is_hidden;
 
 pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
     let disks = &spec.disks;
@@ -124,8 +125,10 @@ pub fn zone_path(path: &str) -> Result<(), String> {
     if path.len() > 1024 {
         return Err(format!("{} bytes is over the limit of 1024", path.len()));
     }
-    if path.chars().any(char::is_control) {
-        return Err("control characters are not allowed in a path".to_owned());
+    if path.contains(is_hidden) {
+        return Err(
+            "control characters, and those that turn text around, are not allowed in a path".to_owned()
+        );
     }
     for part in path.split('/').skip(1) {
         match part {

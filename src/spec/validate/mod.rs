@@ -6,7 +6,7 @@ mod nics;
 
 use serde_json::Value;
 
-use super::{VmSpec, property::is_block_size, violation::Violation};
+use super::{MAX_PAYLOAD, Note, VmSpec, property::is_block_size, violation::Violation};
 pub(super) use disks::path_without_nocreate;
 pub use disks::zone_path;
 
@@ -58,6 +58,14 @@ pub fn check_whole(spec: &VmSpec) -> Vec<Violation> {
     disks::check(out, spec);
     nics::check(out, spec);
     nics::routes(out, &spec.routes, &spec.nics);
+    for (index, resolver) in spec.resolvers.iter().enumerate() {
+        if resolver.parse().is_ok_and(nics::is_nobody) {
+            out.push(Violation::value(
+                format!("resolvers.{index}"),
+                format!("{resolver} is nobody's address"),
+            ));
+        }
+    }
     if spec.disks.len() + spec.nics.len() > MAX_DEVICES {
         let total = spec.disks.len() + spec.nics.len();
         out.push(Violation::value(
@@ -66,6 +74,36 @@ pub fn check_whole(spec: &VmSpec) -> Vec<Violation> {
         ));
     }
     found
+}
+
+/// A machine is in every event of its own, so what it has of the open kind, tags, metadata and routes, has a bound: the
+/// same for one that is made, changed by anybody, or looked at for either. One that is larger already may stay as large.
+pub fn outgrown(spec: &VmSpec, before: Option<&VmSpec>) -> Option<Violation> {
+    fn size(object: &impl serde::Serialize) -> usize {
+        serde_json::to_string(object).map_or(0, |text| text.len())
+    }
+    fn sizes(spec: &VmSpec) -> [(&'static str, usize); 4] {
+        [
+            ("customer_metadata", size(&spec.customer_metadata)),
+            ("internal_metadata", size(&spec.internal_metadata)),
+            ("tags", size(&spec.tags)),
+            ("routes", size(&spec.routes)),
+        ]
+    }
+    let whole = |spec: &VmSpec| sizes(spec).iter().map(|(_, size)| size).sum::<usize>();
+    let now = whole(spec);
+    if now <= MAX_PAYLOAD || before.is_some_and(|before| now <= whole(before)) {
+        return None;
+    }
+    let (largest, _) = sizes(spec).into_iter().max_by_key(|(_, size)| *size)?;
+    let why =
+        format!("metadata, tags and routes would have {now} bytes as JSON together, and 1 MiB is the most");
+    Some(Violation::value(largest, why))
+}
+
+/// What is no mistake, and worth saying.
+pub fn notes(spec: &VmSpec) -> Vec<Note> {
+    nics::notes(&spec.nics).collect()
 }
 
 /// The guest's memory is part of the hypervisor's.

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::spec::{
-    Gateway, Mac, NicAddress, NicSpec, VmSpec,
+    Gateway, Mac, NicAddress, NicSpec, Note, VmSpec,
     violation::Violation,
     vm::{FlatObject, Scalar},
 };
@@ -29,6 +29,7 @@ pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
     let mut macs: HashSet<Mac> = HashSet::new();
     let mut ips: HashSet<(Option<&str>, i32, IpAddr)> = HashSet::new();
     let mut vrids = HashSet::new();
+    let mut names = HashSet::new();
     for (index, nic) in nics.iter().enumerate() {
         let at = format!("nics.{index}");
         self::nic(out, &at, nic);
@@ -46,6 +47,12 @@ pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
                 format!("{at}.mac"),
                 format!("Cannot add multiple NICs with the same MAC: {mac}"),
             ));
+        }
+        if let Some(name) = nic.interface.as_deref()
+            && !names.insert(name)
+        {
+            let why = format!("another interface is called {name} already");
+            out.push(Violation::value(format!("{at}.interface"), why));
         }
         let place = (nic.nic_tag.as_deref(), nic.vlan_id.unwrap_or(0));
         for ip in nic.addresses() {
@@ -101,13 +108,77 @@ fn nic(out: &mut Vec<Violation>, at: &str, nic: &NicSpec) {
         ));
     }
     for ip in nic.addresses() {
-        let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || broadcast {
+        if is_nobody(ip) || ip.is_loopback() {
             out.push(Violation::value(format!("{at}.ip"), format!("{ip} can't be an interface's address")));
         }
     }
+    for net in nic.networks() {
+        if let Some(why) = no_host_of(net) {
+            out.push(Violation::value(format!("{at}.ip"), why));
+        }
+    }
+    routers(out, at, nic);
     ip_and_ips(out, at, nic);
     counts(out, nic, at);
+}
+
+/// What an address has to be besides an address: one of a host.
+fn no_host_of(net: IpNet) -> Option<String> {
+    let ip = net.addr();
+    if ip == IpAddr::V4(AGENT) {
+        return Some(format!("{ip} is the agent's own on every network: it answers DHCP from there"));
+    }
+    let IpNet::V4(net) = net else { return None };
+    let plain = net.prefix_len() < 31;
+    if plain && net.addr() == net.network() {
+        return Some(format!("{ip} is the address of the network {net} itself"));
+    }
+    (plain && net.addr() == net.broadcast())
+        .then(|| format!("{ip} is the broadcast address of {}", net.trunc()))
+}
+
+/// Where the agent answers DHCP from.
+const AGENT: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+fn routers(out: &mut Vec<Violation>, at: &str, nic: &NicSpec) {
+    let own: Vec<IpAddr> = nic.addresses().collect();
+    let given = nic.gateway.iter().map(|gateway| (format!("{at}.gateway"), *gateway));
+    let listed = nic.gateways.iter().enumerate();
+    let listed = listed.filter(|(_, gateway)| nic.gateway != Some(**gateway));
+    let listed = listed.map(|(index, gateway)| (format!("{at}.gateways.{index}"), *gateway));
+    for (field, gateway) in given.chain(listed) {
+        let broadcast = nic.networks().any(|net| matches!(net, IpNet::V4(net) if net.prefix_len() < 31 && [net.network(), net.broadcast()].contains(&gateway)));
+        let why = if own.contains(&IpAddr::V4(gateway)) {
+            "is the interface's own address"
+        } else if is_nobody(IpAddr::V4(gateway)) || broadcast {
+            "can't be a router's address"
+        } else if gateway == AGENT {
+            "is the agent's own, and no router"
+        } else {
+            continue;
+        };
+        out.push(Violation::value(field, format!("{gateway} {why}")));
+    }
+}
+
+/// An address that no host has.
+pub(super) fn is_nobody(ip: IpAddr) -> bool {
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    ip.is_unspecified() || ip.is_multicast() || broadcast
+}
+
+/// Routers that their interface can't reach by its own addresses; a host may be told of one all the same.
+pub(in crate::spec) fn notes(nics: &[NicSpec]) -> impl Iterator<Item = Note> {
+    nics.iter().enumerate().filter_map(|(index, nic)| {
+        let (gateway, nets) = (nic.router()?, nic.networks().collect::<Vec<_>>());
+        let off = !nets.is_empty() && !nets.iter().any(|net| net.contains(&IpAddr::V4(gateway)));
+        off.then(|| {
+            let why = format!(
+                "{gateway} is on none of the interface's networks; guests are told that it is on the link"
+            );
+            Note::new(format!("nics.{index}.gateway"), why)
+        })
+    })
 }
 
 /// `ip` and `netmask` are the first IPv4 entry of `ips` in other words.

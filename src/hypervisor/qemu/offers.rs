@@ -1,0 +1,181 @@
+//! What this QEMU has, by its own word: asked once for each binary, so that nothing is created that it can't start.
+
+use std::{
+    collections::HashSet,
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::sync::Mutex;
+
+use super::arguments::{disk_device, nic_device};
+use crate::spec::{Violation, VmSpec};
+
+/// Which binary was asked; another one at its path is asked anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    changed: i64,
+}
+
+/// What a binary said.
+#[derive(Debug, Default)]
+struct Offers {
+    cpus: HashSet<String>,
+    flags: HashSet<String>,
+    screens: HashSet<String>,
+    devices: HashSet<String>,
+}
+
+/// The answers of the binary that was asked last.
+#[derive(Debug)]
+pub(super) struct Catalogue {
+    binary: PathBuf,
+    known: Mutex<Option<(Stamp, Arc<Offers>)>>,
+}
+
+impl Catalogue {
+    pub(super) fn new(binary: &Path) -> Self {
+        Self { binary: binary.to_owned(), known: Mutex::new(None) }
+    }
+
+    /// What of a machine this QEMU does not have. A QEMU that says nothing refuses nothing here.
+    pub(super) async fn faults(&self, spec: &VmSpec) -> Vec<Violation> {
+        match self.offers().await {
+            Ok(offers) => offers.faults(spec),
+            Err(error) => {
+                tracing::debug!(%error, binary = %self.binary.display(), "QEMU does not say what it has");
+                Vec::new()
+            }
+        }
+    }
+
+    async fn offers(&self) -> io::Result<Arc<Offers>> {
+        let found = tokio::fs::metadata(&self.binary).await?;
+        let stamp =
+            Stamp { device: found.dev(), inode: found.ino(), changed: found.ctime_nsec() ^ found.ctime() };
+        let mut known = self.known.lock().await;
+        if let Some((_, offers)) = known.as_ref().filter(|(asked, _)| *asked == stamp) {
+            return Ok(offers.clone());
+        }
+        let (cpus, screens, devices) =
+            tokio::try_join!(self.help("-cpu"), self.help("-vga"), self.help("-device"))?;
+        let offers = Arc::new(Offers::read(&cpus, &screens, &devices));
+        *known = Some((stamp, offers.clone()));
+        Ok(offers)
+    }
+
+    async fn help(&self, option: &str) -> io::Result<String> {
+        let output = tokio::process::Command::new(&self.binary)
+            .args([option, "help"])
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(PATIENCE, output).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// How long it may take to say what it has.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+impl Offers {
+    fn read(cpus: &str, screens: &str, devices: &str) -> Self {
+        let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+        let (models, flags) = cpus.split_once("Recognized CPUID flags:").unwrap_or((cpus, ""));
+        let models = models.lines().filter_map(|line| first(line.strip_prefix("x86 ")?));
+        let names = devices.lines().filter_map(|line| Some(line.strip_prefix("name \"")?.split_once('"')?.0));
+        Self {
+            cpus: models.collect(),
+            flags: flags.split_whitespace().map(str::to_owned).collect(),
+            screens: screens.lines().filter_map(first).collect(),
+            devices: names.map(str::to_owned).collect(),
+        }
+    }
+
+    fn faults(&self, spec: &VmSpec) -> Vec<Violation> {
+        let mut found = Vec::new();
+        if let Some(cpu) = &spec.cpu_type {
+            found.extend(self.cpu_fault(cpu).map(|why| Violation::value("cpu_type", why)));
+        }
+        if let Some(vga) = spec.vga.as_ref().filter(|vga| lacks(&self.screens, vga)) {
+            let why = format!(
+                "this host's QEMU has no graphics adapter \"{vga}\"; it has: {}",
+                list(&self.screens)
+            );
+            found.push(Violation::value("vga", why));
+        }
+        for (index, disk) in spec.disks.iter().enumerate() {
+            let device = disk_device(disk.model(), disk.media);
+            found.extend(device.filter(|device| lacks(&self.devices, device)).map(|device| {
+                let why = format!("this host's QEMU has no device \"{device}\"");
+                Violation::value(format!("disks.{index}.model"), why)
+            }));
+        }
+        for (index, nic) in spec.nics.iter().enumerate() {
+            let device = nic.model.map(nic_device);
+            found.extend(device.filter(|device| lacks(&self.devices, device)).map(|device| {
+                let why = format!("this host's QEMU has no device \"{device}\"");
+                Violation::value(format!("nics.{index}.model"), why)
+            }));
+        }
+        found
+    }
+
+    /// A model, and flags like `+aes` or `aes=on` behind it.
+    fn cpu_fault(&self, cpu: &str) -> Option<String> {
+        let mut words = cpu.split(',');
+        let model = words.next().unwrap_or_default();
+        if lacks(&self.cpus, model) {
+            return Some(format!(
+                "this host's QEMU has no CPU model \"{model}\"; qemu-system-x86_64 -cpu help lists them"
+            ));
+        }
+        let flag = words.filter_map(|word| word.strip_prefix(['+', '-'])).find(|flag| {
+            let other = flag.replace('_', "-");
+            lacks(&self.flags, flag) && lacks(&self.flags, &other)
+        });
+        flag.map(|flag| format!("this host's QEMU knows no CPU flag \"{flag}\""))
+    }
+}
+
+/// Whether something is missing in a list that was told.
+fn lacks(offered: &HashSet<String>, wanted: &str) -> bool {
+    !offered.is_empty() && !offered.contains(wanted)
+}
+
+fn list(offered: &HashSet<String>) -> String {
+    let mut all: Vec<&str> = offered.iter().map(String::as_str).collect();
+    all.sort_unstable();
+    all.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::machine_json;
+
+    #[test]
+    fn what_is_not_offered_is_named() {
+        let offers = Offers::read(
+            "Available CPUs:\nx86 host      KVM processor\nx86 qemu64    QEMU\n\nRecognized CPUID flags:\n  aes avx2\n  sse4.1\n",
+            "none    no graphic card\nstd     standard\n",
+            "Network devices:\nname \"e1000\", bus PCI\nname \"virtio-net-pci\", bus PCI\nname \"virtio-blk-pci\", bus PCI\nname \"ide-cd\", bus IDE\n",
+        );
+        let faults = |text: &str| -> Vec<String> {
+            let spec = machine_json::parse(text.as_bytes()).unwrap().spec;
+            offers.faults(&spec).into_iter().map(|fault| fault.field).collect()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(faults(r#"{"brand":"kvm","cpu_type":"qemu64,+aes,-avx2,x=on","vga":"std"}"#), none);
+        assert_eq!(faults(r#"{"brand":"kvm","cpu_type":"qemu64,+fly"}"#), ["cpu_type"]);
+        assert_eq!(faults(r#"{"brand":"kvm","cpu_type":"z80","vga":"xenfb"}"#), ["cpu_type", "vga"]);
+        let devices = r#"{"brand":"kvm","disks":[{"size":1},{"size":1,"model":"scsi"},{"media":"cdrom","path":"/x","model":"ide"}],
+            "nics":[{"nic_tag":"a","model":"e1000"},{"nic_tag":"a","model":"rtl8139"}]}"#;
+        assert_eq!(faults(devices), ["disks.1.model", "nics.1.model"]);
+        assert_eq!(Offers::default().faults(&machine_json::parse(devices.as_bytes()).unwrap().spec), []);
+    }
+}

@@ -1,0 +1,148 @@
+//! Uploads that were cut: found by the note beside each part, taken up again, or given up.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use rustix::fs::FlockOperation;
+
+use super::{deed, error::StorageError, upload::UploadPlan};
+use crate::layout::VmLayout;
+
+/// An upload that was cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partial {
+    /// What it is about.
+    pub plan: UploadPlan,
+    /// How much of it is here.
+    pub committed: u64,
+    /// When it grew last.
+    pub touched: SystemTime,
+}
+
+/// The uploads of a VM that are under way or were cut.
+pub fn unfinished(layout: &VmLayout) -> Result<Vec<Partial>, StorageError> {
+    let mut found: Vec<Partial> = noted(layout)?.into_iter().map(|(partial, _)| partial).collect();
+    found.sort_by(|a, b| a.plan.path.cmp(&b.plan.path));
+    Ok(found)
+}
+
+/// Removes uploads that were cut; one that is under way stays. Gives what was removed.
+pub fn give_up(layout: &VmLayout, which: impl Fn(&Partial) -> bool) -> Result<Vec<Partial>, StorageError> {
+    let mut gone = Vec::new();
+    for (partial, part) in noted(layout)?.into_iter().filter(|(partial, _)| which(partial)) {
+        // The lock is kept until both are gone, so that nobody takes it up meanwhile.
+        let Some(_lock) = lock(&part) else { continue };
+        remove(&part).map_err(StorageError::at(partial.plan.path.as_str()))?;
+        gone.push(partial);
+    }
+    Ok(gone)
+}
+
+/// Gives room back that an upload has beyond what came of it.
+pub fn shrink(layout: &VmLayout) -> Result<(), StorageError> {
+    for (partial, part) in noted(layout)? {
+        if lock(&part).is_some() {
+            let file = fs::OpenOptions::new().write(true).open(&part);
+            file.and_then(|file| file.set_len(partial.committed))
+                .map_err(StorageError::at(partial.plan.path.as_str()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a part and its note: first what it is found by, so that what is left is an orphan.
+pub(super) fn remove(part: &Path) -> io::Result<()> {
+    for path in [&part.with_extension("json"), part] {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn noted(layout: &VmLayout) -> Result<Vec<(Partial, PathBuf)>, StorageError> {
+    let folder = layout.uploads();
+    let at = || StorageError::at(folder.display().to_string());
+    let mut found = Vec::new();
+    let files = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        files => files.map_err(at())?,
+    };
+    for file in files {
+        let path = file.map_err(at())?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let plan = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let part = path.with_extension("part");
+        if let (Some(plan), Ok(meta)) = (plan, part.metadata()) {
+            let touched = meta.modified().map_err(at())?;
+            found.push((Partial { plan, committed: meta.len(), touched }, part));
+        }
+    }
+    Ok(found)
+}
+
+fn lock(part: &Path) -> Option<File> {
+    let file = File::open(part).ok()?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(file)
+}
+
+/// A file of an upload that nobody can go on with.
+#[derive(Debug)]
+pub struct Orphan {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Orphan {
+    /// Parts without a note and notes without a part.
+    pub fn all(layout: &VmLayout) -> io::Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(layout.uploads()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        // One that has just begun has no note yet.
+        let left = |path: &PathBuf| is_lonely(path) && is_old(path);
+        Ok(entries.flatten().map(|entry| entry.path()).filter(left).collect())
+    }
+
+    /// Takes one, so that nobody begins an upload of that name.
+    pub fn take(path: &Path) -> Result<Self, StorageError> {
+        let name = path.display().to_string();
+        let file = File::open(path).map_err(StorageError::at(name.as_str()))?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_lonely(path) {
+            return Err(StorageError::Busy { path: name });
+        }
+        Ok(Self { path: path.to_owned(), _lock: file })
+    }
+
+    /// Removes it.
+    pub fn remove(self) -> Result<(), StorageError> {
+        fs::remove_file(&self.path).map_err(StorageError::at(self.path.display().to_string()))
+    }
+}
+
+/// Whether the other half is missing.
+fn is_lonely(path: &Path) -> bool {
+    let other = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("part") => "json",
+        Some("json") => "part",
+        // Of what is about to be journaled, or will be by the next start.
+        Some(deed::EXTENSION | deed::DRAFT) => return false,
+        _ => return true,
+    };
+    !path.with_extension(other).exists()
+}
+
+/// Whether nobody has touched it for a minute.
+pub(super) fn is_old(path: &Path) -> bool {
+    let modified = path.metadata().and_then(|found| found.modified());
+    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > Duration::from_secs(60)))
+}

@@ -1,0 +1,62 @@
+//! Text that somebody else wrote, for a person to read.
+//!
+//! A terminal obeys some characters, and others turn around what is read. A guest's metadata, a hypervisor's last words
+//! or a name in a certificate can have them, so they are shown as what they are.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+/// Whether a character is obeyed and not seen: C0, C1, separators of lines, and what changes the direction of text.
+#[must_use]
+pub(crate) fn is_hidden(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text as one line, in which nothing is obeyed: `\u001b` and its like stand for what was there, which is also how
+/// JSON writes them.
+#[must_use]
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
+    escape(text, is_hidden)
+}
+
+/// The same for a text of several lines.
+#[must_use]
+pub(crate) fn escaped_lines(text: &str) -> Cow<'_, str> {
+    escape(text, |character| is_hidden(character) && !matches!(character, '\n' | '\t'))
+}
+
+fn escape(text: &str, hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if hidden(character) {
+            let _ = write!(shown, "\\u{:04x}", u32::from(character));
+        } else {
+            shown.push(character);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_obeyed_is_shown() {
+        assert_eq!(escaped("plain, ümläut, 日本"), "plain, ümläut, 日本");
+        assert_eq!(escaped("a\x1b[31m\nb\u{9b}\u{202e}c"), "a\\u001b[31m\\u000ab\\u009b\\u202ec");
+        assert_eq!(escaped_lines("a\n\tb\r\u{7f}"), "a\n\tb\\u000d\\u007f");
+    }
+
+    #[test]
+    fn a_json_text_stays_one() {
+        let value = serde_json::json!({"k\u{9b}": "\u{202e}\u{7f}"});
+        let text = serde_json::to_string_pretty(&value).unwrap();
+        assert_ne!(escaped_lines(&text), text);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped_lines(&text)).unwrap(), value);
+    }
+}
