@@ -69,6 +69,12 @@ impl Layout {
         self.state.join("state.db")
     }
 
+    /// Says in which boot of the host its guests are powered off.
+    #[must_use]
+    pub fn draining(&self) -> PathBuf {
+        self.state.join("draining")
+    }
+
     /// What is kept of one VM.
     #[must_use]
     pub fn vm(&self, uuid: Uuid) -> VmLayout {

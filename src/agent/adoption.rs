@@ -77,6 +77,7 @@ async fn adopt(agent: &Agent, record: VmRecord, has_links: bool) -> Result<(), E
         VmState::Starting
         | VmState::Running
         | VmState::Paused
+        | VmState::Suspended
         | VmState::Stopping
         | VmState::Failed
         | VmState::Lost => {}
@@ -247,7 +248,7 @@ async fn stopped(agent: &Agent, record: VmRecord, ended: Ended, has_links: bool)
     };
     let mut vm = record.clone();
     vm.state = VmState::Stopped;
-    (vm.machine, vm.boot) = (None, None);
+    (vm.machine, vm.boot, vm.kill) = (None, None, None);
     vm.stop = reboot;
     // A start that was cut is undone, and a repeat starts anew.
     vm.waiting.clear();

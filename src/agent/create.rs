@@ -100,6 +100,7 @@ fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: V
         stop: None,
         unsettled: Vec::new(),
         waiting: Vec::new(),
+        kill: None,
         // With autoboot it has its turn when it is started: if not by this agent, then by the next.
         host_boot: Some(if autoboot { String::new() } else { agent.inner.platform.host_boot.clone() }),
         vnc_port: None,

@@ -7,7 +7,11 @@
 //! It is a stop of each VM by its own actor, so an agent that is killed in the middle leaves stops that the next one
 //! finishes. What is different: autoboot stays as it is, and the exit reason is the host's.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    io,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -21,14 +25,42 @@ use super::{
 };
 use crate::{spec::VmState, store::StopCause};
 
-/// Whether the host goes down.
-#[derive(Debug, Default)]
-pub(super) struct Drain(AtomicBool);
+/// Whether the host goes down. That outlives the agent, and not the boot of the host.
+#[derive(Debug)]
+pub(super) struct Drain {
+    begun: AtomicBool,
+    note: PathBuf,
+    host_boot: String,
+}
 
 impl Drain {
+    /// As an earlier agent left it.
+    pub(super) fn open(note: PathBuf, host_boot: &str) -> Self {
+        let begun = std::fs::read_to_string(&note).is_ok_and(|boot| boot == host_boot);
+        Self { begun: begun.into(), note, host_boot: host_boot.to_owned() }
+    }
+
     /// Fails when nothing may be started any more.
     pub(super) fn check(&self) -> Result<(), Error> {
-        if self.0.load(Ordering::Relaxed) { Err(Error::Draining) } else { Ok(()) }
+        if self.begun.load(Ordering::Relaxed) { Err(Error::Draining) } else { Ok(()) }
+    }
+
+    /// From here on. A disk that is full keeps no host from going down.
+    fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+        if let Err(error) = std::fs::write(&self.note, &self.host_boot) {
+            tracing::warn!(%error, note = %self.note.display(), "another agent would start VMs again");
+        }
+    }
+
+    /// The host stays.
+    fn end(&self) -> io::Result<()> {
+        match std::fs::remove_file(&self.note) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.begun.store(false, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -46,9 +78,19 @@ pub struct Drained {
 }
 
 impl Agent {
+    /// VMs may be started again: the host stays.
+    pub async fn end_drain(&self, call: &Call) -> Result<(), Error> {
+        self.tell_call(call, None, "DrainHost", "ended").await?;
+        self.inner.drain.end().map_err(Error::internal)
+    }
+
     /// Powers every guest off; the channel tells of each, and ends. It goes on when nobody listens.
-    pub fn drain(&self, call: Call, timeout_seconds: u32) -> mpsc::Receiver<Drained> {
-        self.inner.drain.0.store(true, Ordering::Relaxed);
+    pub async fn drain(&self, call: Call, timeout_seconds: u32) -> mpsc::Receiver<Drained> {
+        self.inner.drain.begin();
+        let detail = format!("timeout {timeout_seconds} s");
+        if let Err(error) = self.tell_call(&call, None, "DrainHost", &detail).await {
+            tracing::error!(%error, "powering off without a word in the journal");
+        }
         // All of them: one that is stopped now may be about to start. Its actor knows.
         let vms = self.inner.registry.all();
         tracing::info!(vms = vms.len(), timeout_seconds, actor = call.actor, "the host goes down");

@@ -16,9 +16,14 @@ use crate::{
 use super::Agent;
 
 /// Who wanted it goes before the kernel, and the kernel before what a hypervisor says.
-fn reason(wanted: Option<StopCause>, ended: Ended, said: Option<&MachineEvent>) -> ExitReason {
-    if let Some(cause) = wanted {
-        return cause.reason();
+fn reason(wanted: Option<Wanted>, ended: Ended, said: Option<&MachineEvent>) -> ExitReason {
+    match wanted {
+        Some(Wanted::Asked(StopCause::Operator)) if lost_its_power(ended, said) => {
+            return ExitReason::PowerCut;
+        }
+        Some(Wanted::Asked(cause) | Wanted::Forced(cause)) => return cause.reason(),
+        Some(Wanted::Killed(signal)) if was_killed(signal, ended, said) => return ExitReason::Operator,
+        Some(Wanted::Killed(_)) | None => {}
     }
     match (ended, said) {
         (Ended::OutOfMemory, _) => ExitReason::OutOfMemory,
@@ -33,15 +38,68 @@ fn reason(wanted: Option<StopCause>, ended: Ended, said: Option<&MachineEvent>) 
     }
 }
 
+/// How a caller wants the VM to end.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    /// The guest is asked.
+    Asked(StopCause),
+    /// It is not.
+    Forced(StopCause),
+    /// By a signal to the hypervisor.
+    Killed(i32),
+}
+
 /// Who wants the VM stopped, if anybody does.
-fn wanted(vm: &VmRecord) -> Option<StopCause> {
-    let cause = vm.stop.as_ref().map(|stop| stop.cause);
+fn wanted(vm: &VmRecord) -> Option<Wanted> {
+    let stop = vm.stop.as_ref().map(|stop| match stop.forced {
+        true => Wanted::Forced(stop.cause),
+        false => Wanted::Asked(stop.cause),
+    });
+    let killed = vm.kill.as_ref().map(|kill| Wanted::Killed(kill.signal));
     match vm.state {
-        VmState::Stopping => Some(cause.unwrap_or_default()),
+        VmState::Stopping => Some(stop.unwrap_or(Wanted::Forced(StopCause::default()))),
         // It fell silent on its way down.
-        VmState::Lost => cause,
-        _ => None,
+        VmState::Lost => stop.or(killed),
+        _ => killed,
     }
+}
+
+/// Whether the guest did not go down by itself.
+fn lost_its_power(ended: Ended, said: Option<&MachineEvent>) -> bool {
+    let obeyed = matches!(said, Some(MachineEvent::Shutdown { guest: true, .. }));
+    !obeyed && matches!(ended, Ended::Signal(libc::SIGKILL))
+}
+
+/// Whether a signal that was sent is what ended the hypervisor.
+fn was_killed(signal: i32, ended: Ended, said: Option<&MachineEvent>) -> bool {
+    let said_so =
+        matches!(said, Some(MachineEvent::Shutdown { guest: false, reason }) if reason == "host-signal");
+    said_so || ended == Ended::Signal(signal) || (ended == Ended::Unseen && said.is_none())
+}
+
+/// What a stop came to, for people.
+fn manner(vm: &VmRecord, ended: Ended, said: Option<&MachineEvent>) -> String {
+    let text = match (wanted(vm), &vm.stop) {
+        (Some(Wanted::Killed(signal)), _) => return format!("signal {signal} was sent by {}", killer(vm)),
+        (Some(Wanted::Forced(_)), _) => "its power was cut, as was asked",
+        (Some(Wanted::Asked(_)), Some(stop)) if lost_its_power(ended, said) => match stop.pressed {
+            true => "the guest did not go down in time after the power button; its power was cut",
+            false => "the guest never listened to the power button; its power was cut",
+        },
+        (Some(Wanted::Asked(_)), _) if ended != Ended::Unseen || said.is_some() => {
+            "the guest obeyed the power button"
+        }
+        _ => "",
+    };
+    text.to_owned()
+}
+
+fn killer(vm: &VmRecord) -> &str {
+    vm.kill
+        .as_ref()
+        .map(|kill| kill.call.actor.as_str())
+        .filter(|actor| !actor.is_empty())
+        .unwrap_or("a caller")
 }
 
 /// As a shell would say it.
@@ -62,7 +120,7 @@ fn out_of_memory(vm: &VmRecord) -> String {
 /// The machine was reset, and runs on.
 pub(super) fn reset(guest: bool, time: Timestamp) -> Exit {
     let reason = if guest { ExitReason::GuestReset } else { ExitReason::Operator };
-    Exit { reason, status: 0, time, detail: "the machine was reset".to_owned() }
+    Exit { reason, status: 0, time, detail: "the machine was reset".to_owned(), obeyed: false }
 }
 
 /// How a run ended: from what the hypervisor was `heard` to say, else from what it left behind.
@@ -94,9 +152,14 @@ pub(super) fn exit(agent: &Agent, vm: &VmRecord, ended: Ended, heard: Option<Mac
             }
         }
         ExitReason::Signal | ExitReason::HypervisorError => last.words,
+        ExitReason::Operator | ExitReason::HostShutdown | ExitReason::PowerCut => {
+            manner(vm, ended, said.as_ref())
+        }
         _ => String::new(),
     };
-    Exit { reason, status: status(ended), time, detail }
+    let asked = matches!(wanted(vm), Some(Wanted::Asked(_)));
+    let obeyed = asked && !lost_its_power(ended, said.as_ref()) && (ended != Ended::Unseen || said.is_some());
+    Exit { reason, status: status(ended), time, detail, obeyed }
 }
 
 /// The resets of a running machine that no agent saw: how many, and when the last was.
@@ -142,8 +205,24 @@ mod tests {
         let shutdown = |guest, reason: &str| MachineEvent::Shutdown { guest, reason: reason.to_owned() };
         let off = shutdown(true, "guest-shutdown");
         for (cause, ended, said, wanted) in [
-            (Some(StopCause::HostShutdown), Ended::Signal(9), Some(&off), ExitReason::HostShutdown),
-            (Some(StopCause::Operator), Ended::Signal(9), Some(&off), ExitReason::Operator),
+            (
+                Some(Wanted::Asked(StopCause::HostShutdown)),
+                Ended::Signal(9),
+                Some(&off),
+                ExitReason::HostShutdown,
+            ),
+            (Some(Wanted::Asked(StopCause::Operator)), Ended::Signal(9), Some(&off), ExitReason::Operator),
+            (Some(Wanted::Asked(StopCause::Operator)), Ended::Signal(9), None, ExitReason::PowerCut),
+            (Some(Wanted::Forced(StopCause::Operator)), Ended::Signal(9), None, ExitReason::Operator),
+            (
+                Some(Wanted::Killed(15)),
+                Ended::Code(0),
+                Some(&shutdown(false, "host-signal")),
+                ExitReason::Operator,
+            ),
+            (Some(Wanted::Killed(9)), Ended::Signal(9), None, ExitReason::Operator),
+            (Some(Wanted::Killed(10)), Ended::Signal(9), None, ExitReason::Signal),
+            (Some(Wanted::Killed(9)), Ended::Code(0), Some(&off), ExitReason::GuestShutdown),
             (None, Ended::OutOfMemory, Some(&off), ExitReason::OutOfMemory),
             (None, Ended::Unseen, Some(&off), ExitReason::GuestShutdown),
             (None, Ended::Unseen, Some(&MachineEvent::Panicked), ExitReason::GuestPanic),

@@ -1,16 +1,19 @@
 //! Looking at a running machine.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
 use uuid::Uuid;
 
-use super::{Agent, actor::look, error::Error};
+use super::{Agent, actor::look, call::Call, error::Error};
 use crate::{
-    hypervisor::{Info, InfoType},
+    hypervisor::{HypervisorError, Info, InfoType},
     sys::pair_in_passing,
 };
+
+/// How long a hypervisor may take to say all that is asked of it.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 impl Agent {
     /// vmadm's `info`: a key for each type that is named; all when none is. The password of the screen is for those
@@ -25,15 +28,18 @@ impl Agent {
         let look = look(self, uuid).await?;
         let vm = self.vm(uuid)?;
         let password = vm.vnc_password().filter(|_| with_password);
-        let mut info = Info::new();
-        for (name, kind) in types {
-            let value = match kind {
-                InfoType::Vnc => vnc(look.vnc, password),
-                kind => look.machine.info(kind).await?,
-            };
-            info.insert(name.to_owned(), value);
-        }
-        Ok(info)
+        let looked = async {
+            let mut info = Info::new();
+            for (name, kind) in types {
+                let value = match kind {
+                    InfoType::Vnc => vnc(look.vnc, password),
+                    kind => look.machine.info(kind).await?,
+                };
+                info.insert(name.to_owned(), value);
+            }
+            Ok(info)
+        };
+        timeout(PATIENCE, looked).await.unwrap_or(Err(HypervisorError::silent(PATIENCE).into()))
     }
 
     /// Fails unless the VM runs.
@@ -42,8 +48,9 @@ impl Agent {
     }
 
     /// A connection to the guest's screen that speaks RFB.
-    pub async fn connect_vnc(&self, uuid: Uuid) -> Result<UnixStream, Error> {
+    pub async fn connect_vnc(&self, call: &Call, uuid: Uuid) -> Result<UnixStream, Error> {
         let machine = look(self, uuid).await?.machine;
+        self.tell_call(call, Some(uuid), "ConnectVnc", "").await?;
         let (ours, theirs) = pair_in_passing().map_err(Error::internal)?;
         ours.set_nonblocking(true).map_err(Error::internal)?;
         let ours = UnixStream::from_std(ours).map_err(Error::internal)?;
@@ -58,8 +65,10 @@ impl Agent {
     }
 
     /// The guest's screen as a PNG.
-    pub async fn screenshot(&self, uuid: Uuid) -> Result<Vec<u8>, Error> {
-        Ok(look(self, uuid).await?.machine.screenshot().await?)
+    pub async fn screenshot(&self, call: &Call, uuid: Uuid) -> Result<Vec<u8>, Error> {
+        let machine = look(self, uuid).await?.machine;
+        self.tell_call(call, Some(uuid), "TakeScreenshot", "").await?;
+        Ok(machine.screenshot().await?)
     }
 }
 

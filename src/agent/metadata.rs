@@ -9,7 +9,9 @@ use super::{Agent, call::Call, error::Error, late_phases::LatePhases, registry::
 use crate::{
     metadata::{self, Answer, Place, Route, route},
     spec::{
-        Gateway, NicAddress, NicSpec, Scalar, primary,
+        NicAddress, NicSpec, Scalar,
+        addressing::{self, Interface, interfaces},
+        primary,
         property::{Kind, VM, find},
     },
     store::{Phase, VmRecord},
@@ -150,15 +152,16 @@ fn complete_addresses(shown: &mut Map<String, Value>, nic: &NicSpec) {
 
 /// `{"10.2.0.0/16": "nics[1]"}` and `{"10.2.0.0/16": "10.1.0.1"}` as the guest wants them.
 fn routes(vm: &VmRecord) -> Value {
-    let route = |(destination, to): (&String, &Scalar)| {
-        let Scalar::Text(to) = to else { return None };
-        let (linklocal, gateway) = match Gateway::parse(to, &vm.spec.nics)? {
-            Gateway::Nic(index) => (true, vm.spec.nics.get(index?)?.addresses().next()?),
-            Gateway::Address(address) => (false, address),
+    let interfaces = interfaces(&vm.spec, &vm.spec.nics);
+    let of = |interface: &Interface<'_>| {
+        let own = interface.nic.addresses().next();
+        let shown = |route: &addressing::Route| {
+            let gateway = route.gateway.or(own)?;
+            Some(json!({"linklocal": route.gateway.is_none(), "dst": route.shown(), "gateway": gateway}))
         };
-        Some(json!({"linklocal": linklocal, "dst": destination, "gateway": gateway}))
+        interface.routes.iter().filter_map(shown).collect::<Vec<_>>()
     };
-    vm.spec.routes.iter().filter_map(route).collect()
+    interfaces.iter().flat_map(of).collect()
 }
 
 /// The keys that a guest may list: never the machine's.

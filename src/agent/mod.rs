@@ -14,6 +14,7 @@
 //! queue waiting and nobody else's.
 
 mod actor;
+mod acts;
 mod adoption;
 mod autoboot;
 mod call;
@@ -50,6 +51,7 @@ use tokio::sync::RwLock;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
+pub use acts::Refusals;
 pub use call::{BootProgress, Call, Outcome};
 pub use capacity::{Capacity, Resource};
 pub use change::{bounded, shown};
@@ -153,6 +155,7 @@ impl Agent {
                 known => known,
             };
         }
+        let drain = Drain::open(layout.draining(), &platform.host_boot);
         let claims = Claims::new(Budget::new(&config.capacity, layout.zones()));
         let agent = Self {
             inner: Arc::new(Inner {
@@ -165,7 +168,7 @@ impl Agent {
                 consoles,
                 registry: Registry::default(),
                 claims,
-                drain: Drain::default(),
+                drain,
                 tasks: TaskTracker::new(),
                 stopping: CancellationToken::new(),
                 showing: RwLock::default(),

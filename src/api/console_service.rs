@@ -17,11 +17,11 @@ use uuid::Uuid;
 
 use super::{
     convert::offset,
-    request::{actor, bytes, invalid, peer, uuid, uuid_at},
+    request::{actor, bytes, call_of, invalid, peer, uuid, uuid_at},
     status::{console_status, link_status, status},
 };
 use crate::{
-    agent::{Agent, Error},
+    agent::{Agent, Call, Error},
     auth::Links,
     console::{ConsoleError, ConsoleInput, ConsoleItem, ConsoleReader, ConsoleWriter, WriterRight},
     proto::v1::{
@@ -91,6 +91,7 @@ impl ConsoleService for Consoles {
         request: Request<Streaming<v1::AttachRequest>>,
     ) -> Result<Response<Attached>, Status> {
         let actor = actor(&request)?;
+        let call = call_of(actor.clone(), "Attach", "", &[])?;
         let mut input = request.into_inner();
         let first = input.message().await?.and_then(|message| message.item);
         let Some(attach_request::Item::Attach(start)) = first else {
@@ -107,6 +108,7 @@ impl ConsoleService for Consoles {
         let (sender, stream) = mpsc::channel(BUFFER);
         let typing = Typing {
             agent: self.agent.clone(),
+            call: Some(call),
             vm,
             input: console.input(),
             may_type: right.is_some(),
@@ -126,13 +128,14 @@ impl ConsoleService for Consoles {
         &self,
         request: Request<Streaming<v1::ConnectVncRequest>>,
     ) -> Result<Response<Screen>, Status> {
+        let call = call_of(actor(&request)?, "ConnectVnc", "", &[])?;
         let mut input = request.into_inner();
         let first = input.message().await?.and_then(|message| message.item);
         let Some(connect_vnc_request::Item::Connect(start)) = first else {
             return Err(invalid("connect", "the first message must be connect"));
         };
         let vm = uuid_at("connect.uuid", &start.uuid)?;
-        let screen = self.agent.connect_vnc(vm).await.map_err(status)?;
+        let screen = self.agent.connect_vnc(&call, vm).await.map_err(status)?;
         let (sender, stream) = mpsc::channel(BUFFER);
         tokio::spawn(carry(screen, input, sender, self.agent.stopping()));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -151,6 +154,8 @@ impl ConsoleService for Consoles {
             }));
         };
         self.agent.check_running(vm).await.map_err(status)?;
+        let call = call_of(caller.name.to_string(), "CreateVncLink", "", &[])?;
+        self.agent.tell_call(&call, Some(vm), "CreateVncLink", "").await.map_err(status)?;
         tracing::info!(%vm, caller = %caller.name, "made a link to the screen");
         let url = links.make(vm, caller).map_err(link_status)?;
         let expire_time = Some((SystemTime::now() + links.life()).into());
@@ -176,6 +181,8 @@ impl ConsoleService for Consoles {
 /// A client that is attached.
 struct Typing {
     agent: Agent,
+    /// Until its first word is told.
+    call: Option<Call>,
     vm: Uuid,
     input: ConsoleInput,
     may_type: bool,
@@ -226,6 +233,9 @@ impl Typing {
     async fn obey(&mut self, item: attach_request::Item) -> Result<(), Status> {
         if !self.may_type {
             return Err(invalid("input", "attached read only"));
+        }
+        if let Some(call) = self.call.take() {
+            self.agent.tell_call(&call, Some(self.vm), "Attach", "types").await.map_err(status)?;
         }
         match item {
             attach_request::Item::Attach(_) => Err(invalid("attach", "only input may follow attach")),

@@ -141,6 +141,7 @@ fn state(state: VmState) -> v1::VmState {
         VmState::Failed => v1::VmState::Failed,
         VmState::Lost => v1::VmState::Lost,
         VmState::Paused => v1::VmState::Paused,
+        VmState::Suspended => v1::VmState::Suspended,
     }
 }
 
@@ -187,6 +188,7 @@ fn exit(exit: &Exit) -> v1::ExitInfo {
         ExitReason::OutOfMemory => v1::ExitReason::OutOfMemory,
         ExitReason::GuestReset => v1::ExitReason::GuestReset,
         ExitReason::HostShutdown => v1::ExitReason::HostShutdown,
+        ExitReason::PowerCut => v1::ExitReason::PowerCut,
     };
     v1::ExitInfo {
         reason: reason.into(),
@@ -252,6 +254,10 @@ pub(super) fn event(journal: &Journal, event: &Event, sight: Sight) -> v1::Watch
             .into(),
             size: offset(*size),
         }),
+        EventKind::Panicked => Wire::Panicked(v1::GuestPanicked {}),
+        EventKind::Call { rpc, detail, refused } => {
+            Wire::Call(v1::CallMade { rpc: rpc.clone(), detail: detail.clone(), refused: *refused })
+        }
         EventKind::Reclaimed { leak, path } => {
             Wire::Reclaimed(v1::LeakReclaimed { leak: leak.clone(), path: path.clone() })
         }
@@ -259,7 +265,7 @@ pub(super) fn event(journal: &Journal, event: &Event, sight: Sight) -> v1::Watch
     let event = v1::Event {
         sequence: event.sequence,
         time: Some(time(event.time)),
-        uuid: fact.uuid.to_string(),
+        uuid: if fact.uuid.is_nil() { String::new() } else { fact.uuid.to_string() },
         actor: fact.actor.clone(),
         request_id: fact.request_id.map(|id| id.to_string()).unwrap_or_default(),
         kind: Some(kind),

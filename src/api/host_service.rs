@@ -98,7 +98,11 @@ impl HostService for Host {
             seconds => u32::try_from(seconds)
                 .map_err(|_| invalid("timeout_seconds", format!("{seconds} is negative")))?,
         };
-        let drained = ReceiverStream::new(self.agent.drain(call, seconds)).map(|vm| {
+        if request.get_ref().end {
+            self.agent.end_drain(&call).await.map_err(status)?;
+            return Ok(Response::new(Box::pin(tokio_stream::empty())));
+        }
+        let drained = ReceiverStream::new(self.agent.drain(call, seconds).await).map(|vm| {
             Ok(v1::DrainHostResponse {
                 uuid: vm.uuid.to_string(),
                 alias: vm.alias,

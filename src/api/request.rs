@@ -1,5 +1,7 @@
 //! What every request carries.
 
+use std::borrow::Cow;
+
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Status};
@@ -18,8 +20,13 @@ pub(super) fn call<M: Message>(request: &Request<M>, method: &str, request_id: &
 }
 
 /// As [`call`], for a request whose content is known otherwise.
-pub(super) fn call_of(actor: String, method: &str, request_id: &str, content: &[u8]) -> Result<Call, Status> {
-    let request_id = match request_id {
+pub(super) fn call_of(
+    actor: String,
+    method: &str,
+    request_id_text: &str,
+    content: &[u8],
+) -> Result<Call, Status> {
+    let request_id = match request_id_text {
         "" => None,
         text => Some(Uuid::try_parse(text).ok().filter(|id| !id.is_nil()).ok_or_else(|| {
             status(Error::Invalid(vec![crate::spec::Violation::value(
@@ -28,8 +35,26 @@ pub(super) fn call_of(actor: String, method: &str, request_id: &str, content: &[
             )]))
         })?),
     };
+    let content = with_plain_id(content, request_id_text, request_id);
     let digest = Sha256::new().chain_update(method).chain_update([0]).chain_update(content).finalize().into();
     Ok(Call { actor, request_id, digest })
+}
+
+/// The content as if the id had been written in its one form: a repeat in capitals is the same request.
+fn with_plain_id<'c>(content: &'c [u8], text: &str, id: Option<Uuid>) -> Cow<'c, [u8]> {
+    let Some(plain) = id.map(|id| id.to_string()).filter(|plain| plain != text) else {
+        return Cow::Borrowed(content);
+    };
+    // A field of text: its length in one byte, and itself.
+    let field = |text: &str| {
+        let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
+        [&[length], text.as_bytes()].concat()
+    };
+    let (given, wanted) = (field(text), field(&plain));
+    match content.windows(given.len()).position(|part| part == given) {
+        Some(at) => [&content[..at], &wanted, &content[at + given.len()..]].concat().into(),
+        None => Cow::Borrowed(content),
+    }
 }
 
 /// The caller's verified name. The gate lets nobody without one through.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::Server;
 
@@ -9,7 +10,7 @@ use super::{
     console_service::Consoles, event_service::Events, host_service::Host, sight::Expressions, vm_service::Vms,
 };
 use crate::{
-    agent::Agent,
+    agent::{Agent, Refusals},
     auth::{GateLayer, Listeners, MAX_CALLS, Tls, incoming},
     proto::{
         DESCRIPTORS,
@@ -22,6 +23,8 @@ use crate::{
 
 /// Largest message in either direction: above a machine JSON of 1 MiB and a chunk of 1 MiB.
 const MAX_MESSAGE: usize = 4 << 20;
+/// Refused calls that wait for the journal.
+const REFUSED: usize = 64;
 /// Calls under way on one connection, as far as the transport knows: more than are answered.
 const MAX_STREAMS: u32 = 4096;
 const _: () = assert!(MAX_STREAMS as usize > MAX_CALLS);
@@ -72,6 +75,9 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
     let _drain =
         AbortOnDropHandle::new(tokio::spawn(drain_after(agent.clone(), stop.clone(), drain, tls, cut)));
 
+    let (refused, told) = mpsc::channel(REFUSED);
+    let _refused = AbortOnDropHandle::new(tokio::spawn(tell_refused(agent.clone(), told)));
+
     macro_rules! limited {
         ($server:ident, $service:expr) => {
             $server::new($service)
@@ -88,7 +94,7 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(PanicToStatus))
-        .layer(GateLayer)
+        .layer(GateLayer::new(refused))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
@@ -99,6 +105,14 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
         .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
         .await?;
     Ok(())
+}
+
+/// Writes down who was refused.
+async fn tell_refused(agent: Agent, mut refused: mpsc::Receiver<(String, String)>) {
+    let mut refusals = Refusals::default();
+    while let Some((caller, rpc)) = refused.recv().await {
+        refusals.tell(&agent, caller, rpc).await;
+    }
 }
 
 /// Ends streams at once when the agent stops, and cuts what is left when the drain is over: tonic

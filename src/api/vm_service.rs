@@ -308,8 +308,10 @@ impl VmService for Vms {
             .map_err(|_| invalid("timeout_seconds", format!("{seconds} is negative")))?;
         let stopped =
             self.agent.stop_vm(call, uuid(&request.uuid)?, request.etag, request.force, seconds).await;
-        let (vm, already_stopped) = self.outcome(stopped.map_err(status)?, sight)?;
-        Ok(Response::new(v1::StopVmResponse { vm: Some(vm), already_stopped }))
+        let stopped = stopped.map_err(status)?;
+        let obeyed = matches!(&stopped, Outcome::Vm { vm, already: false, .. } if vm.exit.as_ref().is_some_and(|exit| exit.obeyed));
+        let (vm, already_stopped) = self.outcome(stopped, sight)?;
+        Ok(Response::new(v1::StopVmResponse { vm: Some(vm), already_stopped, obeyed }))
     }
 
     async fn reboot_vm(
@@ -339,7 +341,8 @@ impl VmService for Vms {
         &self,
         request: Request<v1::TakeScreenshotRequest>,
     ) -> Result<Response<v1::TakeScreenshotResponse>, Status> {
-        let png = self.agent.screenshot(uuid(&request.get_ref().uuid)?).await.map_err(status)?;
+        let (call, vm) = (call(&request, "TakeScreenshot", "")?, uuid(&request.get_ref().uuid)?);
+        let png = self.agent.screenshot(&call, vm).await.map_err(status)?;
         Ok(Response::new(v1::TakeScreenshotResponse { png: png.into() }))
     }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::mpsc;
 use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
@@ -22,15 +23,28 @@ pub(crate) const MAX_CALLS: usize = 1024;
 /// Domain of the agent's error reasons.
 pub(crate) const ERROR_DOMAIN: &str = "zoneward";
 
+/// A call that was refused for its caller's role: who, and which rpc.
+pub(crate) type Refused = (String, String);
+
 /// Puts the role check before a service.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct GateLayer;
+#[derive(Clone, Debug)]
+pub struct GateLayer {
+    refused: mpsc::Sender<Refused>,
+}
+
+impl GateLayer {
+    /// Who is refused goes to `refused`, as far as there is room.
+    #[must_use]
+    pub(crate) fn new(refused: mpsc::Sender<Refused>) -> Self {
+        Self { refused }
+    }
+}
 
 impl<S> Layer<S> for GateLayer {
     type Service = Gate<S>;
 
     fn layer(&self, inner: S) -> Gate<S> {
-        Gate { inner }
+        Gate { inner, refused: self.refused.clone() }
     }
 }
 
@@ -38,6 +52,7 @@ impl<S> Layer<S> for GateLayer {
 #[derive(Clone, Debug)]
 pub struct Gate<S> {
     inner: S,
+    refused: mpsc::Sender<Refused>,
 }
 
 fn check(peer: Option<&Peer>, path: &str) -> Result<(), Status> {
@@ -117,7 +132,13 @@ where
         let peer = request.extensions().get::<Peer>();
         let admitted = match check(peer, request.uri().path()) {
             Ok(()) => peer.and_then(|peer| peer.activity.begin_call(MAX_CALLS)).ok_or_else(too_many),
-            Err(status) => Err(status),
+            Err(status) => {
+                if let Some(peer) = peer {
+                    let rpc = request.uri().path().rsplit('/').next().unwrap_or_default();
+                    let _ = self.refused.try_send((peer.name.to_string(), rpc.to_owned()));
+                }
+                Err(status)
+            }
         };
         match admitted {
             Ok(call) => {

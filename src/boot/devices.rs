@@ -160,6 +160,7 @@ pub(super) fn tuning(spec: &VmSpec) -> Tuning {
     Tuning {
         cpu_type: spec.cpu_type.clone(),
         vga: spec.vga.clone(),
+        on_panic: spec.on_panic.clone(),
         virtio_txtimer: spec.virtio_txtimer,
         virtio_txburst: spec.virtio_txburst,
         options: spec.qemu_opts.clone(),

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{Browser, page};
-use crate::auth::Link;
+use crate::{agent::Call, auth::Link};
 
 /// Bytes that are carried at once, and the largest message of a browser: noVNC's are small, but for what is
 /// pasted.
@@ -76,7 +76,8 @@ async fn connect_and_carry(
     sink: &mut SplitSink<WebSocket, Message>,
     stream: SplitStream<WebSocket>,
 ) -> String {
-    match browser.agent.connect_vnc(link.vm).await {
+    let call = Call { actor: link.maker.name.to_string(), request_id: None, digest: [0; 32] };
+    match browser.agent.connect_vnc(&call, link.vm).await {
         Ok(screen) => carry(screen, sink, stream).await.to_owned(),
         Err(error) => error.to_string(),
     }

@@ -326,11 +326,15 @@ pub(super) enum Command {
     },
     /// Power off every guest because the host goes down
     ///
-    /// autoboot stays as it is: the VMs start with the host. No VM is started until the agent is restarted.
+    /// autoboot stays as it is: the VMs start with the host. No VM is started until then, also after a restart of the
+    /// agent, unless --end says that the host stays.
     Drain {
         /// Seconds until a guest's power is cut [default: 60]
         #[arg(short, long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
         timeout: Option<u32>,
+        /// The host stays: VMs may be started again
+        #[arg(long, conflicts_with = "timeout")]
+        end: bool,
     },
     /// Print the JSON schema of a machine JSON
     Schema,

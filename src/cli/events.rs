@@ -112,6 +112,12 @@ fn lines(event: &v1::Event, full: bool) -> String {
             let action = file.action().as_str_name().trim_start_matches("ACTION_").to_lowercase();
             text.push_str(&format!(" {action} {} ({} bytes)", escaped(&file.path), file.size));
         }
+        Some(Kind::Call(call)) => {
+            let by = if event.actor.is_empty() { "the agent" } else { &event.actor };
+            let refused = if call.refused { " refused to" } else { " by" };
+            let detail = if call.detail.is_empty() { String::new() } else { format!(" {}", call.detail) };
+            text.push_str(&escaped(&format!(" {}{detail}{refused} {by}", call.rpc)));
+        }
         Some(Kind::Reclaimed(reclaimed)) => {
             text.push_str(&format!(" {} {}", escaped(&reclaimed.leak), escaped(&reclaimed.path)));
         }
@@ -144,6 +150,8 @@ fn kind(event: &v1::Event) -> &'static str {
         Some(Kind::Boot(_)) => "boot",
         Some(Kind::File(_)) => "file",
         Some(Kind::Reclaimed(_)) => "reclaim",
+        Some(Kind::Call(_)) => "call",
+        Some(Kind::Panicked(_)) => "panic",
         None => "unknown",
     }
 }
@@ -215,6 +223,11 @@ fn json_line(event: &v1::Event, cursor: &str) -> Result<String, CliError> {
             object["action"] =
                 json!(file.action().as_str_name().trim_start_matches("ACTION_").to_lowercase());
             object["size"] = json!(file.size);
+        }
+        Some(Kind::Call(call)) => {
+            object["rpc"] = json!(call.rpc);
+            object["detail"] = json!(call.detail);
+            object["refused"] = json!(call.refused);
         }
         Some(Kind::Reclaimed(reclaimed)) => {
             object["leak"] = json!(reclaimed.leak);

@@ -160,10 +160,15 @@ pub(super) async fn reclaim(
     if kept > 0 { Err(CliError::quiet()) } else { Ok(()) }
 }
 
-pub(super) async fn drain(clients: &mut Clients, timeout: Option<u32>) -> Result<(), CliError> {
+pub(super) async fn drain(clients: &mut Clients, timeout: Option<u32>, end: bool) -> Result<(), CliError> {
     let timeout_seconds =
         timeout.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX)).unwrap_or_default();
-    let mut stream = clients.host.drain_host(v1::DrainHostRequest { timeout_seconds }).await?.into_inner();
+    let mut stream =
+        clients.host.drain_host(v1::DrainHostRequest { timeout_seconds, end }).await?.into_inner();
+    if end {
+        say!("VMs may be started again");
+        return Ok(());
+    }
     let bar = if io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} guests are off  {elapsed}") {
         bar.set_style(style);

@@ -104,10 +104,15 @@ pub(super) async fn stop(
     let stopped = clients.vms.stop_vm(request).await;
     let stopped =
         stopped.map_err(|status| CliError::from(status).with_prefix(&format!("Unable to stop VM {uuid}")))?;
-    if stopped.into_inner().already_stopped {
+    let stopped = stopped.into_inner();
+    if stopped.already_stopped {
         say!("VM {uuid} is already not 'running' (currently: stopped)");
-    } else {
-        say!("Successfully completed stop for VM {uuid}");
+        return Ok(());
+    }
+    say!("Successfully completed stop for VM {uuid}");
+    let exit = stopped.vm.and_then(|vm| vm.status?.exit).unwrap_or_default();
+    if !stopped.obeyed && !force && !exit.detail.is_empty() {
+        say!("    {}", exit.detail);
     }
     Ok(())
 }

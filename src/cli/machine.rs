@@ -107,6 +107,7 @@ pub(super) fn state(state: Wire) -> VmState {
         Wire::Deleting => VmState::Deleting,
         Wire::Failed => VmState::Failed,
         Wire::Paused => VmState::Paused,
+        Wire::Suspended => VmState::Suspended,
         Wire::Lost | Wire::Unspecified => VmState::Lost,
     }
 }

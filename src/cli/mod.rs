@@ -184,7 +184,7 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
         Command::Reclaim { ids, all, dry_run } => {
             host::reclaim(&mut clients(&arguments).await?, ids, *all, *dry_run).await
         }
-        Command::Drain { timeout } => host::drain(&mut clients(&arguments).await?, *timeout).await,
+        Command::Drain { timeout, end } => host::drain(&mut clients(&arguments).await?, *timeout, *end).await,
         Command::Events(options) => {
             let uuid = options.uuid.as_deref().map(|uuid| checked(uuid, "events")).transpose()?;
             events::events(&mut clients(&arguments).await?, uuid, options).await

@@ -132,6 +132,10 @@ pub trait Machine: Send + Sync + fmt::Debug {
     async fn set_vnc_password(&self, password: Option<&str>) -> Result<(), HypervisorError>;
     /// Lets the guest run.
     async fn resume(&self) -> Result<(), HypervisorError>;
+    /// Whether the guest would hear the power button.
+    async fn hears_power_button(&self) -> Result<Hearing, HypervisorError>;
+    /// Wakes a guest that sleeps.
+    async fn wake(&self) -> Result<(), HypervisorError>;
     /// Presses the power button.
     async fn press_power_button(&self) -> Result<(), HypervisorError>;
     /// Presses reset.
@@ -146,6 +150,17 @@ pub trait Machine: Send + Sync + fmt::Debug {
     async fn add_vnc_client(&self, socket: OwnedFd, trusted: bool) -> Result<(), HypervisorError>;
     /// What happens next; `None` when the control connection is gone. For one caller.
     async fn next_event(&self) -> Option<MachineEvent>;
+}
+
+/// Whether somebody listens to the power button.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// The guest's system says so.
+    Listens,
+    /// There is no system yet, or none that cares.
+    Deaf,
+    /// The hypervisor can't tell.
+    Unknown,
 }
 
 /// Whether guest code runs.
@@ -163,9 +178,13 @@ impl RunStatus {
     pub fn state(&self) -> VmState {
         match &*self.status {
             _ if self.running => VmState::Running,
-            // Asleep by its own wish; it wakes by itself.
-            "suspended" => VmState::Running,
-            "paused" => VmState::Paused,
+            // Asleep by its own wish.
+            "suspended" => VmState::Suspended,
+            // Halted by whoever may, and let go the same way.
+            "paused" | "prelaunch" | "debug" | "postmigrate" => VmState::Paused,
+            // On its way from one state to another; the next look tells.
+            "save-vm" | "restore-vm" | "inmigrate" | "finish-migrate" => VmState::Running,
+            // "internal-error", "io-error", "watchdog", "guest-panicked", "shutdown", "colo", and what nobody knows.
             _ => VmState::Failed,
         }
     }
@@ -186,7 +205,7 @@ pub enum MachineEvent {
         /// The guest asked for it.
         guest: bool,
     },
-    /// Guest code does not run any more; [`Machine::status`] says why.
+    /// Guest code does not run any more, or does again; [`Machine::status`] says why.
     Stopped,
     /// The guest panicked.
     Panicked,
@@ -294,6 +313,11 @@ pub enum HypervisorError {
 }
 
 impl HypervisorError {
+    /// It says nothing, whatever it was asked.
+    pub(crate) fn silent(patience: Duration) -> Self {
+        Self::Silent { command: "what was asked".to_owned(), seconds: patience.as_secs() }
+    }
+
     pub(crate) fn at<E: Into<std::io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |error| Self::System { what: what.into(), source: error.into() }
     }

@@ -42,6 +42,8 @@ pub struct Tuning {
     pub cpu_type: Option<String>,
     /// Graphics adapter.
     pub vga: Option<String>,
+    /// What becomes of a guest that panics, in QEMU's word; by default it goes its own way.
+    pub on_panic: Option<String>,
     /// Nanoseconds that a virtio interface holds packets back.
     pub virtio_txtimer: Option<i32>,
     /// Packets that it sends at once.

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use uuid::Uuid;
 
 use super::{
-    Description, Firmware, Hypervisor, HypervisorError, InfoType, LastWords, Machine, MachineEvent,
+    Description, Firmware, Hearing, Hypervisor, HypervisorError, InfoType, LastWords, Machine, MachineEvent,
     MachinePlan, Medium, Program, RunStatus, Said, Setup,
 };
 use crate::spec::{Violation, VmSpec};
@@ -53,6 +53,8 @@ pub struct Faults {
     pub resume: bool,
     /// Guests ignore the power button.
     pub deaf: bool,
+    /// What the guest says about the power button.
+    pub hearing: Option<Hearing>,
     /// The hypervisor has stopped its guest, in this status.
     pub stopped: Option<&'static str>,
 }
@@ -165,6 +167,7 @@ impl Hypervisor for SimulatedHypervisor {
         for (name, value) in [
             ("cpu_type", tuning.cpu_type.clone()),
             ("vga", tuning.vga.clone()),
+            ("on_panic", tuning.on_panic.clone().filter(|word| word != "none")),
             ("virtio_txtimer", tuning.virtio_txtimer.map(|n| n.to_string())),
             ("virtio_txburst", tuning.virtio_txburst.map(|n| n.to_string())),
             ("qemu_opts", tuning.options.clone()),
@@ -249,6 +252,14 @@ impl Machine for SimulatedMachine {
             return Err(HypervisorError::Refused { command: "cont".into(), message: "simulated".into() });
         }
         Ok(())
+    }
+
+    async fn hears_power_button(&self) -> Result<Hearing, HypervisorError> {
+        Ok(lock(&self.host.faults).hearing.unwrap_or(Hearing::Unknown))
+    }
+
+    async fn wake(&self) -> Result<(), HypervisorError> {
+        self.done("wakeup")
     }
 
     async fn press_power_button(&self) -> Result<(), HypervisorError> {

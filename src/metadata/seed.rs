@@ -4,7 +4,12 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::spec::{FlatObject, NicSpec, Scalar, VmSpec, primary};
+use ipnet::IpNet;
+
+use crate::spec::{
+    FlatObject, Scalar, VmSpec,
+    addressing::{Interface, Route, host_name, interfaces},
+};
 
 /// The key of `internal_metadata` that asks for the disk, and its value.
 const ASKED_BY: (&str, &str) = ("cloudinit_datasource", "nocloud");
@@ -35,8 +40,7 @@ fn text(object: &FlatObject, key: &str) -> Option<String> {
 }
 
 fn meta_data(uuid: Uuid, spec: &VmSpec) -> Value {
-    let name = spec.hostname.clone().or_else(|| spec.alias.clone()).unwrap_or_else(|| uuid.to_string());
-    let mut data = json!({"instance-id": uuid, "local-hostname": name});
+    let mut data = json!({"instance-id": uuid, "local-hostname": host_name(spec, &uuid.to_string())});
     if let Some(keys) = text(&spec.customer_metadata, "root_authorized_keys") {
         data["public-keys"] = keys.lines().filter(|line| !line.trim().is_empty()).collect();
     }
@@ -45,42 +49,71 @@ fn meta_data(uuid: Uuid, spec: &VmSpec) -> Value {
 
 /// Of version 2.
 fn network_config(spec: &VmSpec) -> Value {
-    let primary = primary(&spec.nics);
-    let ethernets: Map<String, Value> = spec
-        .nics
-        .iter()
-        .enumerate()
-        .map(|(index, nic)| {
-            let name = nic.interface.clone().unwrap_or_else(|| format!("net{index}"));
-            (name, ethernet(nic, primary == Some(index), spec))
-        })
-        .collect();
+    let mut ethernets = Map::new();
+    for interface in interfaces(spec, &spec.nics) {
+        let name = link_name(&interface, &ethernets);
+        let config = ethernet(&interface, &name);
+        ethernets.insert(name, config);
+    }
     json!({"version": 2, "ethernets": ethernets})
 }
 
-fn ethernet(nic: &NicSpec, primary: bool, spec: &VmSpec) -> Value {
-    let addresses: Vec<String> = nic.networks().map(|net| net.to_string()).collect();
+/// Bytes of a Linux link's name.
+const LINK_NAME: usize = 15;
+
+/// The interface's own name, where a guest can take it and no other has it.
+fn link_name(interface: &Interface<'_>, taken: &Map<String, Value>) -> String {
+    let plain = |name: &&str| {
+        (1..=LINK_NAME).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+            && !name.bytes().all(|b| b == b'.')
+    };
+    let own = interface.nic.interface.as_deref().filter(plain).map(str::to_owned);
+    let others = (interface.index..).map(|number| format!("net{number}"));
+    own.into_iter().chain(others).find(|name| !taken.contains_key(name)).unwrap_or_default()
+}
+
+fn ethernet(interface: &Interface<'_>, name: &str) -> Value {
+    let nic = interface.nic;
+    // Who has a fixed IPv6 address has its router from the network all the same.
+    let hears_routers =
+        nic.is_autoconfigured() || interface.networks.iter().any(|net| matches!(net, IpNet::V6(_)));
     let mut config = json!({
         "match": {"macaddress": nic.mac},
+        // Old versions of cloud-init want it with each match.
+        "set-name": name,
         "dhcp4": nic.is_dynamic(),
-        "accept-ra": nic.is_autoconfigured(),
+        "accept-ra": hears_routers,
     });
-    if !addresses.is_empty() {
-        config["addresses"] = json!(addresses);
+    if !interface.networks.is_empty() {
+        config["addresses"] = interface.networks.iter().map(ToString::to_string).collect();
     }
     if let Some(mtu) = nic.mtu {
         config["mtu"] = json!(mtu);
     }
-    if !primary {
-        return config;
+    let routes = routes(interface);
+    if !routes.is_empty() {
+        config["routes"] = json!(routes);
     }
-    if let Some(router) = nic.router() {
-        config["routes"] = json!([{"to": "0.0.0.0/0", "via": router}]);
-    }
-    if !spec.resolvers.is_empty() {
-        config["nameservers"] = json!({"addresses": spec.resolvers});
+    if !interface.resolvers.is_empty() {
+        config["nameservers"] = json!({"addresses": interface.resolvers});
     }
     config
+}
+
+fn routes(interface: &Interface<'_>) -> Vec<Value> {
+    let shown = |route: &Route| match route.gateway {
+        Some(gateway) => json!({"to": route.destination.to_string(), "via": gateway}),
+        None => json!({"to": route.destination.to_string(), "scope": "link"}),
+    };
+    let main = interface.router.map(|router| {
+        let mut route = json!({"to": "0.0.0.0/0", "via": router});
+        if interface.router_off_net().is_some() {
+            route["on-link"] = json!(true);
+        }
+        route
+    });
+    main.into_iter().chain(interface.routes.iter().map(shown)).collect()
 }
 
 #[cfg(test)]
@@ -113,10 +146,10 @@ mod tests {
             json("meta-data"),
             json!({"instance-id": Uuid::nil(), "local-hostname": "web1", "public-keys": ["ssh-ed25519 A a", "ssh-ed25519 B b"]})
         );
-        let net0 = json!({"match": {"macaddress": "02:00:00:00:00:01"}, "dhcp4": false, "accept-ra": false,
+        let net0 = json!({"match": {"macaddress": "02:00:00:00:00:01"}, "set-name": "net0", "dhcp4": false, "accept-ra": true,
             "addresses": ["10.0.0.5/24", "fd00::5/64"], "mtu": 1400,
             "routes": [{"to": "0.0.0.0/0", "via": "10.0.0.1"}], "nameservers": {"addresses": ["10.0.0.2"]}});
-        let net1 = json!({"match": {"macaddress": "02:00:00:00:00:02"}, "dhcp4": true, "accept-ra": false});
+        let net1 = json!({"match": {"macaddress": "02:00:00:00:00:02"}, "set-name": "net1", "dhcp4": true, "accept-ra": false});
         assert_eq!(json("network-config"), json!({"version": 2, "ethernets": {"net0": net0, "net1": net1}}));
         assert_eq!(files["user-data"], "#cloud-config\n");
 

@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::spec::{Gateway, Mac, NicSpec, Scalar, VmSpec, primary};
+use crate::spec::{
+    Mac, NicSpec, VmSpec,
+    addressing::{Interface, Route, host_name, interfaces},
+};
 
 /// Name servers that are passed on.
 const MOST_RESOLVERS: usize = 4;
-/// Bytes of a host name in an option.
-const MOST_HOSTNAME: usize = 255;
 /// Routes that are passed on: they all have to fit into one packet.
 const MOST_ROUTES: usize = 24;
 
@@ -40,31 +41,30 @@ impl Lease {
     /// Of the interface with that index; `mtu` is its link's. Nothing when there is nothing to give.
     #[must_use]
     pub fn of(nics: &[NicSpec], index: usize, spec: &VmSpec, name: &str, mtu: i32) -> Option<Self> {
-        let nic = nics.get(index)?;
+        let interface = interfaces(spec, nics).into_iter().nth(index)?;
+        let nic = interface.nic;
         if nic.answer_dhcp == Some(false) {
             return None;
         }
-        let mut v4 = nic.networks().filter_map(|net| match net {
-            IpNet::V4(net) => Some(net),
+        let mut v4 = interface.networks.iter().filter_map(|net| match net {
+            IpNet::V4(net) => Some(*net),
             IpNet::V6(_) => None,
         });
-        let v6 = nic.networks().filter_map(|net| match net {
-            IpNet::V6(net) => Some(net),
+        let v6 = interface.networks.iter().filter_map(|net| match net {
+            IpNet::V6(net) => Some(*net),
             IpNet::V4(_) => None,
         });
         let (v4, v6) = (v4.next(), v6.collect::<Vec<_>>());
         if v4.is_none() && v6.is_empty() {
             return None;
         }
-        let primary = primary(nics) == Some(index);
-        let resolvers = || spec.resolvers.iter().filter_map(|text| text.parse().ok()).collect();
-        let hostname = || spec.hostname.as_deref().unwrap_or(name);
+        let routes = if v4.is_some() { routes(&interface) } else { Vec::new() };
         Some(Self {
             mac: nic.mac?,
-            router: nic.router().filter(|_| primary),
-            hostname: primary.then(|| clipped(hostname(), MOST_HOSTNAME).to_owned()),
-            resolvers: if primary { resolvers() } else { Vec::new() },
-            routes: v4.map(|own| routes(nics, index, spec, own)).unwrap_or_default(),
+            router: interface.router,
+            hostname: interface.primary.then(|| host_name(spec, name)),
+            resolvers: interface.resolvers,
+            routes,
             mtu: u16::try_from(mtu).ok().filter(|mtu| *mtu != 1500),
             clients: nic.allowed_dhcp_cids.iter().filter_map(|cid| bytes(cid)).collect(),
             v4,
@@ -78,26 +78,15 @@ impl Lease {
     }
 }
 
-/// Those whose gateway is this interface or in its network.
-fn routes(nics: &[NicSpec], index: usize, spec: &VmSpec, own: Ipv4Net) -> Vec<(Ipv4Net, Ipv4Addr)> {
-    let route = |(destination, gateway): (&String, &Scalar)| {
-        let host = || destination.parse::<Ipv4Addr>().ok().map(Ipv4Net::from);
-        let destination = destination.parse::<Ipv4Net>().ok().or_else(host)?;
-        let Scalar::Text(gateway) = gateway else { return None };
-        let gateway = match Gateway::parse(gateway, nics)? {
-            Gateway::Address(IpAddr::V4(router)) if own.contains(&router) => router,
-            Gateway::Nic(Some(nic)) if nic == index => Ipv4Addr::UNSPECIFIED,
-            Gateway::Address(_) | Gateway::Nic(_) => return None,
-        };
-        Some((destination.trunc(), gateway))
+/// Those of IPv4; first the one to a default router that is not in a network of the interface.
+fn routes(interface: &Interface<'_>) -> Vec<(Ipv4Net, Ipv4Addr)> {
+    let route = |route: &Route| match (route.destination, route.gateway) {
+        (IpNet::V4(destination), Some(IpAddr::V4(gateway))) => Some((destination, gateway)),
+        (IpNet::V4(destination), None) => Some((destination, Ipv4Addr::UNSPECIFIED)),
+        _ => None,
     };
-    spec.routes.iter().filter_map(route).take(MOST_ROUTES).collect()
-}
-
-/// As much of a text as fits, in whole characters.
-fn clipped(text: &str, most: usize) -> &str {
-    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text.get(..end.unwrap_or_default()).unwrap_or_default()
+    let router = interface.router_off_net().map(|router| (Ipv4Net::from(router), Ipv4Addr::UNSPECIFIED));
+    router.into_iter().chain(interface.routes.iter().filter_map(route)).take(MOST_ROUTES).collect()
 }
 
 /// `0x01ff` as bytes.
@@ -128,7 +117,7 @@ mod tests {
         let first = lease(0, spec.clone(), 1500).unwrap();
         assert_eq!(first.v4, Some("10.0.0.5/24".parse().unwrap()));
         assert_eq!(first.router, Some("10.0.0.1".parse().unwrap()));
-        assert_eq!((first.hostname.unwrap().len(), first.resolvers.len(), first.mtu), (255, 2, None));
+        assert_eq!((first.hostname.unwrap().len(), first.resolvers.len(), first.mtu), (63, 2, None));
         assert_eq!(first.routes, [("10.2.0.0/16".parse().unwrap(), "10.0.0.9".parse().unwrap())]);
 
         let second = lease(1, spec, 9000).unwrap();

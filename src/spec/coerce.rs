@@ -239,9 +239,13 @@ impl Coercion {
                     self.bad(format!("{path}.{name}"), "NUL is not allowed in a value");
                 }
                 // 42.0 is 42, whichever way it came.
-                Value::Number(number) => {
-                    flat.insert(name, Value::Number(whole(number)));
-                }
+                Value::Number(number) => match kept(number) {
+                    Some(value) => drop(flat.insert(name, value)),
+                    None => {
+                        let why = "a number of this size can't be kept exactly; give it as text";
+                        self.bad(format!("{path}.{name}"), why);
+                    }
+                },
                 scalar => {
                     flat.insert(name, scalar);
                 }
@@ -319,13 +323,22 @@ fn boolean(value: &Value) -> Option<bool> {
     }
 }
 
-fn whole(number: serde_json::Number) -> serde_json::Number {
-    match number.as_f64() {
-        Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 9e15 => {
-            format!("{float:.0}").parse::<i64>().map_or(number, Into::into)
-        }
-        _ => number,
+/// From here on not each whole number is a double, which is what numbers are on the wire.
+const INEXACT: u64 = 1 << 53;
+
+/// A number as it is kept: 42.0 as 42, and a whole one that the wire would round as its text. One that may have been
+/// rounded on its way already is none.
+fn kept(number: serde_json::Number) -> Option<Value> {
+    if !number.is_f64() {
+        let is_exact = number.as_i64().is_some_and(|whole| whole.unsigned_abs() < INEXACT);
+        return Some(if is_exact { Value::Number(number) } else { Value::String(number.to_string()) });
     }
+    let float = number.as_f64()?;
+    if float.fract() != 0.0 {
+        return Some(Value::Number(number));
+    }
+    let whole = format!("{float:.0}").parse::<i64>().ok()?;
+    (whole.unsigned_abs() < INEXACT).then(|| Value::Number(whole.into()))
 }
 
 /// `; did you mean "x"?` when something is near enough.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::{
     Mac,
     coerce::closest,
+    machine_json::parse_uuid,
     property::{Kind, Property, VM, find},
     secret::is_secret,
 };
@@ -37,8 +38,12 @@ impl Filter {
         if text.len() > MAX_FILTER {
             return Err(format!("a filter of {} bytes is over the limit of {MAX_FILTER}", text.len()));
         }
-        let (key, value) = text.split_once('=').unwrap_or((text, ""));
-        let path = path(key)?;
+        let Some((key, value)) = text.split_once('=') else {
+            // A mistake in the key is told first.
+            path(text)?;
+            return Err(format!("Invalid filter \"{text}\": give {text}=value, or {text}=~expression"));
+        };
+        let (path, kind) = path(key)?;
         let wanted = match value.strip_prefix('~') {
             Some(expression) => Wanted::Match(
                 RegexBuilder::new(expression)
@@ -48,6 +53,12 @@ impl Filter {
                     .build()
                     .map_err(|error| format!("Invalid filter \"{text}\": {error}"))?,
             ),
+            None if !value.is_empty() && !may_be(kind, value) => {
+                let allowed = allowed(kind);
+                return Err(format!(
+                    "Invalid filter \"{text}\": \"{value}\" is never the value of {key}; {allowed}"
+                ));
+            }
             None => match value.parse() {
                 Ok(mac) if path.last().is_some_and(|name| name == "mac") => Wanted::Mac(mac),
                 _ => Wanted::Text(value.to_owned()),
@@ -138,31 +149,59 @@ pub fn get<'v>(vm: &'v Map<String, Value>, path: &str) -> Option<&'v Value> {
     Some(value)
 }
 
-/// The parts of a key, if there is something that it could name.
-fn path(key: &str) -> Result<Vec<String>, String> {
+/// Whether a property of that kind can have a value that is shown so.
+fn may_be(kind: &Kind, value: &str) -> bool {
+    match kind {
+        Kind::Integer(..) => value.parse::<i64>().is_ok(),
+        Kind::IntegerOr(.., words) => value.parse::<i64>().is_ok() || words.contains(&value),
+        Kind::Boolean => ["true", "false"].contains(&value),
+        Kind::Word(words) => words.contains(&value),
+        Kind::Mac => value.parse::<Mac>().is_ok(),
+        Kind::Uuid => parse_uuid(value).is_ok(),
+        _ => true,
+    }
+}
+
+fn allowed(kind: &Kind) -> String {
+    match kind {
+        Kind::Integer(..) => "give a whole number".to_owned(),
+        Kind::IntegerOr(.., words) => format!("give a whole number or one of: {}", words.join(", ")),
+        Kind::Boolean => "give one of: true, false".to_owned(),
+        Kind::Word(words) => format!("give one of: {}", words.join(", ")),
+        Kind::Mac => "give an address like 02:08:20:ab:cd:ef".to_owned(),
+        _ => "give a UUID in lower case".to_owned(),
+    }
+}
+
+/// The parts of a key, if there is something that it could name, and what kind of value that has.
+fn path(key: &str) -> Result<(Vec<String>, &'static Kind), String> {
     let invalid = |hint: String| Err(format!("Invalid filter key: \"{key}\"{hint}"));
     let parts: Vec<String> = key.split('.').map(str::to_owned).collect();
     let names = || VM.iter().map(|property| property.name);
     let Some(property) = find(VM, &parts[0]) else { return invalid(closest(&parts[0], names())) };
-    let good = match (&property.kind, parts.as_slice()) {
-        (Kind::FlatObject, [_, rest @ ..]) => !rest.is_empty() && rest.iter().all(|part| !part.is_empty()),
-        (Kind::Objects(table), [_, index, name, rest @ ..]) => {
-            is_index(index) && find(table, name).is_some_and(|inner| is_item(inner, rest))
+    let kind = match (&property.kind, parts.as_slice()) {
+        (kind @ Kind::FlatObject, [_, rest @ ..]) => {
+            (!rest.is_empty() && rest.iter().all(|part| !part.is_empty())).then_some(kind)
         }
-        (Kind::List(..), [_, index]) => is_index(index),
-        (Kind::Objects(_), _) => false,
-        (Kind::Secret(_), _) => false,
-        (_, [_]) => true,
-        _ => false,
+        (Kind::Objects(table), [_, index, name, rest @ ..]) if is_index(index) => {
+            find(table, name).and_then(|inner| item(inner, rest))
+        }
+        (Kind::List(of, _), [_, index]) if is_index(index) => Some(*of),
+        (Kind::Objects(_) | Kind::Secret(_), _) => None,
+        (kind, [_]) => Some(kind),
+        _ => None,
     };
-    if good { Ok(parts) } else { invalid(String::new()) }
+    match kind {
+        Some(kind) => Ok((parts, kind)),
+        None => invalid(String::new()),
+    }
 }
 
-fn is_item(property: &Property, rest: &[String]) -> bool {
+fn item(property: &'static Property, rest: &[String]) -> Option<&'static Kind> {
     match (&property.kind, rest) {
-        (_, []) => true,
-        (Kind::List(..), [index]) => is_index(index),
-        _ => false,
+        (kind, []) => Some(kind),
+        (Kind::List(of, _), [index]) if is_index(index) => Some(*of),
+        _ => None,
     }
 }
 
@@ -237,6 +276,14 @@ mod tests {
             ("tags=1", "Invalid filter key"),
             ("ram.0=1", "Invalid filter key"),
             ("vnc_password=x", "Invalid filter key"),
+            ("state=nonsense", "stopped, starting, running"),
+            ("ram=abc", "give a whole number"),
+            ("disks.*.size=big", "give a whole number"),
+            ("autoboot=yes", "true, false"),
+            ("brand=linux", "kvm, bhyve"),
+            ("nics.0.mac=x", "an address"),
+            ("uuid=B8AB5FC1-8576-45EF-BB51-9826B52A4651", "lower case"),
+            ("ram", "give ram=value"),
             ("alias=~(", "Invalid filter"),
             ("alias=~(a{1000}){1000}", "Invalid filter"),
         ] {

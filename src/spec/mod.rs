@@ -4,6 +4,7 @@
 //! [`validate::check`] finds everything that is wrong with it at once; [`defaults::complete`] fills
 //! in what was left open. Names, units and limits are vmadm's.
 
+pub mod addressing;
 pub mod boot_options;
 mod coerce;
 pub mod defaults;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 ///                                      └──────────────── stopping ◀───────────┘
 ///                                       hypervisor gone
 ///   running ◀─▶ paused: halted and let go by a caller
+///   running ◀─▶ suspended: the guest sleeps; a caller or the guest's clock wakes it
 ///   stopped ─▶ deleting ─▶ (none)             lost: can't be told, after a restart of the agent
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,9 +40,28 @@ pub enum VmState {
     Lost,
     /// The guest's processors are halted, because somebody asked for it.
     Paused,
+    /// The guest put itself to sleep (ACPI S3).
+    Suspended,
 }
 
 impl VmState {
+    /// The words of all states.
+    pub const WORDS: &[&str] = &[
+        "provisioning",
+        "stopped",
+        "starting",
+        "running",
+        "stopping",
+        "deleting",
+        "failed",
+        "lost",
+        "paused",
+        "suspended",
+    ];
+    /// What zones are then.
+    pub const ZONE_WORDS: &[&str] =
+        &["configured", "installed", "ready", "running", "shutting_down", "incomplete", "down"];
+
     /// vmadm's word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -55,6 +75,7 @@ impl VmState {
             Self::Failed => "failed",
             Self::Lost => "lost",
             Self::Paused => "paused",
+            Self::Suspended => "suspended",
         }
     }
 
@@ -65,7 +86,7 @@ impl VmState {
             Self::Provisioning => "configured",
             Self::Stopped => "installed",
             Self::Starting => "ready",
-            Self::Running | Self::Failed | Self::Paused => "running",
+            Self::Running | Self::Failed | Self::Paused | Self::Suspended => "running",
             Self::Stopping => "shutting_down",
             Self::Deleting => "incomplete",
             Self::Lost => "down",
@@ -75,7 +96,7 @@ impl VmState {
     /// Whether a hypervisor process belongs to the state.
     #[must_use]
     pub fn has_hypervisor(self) -> bool {
-        matches!(self, Self::Running | Self::Stopping | Self::Failed | Self::Paused)
+        matches!(self, Self::Running | Self::Stopping | Self::Failed | Self::Paused | Self::Suspended)
     }
 }
 

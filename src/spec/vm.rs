@@ -53,6 +53,8 @@ pub struct VmSpec {
     pub boot: Option<String>,
     /// The graphics adapter.
     pub vga: Option<String>,
+    /// What becomes of a guest that panics.
+    pub on_panic: Option<String>,
     /// −1 none, 0 picked, else the TCP port.
     pub vnc_port: Option<i32>,
     /// Asked of VNC clients.

@@ -57,6 +57,9 @@ struct Fact {
     action: Option<FileAction>,
     size: Option<u64>,
     leak: Option<String>,
+    rpc: Option<String>,
+    detail: Option<String>,
+    refused: Option<bool>,
 }
 
 impl TryFrom<Fact> for NewEvent {
@@ -83,6 +86,12 @@ impl TryFrom<Fact> for NewEvent {
             "reclaimed" => EventKind::Reclaimed {
                 leak: fact.leak.ok_or_else(|| missing("leak"))?,
                 path: fact.path.ok_or_else(|| missing("path"))?,
+            },
+            "panicked" => EventKind::Panicked,
+            "call" => EventKind::Call {
+                rpc: fact.rpc.ok_or_else(|| missing("rpc"))?,
+                detail: fact.detail.unwrap_or_default(),
+                refused: fact.refused.unwrap_or_default(),
             },
             other => return Err(format!("{other} is no kind of event")),
         };
@@ -129,11 +138,23 @@ pub enum EventKind {
         /// Where it was.
         path: String,
     },
+    /// A guest panicked, by its own word.
+    Panicked,
+    /// Somebody did what changes no machine, or was refused.
+    Call {
+        /// What was called, as `KillVm`.
+        rpc: String,
+        /// What it was about.
+        detail: String,
+        /// It was not done: the caller's role was too low.
+        refused: bool,
+    },
 }
 
 impl EventKind {
     /// The names of all kinds.
-    pub const NAMES: &[&'static str] = &["created", "modified", "deleted", "boot", "file", "reclaimed"];
+    pub const NAMES: &[&'static str] =
+        &["created", "modified", "deleted", "boot", "file", "reclaimed", "call", "panicked"];
 
     /// Its name in the journal.
     #[must_use]
@@ -145,6 +166,8 @@ impl EventKind {
             Self::Boot(_) => "boot",
             Self::File { .. } => "file",
             Self::Reclaimed { .. } => "reclaimed",
+            Self::Call { .. } => "call",
+            Self::Panicked => "panicked",
         }
     }
 }
@@ -267,6 +290,8 @@ mod tests {
             boot(failed),
             EventKind::File { path: "/a".into(), action: FileAction::Put, size: 3 },
             EventKind::Reclaimed { leak: "run-folder".into(), path: "/r".into() },
+            EventKind::Panicked,
+            EventKind::Call { rpc: "KillVm".into(), detail: "TERM".into(), refused: false },
         ];
         for (kind, request_id) in kinds.into_iter().zip([None, Some(Uuid::from_u128(5))].into_iter().cycle())
         {

@@ -16,6 +16,6 @@ pub use error::StoreError;
 pub use event::{BootPhase, Change, Event, EventKind, FileAction, NewEvent, Phase};
 pub use reader::{EventQuery, Found, JournalRange, Reader};
 pub use record::{
-    BootCall, CdDrive, Exit, ExitReason, Machine, StopCause, StopPlan, Timestamp, VmRecord, WaitingCall,
+    BootCall, CdDrive, Exit, ExitReason, Kill, Machine, StopCause, StopPlan, Timestamp, VmRecord, WaitingCall,
 };
 pub use writer::{Answer, Commit, Keep, Store, VmChange};

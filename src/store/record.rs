@@ -73,6 +73,9 @@ pub struct VmRecord {
     /// Calls that wait for the end of a start or a deletion, for the agent that has to answer them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingCall>,
+    /// The last signal that a caller sent to this hypervisor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill: Option<Kill>,
     /// The boot of the host in which the VM was made, started, or decided to stay stopped. In another one it is
     /// started once, if it has autoboot.
     #[serde(default)]
@@ -161,6 +164,21 @@ pub struct StopPlan {
     /// Who wanted it.
     #[serde(default)]
     pub cause: StopCause,
+    /// The guest can have heard the power button.
+    #[serde(default)]
+    pub pressed: bool,
+    /// Nobody wanted the guest to be asked.
+    #[serde(default)]
+    pub forced: bool,
+}
+
+/// A signal that a caller sent to the hypervisor, and that may be its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kill {
+    /// Who.
+    pub call: WaitingCall,
+    /// Which.
+    pub signal: i32,
 }
 
 /// Who wanted a VM stopped.
@@ -216,8 +234,11 @@ pub struct Exit {
     pub status: i32,
     /// When, by the hypervisor's word; else when it was noticed.
     pub time: Timestamp,
-    /// The hypervisor's last words, when it failed.
+    /// The hypervisor's last words, when it failed; how a stop went.
     pub detail: String,
+    /// A guest that was asked to stop did.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub obeyed: bool,
 }
 
 /// Why a hypervisor is gone.
@@ -242,6 +263,8 @@ pub enum ExitReason {
     GuestReset,
     /// Stopped because the host goes down.
     HostShutdown,
+    /// Asked to stop, it did not obey in time: its power was cut.
+    PowerCut,
 }
 
 impl VmRecord {

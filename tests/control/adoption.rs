@@ -231,7 +231,14 @@ async fn a_stop_that_was_interrupted_is_finished() {
 
 fn plan(then_start: bool, seconds: i64) -> Option<StopPlan> {
     let deadline = Timestamp(Timestamp::now().0 + seconds * 1000);
-    Some(StopPlan { deadline, then_start, calls: Vec::new(), cause: StopCause::Operator })
+    Some(StopPlan {
+        deadline,
+        then_start,
+        calls: Vec::new(),
+        cause: StopCause::Operator,
+        pressed: false,
+        forced: false,
+    })
 }
 
 async fn until(clients: &Clients, uuid: &str, state: v1::VmState) {
@@ -422,7 +429,8 @@ async fn a_boot_that_was_cut_after_the_guest_ran_is_done() {
             vm.waiting = vec![waiting(ids[0])];
             let calls = vec![waiting(ids[1])];
             let (deadline, cause) = (Timestamp::now(), StopCause::Operator);
-            vm.stop = Some(StopPlan { deadline, then_start: true, calls, cause });
+            vm.stop =
+                Some(StopPlan { deadline, then_start: true, calls, cause, pressed: false, forced: false });
         })
         .await;
     })
@@ -462,7 +470,9 @@ async fn a_deletion_that_was_cut_is_its_callers() {
 async fn one_that_does_not_run_is_what_its_hypervisor_says() {
     for (status, state) in [
         ("paused", v1::VmState::Paused),
-        ("suspended", v1::VmState::Running),
+        ("suspended", v1::VmState::Suspended),
+        ("internal-error", v1::VmState::Failed),
+        ("save-vm", v1::VmState::Running),
         ("io-error", v1::VmState::Failed),
         ("guest-panicked", v1::VmState::Failed),
     ] {

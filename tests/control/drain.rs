@@ -6,13 +6,20 @@ use zoneward::{hypervisor::simulated::Faults, proto::v1, zone::Ended};
 use super::support::{Clients, eventually, machine, reason, simulated::Simulated};
 
 async fn drain(clients: &mut Clients, timeout_seconds: i32) -> Vec<v1::DrainHostResponse> {
-    let request = v1::DrainHostRequest { timeout_seconds };
+    let request = v1::DrainHostRequest { timeout_seconds, end: false };
     let mut stream = clients.host.drain_host(request).await.unwrap().into_inner();
     let mut told = Vec::new();
     while let Some(vm) = stream.message().await.unwrap() {
         told.push(vm);
     }
     told
+}
+
+/// The host stays.
+async fn end(clients: &mut Clients) {
+    let request = v1::DrainHostRequest { timeout_seconds: 0, end: true };
+    let mut stream = clients.host.drain_host(request).await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap(), None);
 }
 
 fn named(alias: &str) -> v1::VmSpec {
@@ -47,11 +54,13 @@ async fn guests_are_powered_off_and_start_with_the_host() {
     assert_eq!(reason(&clients.vms.create_vm(request).await.unwrap_err()), "HOST_DRAINING");
     assert_eq!(drain(&mut clients, 30).await, [], "and again is fine");
 
-    // An agent that is restarted in the same boot starts nothing by itself, but may be told to.
+    // An agent that is restarted in the same boot starts nothing, until it is told that the host stays.
     agent.stop().await;
     agent.resume().await;
     let mut clients = agent.clients().await;
     assert_eq!(clients.state(&running[0]).await, v1::VmState::Stopped);
+    assert_eq!(reason(&clients.start(&stopped).await.unwrap_err()), "HOST_DRAINING");
+    end(&mut clients).await;
     clients.start(&stopped).await.unwrap();
     clients.stop(&stopped, true).await.unwrap();
     agent.stop().await;
@@ -74,7 +83,7 @@ async fn each_guest_has_its_own_deadline_and_an_agent_that_is_killed_leaves_the_
     agent.hypervisor.set_faults(Faults { deaf: true, ..Faults::default() });
     let mut clients = agent.clients().await;
     let uuid = clients.create(named("deaf")).await;
-    let request = v1::DrainHostRequest { timeout_seconds: 3600 };
+    let request = v1::DrainHostRequest { timeout_seconds: 3600, end: false };
     drop(clients.host.drain_host(request).await.unwrap());
     eventually("it stops", || {
         let (mut clients, uuid) = (clients.clone(), uuid.clone());
@@ -89,10 +98,11 @@ async fn each_guest_has_its_own_deadline_and_an_agent_that_is_killed_leaves_the_
     assert_eq!(vm.spec.unwrap().autoboot, Some(true));
     assert_eq!(vm.status.unwrap().exit.unwrap().reason(), v1::ExitReason::HostShutdown);
 
+    end(&mut clients).await;
     clients.start(&uuid).await.unwrap();
     let told = drain(&mut clients, 1).await;
     assert_eq!((told.len(), told[0].reason.as_str()), (1, ""), "its power is cut");
     assert!(!agent.process(&uuid).is_alive());
-    let request = v1::DrainHostRequest { timeout_seconds: -1 };
+    let request = v1::DrainHostRequest { timeout_seconds: -1, end: false };
     assert_eq!(clients.host.drain_host(request).await.unwrap_err().code(), Code::InvalidArgument);
 }

@@ -99,7 +99,9 @@ async fn a_caller_that_leaves_does_not_stop_the_work() {
     request.set_timeout(std::time::Duration::from_millis(100));
     let status = clients.vms.stop_vm(request).await.unwrap_err();
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
-    assert_eq!(exit(&mut clients, &uuid).await.reason(), v1::ExitReason::Operator);
+    let exit = exit(&mut clients, &uuid).await;
+    assert_eq!(exit.reason(), v1::ExitReason::PowerCut);
+    assert!(exit.detail.contains("power was cut"), "{exit:?}");
 }
 
 #[tokio::test]

@@ -4,12 +4,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acts;
 mod adoption;
 mod auth;
 mod autoboot;
 mod boot;
 mod bounds;
 mod browser;
+mod button;
 mod capacity;
 mod cases;
 mod checks;

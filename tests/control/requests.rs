@@ -26,6 +26,18 @@ async fn a_repeat_gets_the_first_answer_even_after_a_restart() {
     assert_eq!(clients.vms.list_vms(v1::ListVmsRequest::default()).await.unwrap().into_inner().vms.len(), 1);
 }
 
+/// An id has many spellings and is one.
+#[tokio::test]
+async fn a_repeat_in_capitals_is_a_repeat() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let first = clients.vms.create_vm(create(machine(), ID)).await.unwrap().into_inner();
+    for same in [ID.to_uppercase(), ID.replace('-', ""), format!("{{{ID}}}"), format!("urn:uuid:{ID}")] {
+        let again = clients.vms.create_vm(create(machine(), &same)).await.unwrap().into_inner();
+        assert_eq!(first, again, "{same}");
+    }
+}
+
 #[tokio::test]
 async fn another_content_under_the_same_id_is_refused() {
     let agent = Simulated::start().await;
@@ -109,9 +121,6 @@ async fn each_mutation_takes_an_id() {
 
     let events = clients.journal().await;
     for n in 1..=7 {
-        if n == 3 {
-            continue; // a reset changes no record
-        }
         assert!(events.iter().any(|event| event.request_id == id(n)), "request {n} is in the journal");
     }
     assert!(events.iter().all(|event| event.actor.is_empty() || event.actor == "unix:uid=0"));

@@ -432,7 +432,7 @@ async fn signals_interrupts_and_pausing() {
     })
     .await;
     let exit = clients.get(&uuid).await.unwrap().status.unwrap().exit.unwrap();
-    assert_eq!((exit.reason(), exit.status), (v1::ExitReason::Signal, 137));
+    assert_eq!((exit.reason(), exit.status), (v1::ExitReason::Operator, 137));
 }
 
 #[tokio::test]

@@ -254,8 +254,8 @@ impl Host {
             let mut disks: Vec<PathBuf> =
                 spec.disks.iter().map(|disk| disk.path.clone().unwrap().into()).collect();
             disks.sort();
-            let made =
-                files(&zonepath).into_iter().filter(|file| file.extension().is_some_and(|e| e == "raw"));
+            let is_disk = |file: &PathBuf| file.file_name().unwrap().to_string_lossy().starts_with("disk");
+            let made = files(&zonepath).into_iter().filter(is_disk);
             assert_eq!(made.collect::<Vec<_>>(), disks, "{what}: disks");
             let wanted = match operation {
                 Update => 2,

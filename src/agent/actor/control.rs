@@ -1,5 +1,7 @@
 //! What is done to a machine that runs: signals, interrupts, pausing, other media.
 
+use std::{future::Future, time::Duration};
+
 use rustix::process::Signal;
 
 use super::Actor;
@@ -8,10 +10,10 @@ use crate::{
         call::{Call, Outcome},
         error::Error,
     },
-    hypervisor::Medium,
+    hypervisor::{HypervisorError, Medium},
     spec::{Media, VmState, validate},
     storage::{StorageError, ZoneRoot, take_disk},
-    store::VmRecord,
+    store::{Commit, Kill, VmChange, VmRecord},
 };
 
 /// What is asked of a running machine.
@@ -35,6 +37,16 @@ pub(in crate::agent) enum Control {
 /// Where `sysrq screenshot` leaves its picture.
 const PICTURE: &str = "/tmp/vm.png";
 
+/// How long a hypervisor may hold up what else is asked of its VM.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The answer of a hypervisor, which may be silent.
+pub(super) async fn patient<T>(
+    asked: impl Future<Output = Result<T, HypervisorError>>,
+) -> Result<T, HypervisorError> {
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(HypervisorError::silent(PATIENCE)))
+}
+
 impl Actor {
     pub(super) async fn control(
         &mut self,
@@ -47,37 +59,45 @@ impl Actor {
             Control::Kill(signal) => {
                 let uuid = self.record.uuid;
                 let process =
-                    self.live.process.as_ref().ok_or_else(|| {
+                    self.live.process.clone().ok_or_else(|| {
                         self.wrong_state(format!("Cannot find running init PID for VM {uuid}"))
                     })?;
                 if let Some(signal) = signal {
+                    self.note_kill(call, signal).await?;
                     let act = async { process.signal(signal).map_err(Error::internal) };
-                    return self.once(call, act).await;
+                    return self.once(call, ("KillVm", &signal_name(signal)), act).await;
                 }
             }
             Control::Nmi => {
                 let machine = self.look()?.machine;
-                return self.once(call, machine.inject_nmi()).await;
+                return self.once(call, ("SendSysrq", "nmi"), patient(machine.inject_nmi())).await;
             }
             Control::Screenshot => {
                 let machine = self.look()?.machine;
-                machine.wake_screen().await?;
-                let picture = machine.screenshot().await?;
+                let (rpc, detail) = ("SendSysrq", "screenshot");
+                self.agent.tell_call(call, Some(self.record.uuid), rpc, detail).await?;
+                patient(machine.wake_screen()).await?;
+                let picture = patient(machine.screenshot()).await?;
                 let (root, draft) = (self.layout.root(), self.layout.picture_draft());
                 let put = move || ZoneRoot::open(&root)?.put(&draft, PICTURE, &picture);
                 tokio::task::spawn_blocking(put).await.map_err(Error::internal)??;
             }
             Control::Pause => {
                 self.expect_state(VmState::Running, "pause")?;
-                self.look()?.machine.pause().await?;
+                patient(self.look()?.machine.pause()).await?;
                 return self.enter(call, |vm| vm.state = VmState::Paused).await;
             }
             Control::Resume => {
                 // One that its hypervisor stopped, as for a full disk, may go on, too; the hypervisor knows.
-                if self.record.state != VmState::Failed {
-                    self.expect_state(VmState::Paused, "resume")?;
+                let machine = self.look()?.machine;
+                match self.record.state {
+                    VmState::Suspended => patient(machine.wake()).await?,
+                    VmState::Failed => patient(machine.resume()).await?,
+                    _ => {
+                        self.expect_state(VmState::Paused, "resume")?;
+                        patient(machine.resume()).await?;
+                    }
                 }
-                self.look()?.machine.resume().await?;
                 return self
                     .enter(call, |vm| {
                         vm.exit = vm.exit.take().filter(|_| vm.state != VmState::Failed);
@@ -88,6 +108,16 @@ impl Actor {
             Control::Media { drive, path } => return self.change_media(call, &drive, &path).await,
         }
         self.keep_answer(call, self.outcome(false, Vec::new())).await
+    }
+
+    /// Should that be its end, it is known whose it was. Nothing that anybody sees is different.
+    async fn note_kill(&mut self, call: &Call, signal: Signal) -> Result<(), Error> {
+        let kill = Some(Kill { call: call.waiting(false), signal: signal.as_raw() });
+        let noted = VmRecord { kill, ..self.record.clone() };
+        let put = Some(VmChange::Put(Box::new(noted.clone())));
+        self.agent.inner.store.commit(Commit { vm: put, ..Commit::default() }).await?;
+        self.record = noted;
+        Ok(())
     }
 
     fn expect_state(&self, wanted: VmState, verb: &str) -> Result<(), Error> {
@@ -177,6 +207,11 @@ pub(in crate::agent) fn parse_signal(text: &str) -> Result<(String, Option<Signa
     let by_number = plain.parse::<i32>().ok();
     let found = SIGNALS.iter().find(|(name, signal)| *name == plain || by_number == Some(signal.as_raw()));
     found.map(|(name, signal)| (format!("SIG{name}"), Some(*signal))).ok_or_else(unknown)
+}
+
+fn signal_name(signal: Signal) -> String {
+    let name = SIGNALS.iter().find(|(_, known)| *known == signal).map(|(name, _)| format!("SIG{name}"));
+    name.unwrap_or_else(|| signal.as_raw().to_string())
 }
 
 const SIGNALS: &[(&str, Signal)] = &[

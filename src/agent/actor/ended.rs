@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Actor, Live, resets::Resets, stop::Waiting};
 use crate::{
     agent::{
@@ -12,12 +14,15 @@ use crate::{
     crash,
     hypervisor::MachineEvent,
     spec::{BootOptions, VmState},
-    store::{Exit, ExitReason, Timestamp, VmRecord},
+    store::{Commit, EventKind, Exit, ExitReason, Timestamp, VmRecord},
     zone::{Ended, Found},
 };
 
 /// How long a hypervisor that fell silent may hold up its VM's other commands.
 const REATTACH: Duration = Duration::from_secs(2);
+
+/// Between two panics of a guest that are told.
+const PANICS: Duration = Duration::from_secs(10);
 
 /// What a call is told whose VM is stopped now.
 pub(in crate::agent) fn stop_result(vm: &VmRecord, reboots: bool) -> Result<Outcome, Error> {
@@ -58,11 +63,17 @@ impl Actor {
                 vm.exit = Some(exit);
             }
             vm.state = VmState::Stopped;
-            (vm.machine, vm.boot) = (None, None);
+            (vm.machine, vm.boot, vm.kill) = (None, None, None);
             // The second half of a reboot is still to be done.
             vm.stop = vm.stop.take().filter(|_| then_start);
         });
-        let cause = waiting.first().map_or_else(Call::own, |first| first.call.clone());
+        let killed = self
+            .record
+            .kill
+            .clone()
+            .filter(|_| vm.exit.as_ref().is_some_and(|exit| exit.reason == ExitReason::Operator));
+        let killed = killed.map(|kill| Call::from_waiting(kill.call));
+        let cause = waiting.first().map(|first| first.call.clone()).or(killed).unwrap_or_else(Call::own);
         if then_start {
             if !self.commit_surely(&cause, vm, None).await {
                 return refuse(waiting);
@@ -130,25 +141,46 @@ impl Actor {
             MachineEvent::Reset { guest } => {
                 let before = self.record.machine.as_ref().and_then(|machine| machine.last_reset);
                 self.resets.count(guest, before);
+                // It went its own way after a panic.
+                self.last_words = None;
+                self.release_button().await;
             }
-            _ => {}
+            MachineEvent::Panicked => self.tell_panic().await,
+            MachineEvent::Shutdown { .. } => {}
+        }
+    }
+
+    /// A guest that panics again and again must not fill the journal.
+    async fn tell_panic(&mut self) {
+        let now = Instant::now();
+        if self.live.panic_told.is_some_and(|told| now < told + PANICS) {
+            return;
+        }
+        self.live.panic_told = Some(now);
+        tracing::warn!(vm = %self.record.uuid, "the guest panicked");
+        let events = vec![Call::own().event(self.record.uuid, EventKind::Panicked)];
+        if let Err(error) = self.agent.inner.store.commit(Commit { events, ..Commit::default() }).await {
+            tracing::warn!(vm = %self.record.uuid, %error, "the guest panicked, and that is not in the journal");
         }
     }
 
     /// Guest code does not run any more, though nobody asked for it. It stays failed until it is resumed or
     /// stopped: a hypervisor that goes to and fro must not fill the journal.
     pub(super) async fn look_whether_it_runs(&mut self) {
-        let Some(machine) = self.live.machine.clone().filter(|_| self.record.state == VmState::Running)
-        else {
+        let was = self.record.state;
+        if !matches!(was, VmState::Running | VmState::Suspended) {
             return;
-        };
+        }
+        let Some(machine) = self.live.machine.clone() else { return };
         let status = match machine.status().await {
             // On the way out, or on the way through a reset.
-            Ok(status) if status.state() == VmState::Running || status.status == "shutdown" => return,
-            Ok(status) if status.state() == VmState::Paused => {
-                // A pause that was not written down, or not heard the end of.
-                let vm = self.changed(|vm| vm.state = VmState::Paused);
-                self.commit_surely(&Call::own(), vm, None).await;
+            Ok(status) if status.state() == was || status.status == "shutdown" => return,
+            // It sleeps or wakes as it likes, or a pause was not written down, or not heard the end of.
+            Ok(status) if status.state() != VmState::Failed => {
+                if self.sleeps.may_tell() {
+                    let vm = self.changed(|vm| vm.state = status.state());
+                    self.commit_surely(&Call::own(), vm, None).await;
+                }
                 return;
             }
             Ok(status) => status.status,
@@ -159,7 +191,13 @@ impl Actor {
         };
         let detail = format!("the hypervisor stopped the guest: {status}");
         tracing::error!(vm = %self.record.uuid, status, "guest failed");
-        let exit = Exit { reason: ExitReason::HypervisorError, status: 0, time: Timestamp::now(), detail };
+        let exit = Exit {
+            reason: ExitReason::HypervisorError,
+            status: 0,
+            time: Timestamp::now(),
+            detail,
+            obeyed: false,
+        };
         let vm = self.changed(|vm| {
             vm.state = VmState::Failed;
             vm.exit = Some(exit);
@@ -229,7 +267,7 @@ impl Actor {
         match (stops, &self.stop) {
             (true, None) => self.resume_stop().await,
             // Its deadline goes on.
-            (true, Some(_)) => self.press_power_button().await,
+            (true, Some(_)) => self.begin_button().await,
             // It may be paused, or have failed.
             (false, _) => self.look_whether_it_runs().await,
         }

@@ -28,6 +28,8 @@ pub(in crate::agent) struct Live {
     pub(super) links: Option<Attended>,
     /// When it is tried again to put in force what it may send.
     pub(super) guard_again: Option<Instant>,
+    /// When it was told last that the guest panicked.
+    pub(super) panic_told: Option<Instant>,
 }
 
 impl Live {

@@ -13,6 +13,7 @@
 //! fail is a commit (disk full): then a command changes nothing, but the end of a process is a fact
 //! and is committed again and again until it can be.
 
+mod button;
 pub(super) mod control;
 mod ended;
 mod guest;
@@ -55,7 +56,7 @@ use crate::{
     store::{BootPhase, Commit, EventKind, StopCause, VmChange, VmRecord},
 };
 use control::Control;
-use resets::Resets;
+use resets::{Resets, Sleeps};
 use stop::{Manner, Stop};
 
 /// Between looks for a hypervisor that does not answer.
@@ -140,6 +141,7 @@ pub(super) struct Actor {
     look_at: Option<Instant>,
     last_words: Option<MachineEvent>,
     resets: Resets,
+    sleeps: Sleeps,
 }
 
 enum Then {
@@ -178,6 +180,7 @@ impl Actor {
             look_at: None,
             last_words: None,
             resets: Resets::default(),
+            sleeps: Sleeps::default(),
         };
         agent.inner.tasks.spawn(async move {
             if actor.live.process.is_some() {
@@ -206,7 +209,9 @@ impl Actor {
                 () = stopping.cancelled() => break,
                 ended = ended(self.live.process.clone()) => self.on_ended(ended).await,
                 () = until(deadline) => self.on_deadline(),
+                () = until(self.stop.as_ref().and_then(|stop| stop.button.due())) => self.on_button().await,
                 () = until(self.resets.due()) => self.tell_resets().await,
+                () = until(self.sleeps.due()) => self.look_whether_it_runs().await,
                 () = until(self.look_at) => self.look_for_lost().await,
                 () = until(self.live.guard_again) => self.follow_links().await,
                 command = self.commands.recv() => match command {

@@ -55,14 +55,22 @@ impl Actor {
         Ok(outcome)
     }
 
-    /// Does what changes no record, but must not be done twice: its answer is kept before, so that a repeat after a
-    /// crash, or on a full disk, does not act.
+    /// Does what changes no record, but must not be done twice nor without its name: it is told and its answer kept
+    /// before, so that a repeat after a crash, or on a full disk, does not act.
     pub(super) async fn once<E: Into<Error>>(
         &self,
         call: &Call,
+        (rpc, detail): (&str, &str),
         act: impl Future<Output = Result<(), E>>,
     ) -> Result<Outcome, Error> {
-        let outcome = self.keep_answer(call, self.outcome(false, Vec::new())).await?;
+        let outcome = self.outcome(false, Vec::new());
+        let told = EventKind::Call { rpc: rpc.to_owned(), detail: detail.to_owned(), refused: false };
+        let commit = Commit {
+            events: vec![call.event(self.record.uuid, told)],
+            answers: call.answer(&Ok(outcome.clone())).into_iter().collect(),
+            ..Commit::default()
+        };
+        self.agent.inner.store.commit(commit).await?;
         let Err(error) = act.await.map_err(Into::into) else { return Ok(outcome) };
         if let Some(answer) = call.answer(&Err(Error::clone(&error))) {
             let commit = Commit { answers: vec![answer], ..Commit::default() };

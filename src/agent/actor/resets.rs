@@ -26,6 +26,8 @@ pub(super) struct Resets {
     by_guest: bool,
     last: Option<Timestamp>,
     told: Option<Instant>,
+    /// Who pressed reset last.
+    asked: Option<Call>,
     /// How long the next ones wait behind those: each time the whole machine is in the journal.
     pause: Duration,
 }
@@ -40,9 +42,37 @@ impl Resets {
         }
     }
 
+    /// Who wanted the next one that is not the guest's.
+    pub(super) fn asked_by(&mut self, call: Call) {
+        self.asked = Some(call);
+    }
+
     /// When they have to be told.
     pub(super) fn due(&self) -> Option<Instant> {
         (self.untold > 0).then(|| self.told.map_or_else(Instant::now, |told| told + self.pause))
+    }
+}
+
+/// When it was told last that the guest sleeps or is awake, and whether there is something to be looked at again.
+#[derive(Debug, Default)]
+pub(super) struct Sleeps {
+    told: Option<Instant>,
+    again: bool,
+}
+
+impl Sleeps {
+    /// Whether it may be told now; else it is looked at later.
+    pub(super) fn may_tell(&mut self) -> bool {
+        let now = Instant::now();
+        self.again = self.told.is_some_and(|told| now < told + TELL_EVERY);
+        if !self.again {
+            self.told = Some(now);
+        }
+        !self.again
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.told.filter(|_| self.again).map(|told| told + TELL_EVERY)
     }
 }
 
@@ -53,6 +83,7 @@ impl Actor {
         let resets = std::mem::take(&mut self.resets);
         let size = serde_json::to_string(&self.record.spec).map_or(0, |text| text.len());
         let pause = TELL_EVERY.max(Duration::from_secs(u64::try_from(size).unwrap_or(0) / BYTES_A_SECOND));
+        let cause = resets.asked.clone().filter(|_| !resets.by_guest).unwrap_or_else(Call::own);
         self.resets = Resets { last: resets.last, told: Some(Instant::now()), pause, ..Resets::default() };
         let time = resets.last.unwrap_or_else(Timestamp::now);
         let vm = self.changed(|vm| {
@@ -65,9 +96,10 @@ impl Actor {
                 vm.exit = Some(exit::reset(resets.by_guest, time));
             }
         });
-        if let Err(error) = self.commit(&Call::own(), vm, Vec::new(), None).await {
+        if let Err(error) = self.commit(&cause, vm, Vec::new(), None).await {
             tracing::warn!(vm = %self.record.uuid, %error, "a reset is told later");
             (self.resets.untold, self.resets.by_guest) = (resets.untold, resets.by_guest);
+            self.resets.asked = resets.asked;
         }
     }
 }

@@ -46,6 +46,7 @@ impl Actor {
             vm.state = VmState::Starting;
             vm.boot = Some(asked);
             vm.waiting = vec![call.waiting(false)];
+            vm.kill = None;
             edit(vm);
         });
         self.commit(call, starting, Vec::new(), None).await?;

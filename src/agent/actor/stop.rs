@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Actor, Reply};
+use super::{Actor, Reply, button::Button, control::patient};
 use crate::{
     agent::{
         call::{Call, Outcome},
@@ -19,6 +19,8 @@ use crate::{
 /// Longest wait for a guest to obey the power button, in seconds: a day.
 pub(super) const MAX_TIMEOUT: u32 = 86_400;
 const MAX_LEFT: Duration = Duration::from_secs(MAX_TIMEOUT as u64);
+/// How long a hypervisor may take to rouse a guest.
+const ROUSE: Duration = Duration::from_secs(2);
 /// vmadm's patience with a reboot.
 const REBOOT: Duration = Duration::from_secs(180);
 
@@ -28,6 +30,7 @@ pub(super) struct Stop {
     pub(super) deadline: Instant,
     pub(super) waiting: Vec<Waiting>,
     pub(super) then_start: bool,
+    pub(super) button: Button,
 }
 
 /// A caller that waits for the end of a stop.
@@ -101,7 +104,7 @@ impl Actor {
         match self.record.state {
             // Whoever wants it stopped too is not disturbed by that it is being stopped.
             VmState::Stopping => Ok(()),
-            VmState::Running | VmState::Failed | VmState::Paused => self.check_etag(etag),
+            VmState::Running | VmState::Failed | VmState::Paused | VmState::Suspended => self.check_etag(etag),
             VmState::Lost if self.live.process.is_none() => {
                 Err(self.wrong_state(
                     "nobody can tell which process the VM's hypervisor is; see the agent's log, end it on the host, and stop the VM with force",
@@ -123,7 +126,7 @@ impl Actor {
         edit: impl FnOnce(&mut VmRecord),
     ) -> Result<&mut Stop, Error> {
         let failed = self.record.state == VmState::Failed;
-        let paused = self.record.state == VmState::Paused;
+        let before = self.record.state;
         let deadline = Timestamp::now().later(manner.timeout);
         let stopping = self.changed(|vm| {
             vm.state = VmState::Stopping;
@@ -134,8 +137,11 @@ impl Actor {
             }
             let deadline = joined.as_ref().map_or(deadline, |stop| stop.deadline.min(deadline));
             // Whoever wanted it first.
-            let cause = joined.map_or(manner.cause, |stop| stop.cause);
-            vm.stop = Some(StopPlan { deadline, then_start: manner.then_start, calls, cause });
+            let cause = joined.as_ref().map_or(manner.cause, |stop| stop.cause);
+            let (pressed, forced) = joined.map_or((false, false), |stop| (stop.pressed, stop.forced));
+            let forced = forced || manner.force;
+            let then_start = manner.then_start;
+            vm.stop = Some(StopPlan { deadline, then_start, calls, cause, pressed, forced });
             edit(vm);
         });
         match self.commit(call, stopping, Vec::new(), None).await {
@@ -146,21 +152,35 @@ impl Actor {
             written => written?,
         }
         crash::point("stop.begun");
+        let deadline = Instant::now() + manner.timeout;
+        let button = Button::Deaf { at: Instant::now() };
+        let (waiting, then_start) = (Vec::new(), false);
+        let stop = self.stop.get_or_insert(Stop { deadline, waiting, then_start, button });
+        stop.deadline = stop.deadline.min(deadline);
+        stop.then_start = manner.then_start;
         if manner.force || failed {
             self.kill();
         } else {
-            if paused && let Some(machine) = &self.live.machine {
-                // A halted guest does not feel the button.
-                let _ = machine.resume().await;
-            }
-            self.press_power_button().await;
+            self.rouse(before).await;
+            self.begin_button().await;
         }
         crash::point("stop.asked");
-        let deadline = Instant::now() + manner.timeout;
-        let stop = self.stop.get_or_insert(Stop { deadline, waiting: Vec::new(), then_start: false });
-        stop.deadline = stop.deadline.min(deadline);
-        stop.then_start = manner.then_start;
-        Ok(stop)
+        self.stop.as_mut().ok_or_else(|| Error::internal("a stop that was begun is not there"))
+    }
+
+    /// A guest that is halted or sleeps does not feel the button.
+    async fn rouse(&self, state: VmState) {
+        let Some(machine) = &self.live.machine else { return };
+        let roused = async {
+            match state {
+                VmState::Paused => machine.resume().await,
+                VmState::Suspended => machine.wake().await,
+                _ => Ok(()),
+            }
+        };
+        if !matches!(tokio::time::timeout(ROUSE, roused).await, Ok(Ok(()))) {
+            tracing::warn!(vm = %self.record.uuid, %state, "it can't be roused");
+        }
     }
 
     /// A stop or a reboot that an earlier agent did not finish, as it was meant.
@@ -172,9 +192,11 @@ impl Actor {
         let calls = plan.map(|plan| plan.calls).unwrap_or_default();
         match self.record.state {
             VmState::Stopping => {
-                self.press_power_button().await;
                 let waiting = calls.into_iter().map(Waiting::of_an_earlier_agent).collect();
-                self.stop = Some(Stop { deadline: Instant::now() + left, waiting, then_start });
+                let button = Button::Deaf { at: Instant::now() };
+                self.stop = Some(Stop { deadline: Instant::now() + left, waiting, then_start, button });
+                self.rouse(self.asleep().await).await;
+                self.begin_button().await;
             }
             VmState::Stopped if then_start => {
                 let cause = calls.into_iter().next().map_or_else(Call::own, Call::from_waiting);
@@ -187,12 +209,12 @@ impl Actor {
         }
     }
 
-    pub(super) async fn press_power_button(&self) {
-        if let Some(machine) = &self.live.machine
-            && let Err(error) = machine.press_power_button().await
-        {
-            // The deadline will deal with it.
-            tracing::warn!(vm = %self.record.uuid, %error, "power button");
+    /// What the hypervisor says of a guest that is to stop.
+    async fn asleep(&self) -> VmState {
+        let Some(machine) = &self.live.machine else { return VmState::Stopping };
+        match tokio::time::timeout(ROUSE, machine.status()).await {
+            Ok(Ok(status)) => status.state(),
+            _ => VmState::Stopping,
         }
     }
 
@@ -264,6 +286,10 @@ impl Actor {
 
     async fn reset(&mut self, call: &Call) -> Result<Outcome, Error> {
         let machine = self.look()?.machine;
-        self.once(call, machine.reset()).await
+        let done = self.once(call, ("RebootVm", "force"), patient(machine.reset())).await;
+        if done.is_ok() {
+            self.resets.asked_by(call.clone());
+        }
+        done
     }
 }

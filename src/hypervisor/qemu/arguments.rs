@@ -64,6 +64,9 @@ pub(super) fn program(
     b.option("-object", "rng-builtin,id=random");
     b.option("-device", "virtio-rng-pci,rng=random,addr=4");
     b.option("-device", "pvpanic");
+    b.option("-action", format!("panic={}", plan.tuning.on_panic.as_deref().unwrap_or("none")));
+    // What has no position is not booted from.
+    b.option("-boot", "strict=on");
     for event in super::trace::EVENTS {
         b.option("-trace", event);
     }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    super::{HypervisorError, InfoType, Machine, MachineEvent, Medium, RunStatus, Setup},
+    super::{Hearing, HypervisorError, InfoType, Machine, MachineEvent, Medium, RunStatus, Setup},
     info,
     qmp::Qmp,
     trace::CAUSES,
@@ -113,6 +113,22 @@ impl Machine for QemuMachine {
         self.query("cont").await.map(drop)
     }
 
+    async fn hears_power_button(&self) -> Result<Hearing, HypervisorError> {
+        let command = json!({"command-line": format!("i /h {PM1_ENABLE:#x}")});
+        let said = self.qmp.execute("human-monitor-command", command).await?;
+        // portw[0x0602] = 0x0120
+        let word = said.as_str().and_then(|said| said.trim().rsplit_once("0x"));
+        Ok(match word.and_then(|(_, word)| u16::from_str_radix(word, 16).ok()) {
+            Some(NOBODY) | None => Hearing::Unknown,
+            Some(enabled) if enabled & POWER_BUTTON != 0 => Hearing::Listens,
+            Some(_) => Hearing::Deaf,
+        })
+    }
+
+    async fn wake(&self) -> Result<(), HypervisorError> {
+        self.query("system_wakeup").await.map(drop)
+    }
+
     async fn press_power_button(&self) -> Result<(), HypervisorError> {
         self.query("system_powerdown").await.map(drop)
     }
@@ -176,7 +192,7 @@ impl Machine for QemuMachine {
                 "SHUTDOWN" => MachineEvent::Shutdown { guest, reason: reason() },
                 "RESET" => MachineEvent::Reset { guest },
                 "GUEST_PANICKED" => MachineEvent::Panicked,
-                "STOP" => MachineEvent::Stopped,
+                "STOP" | "RESUME" | "SUSPEND" | "WAKEUP" => MachineEvent::Stopped,
                 other => {
                     tracing::debug!(vm = %self.uuid, event = other, "hypervisor event");
                     continue;
@@ -185,6 +201,12 @@ impl Machine for QemuMachine {
         }
     }
 }
+
+/// The register in which a system says which events of ACPI it wants, where both firmwares put it for this machine; and
+/// what a port says at which nothing is.
+const PM1_ENABLE: u16 = 0x602;
+const POWER_BUTTON: u16 = 1 << 8;
+const NOBODY: u16 = u16::MAX;
 
 /// QEMU's run states. What it says ends in records and events, so only its own words are taken.
 fn known_status(status: &str) -> &'static str {

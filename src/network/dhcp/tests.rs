@@ -100,9 +100,9 @@ fn a_discover_is_offered_and_a_request_acknowledged() {
 
 #[test]
 fn what_is_not_asked_for_is_not_answered() {
-    use four::MessageType::{Decline, Inform, Release};
+    use four::MessageType::{Decline, Release};
     let responder = Responder::new(lease());
-    for kind in [Release, Inform, Decline] {
+    for kind in [Release, Decline] {
         assert_eq!(responder.answer(&framed(&request(Some(kind)))), None);
     }
     let mut reply = request(Some(four::MessageType::Discover));
@@ -113,6 +113,82 @@ fn what_is_not_asked_for_is_not_answered() {
     assert_eq!(responder.answer(&framed(&other)), None);
     let none = Responder::new(Lease { v4: None, ..lease() });
     assert_eq!(none.answer(&framed(&request(Some(four::MessageType::Discover)))), None);
+}
+
+/// RFC 2131, 4.3.2: another address is refused, another server's business is none of ours.
+#[test]
+fn a_request_for_another_address_is_refused_and_for_another_server_passed_over() {
+    use four::{DhcpOption, MessageType};
+    let responder = Responder::new(lease());
+    let other = Ipv4Addr::new(10, 0, 0, 99);
+    let asked = |edit: &dyn Fn(&mut four::Message)| {
+        let mut message = request(Some(MessageType::Request));
+        edit(&mut message);
+        responder.answer(&framed(&message)).map(|answer| {
+            let said = four(&answer);
+            (said.opts().msg_type().unwrap(), said.yiaddr(), answer.assigned)
+        })
+    };
+    let own: Ipv4Addr = "10.0.0.5".parse().unwrap();
+    let yes = Some((MessageType::Ack, own, vec![IpAddr::V4(own)]));
+    let no = Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED, vec![]));
+    let server = |ip| {
+        move |message: &mut four::Message| drop(message.opts_mut().insert(DhcpOption::ServerIdentifier(ip)))
+    };
+    let wants = |ip| {
+        move |message: &mut four::Message| drop(message.opts_mut().insert(DhcpOption::RequestedIpAddress(ip)))
+    };
+    // SELECTING, INIT-REBOOT, RENEWING.
+    assert_eq!(
+        asked(&|m| {
+            server(SERVER_IP)(m);
+            wants(own)(m)
+        }),
+        yes
+    );
+    assert_eq!(
+        asked(&|m| {
+            server(SERVER_IP)(m);
+            wants(other)(m)
+        }),
+        no
+    );
+    assert_eq!(
+        asked(&|m| {
+            server(other)(m);
+            wants(own)(m)
+        }),
+        None
+    );
+    assert_eq!(asked(&wants(own)), yes);
+    assert_eq!(asked(&wants(other)), no);
+    assert_eq!(
+        asked(&|m| {
+            m.set_ciaddr(own);
+        }),
+        yes
+    );
+    assert_eq!(
+        asked(&|m| {
+            m.set_ciaddr(other);
+        }),
+        no
+    );
+}
+
+#[test]
+fn who_has_an_address_is_told_the_rest() {
+    use four::{MessageType, OptionCode};
+    let mut message = request(Some(MessageType::Inform));
+    message.set_ciaddr([10, 0, 0, 5]);
+    let answer = Responder::new(lease()).answer(&framed(&message)).unwrap();
+    let said = four(&answer);
+    assert_eq!((said.opts().msg_type(), said.yiaddr()), (Some(MessageType::Ack), Ipv4Addr::UNSPECIFIED));
+    assert!(answer.assigned.is_empty());
+    let has = |code| said.opts().get(code).is_some();
+    assert!(
+        has(OptionCode::DomainNameServer) && has(OptionCode::Router) && !has(OptionCode::AddressLeaseTime)
+    );
 }
 
 #[test]

@@ -27,14 +27,10 @@ pub(super) fn answer(lease: &Lease, payload: &[u8]) -> Option<Answer> {
     if !is_request_of(&request, lease.mac) || !is_listed(lease, &request) {
         return None;
     }
-    let kind = match request.kind() {
-        Some(MessageType::Discover) => MessageType::Offer,
-        // Without a type it is BOOTP.
-        Some(MessageType::Request) | None => MessageType::Ack,
-        _ => return None,
-    };
-    let payload = reply(lease, own, &request, kind)?;
+    let verdict = verdict(&request, own.addr())?;
+    let payload = reply(lease, own, &request, verdict)?;
     let to = match request.client() {
+        _ if verdict == Verdict::Refuse => Ipv4Addr::BROADCAST,
         ip if ip.is_unspecified() => Ipv4Addr::BROADCAST,
         ip => ip,
     };
@@ -43,8 +39,53 @@ pub(super) fn answer(lease: &Lease, payload: &[u8]) -> Option<Answer> {
         .udp(SERVER_PORT, CLIENT_PORT);
     let mut frame = Vec::with_capacity(builder.size(payload.len()));
     builder.write(&mut frame, &payload).ok()?;
-    let assigned = if kind == MessageType::Ack { vec![IpAddr::V4(own.addr())] } else { Vec::new() };
+    let assigned = if verdict == Verdict::Assign { vec![IpAddr::V4(own.addr())] } else { Vec::new() };
     Some(Answer { frame, assigned })
+}
+
+/// What a message gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Offer,
+    Assign,
+    /// All but an address.
+    Inform,
+    Refuse,
+}
+
+impl Verdict {
+    fn kind(self) -> MessageType {
+        match self {
+            Self::Offer => MessageType::Offer,
+            Self::Assign | Self::Inform => MessageType::Ack,
+            Self::Refuse => MessageType::Nak,
+        }
+    }
+}
+
+/// RFC 2131, section 4.3: there is one address to give, and nobody else gives it.
+fn verdict(request: &Message4<'_>, own: Ipv4Addr) -> Option<Verdict> {
+    match request.kind() {
+        Some(MessageType::Discover) => return Some(Verdict::Offer),
+        Some(MessageType::Inform) => return Some(Verdict::Inform),
+        // Without a type it is BOOTP.
+        None => return Some(Verdict::Assign),
+        Some(MessageType::Request) => {}
+        Some(_) => return None,
+    }
+    let address =
+        |code| request.option(code).map(|bytes| <[u8; 4]>::try_from(bytes).map(Ipv4Addr::from).ok());
+    match address(OptionCode::ServerIdentifier) {
+        // The client took another's offer.
+        Some(server) if server != Some(SERVER_IP) => return None,
+        _ => {}
+    }
+    let wanted = match address(OptionCode::RequestedIpAddress) {
+        Some(asked) => asked,
+        None if request.client().is_unspecified() => Some(own),
+        None => Some(request.client()),
+    };
+    Some(if wanted == Some(own) { Verdict::Assign } else { Verdict::Refuse })
 }
 
 fn is_request_of(message: &Message4<'_>, mac: Mac) -> bool {
@@ -60,15 +101,25 @@ fn is_one_of(clients: &[Vec<u8>], request: &Message4<'_>) -> bool {
     request.option(OptionCode::ClientIdentifier).is_some_and(|cid| clients.iter().any(|client| client == cid))
 }
 
-fn reply(lease: &Lease, own: Ipv4Net, request: &Message4<'_>, kind: MessageType) -> Option<Vec<u8>> {
+fn reply(lease: &Lease, own: Ipv4Net, request: &Message4<'_>, verdict: Verdict) -> Option<Vec<u8>> {
     let zero = Ipv4Addr::UNSPECIFIED;
     let mac = lease.mac.octets();
-    let mut message = Message::new_with_id(request.id(), request.client(), own.addr(), SERVER_IP, zero, &mac);
+    let (client, yours, server) = match verdict {
+        Verdict::Offer | Verdict::Assign => (request.client(), own.addr(), SERVER_IP),
+        Verdict::Inform => (request.client(), zero, SERVER_IP),
+        Verdict::Refuse => (zero, zero, zero),
+    };
+    let mut message = Message::new_with_id(request.id(), client, yours, server, zero, &mac);
     message.set_opcode(Opcode::BootReply).set_flags(request.flags().into());
     let options = message.opts_mut();
-    options.insert(DhcpOption::MessageType(kind));
+    options.insert(DhcpOption::MessageType(verdict.kind()));
     options.insert(DhcpOption::ServerIdentifier(SERVER_IP));
-    options.insert(DhcpOption::AddressLeaseTime(LEASE_TIME));
+    if verdict == Verdict::Refuse {
+        return padded(&message);
+    }
+    if verdict != Verdict::Inform {
+        options.insert(DhcpOption::AddressLeaseTime(LEASE_TIME));
+    }
     options.insert(DhcpOption::SubnetMask(own.netmask()));
     if let Some(router) = lease.router {
         options.insert(DhcpOption::Router(vec![router]));
@@ -102,13 +153,17 @@ fn reply(lease: &Lease, own: Ipv4Net, request: &Message4<'_>, kind: MessageType)
         if let Some(spare) = spare {
             message.opts_mut().remove(spare);
         }
-        let mut bytes = message.to_vec().ok()?;
-        if bytes.len() <= most {
-            bytes.resize(bytes.len().max(LEAST_MESSAGE), 0);
-            return Some(bytes);
+        if message.to_vec().ok()?.len() <= most {
+            return padded(&message);
         }
     }
     None
+}
+
+fn padded(message: &Message) -> Option<Vec<u8>> {
+    let mut bytes = message.to_vec().ok()?;
+    bytes.resize(bytes.len().max(LEAST_MESSAGE), 0);
+    Some(bytes)
 }
 
 pub(super) fn acknowledged(payload: &[u8], mac: Mac) -> Option<Ipv4Addr> {

@@ -1,7 +1,7 @@
 //! The properties of a VM.
 
 use super::{DISK, Default, Effect, ILLUMOS, Kind, NIC, PCI_DEVICE, Property, ZFS, property};
-use crate::spec::{forms, validate};
+use crate::spec::{VmState, forms, validate};
 
 const MIB: &str = "MiB";
 const ZERO_UUID: &str = "\"00000000-0000-0000-0000-000000000000\"";
@@ -50,6 +50,7 @@ pub const VM: &[Property] = &[
     property("nic_driver", Kind::Word(&["virtio", "e1000", "rtl8139"]), "Model of new interfaces that name none.").effect(Effect::Live),
     property("boot", Kind::Form(forms::boot), "Boot order, like order=cd.").default(Default::Value("\"order=cd\"")),
     property("bootrom", Kind::Word(&["bios", "uefi"]), "The firmware.").default(Default::Value("\"bios\"")),
+    property("on_panic", Kind::Word(&["none", "shutdown", "pause"]), "What becomes of a guest that panics: none: it goes its own way (a dump, a reboot); shutdown: its power is cut; pause: it is halted to be looked at.").kvm().default(Default::Value("\"none\"")),
     property("vga", Kind::Form(forms::vga), "The graphics adapter.").kvm().default(Default::Value("\"std\"")),
     property("vnc_port", Kind::Integer(-1, 65535, "(-1: none, 0: any free port)"), "TCP port of the VNC endpoint.").effect(Effect::Live).default(Default::Value("0")).column("VNC_PORT", 8),
     property("vnc_password", Kind::Secret(8), "Password of the VNC endpoint.").effect(Effect::Live),
@@ -105,11 +106,11 @@ pub const VM: &[Property] = &[
     property("set_routes", Kind::FlatObject, "Routes to set.").in_updates(),
     property("remove_routes", KEYS, "Destinations of routes to remove; one that is also set is set.").in_updates(),
 
-    property("state", Kind::Text(255), "Where the VM is in its life.").known().column("STATE", 16),
-    property("zone_state", Kind::Text(255), "Where its zone is.").known().column("ZONE_STATE", 10),
+    property("state", Kind::Word(VmState::WORDS), "Where the VM is in its life.").known().column("STATE", 16),
+    property("zone_state", Kind::Word(VmState::ZONE_WORDS), "Where its zone is.").known().column("ZONE_STATE", 10),
     property("transition_to", Kind::Text(255), "Where a VM that is on its way will be.").known(),
     property("transition_expire", Kind::Text(255), "When that is decided: when a guest that does not stop loses its power.").known(),
-    property("type", Kind::Text(255), "The brand in four letters.").known().column("TYPE", 4),
+    property("type", Kind::Word(&["KVM", "BHYV"]), "The brand in four letters.").known().column("TYPE", 4),
     property("zonename", Kind::Text(255), "The uuid.").known().column("ZONENAME", 12),
     property("zonepath", Kind::Text(4096), "Where the zone is on the host.").known().column("ZONEPATH", 40),
     property("pid", Kind::Integer(0, MANY, ""), "The hypervisor's process id; while it runs.").known().column("PID", 6),
@@ -121,7 +122,7 @@ pub const VM: &[Property] = &[
     property("exit_timestamp", Kind::Text(255), "When the last run ended; while it runs, when it was reset.").known().column("EXIT_TIMESTAMP", 24),
     property("exit_reason", Kind::Text(255), "Why the last run ended; while it runs, why it was reset.").known().column("EXIT_REASON", 16),
     property("exit_detail", Kind::Text(4096), "The hypervisor's last words, when it failed.").known(),
-    property("accelerator", Kind::Text(255), "What runs guest code: kvm or tcg; while it runs.").known().column("ACCELERATOR", 11),
+    property("accelerator", Kind::Word(&["kvm", "tcg"]), "What runs guest code: kvm or tcg; while it runs.").known().column("ACCELERATOR", 11),
     property("restrictions", Kind::FlatObject, "What the hypervisor is kept from, and by what; while it runs.").known(),
     property("limits", Kind::FlatObject, "What bounds it, and by what; while it runs.").known(),
     property("etag", Kind::Text(255), "Changes whenever the VM does.").known(),

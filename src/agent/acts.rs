@@ -1,0 +1,67 @@
+//! What callers do that by itself changes no machine, in the journal: nobody acts on a guest without a name.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+use super::{Agent, call::Call, error::Error};
+use crate::store::{Commit, EventKind};
+
+/// Of one caller and rpc one refusal is told in that time.
+const REFUSAL: Duration = Duration::from_secs(60);
+/// Callers and rpcs that are told apart.
+const KNOWN: usize = 1024;
+
+impl Agent {
+    /// Writes down what a caller is about to do; of the host when no VM is named.
+    pub async fn tell_call(
+        &self,
+        call: &Call,
+        vm: Option<Uuid>,
+        rpc: &str,
+        detail: &str,
+    ) -> Result<(), Error> {
+        self.commit_call(call, vm, rpc, detail, false).await
+    }
+
+    async fn commit_call(
+        &self,
+        call: &Call,
+        vm: Option<Uuid>,
+        rpc: &str,
+        detail: &str,
+        refused: bool,
+    ) -> Result<(), Error> {
+        let kind = EventKind::Call { rpc: rpc.to_owned(), detail: detail.to_owned(), refused };
+        let events = vec![call.event(vm.unwrap_or_default(), kind)];
+        self.inner.store.commit(Commit { events, ..Commit::default() }).await?;
+        Ok(())
+    }
+}
+
+/// Calls that were refused for a role that is too low; who is refused again and again must not fill the journal.
+#[derive(Debug, Default)]
+pub struct Refusals(HashMap<(String, String), Instant>);
+
+impl Refusals {
+    /// Writes down that `caller` may not call `rpc`, unless that was said a moment ago.
+    pub async fn tell(&mut self, agent: &Agent, caller: String, rpc: String) {
+        let now = Instant::now();
+        if self.0.len() >= KNOWN {
+            self.0.retain(|_, told| now.duration_since(*told) < REFUSAL);
+        }
+        let key = (caller, rpc);
+        let is_new = self.0.get(&key).is_none_or(|told| now.duration_since(*told) >= REFUSAL);
+        if !is_new || self.0.len() >= KNOWN {
+            return;
+        }
+        let call = Call { actor: key.0.clone(), ..Call::own() };
+        if let Err(error) = agent.commit_call(&call, None, &key.1, "", true).await {
+            tracing::warn!(caller = key.0, rpc = key.1, %error, "a call was refused, and that is not in the journal");
+        }
+        self.0.insert(key, now);
+    }
+}
