@@ -85,7 +85,7 @@ fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 apt() { # apt ARG...: apt-get, quiet unless it fails
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@" >"$log" 2>&1
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -q -y "$@" >"$log" 2>&1
 }
 echo "Installing from Debian's packages: $missing" >&2
 apt update || { cat "$log" >&2; exit 1; }

@@ -29,7 +29,9 @@ use crate::config::Config;
 ///     out/                       pipes of the hypervisor's output, each named after the log that it ends in
 /// <run_dir>/logger.sock          who carries them there
 /// <state_dir>/
-///     state.db  lock
+///     state.db
+///     kvm.json                   what a probe guest said about KVM in this boot of the host
+///     draining                   in which boot of the host its guests are powered off
 /// ```
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -67,6 +69,12 @@ impl Layout {
     #[must_use]
     pub fn database(&self) -> PathBuf {
         self.state.join("state.db")
+    }
+
+    /// What a probe guest said about KVM in this boot of the host.
+    #[must_use]
+    pub fn kvm_verdict(&self) -> PathBuf {
+        self.state.join("kvm.json")
     }
 
     /// Says in which boot of the host its guests are powered off.

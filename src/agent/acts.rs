@@ -16,15 +16,12 @@ const REFUSAL: Duration = Duration::from_secs(60);
 const KNOWN: usize = 1024;
 
 impl Agent {
-    /// Writes down what a caller is about to do; of the host when no VM is named.
-    pub async fn tell_call(
-        &self,
-        call: &Call,
-        vm: Option<Uuid>,
-        rpc: &str,
-        detail: &str,
-    ) -> Result<(), Error> {
-        self.commit_call(call, vm, rpc, detail, false).await
+    /// Writes down what a caller is about to do; of the host when no VM is named. Who looks at a guest or types into it
+    /// is not kept from that by a disk that is full: then the log has the word.
+    pub async fn tell_call(&self, call: &Call, vm: Option<Uuid>, rpc: &str, detail: &str) {
+        if let Err(error) = self.commit_call(call, vm, rpc, detail, false).await {
+            tracing::error!(actor = call.actor, ?vm, rpc, detail, %error, "done without a word in the journal");
+        }
     }
 
     async fn commit_call(

@@ -241,7 +241,8 @@ async fn receive(mut upload: Upload, mut queue: mpsc::Receiver<Piece>) -> Result
             None => {
                 return Err(Error::UploadBroken {
                     path: String::new(),
-                    message: "the upload was cut; what came is kept, and ListFiles tells how much".to_owned(),
+                    message: "the upload was cut; what came is kept, and a repeat goes on behind it"
+                        .to_owned(),
                 });
             }
         }

@@ -25,7 +25,7 @@ impl Agent {
         with_password: bool,
     ) -> Result<Info, Error> {
         let types = InfoType::parse_list(types).map_err(|why| Error::invalid("types", why))?;
-        let look = look(self, uuid).await?;
+        let look = look(self, uuid, "get info for").await?;
         let vm = self.vm(uuid)?;
         let password = vm.vnc_password().filter(|_| with_password);
         let looked = async {
@@ -44,13 +44,13 @@ impl Agent {
 
     /// Fails unless the VM runs.
     pub async fn check_running(&self, uuid: Uuid) -> Result<(), Error> {
-        look(self, uuid).await.map(drop)
+        look(self, uuid, "get info for").await.map(drop)
     }
 
     /// A connection to the guest's screen that speaks RFB.
     pub async fn connect_vnc(&self, call: &Call, uuid: Uuid) -> Result<UnixStream, Error> {
-        let machine = look(self, uuid).await?.machine;
-        self.tell_call(call, Some(uuid), "ConnectVnc", "").await?;
+        let machine = look(self, uuid, "connect to the screen of").await?.machine;
+        self.tell_call(call, Some(uuid), "ConnectVnc", "").await;
         let (ours, theirs) = pair_in_passing().map_err(Error::internal)?;
         ours.set_nonblocking(true).map_err(Error::internal)?;
         let ours = UnixStream::from_std(ours).map_err(Error::internal)?;
@@ -61,13 +61,13 @@ impl Agent {
 
     /// Sends a break on the guest's serial console.
     pub async fn send_break(&self, uuid: Uuid) -> Result<(), Error> {
-        Ok(look(self, uuid).await?.machine.send_break().await?)
+        Ok(look(self, uuid, "send a break to").await?.machine.send_break().await?)
     }
 
     /// The guest's screen as a PNG.
     pub async fn screenshot(&self, call: &Call, uuid: Uuid) -> Result<Vec<u8>, Error> {
-        let machine = look(self, uuid).await?.machine;
-        self.tell_call(call, Some(uuid), "TakeScreenshot", "").await?;
+        let machine = look(self, uuid, "take a screenshot of").await?.machine;
+        self.tell_call(call, Some(uuid), "TakeScreenshot", "").await;
         Ok(machine.screenshot().await?)
     }
 }

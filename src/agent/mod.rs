@@ -138,8 +138,10 @@ impl Agent {
             make_folder(folder, mode)?;
         }
         let locks = locks(&layout).await?;
-        storage::close_state(&layout)
-            .map_err(|source| StartError::Folder { path: layout.state().to_owned(), source })?;
+        if let Err(error) = storage::close_state(&layout) {
+            // A disk that can only be read keeps no agent from its guests.
+            tracing::error!(%error, folder = %layout.state().display(), "others may read the state");
+        }
         // The database itself would only say that it can't be opened.
         let database = OpenOptions::new().append(true).create(true).mode(0o600).open(layout.database());
         database.map_err(|source| StartError::Folder { path: layout.database(), source })?;

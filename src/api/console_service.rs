@@ -155,7 +155,7 @@ impl ConsoleService for Consoles {
         };
         self.agent.check_running(vm).await.map_err(status)?;
         let call = call_of(caller.name.to_string(), "CreateVncLink", "", &[])?;
-        self.agent.tell_call(&call, Some(vm), "CreateVncLink", "").await.map_err(status)?;
+        self.agent.tell_call(&call, Some(vm), "CreateVncLink", "").await;
         tracing::info!(%vm, caller = %caller.name, "made a link to the screen");
         let url = links.make(vm, caller).map_err(link_status)?;
         let expire_time = Some((SystemTime::now() + links.life()).into());
@@ -235,7 +235,7 @@ impl Typing {
             return Err(invalid("input", "attached read only"));
         }
         if let Some(call) = self.call.take() {
-            self.agent.tell_call(&call, Some(self.vm), "Attach", "types").await.map_err(status)?;
+            self.agent.tell_call(&call, Some(self.vm), "Attach", "types").await;
         }
         match item {
             attach_request::Item::Attach(_) => Err(invalid("attach", "only input may follow attach")),

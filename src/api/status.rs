@@ -90,7 +90,12 @@ pub(super) fn status(error: Error) -> Status {
         Error::BootFailed { uuid, step, reason } => (
             Code::FailedPrecondition,
             "BOOT_FAILED",
-            vec![("uuid", uuid.to_string()), ("step", step), ("reason", reason)],
+            vec![
+                ("uuid", uuid.to_string()),
+                ("state", crate::spec::VmState::Stopped.to_string()),
+                ("step", step),
+                ("reason", reason),
+            ],
         ),
         Error::Unsupported { capability, .. } => {
             (Code::Unimplemented, "CAPABILITY_MISSING", vec![("capability", capability)])

@@ -77,27 +77,35 @@ impl Pki {
                 return Err(PkiError::Exists(path));
             }
         }
+        let names = names.iter().map(|name| server_name(name)).collect::<Result<Vec<_>, _>>()?;
         let mut params = params("Zoneward CA", CA_DAYS);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        self.write("ca.key", &ca.key().serialize_pem(), 0o600)?;
-        self.write("ca.pem", &ca.pem(), 0o644)?;
 
         let mut params = self::params("Zoneward agent", days.into());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        for name in names {
-            params.subject_alt_names.push(match name.parse::<IpAddr>() {
-                Ok(ip) => SanType::IpAddress(ip),
-                Err(_) => SanType::DnsName(
-                    name.as_str()
-                        .try_into()
-                        .map_err(|_| PkiError::Name(format!("{name:?} is not a DNS name")))?,
-                ),
-            });
+        params.subject_alt_names.extend(names);
+        let server = pair(params, &ca)?;
+        let admin = pair(self.client(Role::Admin, "admin", days)?.1, &ca)?;
+        // All is made before anything is written, the CA's own last: a folder without it is begun anew.
+        let files = [
+            ("server.key", &server.0, 0o600),
+            ("server.pem", &server.1, 0o644),
+            ("admin.key", &admin.0, 0o600),
+            ("admin.pem", &admin.1, 0o644),
+            ("ca.key", &ca.key().serialize_pem(), 0o600),
+            ("ca.pem", &ca.pem(), 0o644),
+        ];
+        for (place, (name, text, mode)) in files.iter().enumerate() {
+            if let Err(error) = self.write(name, text, *mode) {
+                for (name, ..) in &files[..=place] {
+                    let _ = fs::remove_file(self.dir.join(name));
+                }
+                return Err(error);
+            }
         }
-        self.sign("server", params, &ca)?;
-        self.issue(Role::Admin, "admin", days).map(drop)
+        Ok(())
     }
 
     /// Makes `<name>.pem` and `<name>.key` for a client, valid for `days`. Gives its identity.
@@ -109,14 +117,20 @@ impl Pki {
         if ["ca", "server", "crl"].contains(&name) {
             return Err(PkiError::Name(format!("{name:?} is the name of another file here")));
         }
+        let (identity, params) = self.client(role, name, days)?;
+        self.sign(name, params, &self.ca()?)?;
+        Ok(identity)
+    }
+
+    /// Identity and certificate of a client.
+    fn client(&self, role: Role, name: &str, days: u32) -> Result<(String, CertificateParams), PkiError> {
         let identity = format!("spiffe://{}/{role}/{name}", self.trust_domain);
         let mut params = params(name, days.into());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let uri =
             identity.as_str().try_into().map_err(|_| PkiError::Name(format!("{identity:?} is not a URI")))?;
         params.subject_alt_names.push(SanType::URI(uri));
-        self.sign(name, params, &self.ca()?)?;
-        Ok(identity)
+        Ok((identity, params))
     }
 
     /// Puts `<name>.pem` on the revocation list.
@@ -192,6 +206,30 @@ impl Pki {
             Err(source) => Err(PkiError::File { path, source }),
         }
     }
+}
+
+/// A name that a client can look for: an address, or a DNS name of letters, digits and dashes (RFC 1123), whose first
+/// label may be `*`.
+fn server_name(name: &str) -> Result<SanType, PkiError> {
+    if let Ok(ip) = name.parse::<IpAddr>() {
+        return Ok(SanType::IpAddress(ip));
+    }
+    let bad = || PkiError::Name(format!("{name:?} is neither a DNS name nor an IP address"));
+    let plain = name.strip_prefix("*.").unwrap_or(name);
+    rustls_pki_types::DnsName::try_from(plain).map_err(|_| bad())?;
+    let is_address_like =
+        plain.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    if is_address_like || plain.contains('_') || plain.ends_with('.') {
+        return Err(bad());
+    }
+    Ok(SanType::DnsName(name.try_into().map_err(|_| bad())?))
+}
+
+/// Key and certificate.
+fn pair(params: CertificateParams, ca: &Issuer<'_, KeyPair>) -> Result<(String, String), PkiError> {
+    let key = KeyPair::generate()?;
+    let cert = params.signed_by(&key, ca)?;
+    Ok((key.serialize_pem(), cert.pem()))
 }
 
 /// Every certificate has a subject of its own: one that equals its issuer's is "self-signed" to

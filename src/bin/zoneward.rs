@@ -139,7 +139,10 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode, AnyError> {
     let default = Path::new("/etc/zoneward/zoneward.toml");
     let file = arguments.config.clone().or_else(|| default.exists().then(|| default.to_owned()));
-    let config = Config::load(file.as_deref(), std::env::vars(), &arguments.set)?;
+    // What is not UTF-8 is no word of ours.
+    let words = std::env::vars_os();
+    let words = words.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let config = Config::load(file.as_deref(), words, &arguments.set)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match arguments.command {
         Command::Serve => runtime.block_on(serve(config)).map(|()| ExitCode::SUCCESS),
@@ -162,12 +165,14 @@ async fn serve(config: Config) -> Result<(), AnyError> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
 
     raise_descriptors();
+    let host_boot = this_host_boot()?;
+    let kvm = Qemu::new(config.qemu.clone()).remembering(Layout::new(&config).kvm_verdict(), &host_boot);
     let platform = Platform {
         zone: Arc::new(LinuxZone::new(&config)),
-        kvm: Arc::new(Qemu::new(config.qemu.clone())),
+        kvm: Arc::new(kvm),
         volumes: Arc::new(FileVolumes),
         links: Arc::new(LinuxLinks::new(&config)),
-        host_boot: this_host_boot()?,
+        host_boot,
     };
     // Adopts what an earlier agent left, before anybody can ask.
     let agent = Agent::start(config.clone(), platform).await?;

@@ -10,7 +10,11 @@ use std::{
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
@@ -27,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) enum Target {
     Unix(PathBuf),
-    Tls { authority: String, ca: PathBuf, cert: PathBuf, key: PathBuf },
+    Tls { host: String, port: u16, ca: PathBuf, cert: PathBuf, key: PathBuf },
 }
 
 impl Target {
@@ -43,12 +47,13 @@ impl Target {
                 "--endpoint {endpoint}: give unix:/path/to/socket or https://host:port; there is no plaintext TCP"
             ))
         };
-        let uri: Uri = endpoint.parse().map_err(|_| bad())?;
-        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(bad)?;
+        let authority = endpoint.strip_prefix("https://").map(|rest| rest.trim_end_matches('/'));
+        let (host, port) = authority.and_then(host_and_port).ok_or_else(bad)?;
         let dir = arguments.certs.clone().unwrap_or_else(|| Config::default().tls.dir);
         let file = |given: &Option<PathBuf>, name: &str| given.clone().unwrap_or_else(|| dir.join(name));
         Ok(Self::Tls {
-            authority: authority.to_string(),
+            host,
+            port,
             ca: file(&arguments.ca, "ca.pem"),
             cert: file(&arguments.cert, "admin.pem"),
             key: file(&arguments.key, "admin.key"),
@@ -73,34 +78,66 @@ pub(super) async fn connect(target: Target) -> Result<Channel, CliError> {
                 ))
             })
         }
-        Target::Tls { authority, ca, cert, key } => {
+        Target::Tls { host, port, ca, cert, key } => {
             let config = Arc::new(client_config(&ca, &cert, &key)?);
-            let uri: Uri = format!("https://{authority}")
-                .parse()
-                .map_err(|error| CliError::usage(format!("--endpoint: {error}")))?;
-            let connector = service_fn(move |uri: Uri| handshake(uri, config.clone()));
+            let agent = format!("{host} port {port}");
+            let connector = service_fn(move |_: Uri| {
+                handshake(host.clone(), port, config.clone(), cert.display().to_string())
+            });
             // A host that lost its power says nothing; who only listens has to ask.
-            let endpoint = Endpoint::from(uri)
+            let endpoint = Endpoint::from_static("https://agent")
                 .connect_timeout(PATIENCE)
                 .http2_keep_alive_interval(ALIVE)
                 .keep_alive_timeout(ALIVE)
                 .keep_alive_while_idle(true);
             endpoint.connect_with_connector(connector).await.map_err(|error| {
-                CliError::failed(format!("the agent can't be reached at {authority}: {}", innermost(&error)))
+                CliError::failed(format!("the agent can't be reached at {agent}: {}", innermost(&error)))
             })
         }
     }
 }
 
+/// `host`, `host:9443`, `10.0.0.1:9443`, `[fd00::1]:9443`, `[fe80::1%eth0]:9443`.
+fn host_and_port(authority: &str) -> Option<(String, u16)> {
+    let (host, rest) = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => authority.find(':').map_or((authority, ""), |at| authority.split_at(at)),
+    };
+    let port = match rest.strip_prefix(':') {
+        Some(port) => port.parse().ok()?,
+        None => rest.is_empty().then_some(9443)?,
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:%".contains(&b);
+    (!host.is_empty() && host.bytes().all(plain)).then(|| (host.to_owned(), port))
+}
+
+/// By when the agent has said its first word to who was let in.
+const WELCOME: Duration = Duration::from_secs(10);
+
 async fn handshake(
-    uri: Uri,
+    host: String,
+    port: u16,
     config: Arc<ClientConfig>,
-) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    let tcp = TcpStream::connect((host, uri.port_u16().unwrap_or(9443))).await?;
+    cert: String,
+) -> io::Result<TokioIo<BufReader<tokio_rustls::client::TlsStream<TcpStream>>>> {
+    // Through which link an address is reached is no part of the name that its certificate has.
+    let name = host.split('%').next().unwrap_or_default().to_owned();
+    let name = ServerName::try_from(name).map_err(io::Error::other)?;
+    let tcp = TcpStream::connect((host, port)).await?;
     tcp.set_nodelay(true)?;
-    Ok(TokioIo::new(TlsConnector::from(config).connect(name, tcp).await?))
+    let mut stream = BufReader::new(TlsConnector::from(config).connect(name, tcp).await?);
+    // With TLS 1.3 the agent judges the certificate when the client believes to be through, so its first word is
+    // waited for.
+    let refused = |why: &str| io::Error::other(format!("the agent refused the certificate {cert}: {why}"));
+    match timeout(WELCOME, stream.fill_buf()).await {
+        Ok(Ok([])) => Err(refused(
+            "it closed the connection; the certificate may be revoked, of another trust domain or without a role, or \
+             its connections are too many",
+        )),
+        Ok(Ok(_)) => Ok(TokioIo::new(stream)),
+        Ok(Err(error)) => Err(refused(&error.to_string())),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "it says nothing")),
+    }
 }
 
 fn client_config(ca: &Path, cert: &Path, key: &Path) -> Result<ClientConfig, CliError> {
@@ -134,4 +171,28 @@ fn innermost(error: &dyn std::error::Error) -> String {
         error = source;
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_has_a_host_and_a_port() {
+        for (text, wanted) in [
+            ("host1", Some(("host1", 9443))),
+            ("host1:1", Some(("host1", 1))),
+            ("[fd00::1]:2", Some(("fd00::1", 2))),
+            ("[fe80::1%eth0]:3", Some(("fe80::1%eth0", 3))),
+            ("[fe80::1%eth0]", Some(("fe80::1%eth0", 9443))),
+            ("", None),
+            ("host:x", None),
+            ("[fd00::1", None),
+            ("fd00::1", None),
+            ("a/b", None),
+        ] {
+            let wanted = wanted.map(|(host, port)| (host.to_owned(), port));
+            assert_eq!(host_and_port(text), wanted, "{text}");
+        }
+    }
 }

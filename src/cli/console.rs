@@ -17,8 +17,21 @@ use crate::{
     proto::v1::{self, attach_request, attach_response, read_log_response},
 };
 
-/// Ctrl-]
+/// Ctrl-], which not every keyboard has. What every one has: `~.` at the beginning of a line.
 const ESCAPE: u8 = 0x1d;
+/// The other way out, byte by byte, as ssh and zlogin have it.
+#[derive(Debug, Default)]
+struct Tilde {
+    place: TildePlace,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum TildePlace {
+    #[default]
+    LineBegins,
+    Tilde,
+    InLine,
+}
 
 fn show(bytes: &[u8]) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
@@ -65,7 +78,7 @@ pub(super) struct Mode {
 /// Between tries to connect again; doubled after each that failed, up to the last.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
-/// History first, then what happens; what is typed goes to the guest, until Ctrl-]. The end of the input leaves
+/// History first, then what happens; what is typed goes to the guest, until Ctrl-], or `~.` at the beginning of a line. The end of the input leaves
 /// too, once the VM has all of it and everything that was printed so far is shown. A connection that breaks is made
 /// again, and goes on at the byte where it broke.
 pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Result<(), CliError> {
@@ -82,7 +95,7 @@ pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Res
     let terminal = RawTerminal::enter()?;
     if terminal.is_some() {
         let what = if mode.read_only { "Watching" } else { "Connected to" };
-        anstream::eprint!("[{what} the console of VM {uuid}; Ctrl-] leaves]\r\n");
+        anstream::eprint!("[{what} the console of VM {uuid}; Ctrl-], or Enter ~ . leaves]\r\n");
     }
     let typing = tokio::spawn(type_in(typed));
     let mut shown = mode.since;
@@ -242,18 +255,46 @@ enum Left {
     AtEnd,
 }
 
-/// Passes on what is typed until the escape.
+impl Tilde {
+    /// What of the typed bytes goes to the guest, and whether the user leaves. A tilde that begins a line is held back
+    /// until it is known what follows; two of them are one.
+    fn pass(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+        let mut passed = Vec::with_capacity(typed.len());
+        for byte in typed {
+            let (next, words): (_, &[u8]) = match (self.place, byte) {
+                (_, &ESCAPE) | (TildePlace::Tilde, b'.') => return (passed, true),
+                (TildePlace::LineBegins, b'~') => (TildePlace::Tilde, b""),
+                (TildePlace::Tilde, b'~') => (TildePlace::InLine, b"~"),
+                (TildePlace::Tilde, b'\r' | b'\n') => (TildePlace::LineBegins, &[b'~', *byte]),
+                (TildePlace::Tilde, _) => (TildePlace::InLine, &[b'~', *byte]),
+                (_, b'\r' | b'\n') => (TildePlace::LineBegins, std::slice::from_ref(byte)),
+                (_, _) => (TildePlace::InLine, std::slice::from_ref(byte)),
+            };
+            self.place = next;
+            passed.extend_from_slice(words);
+        }
+        (passed, false)
+    }
+}
+
+/// Passes on what is typed until an escape. In what comes from a file or a pipe a tilde is one.
 async fn type_in(keys: mpsc::Sender<Key>) {
+    let mut tilde = io::stdin().is_terminal().then(Tilde::default);
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 4096];
     while let Ok(count @ 1..) = stdin.read(&mut buffer).await {
         let typed = &buffer[..count];
-        let leave = typed.iter().position(|byte| *byte == ESCAPE);
-        let typed = &typed[..leave.unwrap_or(count)];
-        if !typed.is_empty() && keys.send(Key::Typed(typed.to_vec())).await.is_err() {
+        let (typed, leaves) = match &mut tilde {
+            Some(tilde) => tilde.pass(typed),
+            None => {
+                let leave = typed.iter().position(|byte| *byte == ESCAPE);
+                (typed[..leave.unwrap_or(count)].to_vec(), leave.is_some())
+            }
+        };
+        if !typed.is_empty() && keys.send(Key::Typed(typed)).await.is_err() {
             return;
         }
-        if leave.is_some() {
+        if leaves {
             let _ = keys.send(Key::Leave(Left::Escaped)).await;
             return;
         }
@@ -284,5 +325,32 @@ impl RawTerminal {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tilde_that_begins_a_line_waits_for_a_dot() {
+        for (pieces, passed, leaves) in [
+            (&["ls\r", "~", "."][..], "ls\r", true),
+            (&["~."], "", true),
+            (&["cd ~.\r"], "cd ~.\r", false),
+            (&["\r~~.\r"], "\r~.\r", false),
+            (&["\r~x"], "\r~x", false),
+            (&["\r~\r~."], "\r~\r", true),
+            (&["a\u{1d}b"], "a", true),
+        ] {
+            let mut tilde = Tilde::default();
+            let (mut all, mut left) = (Vec::new(), false);
+            for piece in pieces {
+                let (typed, leave) = tilde.pass(piece.as_bytes());
+                all.extend(typed);
+                left |= leave;
+            }
+            assert_eq!((String::from_utf8(all).unwrap().as_str(), left), (passed, leaves), "{pieces:?}");
+        }
     }
 }

@@ -7,9 +7,11 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
+use tonic::Status;
+use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-use super::{Clients, error::CliError, print};
+use super::{Clients, error::CliError, persist::persist, print};
 use crate::{
     proto::{
         spec_to_proto,
@@ -64,13 +66,31 @@ pub(super) async fn create(clients: &mut Clients, spec: VmSpec) -> Result<(), Cl
         request_id: Uuid::new_v4().to_string(),
         validate_only: false,
     };
-    let answer = clients.vms.create_vm(request).await?.into_inner();
+    let answer = persist(|| {
+        let (mut vms, request) = (clients.vms.clone(), request.clone());
+        async move { vms.create_vm(request).await }
+    });
+    let answer = answer.await.map_err(not_booted)?;
     say!("Successfully created VM {}", answer.vm.unwrap_or_default().uuid);
     tell(&answer.notes);
     Ok(())
 }
 
 /// What was accepted and does nothing here.
+/// A VM that does not boot is there all the same; a retry would make another.
+fn not_booted(status: Status) -> CliError {
+    let details = status.get_error_details();
+    let made = details.error_info().filter(|info| info.reason == "BOOT_FAILED");
+    let uuid = made.and_then(|info| info.metadata.get("uuid")).cloned();
+    let error = CliError::from(status);
+    match uuid {
+        Some(uuid) => {
+            error.with_prefix(&format!("vmadm start {uuid} tries again, vmadm delete {uuid} removes it"))
+        }
+        None => error,
+    }
+}
+
 pub(super) fn tell(notes: &[v1::Note]) {
     for note in notes {
         say!("    note: {}: {}", note.field, note.message);

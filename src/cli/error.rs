@@ -83,10 +83,23 @@ impl From<Status> for CliError {
             Code::Unavailable if given.error_info().is_none() => {
                 format!("the agent can't be reached: {}", cause(&status))
             }
-            _ => status.message().to_owned(),
+            _ => match given.error_info().and_then(|info| hint(&info.reason)) {
+                Some(hint) => format!("{} ({hint})", status.message()),
+                None => status.message().to_owned(),
+            },
         };
         Self { code: 1, message, details }
     }
+}
+
+/// What to type, where the agent's own words name fields of its rpcs.
+fn hint(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "FILE_EXISTS" => "--overwrite replaces it",
+        "CONSOLE_BUSY" => "--read-only watches, --take-over writes instead",
+        "HOST_DRAINING" => "vmadm drain --end says that the host stays",
+        _ => return None,
+    })
 }
 
 /// The innermost reason of a transport error.

@@ -63,9 +63,12 @@ pub(super) async fn events(
 
 /// A time, or how long ago it was.
 fn time(text: &str, now: jiff::Timestamp) -> Result<prost_types::Timestamp, CliError> {
-    let ago = || text.parse::<jiff::SignedDuration>().ok().and_then(|ago| now.checked_sub(ago).ok());
+    // "1 hour ago" is read as an hour less.
+    let ago = || text.parse::<jiff::SignedDuration>().ok().and_then(|ago| now.checked_sub(ago.abs()).ok());
     let time = text.parse::<jiff::Timestamp>().ok().or_else(ago).ok_or_else(|| {
-        CliError::usage(format!("--since {text}: not a time like 2026-11-23T10:00:00Z, nor one like 10m"))
+        CliError::usage(format!(
+            "--since {text}: not a time like 2026-11-23T10:00:00Z, nor one like 10m or 1 hour ago"
+        ))
     })?;
     Ok(prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() })
 }

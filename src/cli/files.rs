@@ -45,12 +45,24 @@ pub(super) async fn put(
 ) -> Result<(), CliError> {
     let target = match path {
         Some(path) => path.to_owned(),
-        None => format!("/{}", file.file_name().unwrap_or_default().to_string_lossy()),
+        None => match file.file_name().unwrap_or_default().to_str() {
+            Some(name) => format!("/{name}"),
+            None => {
+                let why = "its name is not UTF-8; say behind it what it is to be called in the zone, like /image.iso";
+                return Err(CliError::usage(format!("{}: {why}", file.display())));
+            }
+        },
     };
     let mut local = File::open(file).map_err(at(file))?;
     let meta = local.metadata().map_err(at(file))?;
     if !meta.is_file() {
         return Err(CliError::failed(format!("{}: not a regular file", file.display())));
+    }
+    if begins_as_qcow2(&mut local).map_err(at(file))? {
+        say!(
+            "    note: {} is a qcow2 image. Disks are attached raw, so the guest would see its container; convert it first: qemu-img convert -O raw",
+            file.display()
+        );
     }
     let (size, sha256) = digest(&mut local, meta.len()).map_err(at(file))?;
     let size = i64::try_from(size).map_err(|_| CliError::failed(format!("{}: too large", file.display())))?;
@@ -71,6 +83,14 @@ pub(super) async fn put(
     send(clients, local, header).await?;
     say!("Successfully put {target} into VM {uuid}");
     Ok(())
+}
+
+/// What QEMU's own images begin with.
+fn begins_as_qcow2(file: &mut File) -> io::Result<bool> {
+    let mut magic = [0; 4];
+    let is_long = file.read_exact(&mut magic).is_ok();
+    file.rewind()?;
+    Ok(is_long && magic == *b"QFI\xfb")
 }
 
 fn digest(file: &mut File, size: u64) -> io::Result<(u64, String)> {

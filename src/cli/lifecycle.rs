@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use anstyle::Style;
 use uuid::Uuid;
 
-use super::{Clients, error::CliError};
+use super::{Clients, error::CliError, persist::persist};
 use crate::{
     proto::v1::{self, boot_device, start_vm_response::Item},
     spec::{BootOptions, Media},
@@ -101,10 +101,13 @@ pub(super) async fn stop(
         force,
         timeout_seconds,
     };
-    let stopped = clients.vms.stop_vm(request).await;
+    let stopped = persist(|| {
+        let (mut vms, request) = (clients.vms.clone(), request.clone());
+        async move { vms.stop_vm(request).await }
+    });
+    let stopped = stopped.await;
     let stopped =
         stopped.map_err(|status| CliError::from(status).with_prefix(&format!("Unable to stop VM {uuid}")))?;
-    let stopped = stopped.into_inner();
     if stopped.already_stopped {
         say!("VM {uuid} is already not 'running' (currently: stopped)");
         return Ok(());
@@ -120,7 +123,11 @@ pub(super) async fn stop(
 pub(super) async fn reboot(clients: &mut Clients, uuid: &str, force: bool) -> Result<(), CliError> {
     let request =
         v1::RebootVmRequest { uuid: uuid.to_owned(), etag: String::new(), request_id: request_id(), force };
-    let rebooted = clients.vms.reboot_vm(request).await;
+    let rebooted = persist(|| {
+        let (mut vms, request) = (clients.vms.clone(), request.clone());
+        async move { vms.reboot_vm(request).await }
+    });
+    let rebooted = rebooted.await;
     rebooted.map_err(|status| CliError::from(status).with_prefix(&format!("Unable to reboot VM {uuid}")))?;
     say!("Successfully completed reboot for VM {uuid}");
     Ok(())
@@ -129,7 +136,11 @@ pub(super) async fn reboot(clients: &mut Clients, uuid: &str, force: bool) -> Re
 pub(super) async fn delete(clients: &mut Clients, uuid: &str) -> Result<(), CliError> {
     let request =
         v1::DeleteVmRequest { uuid: uuid.to_owned(), etag: String::new(), request_id: request_id() };
-    let deleted = clients.vms.delete_vm(request).await;
+    let deleted = persist(|| {
+        let (mut vms, request) = (clients.vms.clone(), request.clone());
+        async move { vms.delete_vm(request).await }
+    });
+    let deleted = deleted.await;
     deleted.map_err(|status| CliError::from(status).with_prefix(&format!("Failed to delete VM {uuid}")))?;
     say!("Successfully deleted VM {uuid}");
     Ok(())

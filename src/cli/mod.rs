@@ -23,6 +23,7 @@ mod lifecycle;
 mod list;
 mod look;
 mod machine;
+mod persist;
 mod update;
 mod vnc;
 
@@ -58,7 +59,7 @@ pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
-    match obey(arguments).await {
+    match Box::pin(obey(arguments)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if error.message().is_empty() {
@@ -100,8 +101,10 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
     match &arguments.command {
         Command::Other(words) => Err(unknown(words)),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Arguments::command(), "vmadm", &mut io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "vmadm", &mut script);
+            // Scripts have no control characters, and this one is no text of somebody else.
+            print(String::from_utf8_lossy(&script).trim_end())
         }
         Command::Create { file } => {
             let spec = create::read(file.as_deref(), "create")?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::{Clients, create, error::CliError};
+use super::{Clients, create, error::CliError, persist::persist};
 use crate::{
     proto::{json_to_update, v1},
     spec::update::{self, Patch},
@@ -33,7 +33,11 @@ pub(super) async fn update(clients: &mut Clients, uuid: &str, patch: &Patch) -> 
         request_id: Uuid::new_v4().to_string(),
         ..request(patch)?
     };
-    let answer = clients.vms.update_vm(request).await?.into_inner();
+    let answer = persist(|| {
+        let (mut vms, request) = (clients.vms.clone(), request.clone());
+        async move { vms.update_vm(request).await }
+    });
+    let answer = answer.await?;
     say!("Successfully updated VM {uuid}");
     for change in &answer.changes {
         let top = change.path.split('.').next().unwrap_or_default();

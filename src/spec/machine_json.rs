@@ -7,7 +7,7 @@ use super::{
     coerce::{Action, Coercion, brand_of},
     disk::disk_number,
     property::VM,
-    validate,
+    strict_json, validate,
     violation::Violation,
 };
 
@@ -16,7 +16,7 @@ use super::{
 pub enum PayloadError {
     /// Not JSON.
     #[error("Invalid JSON payload: {0}")]
-    Json(#[source] serde_json::Error),
+    Json(String),
     /// JSON, but not an object.
     #[error("Invalid JSON payload: it must be an object, like {{\"brand\": \"kvm\", ...}}")]
     NotAnObject,
@@ -63,7 +63,7 @@ pub fn parse_text(text: &[u8]) -> Result<Map<String, Value>, PayloadError> {
     if text.len() > MAX_PAYLOAD {
         return Err(PayloadError::TooLarge(text.len()));
     }
-    match serde_json::from_slice(text).map_err(PayloadError::Json)? {
+    match strict_json::parse(text).map_err(PayloadError::Json)? {
         Value::Object(object) => Ok(object),
         _ => Err(PayloadError::NotAnObject),
     }

@@ -20,6 +20,7 @@ pub mod restriction;
 pub mod route;
 pub mod secret;
 pub mod state;
+mod strict_json;
 pub mod update;
 pub mod validate;
 pub mod violation;

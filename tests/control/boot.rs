@@ -261,3 +261,22 @@ async fn a_creation_whose_boot_fails_leaves_a_stopped_vm() {
     assert_eq!(reason(&status), "BOOT_FAILED");
     assert_eq!(clients.state(&metadata(&status, "uuid")).await, v1::VmState::Stopped);
 }
+
+/// A VM that does not boot when it is made is there all the same, and everything says so.
+#[tokio::test]
+async fn one_that_is_made_and_does_not_boot_is_named() {
+    let agent = Simulated::start().await;
+    agent
+        .hypervisor
+        .set_faults(zoneward::hypervisor::simulated::Faults { resume: true, ..Default::default() });
+    let mut clients = agent.clients().await;
+    let vm = v1::VmSpec { autoboot: Some(true), ..machine() };
+    let create = v1::CreateVmRequest { vm: Some(vm), ..Default::default() };
+    let status = clients.vms.create_vm(create).await.unwrap_err();
+    assert_eq!((reason(&status).as_str(), metadata(&status, "state").as_str()), ("BOOT_FAILED", "stopped"));
+    let uuid = metadata(&status, "uuid");
+    assert!(status.message().contains(&uuid) && status.message().contains("was created"), "{status:?}");
+    let vm = clients.get(&uuid).await.unwrap().status.unwrap();
+    assert_eq!(vm.state(), v1::VmState::Stopped);
+    assert!(vm.exit.unwrap().detail.starts_with("boot failed in step run"));
+}

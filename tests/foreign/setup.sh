@@ -16,6 +16,6 @@ python3 -m venv "$out/venv"
 cp "$here/package.json" "$here/browser.mjs" "$out/"
 (cd "$out" && npm install --silent --no-audit --no-fund >&2)
 mkdir "$out/cloud-init"
-(cd "$out/cloud-init" && { apt-get -q download cloud-init || { apt-get -q update && apt-get -q download cloud-init; }; } >&2)
+(cd "$out/cloud-init" && { apt-get -o DPkg::Lock::Timeout=600 -q download cloud-init || { apt-get -o DPkg::Lock::Timeout=600 -q update && apt-get -o DPkg::Lock::Timeout=600 -q download cloud-init; }; } >&2)
 dpkg-deb -x "$out"/cloud-init/cloud-init_*.deb "$out/cloud-init"
 echo "$key" >"$out/key"

@@ -23,7 +23,7 @@ step() { echo "guest: $*" >&2; }
 # Packages are only downloaded and unpacked, never installed.
 kernel_package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: *\(linux-image-[0-9].*\)/\1/p' | head -1)
 if [ -z "$kernel_package" ] && [ "$(id -u)" = 0 ]; then
-    apt-get -q update >/dev/null 2>&1 || true
+    apt-get -o DPkg::Lock::Timeout=600 -q update >/dev/null 2>&1 || true
     kernel_package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: *\(linux-image-[0-9].*\)/\1/p' | head -1)
 fi
 [ -n "$kernel_package" ] || { echo "guest: apt knows no linux-image-cloud-amd64; run 'apt-get update' as root" >&2; exit 1; }
@@ -41,7 +41,7 @@ fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/guest.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 step "downloading $kernel_package, busybox-static"
-(cd "$work" && apt-get -q download "$kernel_package" busybox-static >download.log 2>&1) || { cat "$work/download.log" >&2; exit 1; }
+(cd "$work" && apt-get -o DPkg::Lock::Timeout=600 -q download "$kernel_package" busybox-static >download.log 2>&1) || { cat "$work/download.log" >&2; exit 1; }
 for deb in "$work"/*.deb; do dpkg-deb -x "$deb" "$work/pkg"; done
 release=$(basename "$work"/pkg/lib/modules/*)
 cp "$work"/pkg/boot/vmlinuz-* "$work/vmlinuz"

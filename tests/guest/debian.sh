@@ -12,7 +12,7 @@ packages=${2:?usage: tests/guest/debian.sh DIR PACKAGES}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 [ -e "$out/debian.iso" ] && exit 0
-command -v debootstrap >/dev/null || apt-get -q -y install --no-install-recommends debootstrap >/dev/null
+command -v debootstrap >/dev/null || apt-get -o DPkg::Lock::Timeout=600 -q -y install --no-install-recommends debootstrap >/dev/null
 work=$(mktemp -d "${TMPDIR:-/tmp}/debian.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 root=$work/root

@@ -6,7 +6,7 @@ use super::{
     guest_exit,
     limits::starved,
     support::{Clients, eventually, machine, real::Real},
-    survival::{booted, booted_as},
+    survival::booted_as,
 };
 
 /// Lets a guest do that, with no agent there; gives what the next agent says.
@@ -55,7 +55,8 @@ async fn a_guest_that_reboots_while_nobody_looks() {
 
 #[tokio::test]
 async fn a_guest_that_panics_while_nobody_looks() {
-    let (_agent, _clients, _uuid, status) = while_away(machine(), "echo c > /proc/sysrq-trigger", true).await;
+    let spec = v1::VmSpec { on_panic: Some("shutdown".into()), ..machine() };
+    let (_agent, _clients, _uuid, status) = while_away(spec, "echo c > /proc/sysrq-trigger", true).await;
     assert_eq!(
         (status.state(), status.exit.unwrap().reason()),
         (v1::VmState::Stopped, ExitReason::GuestPanic)
@@ -77,7 +78,8 @@ async fn a_guest_that_is_killed_for_memory_while_nobody_looks() {
 #[tokio::test]
 async fn a_guest_under_an_agent_that_is_there() {
     let mut agent = Real::start().await;
-    let (mut clients, uuid, offset) = booted(&agent).await;
+    let spec = v1::VmSpec { on_panic: Some("shutdown".into()), ..machine() };
+    let (mut clients, uuid, offset) = booted_as(&agent, spec).await;
     agent.vmadm_with(&["console", &uuid], "reboot -f\n");
     clients.console_until(&uuid, offset, "GUEST: boot").await;
     let status = eventually("the reset is told", || {

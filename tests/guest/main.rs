@@ -18,6 +18,7 @@ mod full_disk;
 mod hostile;
 mod install;
 mod journey;
+mod life;
 mod limits;
 mod links;
 mod metadata;

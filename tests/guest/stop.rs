@@ -22,7 +22,7 @@ async fn a_guest_that_ignores_the_button_is_forced() {
     let mut patient = patient;
     assert!(patient.wait().unwrap().success());
     let exit = clients.get(&uuid).await.unwrap().status.unwrap().exit.unwrap();
-    assert_eq!((exit.reason(), exit.status), (v1::ExitReason::Operator, 128 + 9));
+    assert_eq!((exit.reason(), exit.status), (v1::ExitReason::PowerCut, 128 + 9));
 }
 
 #[tokio::test]

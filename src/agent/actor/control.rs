@@ -69,13 +69,13 @@ impl Actor {
                 }
             }
             Control::Nmi => {
-                let machine = self.look()?.machine;
+                let machine = self.look("send an NMI to")?.machine;
                 return self.once(call, ("SendSysrq", "nmi"), patient(machine.inject_nmi())).await;
             }
             Control::Screenshot => {
-                let machine = self.look()?.machine;
+                let machine = self.look("take a screenshot of")?.machine;
                 let (rpc, detail) = ("SendSysrq", "screenshot");
-                self.agent.tell_call(call, Some(self.record.uuid), rpc, detail).await?;
+                self.agent.tell_call(call, Some(self.record.uuid), rpc, detail).await;
                 patient(machine.wake_screen()).await?;
                 let picture = patient(machine.screenshot()).await?;
                 let (root, draft) = (self.layout.root(), self.layout.picture_draft());
@@ -84,12 +84,12 @@ impl Actor {
             }
             Control::Pause => {
                 self.expect_state(VmState::Running, "pause")?;
-                patient(self.look()?.machine.pause()).await?;
+                patient(self.look("pause")?.machine.pause()).await?;
                 return self.enter(call, |vm| vm.state = VmState::Paused).await;
             }
             Control::Resume => {
                 // One that its hypervisor stopped, as for a full disk, may go on, too; the hypervisor knows.
-                let machine = self.look()?.machine;
+                let machine = self.look("resume")?.machine;
                 match self.record.state {
                     VmState::Suspended => patient(machine.wake()).await?,
                     VmState::Failed => patient(machine.resume()).await?,

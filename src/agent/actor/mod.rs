@@ -115,6 +115,8 @@ pub(super) enum Command {
     Rejoin,
     /// Gives the running machine, for looking at it.
     Look {
+        /// What for, like "get info for".
+        what: &'static str,
         reply: oneshot::Sender<Result<Look, Error>>,
     },
 }
@@ -262,8 +264,8 @@ impl Actor {
                     self.follow_links().await;
                 }
             }
-            Command::Look { reply } => {
-                let _ = reply.send(self.look());
+            Command::Look { what, reply } => {
+                let _ = reply.send(self.look(what));
             }
         }
         Then::GoOn
@@ -344,13 +346,14 @@ impl Actor {
         Ok(Outcome::Deleted)
     }
 
-    fn look(&self) -> Result<Look, Error> {
+    /// The machine, to do `what` with it, like "get info for".
+    fn look(&self, what: &str) -> Result<Look, Error> {
         match &self.live.machine {
             Some(machine) => {
                 Ok(Look { machine: machine.clone(), vnc: self.live.vnc.as_ref().map(VncEndpoint::address) })
             }
             None => Err(self.wrong_state(format!(
-                "Unable to get info for vm from state \"{}\", must be \"running\" or \"stopping\".",
+                "Unable to {what} vm from state \"{}\", must be \"running\" or \"stopping\".",
                 self.record.state
             ))),
         }
@@ -365,8 +368,8 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// Looks at a running machine from outside the actor.
-pub(super) async fn look(agent: &Agent, uuid: Uuid) -> Result<Look, Error> {
+pub(super) async fn look(agent: &Agent, uuid: Uuid, what: &'static str) -> Result<Look, Error> {
     let (reply, answer) = oneshot::channel();
-    agent.inner.registry.get(uuid)?.send(Command::Look { reply })?;
+    agent.inner.registry.get(uuid)?.send(Command::Look { what, reply })?;
     answer.await.map_err(|_| agent.unanswered(uuid))?
 }

@@ -11,7 +11,10 @@ use crate::{
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
     spec::{BootOptions, VmState},
-    store::{BootCall, BootPhase, Commit, EventKind, Machine as MachineRecord, Phase, Timestamp, VmRecord},
+    store::{
+        BootCall, BootPhase, Commit, EventKind, Exit, ExitReason, Machine as MachineRecord, Phase, Timestamp,
+        VmRecord,
+    },
 };
 
 impl Actor {
@@ -60,8 +63,16 @@ impl Actor {
                     step: failure.step.to_owned(),
                     reason: failure.reason,
                 };
+                let exit = Exit {
+                    reason: ExitReason::HypervisorError,
+                    status: 0,
+                    time: Timestamp::now(),
+                    detail: error.to_string(),
+                    obeyed: false,
+                };
                 let stopped = self.changed(|vm| {
                     vm.state = VmState::Stopped;
+                    vm.exit = Some(exit);
                     (vm.stop, vm.boot) = (None, None);
                     vm.waiting.clear();
                     vm.host_boot = Some(self.agent.inner.platform.host_boot.clone());

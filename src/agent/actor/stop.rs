@@ -285,7 +285,7 @@ impl Actor {
     }
 
     async fn reset(&mut self, call: &Call) -> Result<Outcome, Error> {
-        let machine = self.look()?.machine;
+        let machine = self.look("reset")?.machine;
         let done = self.once(call, ("RebootVm", "force"), patient(machine.reset())).await;
         if done.is_ok() {
             self.resets.asked_by(call.clone());

@@ -9,6 +9,7 @@ use std::{fs::OpenOptions, io::Write as _, path::Path, process::Stdio, time::Dur
 
 use tokio::{process::Command, time::timeout};
 
+use super::verdict::Memory;
 use crate::{config, config::Accel, sys};
 
 /// How long the guest of one sector may take. On hardware it takes well under a second.
@@ -26,11 +27,11 @@ pub struct Accelerator {
 }
 
 /// Decides as configured.
-pub(super) async fn choose(config: &config::Qemu) -> Accelerator {
+pub(super) async fn choose(config: &config::Qemu, memory: Option<&Memory>) -> Accelerator {
     match config.accel {
         Accel::Kvm => Accelerator { name: "kvm", reason: "qemu.accel = \"kvm\"".to_owned() },
         Accel::Tcg => Accelerator { name: "tcg", reason: "qemu.accel = \"tcg\"".to_owned() },
-        Accel::Auto => match probe_kvm(&config.binary, &config.kvm_cpu).await {
+        Accel::Auto => match probe_once(&config.binary, &config.kvm_cpu, memory).await {
             Ok(()) => Accelerator { name: "kvm", reason: "a probe guest ran under KVM".to_owned() },
             Err(why) => {
                 tracing::info!(reason = %why, "KVM is not usable, guests run under TCG");
@@ -40,11 +41,27 @@ pub(super) async fn choose(config: &config::Qemu) -> Accelerator {
     }
 }
 
+/// The same, but for what an earlier agent found out.
+async fn probe_once(binary: &Path, cpu: &str, memory: Option<&Memory>) -> Result<(), String> {
+    // That costs nothing, and changes with a module or a permission.
+    open_kvm()?;
+    let Some(memory) = memory else { return probe_kvm(binary, cpu).await };
+    if let Some(known) = memory.recall(binary, cpu).await {
+        return known;
+    }
+    let found = probe_kvm(binary, cpu).await;
+    memory.keep(binary, cpu, &found).await;
+    found
+}
+
+fn open_kvm() -> Result<(), String> {
+    let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    opened.map(drop).map_err(|error| format!("/dev/kvm can't be opened: {error}"))
+}
+
 /// Runs the probe guest under KVM; the error says why KVM can't be used.
 pub async fn probe_kvm(binary: &Path, cpu: &str) -> Result<(), String> {
-    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        return Err(format!("/dev/kvm can't be opened: {error}"));
-    }
+    open_kvm()?;
     let mut sector =
         tempfile::NamedTempFile::new().map_err(|error| format!("no file for the probe guest: {error}"))?;
     sector.write_all(sys::KVM_PROBE).map_err(|error| format!("no file for the probe guest: {error}"))?;

@@ -5,18 +5,20 @@
 
 mod accel;
 mod arguments;
+mod binary;
 mod boot_order;
 mod info;
 mod machine;
 mod offers;
 mod qmp;
 mod trace;
+mod verdict;
 
 use std::{
     fs::{File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -28,6 +30,7 @@ use uuid::Uuid;
 pub use accel::{Accelerator, probe_kvm};
 use machine::QemuMachine;
 use offers::Catalogue;
+use verdict::Memory;
 
 use super::{Description, Firmware, Hypervisor, HypervisorError, LastWords, Machine, MachinePlan, Program};
 use crate::{
@@ -41,6 +44,7 @@ pub struct Qemu {
     config: config::Qemu,
     accelerator: OnceCell<Accelerator>,
     catalogue: Catalogue,
+    memory: Option<Memory>,
 }
 
 impl Qemu {
@@ -48,12 +52,19 @@ impl Qemu {
     #[must_use]
     pub fn new(config: config::Qemu) -> Self {
         let catalogue = Catalogue::new(&config.binary);
-        Self { config, accelerator: OnceCell::new(), catalogue }
+        Self { config, accelerator: OnceCell::new(), catalogue, memory: None }
+    }
+
+    /// Keeps at `path` what is found out about KVM in this boot of the host.
+    #[must_use]
+    pub fn remembering(mut self, path: PathBuf, host_boot: &str) -> Self {
+        self.memory = Some(Memory { path, host_boot: host_boot.to_owned() });
+        self
     }
 
     /// Decided once for the life of the agent; the decision may take seconds.
     async fn accelerator(&self) -> &Accelerator {
-        self.accelerator.get_or_init(|| accel::choose(&self.config)).await
+        self.accelerator.get_or_init(|| accel::choose(&self.config, self.memory.as_ref())).await
     }
 }
 

@@ -3,23 +3,17 @@
 use std::{
     collections::HashSet,
     io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use tokio::sync::Mutex;
 
-use super::arguments::{disk_device, nic_device};
+use super::{
+    arguments::{disk_device, nic_device},
+    binary::Stamp,
+};
 use crate::spec::{Violation, VmSpec};
-
-/// Which binary was asked; another one at its path is asked anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    changed: i64,
-}
 
 /// What a binary said.
 #[derive(Debug, Default)]
@@ -54,9 +48,7 @@ impl Catalogue {
     }
 
     async fn offers(&self) -> io::Result<Arc<Offers>> {
-        let found = tokio::fs::metadata(&self.binary).await?;
-        let stamp =
-            Stamp { device: found.dev(), inode: found.ino(), changed: found.ctime_nsec() ^ found.ctime() };
+        let stamp = Stamp::of(&self.binary).await?;
         let mut known = self.known.lock().await;
         if let Some((_, offers)) = known.as_ref().filter(|(asked, _)| *asked == stamp) {
             return Ok(offers.clone());
