@@ -95,7 +95,9 @@ impl Actor {
                 Button::Waking { at: now + boots.min(left / 2) }
             }
             Ok(Ok(Hearing::Listens)) if up < LEAST => Button::Waking { at: now + (LEAST - up) },
-            _ => return self.press().await,
+            Ok(Ok(_)) => return self.press().await,
+            // It is busy, or about to go.
+            Ok(Err(_)) | Err(_) => Button::Deaf { at: now + LOOK_AGAIN },
         };
         if let Some(stop) = &mut self.stop {
             stop.button = button;
@@ -119,7 +121,11 @@ impl Actor {
         // The deadline will deal with what goes wrong.
         match timeout(PATIENCE, machine.press_power_button()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(vm = %self.record.uuid, %error, "power button"),
+            // It was not pressed.
+            Ok(Err(error)) => {
+                tracing::warn!(vm = %self.record.uuid, %error, "power button");
+                self.release_button().await;
+            }
             Err(_) => {
                 tracing::warn!(vm = %self.record.uuid, "the hypervisor does not answer about the power button")
             }

@@ -159,6 +159,8 @@ impl Actor {
         stop.deadline = stop.deadline.min(deadline);
         stop.then_start = manner.then_start;
         if manner.force || failed {
+            // There is nobody to hear it.
+            stop.button = Button::Pressed;
             self.kill();
         } else {
             self.rouse(before).await;

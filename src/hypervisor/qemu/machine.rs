@@ -114,15 +114,20 @@ impl Machine for QemuMachine {
     }
 
     async fn hears_power_button(&self) -> Result<Hearing, HypervisorError> {
-        let command = json!({"command-line": format!("i /h {PM1_ENABLE:#x}")});
-        let said = self.qmp.execute("human-monitor-command", command).await?;
-        // portw[0x0602] = 0x0120
-        let word = said.as_str().and_then(|said| said.trim().rsplit_once("0x"));
-        Ok(match word.and_then(|(_, word)| u16::from_str_radix(word, 16).ok()) {
-            Some(NOBODY) | None => Hearing::Unknown,
-            Some(enabled) if enabled & POWER_BUTTON != 0 => Hearing::Listens,
-            Some(_) => Hearing::Deaf,
-        })
+        for port in PM1_ENABLE {
+            let command = json!({"command-line": format!("i /h {port:#x}")});
+            let said = self.qmp.execute("human-monitor-command", command).await?;
+            // portw[0x0602] = 0x0120
+            let word = said.as_str().and_then(|said| said.trim().rsplit_once("0x"));
+            match word.and_then(|(_, word)| u16::from_str_radix(word, 16).ok()) {
+                None => return Ok(Hearing::Unknown),
+                Some(NOBODY) => {}
+                Some(enabled) if enabled & POWER_BUTTON != 0 => return Ok(Hearing::Listens),
+                Some(_) => return Ok(Hearing::Deaf),
+            }
+        }
+        // The firmware has not come so far.
+        Ok(Hearing::Deaf)
     }
 
     async fn wake(&self) -> Result<(), HypervisorError> {
@@ -202,9 +207,9 @@ impl Machine for QemuMachine {
     }
 }
 
-/// The register in which a system says which events of ACPI it wants, where both firmwares put it for this machine; and
-/// what a port says at which nothing is.
-const PM1_ENABLE: u16 = 0x602;
+/// The register in which a system says which events of ACPI it wants, where SeaBIOS and where OVMF puts it; and what a
+/// port says at which nothing is.
+const PM1_ENABLE: [u16; 2] = [0x602, 0xb002];
 const POWER_BUTTON: u16 = 1 << 8;
 const NOBODY: u16 = u16::MAX;
 

@@ -41,7 +41,7 @@ const MAX_LINE: usize = 1 << 20;
 /// Events that wait for the agent.
 const EVENTS: usize = 256;
 /// The events that mean something here.
-const EVENTS_HEARD: &[&str] = &["SHUTDOWN", "RESET", "STOP", "GUEST_PANICKED"];
+const EVENTS_HEARD: &[&str] = &["SHUTDOWN", "RESET", "STOP", "GUEST_PANICKED", "RESUME", "SUSPEND", "WAKEUP"];
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -128,8 +128,8 @@ impl Qmp {
             self.send(line.as_bytes(), descriptor).await?;
             answer.await.map_err(|_| HypervisorError::Gone)
         };
+        let _waits = Waits { waiting: &self.waiting, id };
         let answer = timeout(PATIENCE, talk).await;
-        lock(&self.waiting).remove(&id);
         match answer {
             Ok(answer) => {
                 answer?.map_err(|message| HypervisorError::Refused { command: command.to_owned(), message })
@@ -179,6 +179,18 @@ impl Qmp {
     /// The next event; `None` when the connection is gone.
     pub(super) async fn next_event(&self) -> Option<QmpEvent> {
         self.events.lock().await.recv().await
+    }
+}
+
+/// A command that waits for its answer; no more when its caller leaves.
+struct Waits<'w> {
+    waiting: &'w Waiting,
+    id: u64,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        lock(self.waiting).remove(&self.id);
     }
 }
 
