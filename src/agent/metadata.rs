@@ -172,3 +172,100 @@ fn listed(vm: &VmRecord) -> Vec<String> {
     let customer = vm.spec.customer_metadata.keys().filter(|key| !is_internal(key));
     customer.chain(vm.spec.internal_metadata.keys().filter(|key| is_internal(key))).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{metadata::seed, network::Lease};
+
+    /// What DHCP, the metadata channel and a NoCloud disk say of one interface: addresses, router, name servers, routes.
+    #[derive(Debug, PartialEq)]
+    struct Told {
+        address: Value,
+        router: Value,
+        resolvers: Vec<String>,
+        routes: Vec<(String, Option<String>)>,
+    }
+
+    fn by_dhcp(vm: &VmRecord, index: usize) -> Told {
+        let lease = Lease::of(&vm.spec.nics, index, &vm.spec, "usual", 1500).unwrap();
+        let router = lease.router.map(|ip| ip.to_string());
+        // The way to a router off the net is for DHCP's clients alone.
+        let is_to_router = |to: &ipnet::Ipv4Net| Some(to.addr()) == lease.router;
+        let routes = lease.routes.iter().filter(|(to, by)| !(is_to_router(to) && by.is_unspecified()));
+        let routes = routes.map(|(to, by)| {
+            (to.to_string(), Some(by).filter(|by| !by.is_unspecified()).map(ToString::to_string))
+        });
+        Told {
+            address: json!(lease.v4.unwrap().to_string()),
+            router: json!(router),
+            resolvers: lease.resolvers.iter().map(ToString::to_string).collect(),
+            routes: routes.collect(),
+        }
+    }
+
+    fn by_metadata(vm: &VmRecord, index: usize) -> Told {
+        let shown = nics(vm)[index].clone();
+        let is_primary = shown["primary"] == true;
+        let own = vm.spec.nics[index].addresses().next().unwrap().to_string();
+        let nets: Vec<ipnet::IpNet> = vm.spec.nics[index].networks().collect();
+        let prefixed = |text: &str| if text.contains('/') { text.to_owned() } else { format!("{text}/32") };
+        let routes = routes(vm).as_array().unwrap().clone().into_iter().filter_map(|route| {
+            let gateway = route["gateway"].as_str()?.to_owned();
+            let on_link = route["linklocal"] == true;
+            let is_own = if on_link {
+                gateway == own
+            } else {
+                nets.iter().any(|net| net.contains(&gateway.parse::<std::net::IpAddr>().unwrap()))
+            };
+            is_own.then(|| (prefixed(route["dst"].as_str().unwrap()), (!on_link).then_some(gateway)))
+        });
+        Told {
+            address: shown["ips"][0].clone(),
+            router: if is_primary { shown["gateways"][0].clone() } else { Value::Null },
+            resolvers: if is_primary { vm.spec.resolvers.clone() } else { Vec::new() },
+            routes: routes.collect(),
+        }
+    }
+
+    fn by_nocloud(vm: &VmRecord, index: usize) -> Told {
+        let files = seed::files(vm.uuid, &vm.spec).unwrap();
+        let (_, config) = files.into_iter().find(|(name, _)| *name == "network-config").unwrap();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        let link = config["ethernets"].as_object().unwrap().values().nth(index).unwrap().clone();
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let of = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let (main, rest): (Vec<Value>, Vec<Value>) =
+            of(&link["routes"]).into_iter().partition(|route| route["to"] == "0.0.0.0/0");
+        Told {
+            address: link["addresses"][0].clone(),
+            router: main.first().map(|route| route["via"].clone()).unwrap_or_default(),
+            resolvers: of(&link["nameservers"]["addresses"]).iter().filter_map(text).collect(),
+            routes: rest.iter().map(|route| (text(&route["to"]).unwrap(), text(&route["via"]))).collect(),
+        }
+    }
+
+    #[test]
+    fn all_who_tell_a_guest_its_network_tell_the_same() {
+        for spec in [
+            json!({"nics": [{"mac": "02:00:00:00:00:01", "ips": ["10.0.0.5/24"], "gateways": ["10.0.0.1"]}]}),
+            json!({"resolvers": ["10.0.0.2", "10.0.0.3"], "routes": {"10.8.0.0/16": "10.0.0.9", "10.9.0.1": "nics[1]",
+                "10.7.0.0/16": "10.1.0.9"}, "nics": [
+                {"mac": "02:00:00:00:00:01", "ip": "10.0.0.5", "netmask": "255.255.255.0", "gateway": "10.0.0.1"},
+                {"mac": "02:00:00:00:00:02", "ips": ["10.1.0.5/16"], "gateways": ["10.1.0.1"], "primary": true}]}),
+            json!({"nics": [{"mac": "02:00:00:00:00:01", "ips": ["10.0.0.5/32"], "gateways": ["192.168.7.1"]}]}),
+        ] {
+            let mut spec = spec;
+            spec["internal_metadata"] = json!({"cloudinit_datasource": "nocloud"});
+            let count = spec["nics"].as_array().unwrap().len();
+            let vm: VmRecord = serde_json::from_value(json!({"uuid": Uuid::from_u128(1), "generation": 1, "spec": spec,
+                "state": "stopped", "created": 0, "modified": 0, "machine": null, "exit": null, "vnc_port": null}))
+            .unwrap();
+            for index in 0..count {
+                let dhcp = by_dhcp(&vm, index);
+                assert_eq!(by_metadata(&vm, index), dhcp, "the metadata channel and DHCP");
+                assert_eq!(by_nocloud(&vm, index), dhcp, "a NoCloud disk and DHCP");
+            }
+        }
+    }
+}

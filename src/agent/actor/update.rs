@@ -8,6 +8,8 @@
 //!                  given back                 removed again    all undone
 //! ```
 
+use std::io::Read as _;
+
 use serde_json::{Map, Value};
 
 use super::Actor;
@@ -20,8 +22,8 @@ use crate::{
         links,
     },
     crash,
-    spec::{DiskSpec, Limits, VmSpec, VmState, update},
-    storage::StorageError,
+    spec::{DiskSpec, Limits, Note, VmSpec, VmState, update},
+    storage::{StorageError, ZoneRoot},
     store::{Commit, VmChange, VmRecord},
 };
 
@@ -63,11 +65,12 @@ impl Actor {
         if !new.is_empty() {
             return Err(Error::Invalid(new));
         }
+        let mut notes = updated.notes;
+        notes.extend(self.containers(&updated.spec).await);
         let vm = self.changed(|vm| vm.spec = updated.spec.clone());
         let changes = change::changes(&self.record, &vm);
         let next_boot = if self.record.state == VmState::Stopped { Vec::new() } else { updated.next_boot };
-        let outcome =
-            |vm: VmRecord| Outcome::Updated { vm: Box::new(vm), changes, next_boot, notes: updated.notes };
+        let outcome = |vm: VmRecord| Outcome::Updated { vm: Box::new(vm), changes, next_boot, notes };
         if validate_only {
             return Ok(outcome(vm));
         }
@@ -85,6 +88,29 @@ impl Actor {
             self.agent.inner.claims.put(self.record.uuid, &before, self.record.running_nics());
         }
         result
+    }
+
+    /// Files that are attached raw and look as if another program made them for itself: no mistake, and worth saying.
+    async fn containers(&self, spec: &VmSpec) -> Vec<Note> {
+        let is_new =
+            |path: &&String| !self.record.spec.disks.iter().any(|disk| disk.path.as_ref() == Some(path));
+        let files = spec.disks.iter().enumerate().filter(|(_, disk)| !disk.is_made_here());
+        let files =
+            files.filter_map(|(index, disk)| Some((index, disk.path.as_ref().filter(is_new)?.clone())));
+        let (root, files) = (self.layout.root(), files.collect::<Vec<_>>());
+        let look = move || {
+            let root = ZoneRoot::open(&root).ok()?;
+            let is_qcow2 = |path: &str| {
+                let mut magic = [0; 4];
+                let file = root.open_file(path, false).ok();
+                file.is_some_and(|mut file| file.read_exact(&mut magic).is_ok()) && magic == *b"QFI\xfb"
+            };
+            let why =
+                "the file is a qcow2 image and is attached raw; qemu-img convert -O raw makes one of it";
+            let found = files.into_iter().filter(|(_, path)| is_qcow2(path));
+            Some(found.map(|(index, _)| Note::new(format!("disks.{index}.path"), why)).collect::<Vec<_>>())
+        };
+        tokio::task::spawn_blocking(look).await.ok().flatten().unwrap_or_default()
     }
 
     async fn carry_out(
