@@ -164,7 +164,7 @@ pub(super) fn complete_memory(spec: &mut VmSpec, overhead: i32) {
     spec.max_swap = Some(spec.max_swap.unwrap_or(physical).max(physical));
 }
 
-/// Where the rules of [`complete_memory`] made something else of a limit that was asked for.
+/// Where the rules of memory limits made something else of a limit that was asked for.
 #[must_use]
 pub fn adjusted(asked: &VmSpec, whole: &VmSpec) -> Vec<Note> {
     let least = "it holds the guest's ram and what the hypervisor needs for itself";
