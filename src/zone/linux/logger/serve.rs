@@ -21,6 +21,9 @@ const BEAT: Duration = Duration::from_millis(3);
 /// How long a settling may take that a guest keeps up by printing on and on.
 const SETTLE: u32 = 16;
 
+/// Between looks at whether what is carried is there still, while there is no agent.
+const ALONE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Serves until nobody needs it; the exit code of this program.
 #[must_use]
 pub fn run() -> u8 {
@@ -55,6 +58,10 @@ impl Server {
                 return;
             }
             let Some((connects, asks, carries)) = self.wait() else { return };
+            if self.agents.is_empty() {
+                // Nobody will ever write into a pipe whose folder is gone, nor look for its log.
+                self.pipes.retain(Pipe::is_at_its_path);
+            }
             if connects {
                 self.accept();
             }
@@ -79,7 +86,8 @@ impl Server {
         let ready = self.pipes.iter().filter(|pipe| !rests && pipe.stuck_until().is_none());
         polled.extend(ready.map(|pipe| PollFd::new(&pipe.end, PollFlags::IN)));
         let stuck = self.pipes.iter().filter_map(Pipe::stuck_until);
-        let until = stuck.chain(rests.then_some(self.next)).min();
+        let alone = self.agents.is_empty().then(|| now + ALONE);
+        let until = stuck.chain(rests.then_some(self.next)).chain(alone).min();
         let limit = until.map(|until| {
             let left = until.saturating_duration_since(now);
             Timespec {
