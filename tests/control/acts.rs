@@ -5,7 +5,7 @@ use zoneward::{auth::Role, proto::v1};
 
 use super::{
     auth::door,
-    support::{Clients, connect_unix, eventually, machine, simulated::Simulated},
+    support::{Clients, connect_unix, eventually, simulated::Simulated},
 };
 
 const ACTOR: &str = "unix:uid=0";
@@ -20,21 +20,13 @@ async fn calls(clients: &mut Clients) -> Vec<(String, String, String, String)> {
     calls.collect()
 }
 
-async fn running() -> (Simulated, Clients, String) {
-    let agent = Simulated::start().await;
-    let mut clients = agent.clients().await;
-    let uuid = clients.create(machine()).await;
-    clients.start(&uuid).await.unwrap();
-    (agent, clients, uuid)
-}
-
 fn id(n: u32) -> String {
     format!("7d444840-9dc0-11d1-b245-5ffdce74fa{n:02}")
 }
 
 #[tokio::test]
 async fn what_changes_no_machine_is_told_with_its_caller() {
-    let (agent, mut clients, uuid) = running().await;
+    let (agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     let sysrq = |kind: v1::send_sysrq_request::Type, n| v1::SendSysrqRequest {
         uuid: uuid.clone(),
         r#type: kind.into(),
@@ -91,7 +83,7 @@ async fn what_changes_no_machine_is_told_with_its_caller() {
 
 #[tokio::test]
 async fn who_kills_a_hypervisor_is_its_end() {
-    let (_agent, mut clients, uuid) = running().await;
+    let (_agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     let kill = v1::KillVmRequest {
         uuid: uuid.clone(),
         signal: "KILL".into(),

@@ -9,7 +9,7 @@ use zoneward::{
     zone::Ended,
 };
 
-use super::support::{Clients, disk, eventually, machine, reason, simulated::Simulated};
+use super::support::{Clients, disk, eventually, ignored::ignore, machine, reason, simulated::Simulated};
 
 async fn restarted(between: impl AsyncFnOnce(&Simulated, &str)) -> (Simulated, String) {
     let mut agent = Simulated::start().await;
@@ -190,7 +190,7 @@ async fn the_uuid_of_one_that_cannot_be_removed_yet_is_taken() {
         let file = agent.zonepath(uuid).join("kept");
         std::fs::write(&file, "").unwrap();
         if !immutable("+i", &file) {
-            eprintln!("IGNORED: nothing can be made immutable here");
+            ignore("nothing can be made immutable here");
         }
         left_as(agent, uuid, VmState::Deleting).await;
     })

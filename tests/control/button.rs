@@ -5,15 +5,12 @@ use zoneward::{
     proto::v1,
 };
 
-use super::support::{Clients, eventually, machine, simulated::Simulated};
+use super::support::{Clients, eventually, simulated::Simulated};
 
 async fn running(faults: Faults) -> (Simulated, Clients, String) {
     let agent = Simulated::start().await;
     agent.hypervisor.set_faults(faults);
-    let mut clients = agent.clients().await;
-    let uuid = clients.create(machine()).await;
-    clients.start(&uuid).await.unwrap();
-    (agent, clients, uuid)
+    agent.with_a_guest().await
 }
 
 fn presses(agent: &Simulated, uuid: &str) -> usize {

@@ -5,14 +5,10 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, Status, Streaming};
 use zoneward::proto::v1::{self, attach_request, attach_response, read_log_response::Item};
 
-use super::support::{Clients, GUEST, fields, machine, metadata, reason, simulated::Simulated};
+use super::support::{Clients, GUEST, fields, metadata, reason, simulated::Simulated};
 
 async fn running() -> (Simulated, Clients, String) {
-    let agent = Simulated::start_with(|config| config.console.keep_kib = 64).await;
-    let mut clients = agent.clients().await;
-    let uuid = clients.create(machine()).await;
-    clients.start(&uuid).await.unwrap();
-    (agent, clients, uuid)
+    Simulated::start_with(|config| config.console.keep_kib = 64).await.with_a_guest().await
 }
 
 fn from(uuid: &str, offset: i64, follow: bool) -> v1::ReadLogRequest {

@@ -5,14 +5,6 @@ use zoneward::{hypervisor::MachineEvent, hypervisor::simulated::Faults, proto::v
 
 use super::support::{Clients, eventually, fields, machine, metadata, reason, simulated::Simulated};
 
-async fn running() -> (Simulated, Clients, String) {
-    let agent = Simulated::start().await;
-    let mut clients = agent.clients().await;
-    let uuid = clients.create(machine()).await;
-    clients.start(&uuid).await.unwrap();
-    (agent, clients, uuid)
-}
-
 async fn exit(clients: &mut Clients, uuid: &str) -> v1::ExitInfo {
     eventually("stopped", || {
         let (mut clients, uuid) = (clients.clone(), uuid.to_owned());
@@ -34,7 +26,7 @@ async fn wait_for(clients: &Clients, uuid: &str, state: v1::VmState) {
 
 #[tokio::test]
 async fn start_and_stop_set_state_and_autoboot() {
-    let (agent, mut clients, uuid) = running().await;
+    let (agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     let vm = clients.get(&uuid).await.unwrap();
     let status = vm.status.clone().unwrap();
     assert_eq!(status.state(), v1::VmState::Running);
@@ -54,13 +46,13 @@ async fn start_and_stop_set_state_and_autoboot() {
 
 #[tokio::test]
 async fn starting_a_running_vm_gives_it_without_phases() {
-    let (_agent, mut clients, uuid) = running().await;
+    let (_agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     assert_eq!(clients.start(&uuid).await.unwrap(), []);
 }
 
 #[tokio::test]
 async fn a_deaf_guest_is_forced_after_the_timeout() {
-    let (agent, mut clients, uuid) = running().await;
+    let (agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     agent.hypervisor.set_faults(Faults { deaf: true, ..Faults::default() });
     let request = v1::StopVmRequest { uuid: uuid.clone(), timeout_seconds: Some(0), ..Default::default() };
     clients.vms.stop_vm(request).await.unwrap();
@@ -69,7 +61,7 @@ async fn a_deaf_guest_is_forced_after_the_timeout() {
 
 #[tokio::test]
 async fn a_forced_stop_overtakes_a_patient_one() {
-    let (agent, mut clients, uuid) = running().await;
+    let (agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     agent.hypervisor.set_faults(Faults { deaf: true, ..Faults::default() });
     let patient = tokio::spawn({
         let (mut clients, uuid) = (clients.clone(), uuid.clone());
@@ -89,7 +81,7 @@ async fn a_forced_stop_overtakes_a_patient_one() {
 
 #[tokio::test]
 async fn a_caller_that_leaves_does_not_stop_the_work() {
-    let (agent, mut clients, uuid) = running().await;
+    let (agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     agent.hypervisor.set_faults(Faults { deaf: true, ..Faults::default() });
     let mut request = tonic::Request::new(v1::StopVmRequest {
         uuid: uuid.clone(),
@@ -106,7 +98,7 @@ async fn a_caller_that_leaves_does_not_stop_the_work() {
 
 #[tokio::test]
 async fn reboot_starts_anew_and_reset_does_not() {
-    let (agent, mut clients, uuid) = running().await;
+    let (agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     let before = clients.get(&uuid).await.unwrap().status.unwrap();
     let reboot = |force| v1::RebootVmRequest { uuid: uuid.clone(), force, ..Default::default() };
     let vm = clients.vms.reboot_vm(reboot(false)).await.unwrap().into_inner().vm.unwrap();
@@ -136,7 +128,7 @@ async fn how_it_ended_is_told_apart() {
         (None, Ended::Unseen, v1::ExitReason::Unknown, 0),
         (Some((true, "guest-shutdown")), Ended::OutOfMemory, v1::ExitReason::OutOfMemory, 137),
     ] {
-        let (agent, mut clients, uuid) = running().await;
+        let (agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
         if let Some((guest, reason)) = event {
             let event = MachineEvent::Shutdown { guest, reason: reason.to_owned() };
             agent.hypervisor.tell(Simulated::uuid(&uuid), event).await;
@@ -151,7 +143,7 @@ async fn how_it_ended_is_told_apart() {
 
 #[tokio::test]
 async fn a_hypervisor_that_stops_its_guest_is_a_failed_vm() {
-    let (agent, mut clients, uuid) = running().await;
+    let (agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     let id = Simulated::uuid(&uuid);
     agent.hypervisor.set_faults(Faults { stopped: Some("internal-error"), ..Faults::default() });
     agent.hypervisor.tell(id, MachineEvent::Stopped).await;
@@ -166,7 +158,7 @@ async fn a_hypervisor_that_stops_its_guest_is_a_failed_vm() {
 
 #[tokio::test]
 async fn delete_removes_everything_even_while_it_runs() {
-    let (agent, mut clients, uuid) = running().await;
+    let (agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     let process = agent.process(&uuid);
     clients.delete(&uuid).await.unwrap();
     assert!(!process.is_alive());
@@ -179,7 +171,7 @@ async fn delete_removes_everything_even_while_it_runs() {
 
 #[tokio::test]
 async fn an_etag_makes_a_change_conditional() {
-    let (_agent, mut clients, uuid) = running().await;
+    let (_agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     let old = clients.get(&uuid).await.unwrap().etag;
     clients.stop(&uuid, true).await.unwrap();
     let now = clients.get(&uuid).await.unwrap().etag;
@@ -205,7 +197,7 @@ async fn an_etag_makes_a_change_conditional() {
 
 #[tokio::test]
 async fn bad_arguments() {
-    let (_agent, mut clients, uuid) = running().await;
+    let (_agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     let request = v1::StopVmRequest { uuid: uuid.clone(), timeout_seconds: Some(-1), ..Default::default() };
     assert_eq!(fields(&clients.vms.stop_vm(request).await.unwrap_err()), ["timeout_seconds"]);
     let status = clients.get("x").await.unwrap_err();
@@ -214,7 +206,7 @@ async fn bad_arguments() {
 
 #[tokio::test]
 async fn info_and_screen_need_a_running_vm() {
-    let (_agent, mut clients, uuid) = running().await;
+    let (_agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     let info = |types: &[&str]| v1::GetVmInfoRequest {
         uuid: uuid.clone(),
         types: types.iter().map(|t| (*t).to_owned()).collect(),
@@ -243,7 +235,7 @@ async fn info_and_screen_need_a_running_vm() {
 #[tokio::test]
 async fn vnc_viewers_reach_the_hypervisor() {
     use tokio::io::AsyncReadExt as _;
-    let (_agent, mut clients, uuid) = running().await;
+    let (_agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     let request = v1::GetVmInfoRequest { uuid: uuid.clone(), types: vec!["vnc".into()] };
     let info = clients.vms.get_vm_info(request).await.unwrap().into_inner().info.unwrap();
     let Some(prost_types::value::Kind::StructValue(vnc)) = info.fields["vnc"].kind.clone() else { panic!() };
@@ -269,7 +261,7 @@ async fn vnc_viewers_reach_the_hypervisor() {
 /// A stop overtakes a reboot: who wanted the VM to run again is told that it does not.
 #[tokio::test]
 async fn a_stop_overtakes_a_reboot() {
-    let (agent, mut clients, uuid) = running().await;
+    let (agent, mut clients, uuid) = Simulated::start().await.with_a_guest().await;
     agent.hypervisor.set_faults(Faults { deaf: true, ..Faults::default() });
     let mut rebooting = clients.clone();
     let request = v1::RebootVmRequest { uuid: uuid.clone(), ..Default::default() };

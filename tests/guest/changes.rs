@@ -3,7 +3,7 @@
 use zoneward::proto::v1;
 
 use super::{
-    support::{disk, machine, real::Real},
+    support::{disk, ignored::needs_root, machine, real::Real},
     survival::{booted, booted_as},
 };
 
@@ -53,8 +53,7 @@ async fn another_medium_is_put_in_while_the_guest_runs() {
 /// Limits follow an update at once, on the host's own control groups.
 #[tokio::test]
 async fn limits_are_changed_while_the_guest_runs() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root; no control group can be made");
+    if needs_root("no control group can be made") {
         return;
     }
     let agent = Real::start().await;

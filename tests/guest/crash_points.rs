@@ -11,7 +11,7 @@ use uuid::Uuid;
 use zoneward::proto::v1;
 
 use super::{
-    support::{Clients, disk, eventually, machine, net::Net, real::Real, sha256},
+    support::{Clients, disk, eventually, ignored::ignore, machine, net::Net, real::Real, sha256},
     truth::{check_host, check_journal, files, running},
 };
 
@@ -312,7 +312,7 @@ impl Host {
 /// Points of these operations, on an agent of their own.
 async fn kill_everywhere(operations: &[Operation]) {
     if !cfg!(debug_assertions) {
-        eprintln!("IGNORED: a release build has no points");
+        ignore("a release build has no points");
         return;
     }
     let Some(mut host) = Host::start().await else { return };

@@ -5,7 +5,7 @@ use zoneward::proto::v1::{self, ExitReason};
 use super::{
     guest_exit,
     limits::starved,
-    support::{Clients, eventually, machine, real::Real},
+    support::{Clients, eventually, ignored::needs_root, machine, real::Real},
     survival::booted_as,
 };
 
@@ -65,8 +65,7 @@ async fn a_guest_that_panics_while_nobody_looks() {
 
 #[tokio::test]
 async fn a_guest_that_is_killed_for_memory_while_nobody_looks() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root; no control group can be made");
+    if needs_root("no control group can be made") {
         return;
     }
     let (_agent, _clients, _uuid, status) = while_away(starved(), "cat /dev/zero > /big", true).await;

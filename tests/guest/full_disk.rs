@@ -6,7 +6,7 @@ use tonic::Code;
 use zoneward::proto::v1;
 
 use super::{
-    support::{disk, machine, real::Real, reason},
+    support::{disk, ignored::ignore, machine, real::Real, reason},
     survival::booted,
 };
 
@@ -43,7 +43,7 @@ impl Drop for Small {
 async fn of_the_state_folder() {
     let dir = tempfile::tempdir().unwrap();
     let Some(small) = Small::mount(&dir.path().join("state"), "4m") else {
-        eprintln!("IGNORED: no file system can be mounted here (not root?); nothing was tested");
+        ignore("no file system can be mounted here (not root?)");
         return;
     };
     let agent = Real::start_with(&[&format!("state_dir={}", small.at.display())]).await;
@@ -71,7 +71,7 @@ async fn of_the_state_folder() {
 async fn of_the_zones_folder() {
     let dir = tempfile::tempdir().unwrap();
     let Some(small) = Small::mount(&dir.path().join("zones"), "8m") else {
-        eprintln!("IGNORED: no file system can be mounted here (not root?); nothing was tested");
+        ignore("no file system can be mounted here (not root?)");
         return;
     };
     let agent = Real::start_with(&[&format!("zones_dir={}", small.at.display())]).await;

@@ -9,7 +9,9 @@ use std::{
 use zoneward::proto::v1;
 
 use super::support::{
-    Clients, disk, eventually, machine,
+    Clients, disk, eventually,
+    ignored::needs_root,
+    machine,
     real::{Real, guest},
 };
 
@@ -79,11 +81,7 @@ fn room(path: &Path) -> u64 {
 }
 
 fn ignored() -> bool {
-    let ignored = !rustix::process::geteuid().is_root();
-    if ignored {
-        eprintln!("IGNORED: not root; a zone of another platform can't be made");
-    }
-    ignored
+    needs_root("a zone of another platform can't be made")
 }
 
 #[tokio::test]

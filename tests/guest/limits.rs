@@ -6,7 +6,7 @@ use zoneward::proto::v1;
 
 use super::{
     guest_exit,
-    support::{disk, eventually, machine, metadata, real::Real, reason},
+    support::{disk, eventually, ignored::needs_root, machine, metadata, real::Real, reason},
     survival::booted_as,
 };
 
@@ -25,8 +25,7 @@ fn only_sockets(agent: &Real) {
 
 #[tokio::test]
 async fn a_hypervisor_that_needs_too_much_memory_is_killed_and_that_is_said() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root; no control group can be made");
+    if needs_root("no control group can be made") {
         return;
     }
     let mut agent = Real::start_with(&["zone.min_overhead=0"]).await;
@@ -68,8 +67,7 @@ async fn a_hypervisor_that_needs_too_much_memory_is_killed_and_that_is_said() {
 /// Each limit, as the host's own files say while the VM runs; adopted ones too.
 #[tokio::test]
 async fn limits_are_the_hosts() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root; no control group can be made");
+    if needs_root("no control group can be made") {
         return;
     }
     let mut agent = Real::start().await;
@@ -147,8 +145,7 @@ pub(crate) fn groups_are_left(uuid: &str) -> bool {
 /// An agent that may not make control groups, because their file systems are read only around it.
 #[tokio::test]
 async fn a_host_that_can_not_limit_refuses_or_says_so() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root, so no cgroup file system can be made read only");
+    if needs_root("no cgroup file system can be made read only") {
         return;
     }
     let wrap = "mount --make-rprivate / && for m in $(grep -E ' cgroup2? ' /proc/mounts | cut -d' ' -f2); \
@@ -176,8 +173,7 @@ async fn a_host_that_can_not_limit_refuses_or_says_so() {
 /// A host that gives the agent no namespaces is one step down the ladder, and says why.
 #[tokio::test]
 async fn a_host_that_forbids_namespaces_is_named() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root");
+    if needs_root("a host without namespaces is made by root") {
         return;
     }
     // An ordinary user of a user namespace in which no network namespace can be made.
@@ -195,8 +191,7 @@ async fn a_host_that_forbids_namespaces_is_named() {
 /// A zone's root that is not as the agent made it is refused by name, and nothing is left half-made.
 #[tokio::test]
 async fn a_root_that_was_tampered_with_is_refused() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root");
+    if needs_root("the zones of root are what is tampered with") {
         return;
     }
     let agent = Real::start().await;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use zoneward::{probe::ACTS, proto::v1};
 
-use super::support::{disk, machine, real::run_with};
+use super::support::{disk, ignored::needs_root, machine, real::run_with};
 
 fn probe(level: Option<&str>) -> (bool, String) {
     probe_without(level, "")
@@ -145,8 +145,7 @@ const SIGNALS: &[&str] = &[
 /// mechanism is good for something. What is guarded twice needs both to be left out.
 #[test]
 fn without_a_mechanism_what_it_guards_works() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root; what a rootless zone's mechanisms guard was not looked at");
+    if needs_root("what a rootless zone's mechanisms guard was not looked at") {
         return;
     }
     let cases: &[(&str, &[&[&str]])] = &[

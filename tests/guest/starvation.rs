@@ -9,7 +9,7 @@ use tonic::Code;
 use zoneward::proto::v1;
 
 use super::{
-    support::{eventually, machine, real::Real, reason},
+    support::{eventually, ignored::ignore, machine, real::Real, reason},
     survival::booted,
 };
 
@@ -63,9 +63,7 @@ impl Drop for Volume {
 async fn a_state_folder_that_becomes_read_only() {
     let dir = tempfile::tempdir().unwrap();
     let Some(volume) = Volume::mount(dir.path()) else {
-        eprintln!(
-            "IGNORED: no file system can be mounted here (not root, or no loop device); nothing was tested"
-        );
+        ignore("no file system can be mounted here (not root, or no loop device)");
         return;
     };
     let mut agent = Real::start_with(&[&format!("state_dir={}", volume.at.display())]).await;
@@ -125,7 +123,7 @@ async fn a_state_folder_that_becomes_read_only() {
 async fn no_more_threads() {
     let group = PathBuf::from("/sys/fs/cgroup/pids").join(format!("zoneward-threads-{}", std::process::id()));
     if std::fs::create_dir(&group).is_err() {
-        eprintln!("IGNORED: no control group with pids (version 1) can be made here; nothing was tested");
+        ignore("no control group with pids (version 1) can be made here");
         return;
     }
     struct Gone(PathBuf);

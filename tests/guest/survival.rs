@@ -3,7 +3,9 @@
 use zoneward::proto::v1;
 
 use super::support::{
-    Clients, machine,
+    Clients,
+    ignored::needs_root,
+    machine,
     real::{Real, guest},
 };
 
@@ -88,8 +90,7 @@ async fn sigterm_leaves_guests_alone_too() {
 /// What the launcher wrote is gone or makes no sense: the control groups know the hypervisor, too.
 #[tokio::test]
 async fn a_hypervisor_is_found_without_its_file() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root; there are no control groups");
+    if needs_root("there are no control groups") {
         return;
     }
     let mut agent = Real::start().await;

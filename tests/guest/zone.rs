@@ -5,7 +5,7 @@ use std::{collections::HashMap, os::unix::process::CommandExt as _};
 use zoneward::{proto::v1, spec::Restriction};
 
 use super::{
-    support::{Clients, disk, machine, metadata, real::Real, reason},
+    support::{Clients, disk, ignored::needs_root, machine, metadata, real::Real, reason},
     survival::booted,
 };
 
@@ -45,8 +45,7 @@ fn assert_all(found: &[v1::Restriction], least: usize) {
 
 #[tokio::test]
 async fn a_running_guests_hypervisor_is_kept_from_all_five() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root; the rootless zone has a test of its own");
+    if needs_root("the rootless zone has a test of its own") {
         return;
     }
     let mut agent = Real::start().await;
@@ -111,8 +110,7 @@ async fn a_running_guests_hypervisor_is_kept_from_all_five() {
 /// Each step down the ladder still boots a guest, and still keeps it from all five.
 #[tokio::test]
 async fn weaker_hosts_enforce_all_five_too() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root; the ladder was not walked");
+    if needs_root("the ladder was not walked") {
         return;
     }
     for level in ["no-user-namespace", "filters-only"] {
@@ -154,8 +152,7 @@ async fn a_host_that_can_not_enforce_refuses_unless_it_is_allowed_by_name() {
 /// An ordinary user gets a zone in a user namespace, with nothing of the five lost.
 #[tokio::test]
 async fn an_ordinary_user_has_zones_too() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("IGNORED: not root, so every other test is this one");
+    if needs_root("every other test is this one then") {
         return;
     }
     let nobody = 65534;

@@ -1,6 +1,7 @@
 //! What the tests share: agents with folders of their own, and clients for them.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod ignored;
 pub(crate) mod net;
 pub(crate) mod real;
 pub(crate) mod simulated;

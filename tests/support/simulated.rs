@@ -21,7 +21,7 @@ use zoneward::{
     },
 };
 
-use super::{Clients, connect_unix};
+use super::{Clients, connect_unix, machine};
 
 /// Wires pretended machines to pretended processes.
 struct Processes(SimulatedHost);
@@ -56,6 +56,14 @@ pub(crate) struct Simulated {
 impl Simulated {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| ()).await
+    }
+
+    /// One VM on it, which runs.
+    pub(crate) async fn with_a_guest(self) -> (Self, Clients, String) {
+        let mut clients = self.clients().await;
+        let uuid = clients.create(machine()).await;
+        clients.start(&uuid).await.expect("started");
+        (self, clients, uuid)
     }
 
     pub(crate) async fn start_with(edit: impl FnOnce(&mut Config)) -> Self {
