@@ -8,7 +8,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{Agent, call::Call, error::Error};
-use crate::store::{Commit, EventKind};
+use crate::store::{Commit, NewEvent};
 
 /// Of one caller and rpc one refusal is told in that time.
 const REFUSAL: Duration = Duration::from_secs(60);
@@ -19,22 +19,13 @@ impl Agent {
     /// Writes down what a caller is about to do; of the host when no VM is named. Who looks at a guest or types into it
     /// is not kept from that by a disk that is full: then the log has the word.
     pub async fn tell_call(&self, call: &Call, vm: Option<Uuid>, rpc: &str, detail: &str) {
-        if let Err(error) = self.commit_call(call, vm, rpc, detail, false).await {
+        if let Err(error) = self.tell(call.made(vm, rpc, detail.to_owned())).await {
             tracing::error!(actor = call.actor, ?vm, rpc, detail, %error, "done without a word in the journal");
         }
     }
 
-    async fn commit_call(
-        &self,
-        call: &Call,
-        vm: Option<Uuid>,
-        rpc: &str,
-        detail: &str,
-        refused: bool,
-    ) -> Result<(), Error> {
-        let kind = EventKind::Call { rpc: rpc.to_owned(), detail: detail.to_owned(), refused };
-        let events = vec![call.event(vm.unwrap_or_default(), kind)];
-        self.inner.store.commit(Commit { events, ..Commit::default() }).await?;
+    async fn tell(&self, event: NewEvent) -> Result<(), Error> {
+        self.inner.store.commit(Commit { events: vec![event], ..Commit::default() }).await?;
         Ok(())
     }
 }
@@ -55,8 +46,7 @@ impl Refusals {
         if !is_new || self.0.len() >= KNOWN {
             return;
         }
-        let call = Call { actor: key.0.clone(), ..Call::own() };
-        if let Err(error) = agent.commit_call(&call, None, &key.1, "", true).await {
+        if let Err(error) = agent.tell(Call::by(&key.0).refused(&key.1)).await {
             tracing::warn!(caller = key.0, rpc = key.1, %error, "a call was refused, and that is not in the journal");
         }
         self.0.insert(key, now);

@@ -21,9 +21,9 @@ use super::{
     actor::{Actor, Live, stop_result},
     autoboot,
     call::{Call, Outcome},
-    change, create,
+    change, create, disks,
     error::Error,
-    exit, links, take_back_room, uploads,
+    exit, links, uploads,
 };
 use crate::{
     boot,
@@ -268,7 +268,7 @@ async fn stopped(agent: &Agent, record: VmRecord, ended: Ended, has_links: bool)
     let record = commit(agent, record, vm, Vec::new(), answers).await?;
     // Not before it is written down how it ended: this is what tells.
     forget(agent, &record, has_links).await;
-    take_back_room(agent, &record).await;
+    disks::settle(agent, &record).await;
     enter(agent, record, None).await;
     Ok(())
 }

@@ -74,9 +74,15 @@ impl From<&Entry> for FileOutcome {
 pub type BootProgress = Option<mpsc::Sender<BootPhase>>;
 
 impl Call {
+    /// One of which no repeat is known.
+    #[must_use]
+    pub fn by(actor: impl Into<String>) -> Self {
+        Self { actor: actor.into(), request_id: None, digest: [0; 32] }
+    }
+
     /// The one by which a VM was booted.
     pub(super) fn of_boot(boot: &BootCall) -> Self {
-        Self { actor: boot.actor.clone(), request_id: boot.request_id, digest: [0; 32] }
+        Self { request_id: boot.request_id, ..Self::by(&boot.actor) }
     }
 
     /// One that an earlier agent was asked.
@@ -86,7 +92,7 @@ impl Call {
 
     /// The agent's own doing.
     pub(super) fn own() -> Self {
-        Self { actor: String::new(), request_id: None, digest: [0; 32] }
+        Self::by("")
     }
 
     /// For the agent that has to answer it, should that be another one.
@@ -98,6 +104,18 @@ impl Call {
     /// A fact that this call caused.
     pub(super) fn event(&self, uuid: Uuid, kind: EventKind) -> NewEvent {
         NewEvent { uuid, actor: self.actor.clone(), request_id: self.request_id, kind }
+    }
+
+    /// That it was made, of a VM; of the host when none is named.
+    pub(super) fn made(&self, vm: Option<Uuid>, rpc: &str, detail: String) -> NewEvent {
+        let kind = EventKind::Call { rpc: rpc.to_owned(), detail, refused: false };
+        self.event(vm.unwrap_or_default(), kind)
+    }
+
+    /// That it was refused.
+    pub(super) fn refused(&self, rpc: &str) -> NewEvent {
+        let kind = EventKind::Call { rpc: rpc.to_owned(), detail: String::new(), refused: true };
+        self.event(Uuid::nil(), kind)
     }
 
     /// What to keep for a repeat of the call; nothing when it has no id.

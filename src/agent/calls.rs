@@ -22,8 +22,7 @@ use crate::{
 
 impl Agent {
     /// Everything that is wrong with a machine, as [`Self::create`] finds it: with the payload, and with the machine that
-    /// it becomes.
-    /// On success gives what becomes of it that was not asked for.
+    /// it becomes. On success gives what becomes of it that was not asked for.
     pub async fn validate(&self, spec: &VmSpec) -> Result<Vec<Note>, Vec<Violation>> {
         let found: Vec<_> = validate::check(spec).into_iter().chain(self.violations_of_host(spec)).collect();
         if !found.is_empty() {
@@ -31,14 +30,14 @@ impl Agent {
         }
         let mut whole = spec.clone();
         create::complete(self, spec.uuid.unwrap_or_else(Uuid::new_v4), &mut whole);
-        let found = self.validate_whole(&whole, None).await;
+        let found = self.violations_of_whole(&whole).await;
         if found.is_empty() { Ok(defaults::adjusted(spec, &whole)) } else { Err(found) }
     }
 
-    /// What is wrong with a complete machine, which may be what another became.
-    pub(super) async fn validate_whole(&self, spec: &VmSpec, before: Option<&VmSpec>) -> Vec<Violation> {
+    /// What is wrong with a complete machine that is new.
+    async fn violations_of_whole(&self, spec: &VmSpec) -> Vec<Violation> {
         let mut found = validate::check_whole(spec);
-        found.extend(validate::outgrown(spec, before));
+        found.extend(validate::outgrown(spec, None));
         if let Some(hypervisor) = spec.brand.and_then(|brand| self.inner.platform.hypervisor(brand)) {
             found.extend(hypervisor.faults(spec).await);
         }

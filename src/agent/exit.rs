@@ -120,7 +120,7 @@ fn out_of_memory(vm: &VmRecord) -> String {
 /// The machine was reset, and runs on.
 pub(super) fn reset(guest: bool, time: Timestamp) -> Exit {
     let reason = if guest { ExitReason::GuestReset } else { ExitReason::Operator };
-    Exit { reason, status: 0, time, detail: "the machine was reset".to_owned(), obeyed: false }
+    Exit { time, ..Exit::noticed(reason, "the machine was reset".to_owned()) }
 }
 
 /// How a run ended: from what the hypervisor was `heard` to say, else from what it left behind.

@@ -68,7 +68,7 @@ impl metadata::Source for Source {
         };
         let Value::Object(payload) = payload else { return Err("no payload".to_owned()) };
         // In the journal, so that nobody takes it for an operator's.
-        let call = Call { actor: format!("guest:{}", self.uuid), ..Call::own() };
+        let call = Call::by(format!("guest:{}", self.uuid));
         match self.agent.update_vm(call, self.uuid, String::new(), payload, false).await {
             // What is not there needs not to be removed.
             Ok(_) => Ok(()),

@@ -23,6 +23,7 @@ mod capacity;
 mod change;
 mod claims;
 mod create;
+mod disks;
 mod drain;
 mod error;
 mod exit;
@@ -70,9 +71,7 @@ use crate::{
     hypervisor::{Description, Hypervisor},
     layout::Layout,
     metadata::seed,
-    spec::{
-        DiskSpec, Enforcement, LimitReport, Mac, NicSpec, VmSpec, VmState, filter::Filter, place, secret,
-    },
+    spec::{Enforcement, LimitReport, Mac, NicSpec, VmSpec, VmState, filter::Filter, place, secret},
     storage,
     store::{Keep, Store, VmRecord},
 };
@@ -147,16 +146,7 @@ impl Agent {
         database.map_err(|source| StartError::Folder { path: layout.database(), source })?;
         let (store, reader, journal) = Journal::open(&layout.database(), keep(&config))?;
         let consoles = ConsoleHub::new().map_err(StartError::Consoles)?;
-        let mut records = reader.vms()?;
-        for vm in &mut records {
-            let seed = seed::files(vm.uuid, &vm.spec).is_some();
-            place::assign_as_before(&mut vm.spec, seed);
-            vm.vnc_secret = match vm.vnc_secret.take() {
-                _ if !config.vnc.require_password => None,
-                None => Some(secret::new_password()),
-                known => known,
-            };
-        }
+        let records = mended(reader.vms()?, &config);
         let drain = Drain::open(layout.draining(), &platform.host_boot);
         let claims = Claims::new(Budget::new(&config.capacity, layout.zones()));
         let agent = Self {
@@ -303,22 +293,18 @@ impl Agent {
     }
 }
 
-/// Takes back what a hypervisor that ended gave its disks beyond their sizes.
-async fn take_back_room(agent: &Agent, vm: &VmRecord) {
-    let (volumes, layout) = (agent.inner.platform.volumes.clone(), agent.inner.layout.vm(vm.uuid));
-    let disks: Vec<DiskSpec> = vm.spec.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
-    let settle = move || {
-        for (disk, name) in disks.iter().filter_map(|disk| Some((disk, disk.file_name()?))) {
-            match volumes.settle(layout.zonepath(), name, disk.mebibytes()) {
-                Ok(false) => {}
-                Ok(true) => {
-                    tracing::warn!(disk = name, zone = %layout.zonepath().display(), "the hypervisor made its disk larger than it is; that was taken back");
-                }
-                Err(error) => tracing::debug!(%error, disk = name, "its size"),
-            }
-        }
-    };
-    let _ = tokio::task::spawn_blocking(settle).await;
+/// Records with what an agent of an earlier kind, or with another configuration, did not give them.
+fn mended(mut records: Vec<VmRecord>, config: &Config) -> Vec<VmRecord> {
+    for vm in &mut records {
+        let seed = seed::files(vm.uuid, &vm.spec).is_some();
+        place::assign_as_before(&mut vm.spec, seed);
+        vm.vnc_secret = match vm.vnc_secret.take() {
+            _ if !config.vnc.require_password => None,
+            None => Some(secret::new_password()),
+            known => known,
+        };
+    }
+    records
 }
 
 fn keep(config: &Config) -> Keep {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     convert::offset,
-    request::{actor, bytes, call_of, invalid, peer, uuid, uuid_at},
+    request::{actor, bytes, invalid, peer, uuid, uuid_at},
     status::{console_status, link_status, status},
 };
 use crate::{
@@ -91,7 +91,7 @@ impl ConsoleService for Consoles {
         request: Request<Streaming<v1::AttachRequest>>,
     ) -> Result<Response<Attached>, Status> {
         let actor = actor(&request)?;
-        let call = call_of(actor.clone(), "Attach", "", &[])?;
+        let call = Call::by(actor.clone());
         let mut input = request.into_inner();
         let first = input.message().await?.and_then(|message| message.item);
         let Some(attach_request::Item::Attach(start)) = first else {
@@ -128,7 +128,7 @@ impl ConsoleService for Consoles {
         &self,
         request: Request<Streaming<v1::ConnectVncRequest>>,
     ) -> Result<Response<Screen>, Status> {
-        let call = call_of(actor(&request)?, "ConnectVnc", "", &[])?;
+        let call = Call::by(actor(&request)?);
         let mut input = request.into_inner();
         let first = input.message().await?.and_then(|message| message.item);
         let Some(connect_vnc_request::Item::Connect(start)) = first else {
@@ -154,7 +154,7 @@ impl ConsoleService for Consoles {
             }));
         };
         self.agent.check_running(vm).await.map_err(status)?;
-        let call = call_of(caller.name.to_string(), "CreateVncLink", "", &[])?;
+        let call = Call::by(&*caller.name);
         self.agent.tell_call(&call, Some(vm), "CreateVncLink", "").await;
         tracing::info!(%vm, caller = %caller.name, "made a link to the screen");
         let url = links.make(vm, caller).map_err(link_status)?;

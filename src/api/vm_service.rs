@@ -9,12 +9,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     convert,
-    request::{actor, call, call_of, invalid, page_size, peer, uuid, uuid_at},
+    request::{actor, call, invalid, page_size, peer, uuid, uuid_at},
     sight::{Expressions, Sight},
     status::status,
 };
 use crate::{
-    agent::{Agent, Error, Outcome, View},
+    agent::{Agent, Call, Error, Outcome, View},
     proto::{
         spec_from_proto, update_to_json,
         v1::{self, start_vm_response, vm_service_server::VmService},
@@ -418,7 +418,7 @@ impl Vms {
                 Err(violations) => (violations, Vec::new()),
             });
         }
-        let call = call_of(actor, "ValidateVm", "", &[])?;
+        let call = Call::by(actor);
         let looked = self.agent.update_vm(call, uuid(&request.uuid)?, request.etag, payload, true).await;
         match looked {
             Ok(Outcome::Updated { notes, .. }) => Ok((Vec::new(), notes)),

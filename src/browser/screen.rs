@@ -76,7 +76,7 @@ async fn connect_and_carry(
     sink: &mut SplitSink<WebSocket, Message>,
     stream: SplitStream<WebSocket>,
 ) -> String {
-    let call = Call { actor: link.maker.name.to_string(), request_id: None, digest: [0; 32] };
+    let call = Call::by(&*link.maker.name);
     match browser.agent.connect_vnc(&call, link.vm).await {
         Ok(screen) => carry(screen, sink, stream).await.to_owned(),
         Err(error) => error.to_string(),

@@ -241,6 +241,14 @@ pub struct Exit {
     pub obeyed: bool,
 }
 
+impl Exit {
+    /// One that is noticed now, with no code, and that nobody asked for.
+    #[must_use]
+    pub fn noticed(reason: ExitReason, detail: String) -> Self {
+        Self { reason, status: 0, time: Timestamp::now(), detail, obeyed: false }
+    }
+}
+
 /// Why a hypervisor is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

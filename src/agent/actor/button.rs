@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   asked ─▶ deaf ──────────────────────────▶ waking ──────────▶ pressed, once
-//!             │  ▲ looked at again and again     a moment for      │
-//!             │  └── firmware, a boot loader ◀───its programs──────┘ the guest was reset
-//!             └─▶ pressed: it listens, and has been up for a while
+//!     │       ▲ looked at again and again       a moment for      │
+//!     │       └── firmware, a boot loader ◀─────its programs──────┘ the guest was reset
+//!     └─▶ pressed: it listens, and has been up for a while
 //! ```
 //!
 //! A guest that is still in its firmware can't hear the button, so it is pressed as soon as the guest has said to its
@@ -14,28 +14,28 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::Actor;
+use super::{Actor, patience::briefly};
 use crate::{
     crash,
-    hypervisor::Hearing,
-    store::{Commit, StopPlan, Timestamp, VmChange, VmRecord},
+    hypervisor::{Hearing, HypervisorError},
+    store::{Timestamp, VmRecord},
 };
 
 /// Between two looks at a guest that is deaf.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// How long the hypervisor may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// What a guest needs at least from its boot on until its programs listen.
+/// The shortest time from a guest's boot until its programs listen.
 const LEAST: Duration = Duration::from_secs(5);
-/// What they need beyond the time that its kernel took to listen, as so many times that.
+/// Once a kernel listens, its programs may need this many times as long as the kernel took.
 const TIMES: u32 = 4;
 
 /// Where the button is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Button {
-    /// Nobody could hear it yet; when it is looked at again.
+    /// Nobody knows yet whether it is heard; when that is looked at.
+    Asked { at: Instant },
+    /// Nobody could hear it; when it is looked at again.
     Deaf { at: Instant },
     /// The guest's kernel listens since a moment ago.
     Waking { at: Instant },
@@ -44,9 +44,14 @@ pub(super) enum Button {
 }
 
 impl Button {
+    /// Of a stop that begins now.
+    pub(super) fn asked() -> Self {
+        Self::Asked { at: Instant::now() }
+    }
+
     pub(super) fn due(&self) -> Option<Instant> {
         match self {
-            Self::Deaf { at } | Self::Waking { at } => Some(*at),
+            Self::Asked { at } | Self::Deaf { at } | Self::Waking { at } => Some(*at),
             Self::Pressed => None,
         }
     }
@@ -59,15 +64,15 @@ impl Actor {
         let Some(stop) = &mut self.stop else { return };
         match stop.button {
             _ if is_pressed => stop.button = Button::Pressed,
-            Button::Deaf { .. } => self.look_at_button(false).await,
-            Button::Waking { .. } | Button::Pressed => {}
+            Button::Asked { .. } => self.look_at_button().await,
+            Button::Deaf { .. } | Button::Waking { .. } | Button::Pressed => {}
         }
     }
 
     /// The time has come to look at it.
     pub(super) async fn on_button(&mut self) {
         match self.stop.as_ref().map(|stop| stop.button) {
-            Some(Button::Deaf { .. }) => self.look_at_button(true).await,
+            Some(Button::Asked { .. } | Button::Deaf { .. }) => self.look_at_button().await,
             Some(Button::Waking { .. }) => self.press().await,
             Some(Button::Pressed) | None => {}
         }
@@ -81,27 +86,26 @@ impl Actor {
         }
     }
 
-    /// `was_deaf`: an earlier look found nobody who listens.
-    async fn look_at_button(&mut self, was_deaf: bool) {
+    async fn look_at_button(&mut self) {
         let Some(machine) = self.live.machine.clone() else { return };
-        let hearing = timeout(PATIENCE, machine.hears_power_button()).await;
-        let now = Instant::now();
-        let up = self.up();
-        let button = match hearing {
-            Ok(Ok(Hearing::Deaf)) => Button::Deaf { at: now + LOOK_AGAIN },
-            Ok(Ok(Hearing::Listens)) if was_deaf => {
-                let left = self.stop.as_ref().map_or(LEAST, |stop| stop.deadline.duration_since(now));
+        let hearing = briefly(machine.hears_power_button()).await;
+        let (now, up) = (Instant::now(), self.up());
+        let later = now + LOOK_AGAIN;
+        let Some(stop) = &mut self.stop else { return };
+        let was_deaf = matches!(stop.button, Button::Deaf { .. });
+        stop.button = match hearing {
+            Ok(Hearing::Deaf) => Button::Deaf { at: later },
+            Ok(Hearing::Listens) if was_deaf => {
+                let left = stop.deadline.duration_since(now);
                 let boots = (up * TIMES).max(LEAST);
                 Button::Waking { at: now + boots.min(left / 2) }
             }
-            Ok(Ok(Hearing::Listens)) if up < LEAST => Button::Waking { at: now + (LEAST - up) },
-            Ok(Ok(_)) => return self.press().await,
+            Ok(Hearing::Listens) if up < LEAST => Button::Waking { at: now + (LEAST - up) },
+            Ok(_) => return self.press().await,
             // It is busy, or about to go.
-            Ok(Err(_)) | Err(_) => Button::Deaf { at: now + LOOK_AGAIN },
+            Err(_) if was_deaf => Button::Deaf { at: later },
+            Err(_) => Button::Asked { at: later },
         };
-        if let Some(stop) = &mut self.stop {
-            stop.button = button;
-        }
     }
 
     /// Since the guest's boot, or its last reset.
@@ -119,29 +123,30 @@ impl Actor {
         crash::point("stop.noted");
         let Some(machine) = self.live.machine.clone() else { return };
         // The deadline will deal with what goes wrong.
-        match timeout(PATIENCE, machine.press_power_button()).await {
-            Ok(Ok(())) => {}
-            // It was not pressed.
-            Ok(Err(error)) => {
+        match briefly(machine.press_power_button()).await {
+            Ok(()) => {}
+            // It may have been pressed.
+            Err(error @ HypervisorError::Silent { .. }) => {
+                tracing::warn!(vm = %self.record.uuid, %error, "power button");
+            }
+            Err(error) => {
                 tracing::warn!(vm = %self.record.uuid, %error, "power button");
                 self.release_button().await;
-            }
-            Err(_) => {
-                tracing::warn!(vm = %self.record.uuid, "the hypervisor does not answer about the power button")
             }
         }
     }
 
-    /// Nothing that anybody sees is different.
     async fn note_button(&mut self, pressed: bool) {
-        let Some(stop) = self.record.stop.clone().filter(|stop| stop.pressed != pressed) else { return };
-        let noted = VmRecord { stop: Some(StopPlan { pressed, ..stop }), ..self.record.clone() };
-        let put = Some(VmChange::Put(Box::new(noted.clone())));
-        match self.agent.inner.store.commit(Commit { vm: put, ..Commit::default() }).await {
-            Ok(_) => self.record = noted,
-            Err(error) => {
-                tracing::warn!(vm = %self.record.uuid, %error, "the next agent may press the power button again")
+        if self.record.stop.as_ref().is_none_or(|stop| stop.pressed == pressed) {
+            return;
+        }
+        let edit = |vm: &mut VmRecord| {
+            if let Some(stop) = &mut vm.stop {
+                stop.pressed = pressed;
             }
+        };
+        if let Err(error) = self.note(edit).await {
+            tracing::warn!(vm = %self.record.uuid, %error, "the next agent may press the power button again");
         }
     }
 }

@@ -1,19 +1,17 @@
 //! What is done to a machine that runs: signals, interrupts, pausing, other media.
 
-use std::{future::Future, time::Duration};
-
 use rustix::process::Signal;
 
-use super::Actor;
+use super::{Actor, patience::patient};
 use crate::{
     agent::{
         call::{Call, Outcome},
         error::Error,
     },
-    hypervisor::{HypervisorError, Medium},
+    hypervisor::Medium,
     spec::{Media, VmState, validate},
     storage::{StorageError, ZoneRoot, take_disk},
-    store::{Commit, Kill, VmChange, VmRecord},
+    store::{Kill, VmRecord},
 };
 
 /// What is asked of a running machine.
@@ -37,16 +35,6 @@ pub(in crate::agent) enum Control {
 /// Where `sysrq screenshot` leaves its picture.
 const PICTURE: &str = "/tmp/vm.png";
 
-/// How long a hypervisor may hold up what else is asked of its VM.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The answer of a hypervisor, which may be silent.
-pub(super) async fn patient<T>(
-    asked: impl Future<Output = Result<T, HypervisorError>>,
-) -> Result<T, HypervisorError> {
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(HypervisorError::silent(PATIENCE)))
-}
-
 impl Actor {
     pub(super) async fn control(
         &mut self,
@@ -63,14 +51,17 @@ impl Actor {
                         self.wrong_state(format!("Cannot find running init PID for VM {uuid}"))
                     })?;
                 if let Some(signal) = signal {
-                    self.note_kill(call, signal).await?;
+                    // Should that be its end, it is known whose it was.
+                    let kill = Kill { call: call.waiting(false), signal: signal.as_raw() };
                     let act = async { process.signal(signal).map_err(Error::internal) };
-                    return self.once(call, ("KillVm", &signal_name(signal)), act).await;
+                    let told = ("KillVm", signal_name(signal));
+                    return self.once(call, told, |vm| vm.kill = Some(kill), act).await;
                 }
             }
             Control::Nmi => {
                 let machine = self.look("send an NMI to")?.machine;
-                return self.once(call, ("SendSysrq", "nmi"), patient(machine.inject_nmi())).await;
+                let told = ("SendSysrq", "nmi".to_owned());
+                return self.once(call, told, |_| (), patient(machine.inject_nmi())).await;
             }
             Control::Screenshot => {
                 let machine = self.look("take a screenshot of")?.machine;
@@ -110,16 +101,6 @@ impl Actor {
         self.keep_answer(call, self.outcome(false, Vec::new())).await
     }
 
-    /// Should that be its end, it is known whose it was. Nothing that anybody sees is different.
-    async fn note_kill(&mut self, call: &Call, signal: Signal) -> Result<(), Error> {
-        let kill = Some(Kill { call: call.waiting(false), signal: signal.as_raw() });
-        let noted = VmRecord { kill, ..self.record.clone() };
-        let put = Some(VmChange::Put(Box::new(noted.clone())));
-        self.agent.inner.store.commit(Commit { vm: put, ..Commit::default() }).await?;
-        self.record = noted;
-        Ok(())
-    }
-
     fn expect_state(&self, wanted: VmState, verb: &str) -> Result<(), Error> {
         let state = self.record.state;
         if state == wanted {
@@ -148,12 +129,13 @@ impl Actor {
             None
         } else {
             validate::zone_path(path).map_err(|why| Error::invalid("path", why))?;
-            let path_shown = path;
             let (root, path) = (self.layout.root(), path.to_owned());
-            let open = move || ZoneRoot::open(&root)?.open_file(&path, false);
-            let file = tokio::task::spawn_blocking(open).await.map_err(Error::internal)??;
-            take_disk(&file, path_shown, false)?;
-            Some(file)
+            let open = move || {
+                let file = ZoneRoot::open(&root)?.open_file(&path, false)?;
+                take_disk(&file, &path, false)?;
+                Ok::<_, StorageError>(file)
+            };
+            Some(tokio::task::spawn_blocking(open).await.map_err(Error::internal)??)
         };
         if running.is_none() && medium.is_none() {
             let message = "a stopped VM has its CD drive only with a medium; remove it by remove_disks";
@@ -174,7 +156,7 @@ impl Actor {
             return Err(Error::Invalid(invalid));
         }
         if let Some(machine) = running {
-            machine.change_medium(&id, medium.map(|file| Medium { file })).await?;
+            patient(machine.change_medium(&id, medium.map(|file| Medium { file }))).await?;
         }
         self.enter(call, edit).await
     }

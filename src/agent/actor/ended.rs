@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Actor, Live, resets::Resets, stop::Waiting};
+use super::{Actor, Live, patience::patient, resets::Resets, stop::Waiting};
 use crate::{
     agent::{
         call::{Call, Outcome},
+        disks,
         error::Error,
-        exit, links, take_back_room,
+        exit, links,
     },
     crash,
     hypervisor::MachineEvent,
     spec::{BootOptions, VmState},
-    store::{Commit, EventKind, Exit, ExitReason, Timestamp, VmRecord},
+    store::{Commit, EventKind, Exit, ExitReason, VmRecord},
     zone::{Ended, Found},
 };
 
@@ -67,11 +68,8 @@ impl Actor {
             // The second half of a reboot is still to be done.
             vm.stop = vm.stop.take().filter(|_| then_start);
         });
-        let killed = self
-            .record
-            .kill
-            .clone()
-            .filter(|_| vm.exit.as_ref().is_some_and(|exit| exit.reason == ExitReason::Operator));
+        let was_asked = vm.exit.as_ref().is_some_and(|exit| exit.reason == ExitReason::Operator);
+        let killed = self.record.kill.clone().filter(|_| was_asked);
         let killed = killed.map(|kill| Call::from_waiting(kill.call));
         let cause = waiting.first().map(|first| first.call.clone()).or(killed).unwrap_or_else(Call::own);
         if then_start {
@@ -103,7 +101,7 @@ impl Actor {
     /// the next start does it for an agent that died in between.
     async fn forget(&self) {
         self.agent.inner.platform.zone.forget(self.record.uuid, &self.layout).await;
-        take_back_room(&self.agent, &self.record).await;
+        disks::settle(&self.agent, &self.record).await;
         self.unplug().await;
         self.agent.inner.claims.put(self.record.uuid, &self.record.spec, &[]);
     }
@@ -172,7 +170,7 @@ impl Actor {
             return;
         }
         let Some(machine) = self.live.machine.clone() else { return };
-        let status = match machine.status().await {
+        let status = match patient(machine.status()).await {
             // On the way out, or on the way through a reset.
             Ok(status) if status.state() == was || status.status == "shutdown" => return,
             // It sleeps or wakes as it likes, or a pause was not written down, or not heard the end of.
@@ -191,13 +189,7 @@ impl Actor {
         };
         let detail = format!("the hypervisor stopped the guest: {status}");
         tracing::error!(vm = %self.record.uuid, status, "guest failed");
-        let exit = Exit {
-            reason: ExitReason::HypervisorError,
-            status: 0,
-            time: Timestamp::now(),
-            detail,
-            obeyed: false,
-        };
+        let exit = Exit::noticed(ExitReason::HypervisorError, detail);
         let vm = self.changed(|vm| {
             vm.state = VmState::Failed;
             vm.exit = Some(exit);

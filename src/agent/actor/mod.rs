@@ -18,10 +18,12 @@ pub(super) mod control;
 mod ended;
 mod guest;
 mod live;
+mod patience;
 mod record;
 mod resets;
 mod screen;
 mod seat;
+mod sleeps;
 mod start;
 mod stop;
 mod update;
@@ -56,7 +58,8 @@ use crate::{
     store::{BootPhase, Commit, EventKind, StopCause, VmChange, VmRecord},
 };
 use control::Control;
-use resets::{Resets, Sleeps};
+use resets::Resets;
+use sleeps::Sleeps;
 use stop::{Manner, Stop};
 
 /// Between looks for a hypervisor that does not answer.

@@ -47,6 +47,25 @@ impl Actor {
         Ok(())
     }
 
+    /// Writes down for the next agent what nobody sees: no event of it, no other etag.
+    pub(super) async fn note(&mut self, edit: impl FnOnce(&mut VmRecord)) -> Result<(), Error> {
+        self.note_with(edit, Vec::new(), Vec::new()).await
+    }
+
+    async fn note_with(
+        &mut self,
+        edit: impl FnOnce(&mut VmRecord),
+        events: Vec<NewEvent>,
+        answers: Vec<Answer>,
+    ) -> Result<(), Error> {
+        let mut noted = self.record.clone();
+        edit(&mut noted);
+        let vm = Some(VmChange::Put(Box::new(noted.clone())));
+        self.agent.inner.store.commit(Commit { vm, events, answers }).await?;
+        self.record = noted;
+        Ok(())
+    }
+
     /// An answer that changes nothing is kept too: a repeat that comes late must not act.
     pub(super) async fn keep_answer(&self, call: &Call, outcome: Outcome) -> Result<Outcome, Error> {
         if let Some(answer) = call.answer(&Ok(outcome.clone())) {
@@ -55,22 +74,19 @@ impl Actor {
         Ok(outcome)
     }
 
-    /// Does what changes no record, but must not be done twice nor without its name: it is told and its answer kept
-    /// before, so that a repeat after a crash, or on a full disk, does not act.
+    /// Does what changes nothing that is seen, but must not be done twice nor without its name: it is told, its answer
+    /// kept and `edit` noted before, so that a repeat after a crash, or on a full disk, does not act.
     pub(super) async fn once<E: Into<Error>>(
-        &self,
+        &mut self,
         call: &Call,
-        (rpc, detail): (&str, &str),
+        (rpc, detail): (&str, String),
+        edit: impl FnOnce(&mut VmRecord),
         act: impl Future<Output = Result<(), E>>,
     ) -> Result<Outcome, Error> {
         let outcome = self.outcome(false, Vec::new());
-        let told = EventKind::Call { rpc: rpc.to_owned(), detail: detail.to_owned(), refused: false };
-        let commit = Commit {
-            events: vec![call.event(self.record.uuid, told)],
-            answers: call.answer(&Ok(outcome.clone())).into_iter().collect(),
-            ..Commit::default()
-        };
-        self.agent.inner.store.commit(commit).await?;
+        let told = vec![call.made(Some(self.record.uuid), rpc, detail)];
+        let answers = call.answer(&Ok(outcome.clone())).into_iter().collect();
+        self.note_with(edit, told, answers).await?;
         let Err(error) = act.await.map_err(Into::into) else { return Ok(outcome) };
         if let Some(answer) = call.answer(&Err(Error::clone(&error))) {
             let commit = Commit { answers: vec![answer], ..Commit::default() };

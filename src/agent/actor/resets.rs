@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Between two times that resets are journaled.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+pub(super) const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Of a machine that is so large that it would fill the journal by then: bytes of it that are journaled in a second.
 const BYTES_A_SECOND: u64 = 2 << 10;
 
@@ -50,29 +50,6 @@ impl Resets {
     /// When they have to be told.
     pub(super) fn due(&self) -> Option<Instant> {
         (self.untold > 0).then(|| self.told.map_or_else(Instant::now, |told| told + self.pause))
-    }
-}
-
-/// When it was told last that the guest sleeps or is awake, and whether there is something to be looked at again.
-#[derive(Debug, Default)]
-pub(super) struct Sleeps {
-    told: Option<Instant>,
-    again: bool,
-}
-
-impl Sleeps {
-    /// Whether it may be told now; else it is looked at later.
-    pub(super) fn may_tell(&mut self) -> bool {
-        let now = Instant::now();
-        self.again = self.told.is_some_and(|told| now < told + TELL_EVERY);
-        if !self.again {
-            self.told = Some(now);
-        }
-        !self.again
-    }
-
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.told.filter(|_| self.again).map(|told| told + TELL_EVERY)
     }
 }
 

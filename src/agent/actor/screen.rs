@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Actor;
+use super::{Actor, patience::patient};
 use crate::{boot, hypervisor::Machine};
 
 impl Actor {
@@ -15,7 +15,7 @@ impl Actor {
 
     /// Opens the VNC endpoint as the machine says now.
     pub(super) async fn open_vnc(&mut self, machine: &Arc<dyn Machine>) {
-        if let Err(error) = machine.set_vnc_password(self.record.vnc_password()).await {
+        if let Err(error) = patient(machine.set_vnc_password(self.record.vnc_password())).await {
             tracing::warn!(vm = %self.record.uuid, %error, "VNC password");
         }
         let address = self.agent.inner.config.vnc.address;

@@ -63,13 +63,7 @@ impl Actor {
                     step: failure.step.to_owned(),
                     reason: failure.reason,
                 };
-                let exit = Exit {
-                    reason: ExitReason::HypervisorError,
-                    status: 0,
-                    time: Timestamp::now(),
-                    detail: error.to_string(),
-                    obeyed: false,
-                };
+                let exit = Exit::noticed(ExitReason::HypervisorError, error.to_string());
                 let stopped = self.changed(|vm| {
                     vm.state = VmState::Stopped;
                     vm.exit = Some(exit);

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Actor, Reply, button::Button, control::patient};
+use super::{
+    Actor, Reply,
+    button::Button,
+    patience::{briefly, patient},
+};
 use crate::{
     agent::{
         call::{Call, Outcome},
@@ -19,8 +23,6 @@ use crate::{
 /// Longest wait for a guest to obey the power button, in seconds: a day.
 pub(super) const MAX_TIMEOUT: u32 = 86_400;
 const MAX_LEFT: Duration = Duration::from_secs(MAX_TIMEOUT as u64);
-/// How long a hypervisor may take to rouse a guest.
-const ROUSE: Duration = Duration::from_secs(2);
 /// vmadm's patience with a reboot.
 const REBOOT: Duration = Duration::from_secs(180);
 
@@ -153,7 +155,7 @@ impl Actor {
         }
         crash::point("stop.begun");
         let deadline = Instant::now() + manner.timeout;
-        let button = Button::Deaf { at: Instant::now() };
+        let button = Button::asked();
         let (waiting, then_start) = (Vec::new(), false);
         let stop = self.stop.get_or_insert(Stop { deadline, waiting, then_start, button });
         stop.deadline = stop.deadline.min(deadline);
@@ -180,8 +182,8 @@ impl Actor {
                 _ => Ok(()),
             }
         };
-        if !matches!(tokio::time::timeout(ROUSE, roused).await, Ok(Ok(()))) {
-            tracing::warn!(vm = %self.record.uuid, %state, "it can't be roused");
+        if let Err(error) = briefly(roused).await {
+            tracing::warn!(vm = %self.record.uuid, %state, %error, "it can't be roused");
         }
     }
 
@@ -195,7 +197,7 @@ impl Actor {
         match self.record.state {
             VmState::Stopping => {
                 let waiting = calls.into_iter().map(Waiting::of_an_earlier_agent).collect();
-                let button = Button::Deaf { at: Instant::now() };
+                let button = Button::asked();
                 self.stop = Some(Stop { deadline: Instant::now() + left, waiting, then_start, button });
                 self.rouse(self.asleep().await).await;
                 self.begin_button().await;
@@ -214,10 +216,7 @@ impl Actor {
     /// What the hypervisor says of a guest that is to stop.
     async fn asleep(&self) -> VmState {
         let Some(machine) = &self.live.machine else { return VmState::Stopping };
-        match tokio::time::timeout(ROUSE, machine.status()).await {
-            Ok(Ok(status)) => status.state(),
-            _ => VmState::Stopping,
-        }
+        briefly(machine.status()).await.map_or(VmState::Stopping, |status| status.state())
     }
 
     pub(super) fn kill(&self) {
@@ -288,7 +287,7 @@ impl Actor {
 
     async fn reset(&mut self, call: &Call) -> Result<Outcome, Error> {
         let machine = self.look("reset")?.machine;
-        let done = self.once(call, ("RebootVm", "force"), patient(machine.reset())).await;
+        let done = self.once(call, ("RebootVm", "force".to_owned()), |_| (), patient(machine.reset())).await;
         if done.is_ok() {
             self.resets.asked_by(call.clone());
         }

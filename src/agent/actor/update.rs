@@ -24,7 +24,7 @@ use crate::{
     crash,
     spec::{DiskSpec, Limits, Note, VmSpec, VmState, update},
     storage::{StorageError, ZoneRoot},
-    store::{Commit, VmChange, VmRecord},
+    store::VmRecord,
 };
 
 impl Actor {
@@ -122,11 +122,7 @@ impl Actor {
         let before = self.record.spec.clone();
         let unsettled = unsettled(&before, &vm.spec);
         if !unsettled.is_empty() {
-            // Nothing that anybody sees is different yet.
-            let noted = VmRecord { unsettled: unsettled.clone(), ..self.record.clone() };
-            let put = Some(VmChange::Put(Box::new(noted.clone())));
-            self.agent.inner.store.commit(Commit { vm: put, ..Commit::default() }).await?;
-            self.record = noted;
+            self.note(|vm| vm.unsettled.clone_from(&unsettled)).await?;
         }
         let vm = VmRecord { unsettled, ..vm };
         let made = self.make_disks(&before, &vm.spec).await?;

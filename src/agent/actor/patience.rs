@@ -1,0 +1,31 @@
+//! How long a hypervisor may keep its VM's actor waiting: it may be silent, or in a guest's hands.
+
+use std::{future::Future, time::Duration};
+
+use crate::hypervisor::HypervisorError;
+
+/// While others wait to be heard.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// While a stop has a deadline.
+const MOMENT: Duration = Duration::from_secs(2);
+
+/// The answer of a hypervisor.
+pub(super) async fn patient<T>(
+    asked: impl Future<Output = Result<T, HypervisorError>>,
+) -> Result<T, HypervisorError> {
+    within(PATIENCE, asked).await
+}
+
+/// As [`patient`], in the middle of a stop.
+pub(super) async fn briefly<T>(
+    asked: impl Future<Output = Result<T, HypervisorError>>,
+) -> Result<T, HypervisorError> {
+    within(MOMENT, asked).await
+}
+
+async fn within<T>(
+    patience: Duration,
+    asked: impl Future<Output = Result<T, HypervisorError>>,
+) -> Result<T, HypervisorError> {
+    tokio::time::timeout(patience, asked).await.unwrap_or(Err(HypervisorError::silent(patience)))
+}
