@@ -71,12 +71,6 @@ impl Pki {
     /// Makes the CA, the agent's certificate for `names`, and an admin's, valid for `days`.
     pub fn init(&self, names: &[String], days: u32) -> Result<(), PkiError> {
         fs::create_dir_all(&self.dir).map_err(|source| PkiError::File { path: self.dir.clone(), source })?;
-        for name in ["ca.key", "ca.pem", "server.pem", "admin.pem"] {
-            let path = self.dir.join(name);
-            if path.exists() {
-                return Err(PkiError::Exists(path));
-            }
-        }
         let names = names.iter().map(|name| server_name(name)).collect::<Result<Vec<_>, _>>()?;
         let mut params = params("Zoneward CA", CA_DAYS);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -86,26 +80,11 @@ impl Pki {
         let mut params = self::params("Zoneward agent", days.into());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.subject_alt_names.extend(names);
-        let server = pair(params, &ca)?;
-        let admin = pair(self.client(Role::Admin, "admin", days)?.1, &ca)?;
-        // All is made before anything is written, the CA's own last: a folder without it is begun anew.
-        let files = [
-            ("server.key", &server.0, 0o600),
-            ("server.pem", &server.1, 0o644),
-            ("admin.key", &admin.0, 0o600),
-            ("admin.pem", &admin.1, 0o644),
-            ("ca.key", &ca.key().serialize_pem(), 0o600),
-            ("ca.pem", &ca.pem(), 0o644),
-        ];
-        for (place, (name, text, mode)) in files.iter().enumerate() {
-            if let Err(error) = self.write(name, text, *mode) {
-                for (name, ..) in &files[..=place] {
-                    let _ = fs::remove_file(self.dir.join(name));
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
+        let server = Pair::signed(params, &ca)?;
+        let admin = Pair::signed(self.client(Role::Admin, "admin", days)?.1, &ca)?;
+        let ca = Pair { key: ca.key().serialize_pem(), certificate: ca.pem() };
+        // All is made before anything is written, the CA's own last: it is what others are signed with.
+        self.write(&[("server", server), ("admin", admin), ("ca", ca)])
     }
 
     /// Makes `<name>.pem` and `<name>.key` for a client, valid for `days`. Gives its identity.
@@ -118,7 +97,7 @@ impl Pki {
             return Err(PkiError::Name(format!("{name:?} is the name of another file here")));
         }
         let (identity, params) = self.client(role, name, days)?;
-        self.sign(name, params, &self.ca()?)?;
+        self.write(&[(name, Pair::signed(params, &self.ca()?)?)])?;
         Ok(identity)
     }
 
@@ -190,22 +169,33 @@ impl Pki {
         Ok(Issuer::from_ca_cert_pem(&read("ca.pem")?, key)?)
     }
 
-    fn sign(&self, name: &str, params: CertificateParams, ca: &Issuer<'_, KeyPair>) -> Result<(), PkiError> {
-        let key = KeyPair::generate()?;
-        let cert = params.signed_by(&key, ca)?;
-        self.write(&format!("{name}.key"), &key.serialize_pem(), 0o600)?;
-        self.write(&format!("{name}.pem"), &cert.pem(), 0o644)
-    }
-
-    fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), PkiError> {
-        let path = self.dir.join(name);
-        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
-        match file.and_then(|mut file| file.write_all(text.as_bytes())) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(PkiError::Exists(path)),
-            Err(source) => Err(PkiError::File { path, source }),
+    /// Writes all of them, or none. What is there already stays as it is.
+    fn write(&self, pairs: &[(&str, Pair)]) -> Result<(), PkiError> {
+        let files = pairs.iter().flat_map(|(name, pair)| {
+            [(format!("{name}.key"), &pair.key, 0o600), (format!("{name}.pem"), &pair.certificate, 0o644)]
+        });
+        let mut made = Vec::new();
+        for (name, text, mode) in files {
+            let path = self.dir.join(name);
+            if let Err(error) = write_new(&path, text, mode, &mut made) {
+                for path in made {
+                    let _ = fs::remove_file(path);
+                }
+                return Err(match error.kind() {
+                    io::ErrorKind::AlreadyExists => PkiError::Exists(path),
+                    _ => PkiError::File { path, source: error },
+                });
+            }
         }
+        Ok(())
     }
+}
+
+/// Writes a file that is not there yet; says in `made` as soon as it is.
+fn write_new(path: &Path, text: &str, mode: u32, made: &mut Vec<PathBuf>) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    made.push(path.to_owned());
+    file.write_all(text.as_bytes())
 }
 
 /// A name that a client can look for: an address, or a DNS name of letters, digits and dashes (RFC 1123), whose first
@@ -225,11 +215,19 @@ fn server_name(name: &str) -> Result<SanType, PkiError> {
     Ok(SanType::DnsName(name.try_into().map_err(|_| bad())?))
 }
 
-/// Key and certificate.
-fn pair(params: CertificateParams, ca: &Issuer<'_, KeyPair>) -> Result<(String, String), PkiError> {
-    let key = KeyPair::generate()?;
-    let cert = params.signed_by(&key, ca)?;
-    Ok((key.serialize_pem(), cert.pem()))
+/// A key and its certificate, as PEM.
+struct Pair {
+    key: String,
+    certificate: String,
+}
+
+impl Pair {
+    /// A new key, with a certificate from the CA.
+    fn signed(params: CertificateParams, ca: &Issuer<'_, KeyPair>) -> Result<Self, PkiError> {
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, ca)?.pem();
+        Ok(Self { key: key.serialize_pem(), certificate })
+    }
 }
 
 /// Every certificate has a subject of its own: one that equals its issuer's is "self-signed" to
@@ -256,6 +254,18 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_key_of_somebody_else_is_neither_overwritten_nor_removed() {
+        for there in ["server.key", "admin.key", "admin.pem", "ca.pem"] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join(there), "mine").unwrap();
+            let pki = Pki::new(dir.path().to_owned(), "zoneward".to_owned());
+            assert!(matches!(pki.init(&[], 30), Err(PkiError::Exists(path)) if path.ends_with(there)));
+            assert_eq!(std::fs::read_to_string(dir.path().join(there)).unwrap(), "mine");
+            assert_eq!(dir.path().read_dir().unwrap().count(), 1, "{there}");
+        }
+    }
 
     #[test]
     fn keys_are_private_and_nothing_is_overwritten() {

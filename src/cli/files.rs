@@ -14,8 +14,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::{Clients, error::CliError, machine, print};
-use crate::proto::v1::{self, put_file_request::Item};
-use crate::text::escaped;
+use crate::{
+    proto::v1::{self, put_file_request::Item},
+    storage::{hex, is_qcow2},
+    text::escaped,
+};
 
 const CHUNK: usize = 256 << 10;
 
@@ -58,7 +61,7 @@ pub(super) async fn put(
     if !meta.is_file() {
         return Err(CliError::failed(format!("{}: not a regular file", file.display())));
     }
-    if begins_as_qcow2(&mut local).map_err(at(file))? {
+    if is_qcow2(&local) {
         say!(
             "    note: {} is a qcow2 image. Disks are attached raw, so the guest would see its container; convert it first: qemu-img convert -O raw",
             file.display()
@@ -85,14 +88,6 @@ pub(super) async fn put(
     Ok(())
 }
 
-/// What QEMU's own images begin with.
-fn begins_as_qcow2(file: &mut File) -> io::Result<bool> {
-    let mut magic = [0; 4];
-    let is_long = file.read_exact(&mut magic).is_ok();
-    file.rewind()?;
-    Ok(is_long && magic == *b"QFI\xfb")
-}
-
 fn digest(file: &mut File, size: u64) -> io::Result<(u64, String)> {
     let bar = bar("Checking", size);
     let mut hash = Sha256::new();
@@ -109,7 +104,7 @@ fn digest(file: &mut File, size: u64) -> io::Result<(u64, String)> {
         }
     }
     bar.finish_and_clear();
-    Ok((total, crate::storage::hex(&hash.finalize())))
+    Ok((total, hex(&hash.finalize())))
 }
 
 /// What the agent has of the same file already.

@@ -22,5 +22,5 @@ pub use tree::{make_zone, remove_disks, remove_run, remove_zone, write_vm_json};
 pub use unfinished::{Orphan, Partial, give_up, shrink, unfinished};
 pub(crate) use upload::hex;
 pub use upload::{Upload, UploadPlan};
-pub use volumes::{FileVolumes, Volumes, take_disk};
+pub use volumes::{FileVolumes, Volumes, is_qcow2, take_disk};
 pub use zone_root::{Entry, EntryKind, ZoneRoot};

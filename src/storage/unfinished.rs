@@ -45,11 +45,13 @@ pub fn give_up(layout: &VmLayout, which: impl Fn(&Partial) -> bool) -> Result<Ve
 /// Gives room back that an upload has beyond what came of it.
 pub fn shrink(layout: &VmLayout) -> Result<(), StorageError> {
     for (partial, part) in noted(layout)? {
-        if lock(&part).is_some() {
-            let file = fs::OpenOptions::new().write(true).open(&part);
-            file.and_then(|file| file.set_len(partial.committed))
-                .map_err(StorageError::at(partial.plan.path.as_str()))?;
-        }
+        // The lock is kept: who takes it up again must not lose what it adds.
+        let Some(_lock) = lock(&part) else { continue };
+        let shrink = || {
+            let file = fs::OpenOptions::new().write(true).open(&part)?;
+            file.set_len(file.metadata()?.len())
+        };
+        shrink().map_err(StorageError::at(partial.plan.path.as_str()))?;
     }
     Ok(())
 }

@@ -3,7 +3,10 @@
 use std::{
     fmt,
     fs::File,
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
     path::Path,
 };
 
@@ -81,6 +84,13 @@ pub fn take_disk(file: &File, path: &str, writable: bool) -> Result<(), StorageE
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StorageError::Taken { path: path.to_owned() }),
         Err(error) => Err(StorageError::at(path)(error)),
     }
+}
+
+/// Whether a file is what QEMU makes for itself by default: its own container, with the disk inside.
+#[must_use]
+pub fn is_qcow2(file: &File) -> bool {
+    let mut magic = [0; 4];
+    file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"QFI\xfb"
 }
 
 /// A name without a folder.

@@ -8,8 +8,6 @@
 //!                  given back                 removed again    all undone
 //! ```
 
-use std::io::Read as _;
-
 use serde_json::{Map, Value};
 
 use super::Actor;
@@ -23,7 +21,7 @@ use crate::{
     },
     crash,
     spec::{DiskSpec, Limits, Note, VmSpec, VmState, update},
-    storage::{StorageError, ZoneRoot},
+    storage::{StorageError, ZoneRoot, is_qcow2},
     store::VmRecord,
 };
 
@@ -100,14 +98,10 @@ impl Actor {
         let (root, files) = (self.layout.root(), files.collect::<Vec<_>>());
         let look = move || {
             let root = ZoneRoot::open(&root).ok()?;
-            let is_qcow2 = |path: &str| {
-                let mut magic = [0; 4];
-                let file = root.open_file(path, false).ok();
-                file.is_some_and(|mut file| file.read_exact(&mut magic).is_ok()) && magic == *b"QFI\xfb"
-            };
+            let is_container = |path: &str| root.open_file(path, false).is_ok_and(|file| is_qcow2(&file));
             let why =
                 "the file is a qcow2 image and is attached raw; qemu-img convert -O raw makes one of it";
-            let found = files.into_iter().filter(|(_, path)| is_qcow2(path));
+            let found = files.into_iter().filter(|(_, path)| is_container(path));
             Some(found.map(|(index, _)| Note::new(format!("disks.{index}.path"), why)).collect::<Vec<_>>())
         };
         tokio::task::spawn_blocking(look).await.ok().flatten().unwrap_or_default()
