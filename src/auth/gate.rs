@@ -7,15 +7,13 @@ use std::{
     time::Duration,
 };
 
+use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
 
-use super::{
-    connection::{Peer, UnderWay},
-    role::needed_for_path,
-};
+use super::{connection::Peer, role::needed_for_path};
 
 /// Calls under way on one connection. The transport takes some more, so that who goes over it is told.
 pub(crate) const MAX_CALLS: usize = 1024;
@@ -89,32 +87,6 @@ fn too_many() -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
-/// The body of an answer, whose call is under way until it ends.
-struct Counted {
-    body: Body,
-    _call: UnderWay,
-}
-
-impl http_body::Body for Counted {
-    type Data = bytes::Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
-    }
-}
-
 impl<S> Service<http::Request<Body>> for Gate<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>>,
@@ -145,7 +117,12 @@ where
                 let answer = self.inner.call(request);
                 Box::pin(async move {
                     let answer = answer.await?;
-                    Ok(answer.map(|body| Body::new(Counted { body, _call: call })))
+                    // The call is under way until its answer ends, or nobody wants it any more.
+                    let counted = move |frame| {
+                        let _under_way = &call;
+                        frame
+                    };
+                    Ok(answer.map(|body| Body::new(body.map_frame(counted))))
                 })
             }
             Err(status) => Box::pin(async move { Ok(status.into_http()) }),
