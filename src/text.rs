@@ -5,12 +5,16 @@
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// Whether a character is obeyed and not seen: C0, C1, separators of lines, and what changes the direction of text.
+/// Whether a character is not seen: C0, C1, separators of lines, what changes the direction of text, and what has no
+/// width, by which one name can pass for another.
 #[must_use]
 pub(crate) fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(character,
-            '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A text as one line, in which nothing is obeyed: `\u001b` and its like stand for what was there, which is also how
@@ -33,7 +37,9 @@ fn escape(text: &str, hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len() + 16);
     for character in text.chars() {
         if hidden(character) {
-            let _ = write!(shown, "\\u{:04x}", u32::from(character));
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
         } else {
             shown.push(character);
         }

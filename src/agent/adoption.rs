@@ -239,7 +239,7 @@ async fn forget(agent: &Agent, record: &VmRecord, has_links: bool) {
 }
 
 async fn stopped(agent: &Agent, record: VmRecord, ended: Ended, has_links: bool) -> Result<(), Error> {
-    let exit = exit::exit(agent, &record, ended, None);
+    let exit = exit::exit(agent, &record, ended, None, true);
     let never_ran = record.state == VmState::Starting;
     // The actor does the second half of a reboot, and answers its calls. Others are answered now.
     let (reboot, stop) = match record.stop.clone() {

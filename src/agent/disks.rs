@@ -3,16 +3,20 @@
 use super::Agent;
 use crate::{spec::DiskSpec, store::VmRecord};
 
-/// Takes back what a hypervisor gave its disks beyond their sizes.
+/// Gives disks and UEFI variables their sizes again, whatever the hypervisor made of them.
 pub(super) async fn settle(agent: &Agent, vm: &VmRecord) {
     let (volumes, layout) = (agent.inner.platform.volumes.clone(), agent.inner.layout.vm(vm.uuid));
     let disks: Vec<DiskSpec> = vm.spec.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
+    let hypervisor = agent.hypervisor(vm).clone();
     let settle = move || {
+        if let Err(error) = hypervisor.settle_uefi(&layout.efi_vars()) {
+            tracing::warn!(%error, zone = %layout.zonepath().display(), "the size of its UEFI variables is not known");
+        }
         for (disk, name) in disks.iter().filter_map(|disk| Some((disk, disk.file_name()?))) {
             match volumes.settle(layout.zonepath(), name, disk.mebibytes()) {
                 Ok(false) => {}
                 Ok(true) => {
-                    tracing::warn!(disk = name, zone = %layout.zonepath().display(), "the hypervisor made its disk larger than it is; that was taken back");
+                    tracing::warn!(disk = name, zone = %layout.zonepath().display(), "the hypervisor changed the size of its disk; it has its own again");
                 }
                 Err(error) => tracing::debug!(%error, disk = name, "its size"),
             }

@@ -77,12 +77,13 @@ fn was_killed(signal: i32, ended: Ended, said: Option<&MachineEvent>) -> bool {
     said_so || ended == Ended::Signal(signal) || (ended == Ended::Unseen && said.is_none())
 }
 
-/// What a stop came to, for people.
-fn manner(vm: &VmRecord, ended: Ended, said: Option<&MachineEvent>) -> String {
+/// What a stop came to, for people. `answers` is whether the hypervisor said anything of its guest.
+fn manner(vm: &VmRecord, ended: Ended, said: Option<&MachineEvent>, answers: bool) -> String {
     let text = match (wanted(vm), &vm.stop) {
         (Some(Wanted::Killed(signal)), _) => return format!("signal {signal} was sent by {}", killer(vm)),
         (Some(Wanted::Forced(_)), _) => "its power was cut, as was asked",
         (Some(Wanted::Asked(_)), Some(stop)) if lost_its_power(ended, said) => match stop.pressed {
+            _ if !answers => "the hypervisor did not answer, so the guest was not asked; its power was cut",
             true => "the guest did not go down in time after the power button; its power was cut",
             false => "the guest never listened to the power button; its power was cut",
         },
@@ -123,8 +124,15 @@ pub(super) fn reset(guest: bool, time: Timestamp) -> Exit {
     Exit { time, ..Exit::noticed(reason, "the machine was reset".to_owned()) }
 }
 
-/// How a run ended: from what the hypervisor was `heard` to say, else from what it left behind.
-pub(super) fn exit(agent: &Agent, vm: &VmRecord, ended: Ended, heard: Option<MachineEvent>) -> Exit {
+/// How a run ended: from what the hypervisor was `heard` to say, else from what it left behind. `answers` is whether it
+/// answered in a stop.
+pub(super) fn exit(
+    agent: &Agent,
+    vm: &VmRecord,
+    ended: Ended,
+    heard: Option<MachineEvent>,
+    answers: bool,
+) -> Exit {
     let last = last_words(agent, vm);
     // Where it did not say when, nobody knows, and this is when it was noticed.
     let (said, time) = match (heard, last.end()) {
@@ -153,7 +161,7 @@ pub(super) fn exit(agent: &Agent, vm: &VmRecord, ended: Ended, heard: Option<Mac
         }
         ExitReason::Signal | ExitReason::HypervisorError => last.words,
         ExitReason::Operator | ExitReason::HostShutdown | ExitReason::PowerCut => {
-            manner(vm, ended, said.as_ref())
+            manner(vm, ended, said.as_ref(), answers)
         }
         _ => String::new(),
     };

@@ -6,7 +6,12 @@ use serde_json::{Value, json};
 use tokio::{net::UnixStream, time::timeout};
 use uuid::Uuid;
 
-use super::{Agent, actor::look, call::Call, error::Error};
+use super::{
+    Agent,
+    actor::{look, patience::patient},
+    call::Call,
+    error::Error,
+};
 use crate::{
     hypervisor::{HypervisorError, Info, InfoType},
     sys::pair_in_passing,
@@ -25,10 +30,11 @@ impl Agent {
         with_password: bool,
     ) -> Result<Info, Error> {
         let types = InfoType::parse_list(types).map_err(|why| Error::invalid("types", why))?;
-        let look = look(self, uuid, "get info for").await?;
-        let vm = self.vm(uuid)?;
-        let password = vm.vnc_password().filter(|_| with_password);
         let looked = async {
+            // Whatever holds up the VM's actor, too.
+            let look = look(self, uuid, "get info for").await?;
+            let vm = self.vm(uuid)?;
+            let password = vm.vnc_password().filter(|_| with_password);
             let mut info = Info::new();
             for (name, kind) in types {
                 let value = match kind {
@@ -55,20 +61,21 @@ impl Agent {
         ours.set_nonblocking(true).map_err(Error::internal)?;
         let ours = UnixStream::from_std(ours).map_err(Error::internal)?;
         // The caller's role was looked at already.
-        machine.add_vnc_client(theirs.into(), true).await?;
+        patient(machine.add_vnc_client(theirs.into(), true)).await?;
         Ok(ours)
     }
 
     /// Sends a break on the guest's serial console.
     pub async fn send_break(&self, uuid: Uuid) -> Result<(), Error> {
-        Ok(look(self, uuid, "send a break to").await?.machine.send_break().await?)
+        let machine = look(self, uuid, "send a break to").await?.machine;
+        Ok(patient(machine.send_break()).await?)
     }
 
     /// The guest's screen as a PNG.
     pub async fn screenshot(&self, call: &Call, uuid: Uuid) -> Result<Vec<u8>, Error> {
         let machine = look(self, uuid, "take a screenshot of").await?.machine;
         self.tell_call(call, Some(uuid), "TakeScreenshot", "").await;
-        Ok(machine.screenshot().await?)
+        Ok(patient(machine.screenshot()).await?)
     }
 }
 

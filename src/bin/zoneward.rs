@@ -174,9 +174,23 @@ async fn serve(config: Config) -> Result<(), AnyError> {
         links: Arc::new(LinuxLinks::new(&config)),
         host_boot,
     };
+    let tls = load_tls(&config)?;
     // Adopts what an earlier agent left, before anybody can ask.
     let agent = Agent::start(config.clone(), platform).await?;
-    let tls = load_tls(&config)?;
+    let served = serve_agent(&agent, &config, tls).await;
+    // Accepted work goes on for as long as streams may; also what began with an agent that can't serve.
+    let drain = Duration::from_secs(config.drain_seconds);
+    if tokio::time::timeout(drain, agent.stop()).await.is_err() {
+        tracing::warn!("work was still under way; the next start finishes it");
+    }
+    served
+}
+
+async fn serve_agent(
+    agent: &Agent,
+    config: &Config,
+    tls: Option<(SocketAddr, Arc<Tls>)>,
+) -> Result<(), AnyError> {
     let tcp = match tls {
         None => None,
         Some((address, tls)) => {
@@ -189,7 +203,7 @@ async fn serve(config: Config) -> Result<(), AnyError> {
     let stop = CancellationToken::new();
     let links = match &tcp {
         Some((_, tls)) if !config.browser.listen.is_empty() => {
-            Some(serve_browser(&agent, tls.clone(), stop.clone()).await?)
+            Some(serve_browser(agent, tls.clone(), stop.clone()).await?)
         }
         _ => None,
     };
@@ -203,11 +217,6 @@ async fn serve(config: Config) -> Result<(), AnyError> {
         tokio::spawn(feed_watchdog(period / 3));
     }
     api::serve(agent.clone(), Listeners { unix, tcp, links }, stop).await?;
-    // Accepted work goes on for as long as streams may.
-    let drain = Duration::from_secs(config.drain_seconds);
-    if tokio::time::timeout(drain, agent.stop()).await.is_err() {
-        tracing::warn!("work was still under way; the next start finishes it");
-    }
     let _ = std::fs::remove_file(&socket);
     tracing::info!("stopped; guests go on");
     Ok(())

@@ -109,6 +109,8 @@ pub struct BootFailure {
     pub step: &'static str,
     /// Why, with the hypervisor's last words.
     pub reason: String,
+    /// The hypervisor needed more memory than its limit.
+    pub out_of_memory: bool,
 }
 
 /// Tells the phases of a boot as they are reached.

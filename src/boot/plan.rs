@@ -23,7 +23,7 @@ use crate::{
     network::LinkError,
     spec::{Brand, Limits},
     store::Phase,
-    zone::{Launch, Process},
+    zone::{Ended, Launch, Process},
 };
 
 /// What can go wrong in a step; only its text is of interest.
@@ -86,12 +86,12 @@ pub async fn boot(request: BootRequest<'_>, clock: Clock) -> Result<Running, Boo
     for (index, step) in PLAN.iter().enumerate() {
         crash::point(format_args!("boot.{}", step.name()));
         if let Err(error) = boot.act(*step).await {
-            let reason = boot.explain(error.to_string()).await;
+            let (reason, out_of_memory) = boot.explain(error.to_string()).await;
             for step in PLAN[..=index].iter().rev() {
                 boot.undo(*step).await;
                 crash::point(format_args!("boot.{}.undone", step.name()));
             }
-            let failure = BootFailure { step: step.name(), reason };
+            let failure = BootFailure { step: step.name(), reason, out_of_memory };
             clock.reached(Phase::Failed { step: failure.step.to_owned(), reason: failure.reason.clone() });
             return Err(failure);
         }
@@ -317,11 +317,18 @@ impl Boot<'_> {
         self.request.platform.zone.forget(self.request.vm.uuid, self.request.layout).await;
     }
 
-    /// Adds the hypervisor's last words.
-    async fn explain(&self, mut reason: String) -> String {
+    /// Adds the hypervisor's last words; and whether it had too little memory.
+    async fn explain(&self, mut reason: String) -> (String, bool) {
         if let Some(process) = &self.made.process {
             // A connection that breaks is most often a process that ends: let it say its last words.
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(1), process.ended()).await;
+            let ended = tokio::time::timeout(std::time::Duration::from_secs(1), process.ended()).await;
+            if ended == Ok(Ended::OutOfMemory) {
+                let limit = self.request.vm.spec.max_physical_memory.unwrap_or_default();
+                let text = format!(
+                    "the hypervisor needed more than max_physical_memory ({limit} MiB); raise it, or lower ram or vcpus"
+                );
+                return (text, true);
+            }
             let said = self.request.console.last_words().await;
             let words = self
                 .hypervisor()
@@ -330,12 +337,13 @@ impl Boot<'_> {
                 reason = format!("{reason}; its last words: {words}");
             }
         }
-        reason
+        (reason, false)
     }
 
     fn finish(self) -> Result<Running, BootFailure> {
         let Made { process: Some(process), machine: Some(machine), vnc, accelerator, .. } = self.made else {
-            return Err(BootFailure { step: "run", reason: "a step made nothing".to_owned() });
+            let reason = "a step made nothing".to_owned();
+            return Err(BootFailure { step: "run", reason, out_of_memory: false });
         };
         Ok(Running { process, machine, vnc, accelerator })
     }

@@ -43,6 +43,9 @@ pub struct Program {
 /// video memory.
 pub const LEAST_FILE: u64 = 16 << 20;
 
+/// Bytes of a picture of the screen that is taken: what a message of 4 MiB can hold, which clients take by default.
+pub const MAX_PICTURE: usize = (4 << 20) - (4 << 10);
+
 /// What is left to do once the program answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setup {
@@ -59,6 +62,8 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     async fn describe(&self) -> Description;
     /// Opens the UEFI of a VM whose variables are kept at `vars`.
     fn open_uefi(&self, vars: &Path) -> Result<Firmware, HypervisorError>;
+    /// Gives the UEFI variables at `vars`, if there are any, their size again after a run.
+    fn settle_uefi(&self, vars: &Path) -> Result<(), HypervisorError>;
     /// What of a complete machine it can't start on this host.
     async fn faults(&self, spec: &VmSpec) -> Vec<Violation>;
     /// The program for a machine. Does nothing yet.
@@ -288,6 +293,14 @@ pub enum HypervisorError {
     Silent {
         /// What was asked.
         command: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// No answer to something that it may do nevertheless.
+    #[error(
+        "the hypervisor did not answer within {seconds} s; it may still do what was asked, so look before you ask again"
+    )]
+    Unanswered {
         /// How long was waited.
         seconds: u64,
     },

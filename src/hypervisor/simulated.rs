@@ -126,6 +126,10 @@ impl Hypervisor for SimulatedHypervisor {
         Vec::new()
     }
 
+    fn settle_uefi(&self, _vars: &Path) -> Result<(), HypervisorError> {
+        Ok(())
+    }
+
     fn open_uefi(&self, _vars: &Path) -> Result<Firmware, HypervisorError> {
         let null = || File::open("/dev/null").map_err(HypervisorError::at("opening /dev/null"));
         Ok(Firmware::Uefi { code: null()?, vars: null()? })

@@ -23,7 +23,7 @@ pub trait Volumes: Send + Sync + fmt::Debug {
     fn grow(&self, zone: &Path, name: &str, size: u64) -> Result<(), StorageError>;
     /// Opens a disk for a hypervisor.
     fn open(&self, zone: &Path, name: &str, writable: bool) -> Result<File, StorageError>;
-    /// Takes back what a hypervisor gave a disk beyond its `size` in MiB; whether there was any.
+    /// Gives a disk its `size` in MiB again after a hypervisor made it larger or smaller; whether it had.
     fn settle(&self, zone: &Path, name: &str, size: u64) -> Result<bool, StorageError>;
     /// Removes a disk; one that is gone already is fine.
     fn remove(&self, zone: &Path, name: &str) -> Result<(), StorageError>;
@@ -56,11 +56,11 @@ impl Volumes for FileVolumes {
         let file = open_in(zone, name, OFlags::RDWR)?;
         let found = file.metadata().map_err(StorageError::at(name))?;
         let bytes = size.saturating_mul(1 << 20);
-        let takes_more = found.len() > bytes || found.blocks() * 512 > bytes.saturating_add(OVERHEAD);
-        if takes_more {
+        let is_changed = found.len() != bytes || found.blocks() * 512 > bytes.saturating_add(OVERHEAD);
+        if is_changed {
             set_size(&file, name, size)?;
         }
-        Ok(takes_more)
+        Ok(is_changed)
     }
 
     fn remove(&self, zone: &Path, name: &str) -> Result<(), StorageError> {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_a_disk_is_taken_back() {
+    fn a_disk_gets_its_size_again() {
         let dir = tempfile::tempdir().unwrap();
         let zone = dir.path();
         FileVolumes.create(zone, "disk0", 4).unwrap();
@@ -188,6 +188,9 @@ mod tests {
         assert!(FileVolumes.settle(zone, "disk0", 4).unwrap());
         assert!(room().blocks() * 512 <= 4 << 20, "{}", room().blocks());
         file.set_len(64 << 20).unwrap();
+        assert!(FileVolumes.settle(zone, "disk0", 4).unwrap());
+        assert_eq!(room().len(), 4 << 20);
+        file.set_len(0).unwrap();
         assert!(FileVolumes.settle(zone, "disk0", 4).unwrap());
         assert_eq!(room().len(), 4 << 20);
     }

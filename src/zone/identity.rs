@@ -51,15 +51,35 @@ pub(super) struct Body {
     pub(super) status: Option<ExitStatus>,
 }
 
-/// What is left of a process; `None` for one that lives.
+/// What is left of a process; `None` for one that lives. A process whose first thread ended lives for as long as
+/// another thread of it does.
 pub(super) fn body(pid: i32) -> io::Result<Option<Body>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let Some((_, fields)) = stat.rsplit_once(')') else { return Ok(None) };
     // Field 52. 0 may mean that it is not shown, so it means nothing.
     let status =
         fields.split_whitespace().nth(49).and_then(|field| field.parse().ok()).filter(|status| *status != 0);
-    let dead = fields.trim_start().starts_with(['Z', 'X']);
+    let dead = is_dead(fields) && !has_living_thread(pid)?;
     Ok(dead.then(|| Body { status: status.map(ExitStatus::from_wait) }))
+}
+
+/// By what follows the name in `stat`.
+fn is_dead(fields: &str) -> bool {
+    fields.trim_start().starts_with(['Z', 'X'])
+}
+
+fn has_living_thread(pid: i32) -> io::Result<bool> {
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        match fs::read_to_string(thread?.path().join("stat")) {
+            Ok(stat) if stat.rsplit_once(')').is_some_and(|(_, fields)| is_dead(fields)) => {}
+            // Gone while it was looked at.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 /// Field 22 of `/proc/<pid>/stat`; the name before it may hold anything, so count from its end.

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fs, io};
 
+use super::identity::body;
 use crate::spec::{Enforcement, Restriction};
 
 /// The namespaces that a zone has of its own.
@@ -32,7 +33,7 @@ impl Measured {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let fields: HashMap<&str, &str> =
             status.lines().filter_map(|line| line.split_once(':')).map(|(k, v)| (k, v.trim())).collect();
-        if fields.get("State").is_none_or(|state| state.starts_with(['Z', 'X'])) {
+        if body(pid)?.is_some() {
             return Ok(None);
         }
         let is = |field: &str, value: &str| fields.get(field) == Some(&value);

@@ -1,5 +1,7 @@
 //! Boots that can't work.
 
+use zoneward::proto::v1;
+
 use super::support::{machine, metadata, real::Real, reason};
 
 #[tokio::test]
@@ -15,6 +17,27 @@ async fn a_hypervisor_that_ends_at_once_is_quoted() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.starts_with(&format!("Unable to start VM {uuid}: boot failed in step control: ")), "{text}");
+}
+
+/// What QEMU does not take is refused before anything is made.
+#[tokio::test]
+async fn a_cpu_that_qemu_does_not_make_is_refused() {
+    let agent = Real::start().await;
+    let mut clients = agent.clients().await;
+    let mut validate = async |cpu_type: &str| {
+        let vm = v1::VmSpec { cpu_type: Some(cpu_type.into()), ..machine() };
+        let request = v1::ValidateVmRequest { vm: Some(Box::new(vm)), ..Default::default() };
+        clients.vms.validate_vm(request).await.unwrap().into_inner().violations
+    };
+    for wrong in ["max,foo=bar", "qemu64,pmu=maybe", "qemu64,phys-bits=99", "qemu64,level=x"] {
+        let found = validate(wrong).await;
+        assert_eq!(found.len(), 1, "{wrong}");
+        assert_eq!(found[0].field, "cpu_type");
+        assert!(found[0].description.contains("does not take it: "), "{found:?}");
+    }
+    for right in ["qemu64,aes=on", "qemu64,family=6,model=3", "max,pmu=off"] {
+        assert_eq!(validate(right).await, [], "{right}");
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
  *     call NUMBER A B C D E F    a system call; what came of it is printed as "= RESULT ERRNO"
  *     name TEXT                  calls itself so
  *     end CODE                   ends
+ *     leader                     ends its first thread; another lives on
  *     qmp silent                 says nothing to the control socket any more
  *
  * Arguments are numbers, @buffer (zeroed memory, 64 KiB), @int (four bytes in it that hold the number 4), or
@@ -13,6 +14,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +42,13 @@ static long number(const char *word)
     return strtol(word, NULL, 0);
 }
 
+static void *last(void *unused)
+{
+    for (;;)
+        pause();
+    return unused;
+}
+
 static void obey(char *line)
 {
     char out[128], *words[8] = { 0 }, *save = NULL;
@@ -64,6 +73,12 @@ static void obey(char *line)
             snprintf(argv_of_all[1], strlen(argv_of_all[1]) + 1, "%s", words[1] ? words[1] : "");
         memmove(place + 2, words[1] ? words[1] : "", strlen(words[1] ? words[1] : "") + 1);
         say(1, "= named\n");
+    } else if (!strcmp(words[0], "leader")) {
+        pthread_t other;
+        if (pthread_create(&other, NULL, last, NULL))
+            return;
+        say(1, "= alone\n");
+        syscall(SYS_exit, 0);
     } else if (!strcmp(words[0], "qmp")) {
         silent = 1;
         say(1, "= silent\n");

@@ -190,6 +190,15 @@ async fn it_learns_nothing_of_the_agent_and_takes_nothing_that_all_share() {
             let arguments: [&dyn std::fmt::Display; 4] = [&libc::AF_UNIX, &kind, &0, &"@buffer"];
             assert_eq!(hostile.call(libc::SYS_socketpair, &arguments).await, libc::EPERM, "{level} {kind}");
         }
+        for lock in [libc::F_SETLK, libc::F_SETLKW, libc::F_OFD_SETLK, libc::F_OFD_SETLKW, libc::F_SETLEASE] {
+            assert_eq!(
+                hostile.call(libc::SYS_fcntl, &[&1, &lock, &"@buffer"]).await,
+                libc::EPERM,
+                "{level} {lock}"
+            );
+        }
+        let filter: [&dyn std::fmt::Display; 3] = [&libc::SECCOMP_SET_MODE_FILTER, &0, &"@buffer"];
+        assert_eq!(hostile.call(libc::SYS_seccomp, &filter).await, libc::EPERM, "{level}");
         let to_a_name: [&dyn std::fmt::Display; 6] = [&"@control", &"@buffer", &1, &0, &"@buffer", &110];
         assert_eq!(hostile.call(libc::SYS_sendto, &to_a_name).await, libc::EPERM);
         let uuid = hostile.uuid.clone();
@@ -222,6 +231,52 @@ async fn whatever_it_calls_itself_it_is_not_dead() {
     assert_eq!(lock, Err(rustix::io::Errno::WOULDBLOCK), "the disk is its own");
     // Nor can it give the lock up.
     assert_eq!(hostile.call(libc::SYS_flock, &[&DISK, &libc::LOCK_UN]).await, libc::EPERM);
+}
+
+/// Its first thread is gone, and another one has everything: it lives, for the next agent too.
+#[tokio::test]
+async fn one_whose_first_thread_ended_is_not_dead() {
+    if ignored() {
+        return;
+    }
+    let mut hostile = Hostile::start(&[], v1::VmSpec { disks: vec![disk(1)], ..machine() }).await;
+    let uuid = hostile.uuid.clone();
+    let pid = hostile.clients.get(&uuid).await.unwrap().status.unwrap().pid.unwrap();
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    hostile.say("leader");
+    hostile.until("= alone\n").await;
+    eventually("its first thread is gone", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        async move { stat.contains(") Z ").then_some(()) }
+    })
+    .await;
+    assert_eq!(threads(), 2);
+    hostile.agent.kill();
+    hostile.resume().await;
+    assert_eq!(hostile.clients.state(&uuid).await, v1::VmState::Lost);
+    hostile.clients.start(&uuid).await.unwrap_err();
+    hostile.clients.stop(&uuid, true).await.unwrap();
+    eventually("it is ended", || async move { (threads() == 0).then_some(()) }).await;
+    assert_eq!(hostile.clients.state(&uuid).await, v1::VmState::Stopped);
+}
+
+/// What it took from a disk's size is there again for the next one.
+#[tokio::test]
+async fn a_disk_that_it_emptied_has_its_size_again() {
+    if ignored() {
+        return;
+    }
+    let mut hostile = Hostile::start(&[], v1::VmSpec { disks: vec![disk(8)], ..machine() }).await;
+    let uuid = hostile.uuid.clone();
+    let disk = hostile.zone().join("disk0");
+    assert_eq!(hostile.call(libc::SYS_ftruncate, &[&DISK, &0]).await, 0);
+    assert_eq!(disk.metadata().unwrap().len(), 0);
+    hostile.clients.stop(&uuid, true).await.unwrap();
+    eventually("it has its size", || {
+        let size = disk.metadata().unwrap().len();
+        async move { (size == 8 << 20).then_some(()) }
+    })
+    .await;
 }
 
 /// The process that empties the pipes of this agent's hypervisors.

@@ -81,6 +81,8 @@ async fn a_guest_that_panics_is_halted_where_that_is_asked_for() {
         async move { (clients.state(&uuid).await == v1::VmState::Failed).then_some(()) }
     })
     .await;
+    let exit = clients.clone().get(&uuid).await.unwrap().status.unwrap().exit.unwrap();
+    assert_eq!(exit.reason(), ExitReason::GuestPanic, "{exit:?}");
 }
 
 /// Deadlines hold, whatever the hypervisor does.
@@ -99,4 +101,5 @@ async fn a_hypervisor_that_is_stopped_holds_up_no_deadline() {
     let stopped = stopped.expect("its power is cut").unwrap().into_inner();
     let exit = stopped.vm.unwrap().status.unwrap().exit.unwrap();
     assert_eq!((exit.reason(), stopped.obeyed), (ExitReason::PowerCut, false), "{exit:?}");
+    assert!(exit.detail.contains("the hypervisor did not answer"), "it is not the guest's fault: {exit:?}");
 }

@@ -49,6 +49,11 @@ impl Button {
         Self::Asked { at: Instant::now() }
     }
 
+    /// Whether the hypervisor has not said yet that the guest listens, or that it does not.
+    pub(super) fn is_unknown(self) -> bool {
+        matches!(self, Self::Asked { .. })
+    }
+
     pub(super) fn due(&self) -> Option<Instant> {
         match self {
             Self::Asked { at } | Self::Deaf { at } | Self::Waking { at } => Some(*at),
@@ -87,8 +92,8 @@ impl Actor {
     }
 
     async fn look_at_button(&mut self) {
-        let Some(machine) = self.live.machine.clone() else { return };
-        let hearing = briefly(machine.hears_power_button()).await;
+        let (Some(machine), Some(stop)) = (self.live.machine.clone(), &self.stop) else { return };
+        let hearing = briefly(stop.deadline, machine.hears_power_button()).await;
         let (now, up) = (Instant::now(), self.up());
         let later = now + LOOK_AGAIN;
         let Some(stop) = &mut self.stop else { return };
@@ -117,16 +122,16 @@ impl Actor {
 
     async fn press(&mut self) {
         self.note_button(true).await;
-        if let Some(stop) = &mut self.stop {
-            stop.button = Button::Pressed;
-        }
+        let Some(stop) = &mut self.stop else { return };
+        stop.button = Button::Pressed;
+        let deadline = stop.deadline;
         crash::point("stop.noted");
         let Some(machine) = self.live.machine.clone() else { return };
         // The deadline will deal with what goes wrong.
-        match briefly(machine.press_power_button()).await {
+        match briefly(deadline, machine.press_power_button()).await {
             Ok(()) => {}
             // It may have been pressed.
-            Err(error @ HypervisorError::Silent { .. }) => {
+            Err(error @ (HypervisorError::Silent { .. } | HypervisorError::Unanswered { .. })) => {
                 tracing::warn!(vm = %self.record.uuid, %error, "power button");
             }
             Err(error) => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Actor, Live, patience::patient, resets::Resets, stop::Waiting};
+use super::{Actor, Live, patience::briefly, resets::Resets, stop::Waiting};
 use crate::{
     agent::{
         call::{Call, Outcome},
@@ -21,6 +21,9 @@ use crate::{
 
 /// How long a hypervisor that fell silent may hold up its VM's other commands.
 const REATTACH: Duration = Duration::from_secs(2);
+
+/// How long it may take to say what it does.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Between two panics of a guest that are told.
 const PANICS: Duration = Duration::from_secs(10);
@@ -46,7 +49,8 @@ impl Actor {
     pub(super) async fn on_ended(&mut self, ended: Ended) {
         self.hear_last_events().await;
         crash::point("ended");
-        let exit = exit::exit(&self.agent, &self.record, ended, self.last_words.take());
+        let was_asked = self.stop.as_ref().is_none_or(|stop| !stop.button.is_unknown());
+        let exit = exit::exit(&self.agent, &self.record, ended, self.last_words.take(), was_asked);
         self.console.unwatch();
         self.live = Live::default();
         self.resets = Resets::default();
@@ -170,7 +174,9 @@ impl Actor {
             return;
         }
         let Some(machine) = self.live.machine.clone() else { return };
-        let status = match patient(machine.status()).await {
+        // It may flood its events and say nothing else: who waits for the VM is not held up for long.
+        let deadline = Instant::now() + LOOK;
+        let status = match briefly(deadline, machine.status()).await {
             // On the way out, or on the way through a reset.
             Ok(status) if status.state() == was || status.status == "shutdown" => return,
             // It sleeps or wakes as it likes, or a pause was not written down, or not heard the end of.
@@ -187,9 +193,17 @@ impl Actor {
                 return;
             }
         };
-        let detail = format!("the hypervisor stopped the guest: {status}");
         tracing::error!(vm = %self.record.uuid, status, "guest failed");
-        let exit = Exit::noticed(ExitReason::HypervisorError, detail);
+        let exit = match status.as_str() {
+            "guest-panicked" => {
+                let detail = "the guest panicked and is halted, as on_panic=pause says; resume it, or stop it with force";
+                Exit::noticed(ExitReason::GuestPanic, detail.to_owned())
+            }
+            status => {
+                let detail = format!("the hypervisor stopped the guest: {status}");
+                Exit::noticed(ExitReason::HypervisorError, detail)
+            }
+        };
         let vm = self.changed(|vm| {
             vm.state = VmState::Failed;
             vm.exit = Some(exit);

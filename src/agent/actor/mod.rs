@@ -18,7 +18,7 @@ pub(super) mod control;
 mod ended;
 mod guest;
 mod live;
-mod patience;
+pub(super) mod patience;
 mod record;
 mod resets;
 mod screen;

@@ -2,6 +2,8 @@
 
 use std::{future::Future, time::Duration};
 
+use tokio::time::Instant;
+
 use crate::hypervisor::HypervisorError;
 
 /// While others wait to be heard.
@@ -10,22 +12,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOMENT: Duration = Duration::from_secs(2);
 
 /// The answer of a hypervisor.
-pub(super) async fn patient<T>(
+pub(in crate::agent) async fn patient<T>(
     asked: impl Future<Output = Result<T, HypervisorError>>,
 ) -> Result<T, HypervisorError> {
     within(PATIENCE, asked).await
 }
 
-/// As [`patient`], in the middle of a stop.
+/// As [`patient`], in the middle of a stop: not beyond its `deadline`.
 pub(super) async fn briefly<T>(
+    deadline: Instant,
     asked: impl Future<Output = Result<T, HypervisorError>>,
 ) -> Result<T, HypervisorError> {
-    within(MOMENT, asked).await
+    within(MOMENT.min(deadline.saturating_duration_since(Instant::now())), asked).await
 }
 
 async fn within<T>(
     patience: Duration,
     asked: impl Future<Output = Result<T, HypervisorError>>,
 ) -> Result<T, HypervisorError> {
-    tokio::time::timeout(patience, asked).await.unwrap_or(Err(HypervisorError::silent(patience)))
+    let seconds = patience.as_secs();
+    tokio::time::timeout(patience, asked).await.unwrap_or(Err(HypervisorError::Unanswered { seconds }))
 }

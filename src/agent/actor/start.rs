@@ -45,6 +45,7 @@ impl Actor {
             options: options.clone(),
         };
         let called_us = asked.called_us;
+        let autoboot = self.record.spec.autoboot;
         let starting = self.changed(|vm| {
             vm.state = VmState::Starting;
             vm.boot = Some(asked);
@@ -63,9 +64,15 @@ impl Actor {
                     step: failure.step.to_owned(),
                     reason: failure.reason,
                 };
-                let exit = Exit::noticed(ExitReason::HypervisorError, error.to_string());
+                let reason = match failure.out_of_memory {
+                    true => ExitReason::OutOfMemory,
+                    false => ExitReason::HypervisorError,
+                };
+                let exit = Exit::noticed(reason, error.to_string());
                 let stopped = self.changed(|vm| {
                     vm.state = VmState::Stopped;
+                    // Nothing of a start that failed stays.
+                    vm.spec.autoboot = autoboot;
                     vm.exit = Some(exit);
                     (vm.stop, vm.boot) = (None, None);
                     vm.waiting.clear();

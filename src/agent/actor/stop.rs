@@ -175,6 +175,7 @@ impl Actor {
     /// A guest that is halted or sleeps does not feel the button.
     async fn rouse(&self, state: VmState) {
         let Some(machine) = &self.live.machine else { return };
+        let Some(deadline) = self.stop.as_ref().map(|stop| stop.deadline) else { return };
         let roused = async {
             match state {
                 VmState::Paused => machine.resume().await,
@@ -182,7 +183,7 @@ impl Actor {
                 _ => Ok(()),
             }
         };
-        if let Err(error) = briefly(roused).await {
+        if let Err(error) = briefly(deadline, roused).await {
             tracing::warn!(vm = %self.record.uuid, %state, %error, "it can't be roused");
         }
     }
@@ -215,8 +216,8 @@ impl Actor {
 
     /// What the hypervisor says of a guest that is to stop.
     async fn asleep(&self) -> VmState {
-        let Some(machine) = &self.live.machine else { return VmState::Stopping };
-        briefly(machine.status()).await.map_or(VmState::Stopping, |status| status.state())
+        let (Some(machine), Some(stop)) = (&self.live.machine, &self.stop) else { return VmState::Stopping };
+        briefly(stop.deadline, machine.status()).await.map_or(VmState::Stopping, |status| status.state())
     }
 
     pub(super) fn kill(&self) {

@@ -78,13 +78,10 @@ pub(super) fn program(
         b.option("-device", format!("virtio-blk-pci,addr={slot:x},drive=seed,id=seed,serial=cidata"));
     }
     nics(b, plan.nics, &plan.tuning, accelerator.name == "kvm")?;
-    // The second line behind the zone.
-    b.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
-
     if let Some(words) = &plan.tuning.extra_options {
         b.words(words);
     }
-    let positions = boot_positions(b, &plan.order, plan.once.as_ref());
+    let positions = boot_positions(b, &plan.order, plan.once.as_ref())?;
     let setup = Setup { vnc_password: plan.tuning.vnc_password, ..positions };
     Ok(Program {
         path: config.binary.clone(),
@@ -96,7 +93,7 @@ pub(super) fn program(
 }
 
 /// All that the host can do: TCG has another word for it than KVM.
-fn cpu(model: &str, accelerator: &Accelerator) -> String {
+pub(super) fn cpu(model: &str, accelerator: &Accelerator) -> String {
     match model.strip_prefix("host").filter(|rest| rest.is_empty() || rest.starts_with(',')) {
         Some(flags) if accelerator.name == "tcg" => format!("max{flags}"),
         _ => model.to_owned(),
@@ -303,9 +300,17 @@ fn boot_positions(
     b: &mut Builder,
     order: &crate::spec::BootOrder,
     once: Option<&crate::spec::BootOrder>,
-) -> Setup {
+) -> Result<Setup, HypervisorError> {
     let kinds: Vec<Bootable> = b.bootables.iter().map(|(_, kind, _)| *kind).collect();
-    let first = positions(&kinds, once.unwrap_or(order));
+    let first_order = once.unwrap_or(order);
+    let first = positions(&kinds, first_order);
+    if !first.is_empty() && first.iter().all(|position| *position < 0) {
+        // Firmware that is given no position boots from whatever it finds.
+        let why = format!(
+            "the boot order \"{first_order}\" names nothing that the VM has: c is a disk, d a CD, n the network"
+        );
+        return Err(HypervisorError::Plan(why));
+    }
     for ((_, _, argument), position) in b.bootables.iter().zip(&first) {
         if *position >= 0 {
             b.arguments[*argument].push_str(&format!(",bootindex={position}"));
@@ -313,10 +318,10 @@ fn boot_positions(
     }
     let later = positions(&kinds, order);
     if later == first {
-        return Setup::default();
+        return Ok(Setup::default());
     }
     let names = b.bootables.iter().map(|(id, _, _)| id.clone());
-    Setup { boot_positions: names.zip(later).collect(), ..Setup::default() }
+    Ok(Setup { boot_positions: names.zip(later).collect(), ..Setup::default() })
 }
 
 #[cfg(test)]
@@ -403,11 +408,28 @@ mod tests {
         assert_eq!(build(same).unwrap().setup, Setup::default());
     }
 
+    /// With no position at all, firmware boots from what it finds.
+    #[test]
+    fn an_order_that_names_nothing_is_refused() {
+        let of = |order: &str, drives, nics| {
+            let order = order.parse().unwrap();
+            build(MachinePlan { order, once: None, ..plan(drives, nics) })
+        };
+        let disk = || vec![drive(DiskModel::Virtio, Media::Disk)];
+        for (order, drives, nics) in [("n", disk(), 0), ("d", disk(), 1), ("cd", vec![], 1)] {
+            let error = of(order, drives, nics).unwrap_err().to_string();
+            assert!(error.contains(&format!("\"{order}\"")), "{error}");
+        }
+        of("dc", disk(), 1).unwrap();
+        of("cd", vec![], 0).unwrap();
+    }
+
     #[test]
     fn slots_run_out_with_an_error() {
         let most = SLOTS.len();
-        build(plan(vec![], most)).unwrap();
-        assert!(matches!(build(plan(vec![], most + 1)), Err(HypervisorError::Plan(_))));
+        let network = |nics| MachinePlan { order: "n".parse().unwrap(), once: None, ..plan(vec![], nics) };
+        build(network(most)).unwrap();
+        assert!(matches!(build(network(most + 1)), Err(HypervisorError::Plan(_))));
         let ide = |n| (0..n).map(|_| drive(DiskModel::Ide, Media::Cdrom)).collect();
         build(plan(ide(4), 0)).unwrap();
         assert!(matches!(build(plan(ide(5), 0)), Err(HypervisorError::Plan(_))));

@@ -2,8 +2,11 @@
 
 use std::{
     fs::File,
-    io::{Read as _, Seek as _},
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::FileExt as _,
+    },
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -14,14 +17,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    super::{Hearing, HypervisorError, InfoType, Machine, MachineEvent, Medium, RunStatus, Setup},
+    super::{
+        Hearing, HypervisorError, InfoType, MAX_PICTURE, Machine, MachineEvent, Medium, RunStatus, Setup,
+    },
     info,
     qmp::Qmp,
     trace::CAUSES,
 };
-
-/// Bytes of a picture that is taken from QEMU.
-const MAX_PICTURE: u64 = super::super::LEAST_FILE;
 
 /// A QEMU by its control connection.
 #[derive(Debug)]
@@ -174,7 +176,11 @@ impl Machine for QemuMachine {
             .await;
         self.qmp.execute("remove-fd", json!({"fdset-id": set})).await?;
         dumped?;
-        read_picture(file).map_err(HypervisorError::at("reading the picture"))
+        let picture = tokio::task::spawn_blocking(move || read_picture(&file)).await;
+        picture
+            .map_err(io::Error::other)
+            .and_then(|picture| picture)
+            .map_err(HypervisorError::at("reading the picture"))
     }
 
     async fn add_vnc_client(&self, socket: OwnedFd, trusted: bool) -> Result<(), HypervisorError> {
@@ -242,29 +248,77 @@ fn known_reason(reason: &str) -> &'static str {
 }
 
 /// The PNG that a file begins with: its chunks up to the last.
-fn read_picture(mut file: File) -> std::io::Result<Vec<u8>> {
-    let broken = || std::io::Error::other("the hypervisor made no PNG");
-    file.rewind()?;
-    let mut picture = vec![0; 8];
-    file.read_exact(&mut picture)?;
-    if picture != b"\x89PNG\r\n\x1a\n" {
-        return Err(broken());
+fn read_picture(file: &File) -> io::Result<Vec<u8>> {
+    let mut picture = vec![0; MAX_PICTURE];
+    let mut filled = 0;
+    while filled < picture.len() {
+        match file.read_at(picture.get_mut(filled..).unwrap_or_default(), filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
     }
+    let is_full = filled == picture.len();
+    picture.truncate(filled);
+    let end = end_of_png(&picture).ok_or_else(|| match is_full {
+        true => io::Error::other(format!("it is larger than {} KiB", MAX_PICTURE >> 10)),
+        false => io::Error::other("the hypervisor made no PNG"),
+    })?;
+    picture.truncate(end);
+    picture.shrink_to_fit();
+    Ok(picture)
+}
+
+/// Where the PNG ends that some bytes begin with.
+fn end_of_png(bytes: &[u8]) -> Option<usize> {
+    let mut rest = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n")?;
     loop {
-        let mut head = [0; 8];
-        file.read_exact(&mut head).map_err(|_| broken())?;
-        let (length, kind) = head.split_at(4);
-        let length = u32::from_be_bytes(length.try_into().map_err(|_| broken())?);
-        picture.extend_from_slice(&head);
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let (kind, after) = after.split_first_chunk::<4>()?;
         // Data and checksum.
-        let rest = u64::from(length) + 4;
-        if picture.len() as u64 + rest > MAX_PICTURE
-            || (&file).take(rest).read_to_end(&mut picture)? as u64 != rest
-        {
-            return Err(broken());
-        }
+        let data = usize::try_from(u32::from_be_bytes(*length)).ok()?.checked_add(4)?;
+        rest = after.get(data..)?;
         if kind == b"IEND" {
-            return Ok(picture);
+            return Some(bytes.len() - rest.len());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &[u8] = b"\x89PNG\r\n\x1a\n";
+
+    fn chunk(kind: &[u8], length: u32, data: &[u8]) -> Vec<u8> {
+        [&length.to_be_bytes(), kind, data, b"CRC!"].concat()
+    }
+
+    #[test]
+    fn a_picture_ends_with_its_last_chunk() {
+        let whole = [HEAD, &chunk(b"IHDR", 3, b"abc"), &chunk(b"IEND", 0, b"")].concat();
+        let more = [&whole[..], b"more"].concat();
+        assert_eq!(end_of_png(&more), Some(whole.len()));
+        for length in 0..whole.len() {
+            assert_eq!(end_of_png(&whole[..length]), None, "{length}");
+        }
+        assert_eq!(end_of_png(&[HEAD, &chunk(b"IHDR", u32::MAX, b"")].concat()), None);
+        assert_eq!(end_of_png(b"GIF"), None);
+    }
+
+    #[test]
+    fn a_picture_that_fits_no_message_is_refused() {
+        let read = |bytes: &[u8]| {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(bytes, 0).unwrap();
+            read_picture(&file)
+        };
+        let with = |data: usize| {
+            let data = chunk(b"IDAT", u32::try_from(data).unwrap(), &vec![0; data]);
+            [HEAD, &data, &chunk(b"IEND", 0, b"")].concat()
+        };
+        let rest = with(0).len();
+        assert_eq!(read(&with(MAX_PICTURE - rest)).unwrap().len(), MAX_PICTURE);
+        assert!(read(&with(MAX_PICTURE - rest + 1)).unwrap_err().to_string().contains("larger than"));
+        assert!(read(b"no").unwrap_err().to_string().contains("no PNG"));
     }
 }

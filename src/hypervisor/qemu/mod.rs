@@ -77,7 +77,7 @@ impl Hypervisor for Qemu {
     }
 
     async fn faults(&self, spec: &VmSpec) -> Vec<Violation> {
-        self.catalogue.faults(spec).await
+        self.catalogue.faults(spec, self.accelerator().await).await
     }
 
     fn open_uefi(&self, vars: &Path) -> Result<Firmware, HypervisorError> {
@@ -99,6 +99,21 @@ impl Hypervisor for Qemu {
                 .map_err(HypervisorError::at(format!("UEFI variables {}", vars.display())))?;
         }
         Ok(Firmware::Uefi { code, vars: open(vars, true)? })
+    }
+
+    fn settle_uefi(&self, vars: &Path) -> Result<(), HypervisorError> {
+        let failed = || HypervisorError::at(format!("UEFI variables {}", vars.display()));
+        let file = match OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(vars) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(failed())?,
+        };
+        let size = self.config.ovmf_vars.metadata().map_err(failed())?.len();
+        let found = file.metadata().map_err(failed())?.len();
+        if found != size {
+            tracing::warn!(vars = %vars.display(), found, size, "the hypervisor changed the size of its UEFI variables; they have their own again");
+            file.set_len(size).map_err(failed())?;
+        }
+        Ok(())
     }
 
     async fn program(&self, plan: MachinePlan) -> Result<Program, HypervisorError> {

@@ -7,13 +7,17 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::Mutex;
+use tokio::{io::AsyncWriteExt as _, sync::Mutex};
 
 use super::{
-    arguments::{disk_device, nic_device},
+    accel::Accelerator,
+    arguments::{cpu, disk_device, nic_device},
     binary::Stamp,
 };
-use crate::spec::{Violation, VmSpec};
+use crate::{
+    spec::{Violation, VmSpec},
+    text::escaped,
+};
 
 /// What a binary said.
 #[derive(Debug, Default)]
@@ -37,9 +41,19 @@ impl Catalogue {
     }
 
     /// What of a machine this QEMU does not have. A QEMU that says nothing refuses nothing here.
-    pub(super) async fn faults(&self, spec: &VmSpec) -> Vec<Violation> {
+    pub(super) async fn faults(&self, spec: &VmSpec, accelerator: &Accelerator) -> Vec<Violation> {
         match self.offers().await {
-            Ok(offers) => offers.faults(spec),
+            Ok(offers) => {
+                let mut found = offers.faults(spec);
+                // Values behind flags are understood by the model alone.
+                if let Some(model) =
+                    spec.cpu_type.as_ref().filter(|model| found.is_empty() && model.contains('='))
+                {
+                    let why = self.cpu_fault(&cpu(model, accelerator), accelerator).await;
+                    found.extend(why.map(|why| Violation::value("cpu_type", why)));
+                }
+                found
+            }
             Err(error) => {
                 tracing::debug!(%error, binary = %self.binary.display(), "QEMU does not say what it has");
                 Vec::new()
@@ -74,6 +88,42 @@ impl Catalogue {
     }
 }
 
+impl Catalogue {
+    /// What QEMU says of a CPU when it makes one, in a machine that never runs.
+    async fn cpu_fault(&self, model: &str, accelerator: &Accelerator) -> Option<String> {
+        let tried = tokio::process::Command::new(&self.binary)
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-S", "-monitor", "stdio"])
+            .args(["-machine", &format!("pc,accel={}", accelerator.name), "-m", "16", "-cpu", model])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn();
+        let output = async {
+            let mut tried = tried?;
+            if let Some(mut monitor) = tried.stdin.take() {
+                // One that has ended already takes nothing.
+                let _ = monitor.write_all(b"quit\n").await;
+            }
+            tried.wait_with_output().await
+        };
+        match tokio::time::timeout(PATIENCE, output).await {
+            Ok(Ok(output)) if output.status.success() => None,
+            Ok(Ok(output)) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                let last = said.lines().next_back().unwrap_or_default();
+                let last = last.split_once(": ").map_or(last, |(_, rest)| rest);
+                Some(format!("this host's QEMU does not take it: {}", escaped(last)))
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a CPU could not be tried");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
 /// How long it may take to say what it has.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
@@ -102,6 +152,12 @@ impl Offers {
                 list(&self.screens)
             );
             found.push(Violation::value("vga", why));
+        }
+        if spec.vga.as_deref() == Some("qxl") {
+            found.push(Violation::value(
+                "vga",
+                "qxl needs SPICE, which this agent gives no VM; take std or vmware",
+            ));
         }
         for (index, disk) in spec.disks.iter().enumerate() {
             let device = disk_device(disk.model(), disk.media);

@@ -51,6 +51,9 @@ struct Place {
     folder: PathBuf,
 }
 
+/// What is made takes less until it holds a process.
+const A_WHILE: Duration = Duration::from_secs(60);
+
 impl Cgroups {
     pub(super) fn new(config: &config::Zone) -> Self {
         let parent = Some(config.cgroup_parent.clone()).filter(|parent| !parent.is_empty());
@@ -123,6 +126,23 @@ impl Cgroups {
             }
         }
         Ok(found)
+    }
+
+    /// Removes groups whose names begin so, hold no process, and have been there for a while: what made them is gone
+    /// with its record.
+    pub(super) fn remove_empty(&self, name: &str) -> io::Result<()> {
+        let prefix = format!("{}-{name}", self.prefix);
+        for hierarchy in self.hierarchies(self.parent.as_deref())? {
+            for entry in fs::read_dir(&hierarchy.own).into_iter().flatten().flatten() {
+                let is_old = || entry.metadata()?.modified()?.elapsed().map_err(io::Error::other);
+                let is_old = is_old().is_ok_and(|age| age > A_WHILE);
+                if is_old && entry.file_name().to_string_lossy().starts_with(&prefix) {
+                    // Refused while a process is in it.
+                    let _ = fs::remove_dir(entry.path());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The groups of a VM by their name.

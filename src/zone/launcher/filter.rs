@@ -1,10 +1,10 @@
 //! The system call filter: what QEMU needs and nothing else.
 //!
-//! Two programs. The first answers EPERM to everything that is not listed (QEMU copes with that; its
-//! own `-sandbox` kills). The second answers ENOSYS to calls whose callers know another way: `clone3`
+//! Two programs. The first answers ENOSYS to calls whose callers know another way: `clone3`
 //! (glibc then uses `clone`, whose flags can be checked), `io_uring`, asynchronous I/O, `openat2`, and `fallocate` that
-//! takes room of the host. It is loaded last,
-//! because among equal actions the newest filter's error wins.
+//! takes room of the host. The second answers EPERM to everything that is not listed (QEMU copes with that; its
+//! own `-sandbox` kills), and lets those of the first pass: of two filters' words the stricter holds. After it no
+//! further filter can be loaded: their programs are memory of the host that no limit counts.
 
 use std::{collections::BTreeMap, io};
 
@@ -55,8 +55,32 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_getegid, libc::SYS_getresuid, libc::SYS_getresgid, libc::SYS_getgroups, libc::SYS_getpgid,
     libc::SYS_getsid, libc::SYS_uname, libc::SYS_sysinfo, libc::SYS_getrusage, libc::SYS_getrlimit,
     libc::SYS_getrandom, libc::SYS_capget, libc::SYS_umask,
-    // QEMU puts a filter of its own on top.
-    libc::SYS_seccomp,
+];
+
+/// Calls that the first program answers with ENOSYS.
+const REPLACED: &[libc::c_long] = &[
+    libc::SYS_clone3,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_openat2,
+    // Contexts of these count against one number of the whole host.
+    libc::SYS_io_setup,
+];
+
+/// What may be asked of a descriptor: copies, flags, a pipe's size, seals. No locks: each takes memory of the host that
+/// no limit counts, and the agent has locked the disks. No signals and leases, which reach other processes.
+const FCNTLS: &[libc::c_int] = &[
+    libc::F_DUPFD,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_SETPIPE_SZ,
+    libc::F_GETPIPE_SZ,
+    libc::F_ADD_SEALS,
+    libc::F_GET_SEALS,
 ];
 
 /// Older forms of the same calls, which only this architecture has.
@@ -104,16 +128,7 @@ pub(super) fn programs(own_pid: u32, program: i32, has_namespaces: bool) -> io::
         SeccompAction::Allow,
         arch,
     );
-    let replaced = [
-        libc::SYS_clone3,
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-        libc::SYS_openat2,
-        // Contexts of these count against one number of the whole host.
-        libc::SYS_io_setup,
-    ];
-    let mut nosys: Rules = replaced.map(|call| (call, Vec::new())).into();
+    let mut nosys: Rules = REPLACED.iter().map(|call| (*call, Vec::new())).collect();
     nosys.insert(libc::SYS_fallocate, vec![beyond_a_disk()?]);
     let nosys = SeccompFilter::new(
         nosys,
@@ -121,7 +136,7 @@ pub(super) fn programs(own_pid: u32, program: i32, has_namespaces: bool) -> io::
         SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
         arch,
     );
-    [allow, nosys]
+    [nosys, allow]
         .into_iter()
         .map(|filter| filter.and_then(TryInto::try_into).map_err(io::Error::other))
         .collect()
@@ -133,7 +148,8 @@ pub(super) fn load(program: &BpfProgram) -> io::Result<()> {
 }
 
 fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules> {
-    let mut rules: Rules = ALLOWED.iter().chain(ALLOWED_HERE).map(|call| (*call, Vec::new())).collect();
+    let listed = ALLOWED.iter().chain(ALLOWED_HERE).chain(REPLACED);
+    let mut rules: Rules = listed.map(|call| (*call, Vec::new())).collect();
     // Threads of this process, in its namespaces.
     let thread = flags(&[CLONE_VM, CLONE_SIGHAND, CLONE_THREAD, CLONE_FS, CLONE_FILES]);
     let never = flags(&[
@@ -153,7 +169,7 @@ fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules
         rules.insert(call, vec![rule([equal(0, own_pid.into())?])?]);
     }
     if !has_namespaces {
-        // Nothing else hides other processes then, nor keeps SIGIO from them.
+        // Nothing else hides other processes then.
         for call in [
             libc::SYS_getpgid,
             libc::SYS_getsid,
@@ -163,9 +179,9 @@ fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules
         ] {
             rules.insert(call, vec![rule([equal(0, 0)?])?, rule([equal(0, own_pid.into())?])?]);
         }
-        let plain = [0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1024, 1025, 1030, 1031, 1032, 1033, 1034];
-        rules.insert(libc::SYS_fcntl, each(1, &plain)?);
     }
+    let fcntls: Vec<u64> = FCNTLS.iter().map(|command| u64::from(command.unsigned_abs())).collect();
+    rules.insert(libc::SYS_fcntl, each(1, &fcntls)?);
     // Its own limits, and only to look.
     rules.insert(libc::SYS_prlimit64, vec![rule([equal(0, 0)?, no_pointer(2)?])?]);
     let prctls = [

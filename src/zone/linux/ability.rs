@@ -148,6 +148,7 @@ const TRIAL: &str = "trial-";
 
 /// Removes what was left by whoever was killed in the middle of a trial.
 async fn remove_old_trials(zone: &LinuxZone) -> io::Result<()> {
+    zone.cgroups.remove_empty(TRIAL)?;
     for entry in std::fs::read_dir(&zone.run)?.flatten() {
         let is_trial = entry.file_name().to_string_lossy().starts_with(TRIAL);
         let folder = VmLayout::of_run(entry.path());
