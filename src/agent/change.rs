@@ -111,21 +111,28 @@ pub fn bounded(changes: &[Change]) -> Cow<'_, [Change]> {
     if shorter.iter().map(size).sum::<usize>() <= MAX_CHANGES {
         return Cow::Owned(shorter);
     }
-    let mut few: Vec<Change> = Vec::new();
-    for change in changes {
-        let path = change.path.split('.').next().unwrap_or_default();
-        match few.last_mut().filter(|last| last.path == path) {
-            Some(Change { new: Some(Value::Array(keys)), .. }) if keys.len() < MAX_KEYS => {
-                keys.push(json!(change.path));
-            }
-            Some(_) => {}
-            None => {
-                let new = Some(json!([change.path]));
-                few.push(Change { path: path.to_owned(), old: None, new, cut: true });
-            }
-        }
+    // The properties with the most, until the rest fits.
+    let mut properties: Vec<Vec<Change>> =
+        shorter.chunk_by(|a, b| property(a) == property(b)).map(<[Change]>::to_vec).collect();
+    let size_of = |changes: &Vec<Change>| changes.iter().map(size).sum::<usize>();
+    while properties.iter().map(size_of).sum::<usize>() > MAX_CHANGES {
+        let largest =
+            properties.iter_mut().filter(|changes| changes.len() > 1).max_by_key(|changes| size_of(changes));
+        let Some(largest) = largest else { break };
+        *largest = vec![summed(largest)];
     }
-    Cow::Owned(few.iter().map(self::cut).collect())
+    Cow::Owned(properties.concat())
+}
+
+fn property(change: &Change) -> &str {
+    change.path.split('.').next().unwrap_or_default()
+}
+
+/// One change for all of a property, which names the first of them.
+fn summed(changes: &[Change]) -> Change {
+    let keys: Vec<Value> = changes.iter().take(MAX_KEYS).map(|change| json!(change.path)).collect();
+    let path = changes.first().map(property).unwrap_or_default().to_owned();
+    cut(&Change { path, old: None, new: Some(Value::Array(keys)), cut: true })
 }
 
 /// Bytes that a change has beside what it says.
@@ -250,6 +257,13 @@ mod tests {
         let told = bounded(&many);
         assert_eq!((told.len(), told[0].path.as_str(), told[0].cut), (1, "customer_metadata", true));
         assert!(size(&told) < 20 << 10, "{}", size(&told));
+        // What is small beside it is told in full.
+        let beside: Vec<_> =
+            [change("ram".to_owned(), 3)].into_iter().chain(many).chain(few.clone()).collect();
+        let told = bounded(&beside);
+        let paths: Vec<_> = told.iter().map(|change| (change.path.as_str(), change.cut)).collect();
+        assert_eq!(paths, [("ram", false), ("customer_metadata", true), ("alias", false)]);
+        assert_eq!((&told[0], &told[2]), (&beside[0], &few[0]));
     }
 
     #[test]

@@ -15,13 +15,14 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
+    budget::{Budgets, Share},
     convert,
     request::{invalid, page_size, peer, uuid_at},
     sight::{Expressions, Held, Sight},
     status::{status, watch_status},
 };
 use crate::{
-    agent::{Agent, Error, Wanted},
+    agent::{Agent, Error, View, Wanted},
     events::{Cursor, CursorError, Watcher},
     proto::{
         Packed,
@@ -55,12 +56,14 @@ pub(super) struct Events {
     whole: Arc<Shared>,
     redacted: Arc<Shared>,
     expressions: Expressions,
+    budgets: Budgets,
 }
 
 impl Events {
     pub(super) fn new(agent: Agent, expressions: Expressions) -> Self {
         let redacted = Arc::new(Shared::new(Sight::Redacted));
-        Self { agent, whole: Arc::new(Shared::new(Sight::Whole)), redacted, expressions }
+        let whole = Arc::new(Shared::new(Sight::Whole));
+        Self { agent, whole, redacted, expressions, budgets: Budgets::default() }
     }
 
     fn watcher(&self, start: Option<Start>) -> Result<Watcher, Status> {
@@ -172,7 +175,8 @@ impl EventService for Events {
         if snapshot {
             self.agent.shown().await;
         }
-        let watch = Watch { _held: Some(held), ..Watch::new(self, watcher, wanted, snapshot, sight) };
+        let share = self.budgets.share(&caller.name);
+        let watch = Watch::new(self, watcher, wanted, snapshot, sight, (held, share));
         let next = |mut watch: Box<Watch>| async move { watch.next().await.map(|item| (item, watch)) };
         Ok(Response::new(Box::pin(stream::unfold(Box::new(watch), next))))
     }
@@ -211,7 +215,8 @@ struct Watch {
     agent: Agent,
     shared: Arc<Shared>,
     /// Of its filters.
-    _held: Option<Held>,
+    _held: Held,
+    share: Share,
     watcher: Watcher,
     wanted: Wanted,
     /// What is left of the snapshot to tell.
@@ -231,13 +236,20 @@ struct Watch {
 /// A place among the VMs of a snapshot.
 #[derive(Debug, Default)]
 struct Snapshot {
-    page: VecDeque<Packed>,
+    page: VecDeque<Arc<View>>,
     after: Option<Uuid>,
     last: bool,
 }
 
 impl Watch {
-    fn new(events: &Events, watcher: Watcher, wanted: Wanted, snapshot: bool, sight: Sight) -> Self {
+    fn new(
+        events: &Events,
+        watcher: Watcher,
+        wanted: Wanted,
+        snapshot: bool,
+        sight: Sight,
+        (held, share): (Held, Share),
+    ) -> Self {
         let shared = match sight {
             Sight::Whole => &events.whole,
             Sight::Redacted => &events.redacted,
@@ -246,7 +258,8 @@ impl Watch {
         Self {
             agent: events.agent.clone(),
             shared: shared.clone(),
-            _held: None,
+            _held: held,
+            share,
             watcher,
             wanted,
             snapshot: snapshot.then(Snapshot::default),
@@ -260,6 +273,7 @@ impl Watch {
     }
 
     async fn next(&mut self) -> Option<Result<Packed, Status>> {
+        self.share.has_left();
         if self.over {
             return None;
         }
@@ -267,6 +281,9 @@ impl Watch {
             Some(snapshot) => self.tell(snapshot).await,
             None => self.follow().await,
         };
+        if let Ok(item) = &item {
+            self.share.take(item.encoded_len()).await;
+        }
         self.over = item.is_err();
         Some(item)
     }
@@ -277,9 +294,11 @@ impl Watch {
             self.turn_page(&mut snapshot).await?;
         }
         match snapshot.page.pop_front() {
-            Some(item) => {
+            Some(view) => {
                 self.snapshot = Some(snapshot);
-                Ok(item)
+                let vm = convert::view(&view, self.shared.sight);
+                let item = v1::WatchEventsResponse { cursor: String::new(), item: Some(Item::Snapshot(vm)) };
+                Ok(Packed::from(&item))
             }
             None => Ok(self.place(Item::SnapshotEnd(v1::SnapshotEnd {}))),
         }
@@ -292,16 +311,8 @@ impl Watch {
             .map_err(|_| Status::internal("the VMs could not be read"))?;
         snapshot.last = !more;
         self.seen_until = self.watcher.newest();
-        for view in views {
-            let record = &view.record;
-            snapshot.after = Some(record.uuid);
-            if !self.wanted.shows(record) {
-                continue;
-            }
-            let vm = convert::view(&view, self.shared.sight);
-            let item = v1::WatchEventsResponse { cursor: String::new(), item: Some(Item::Snapshot(vm)) };
-            snapshot.page.push_back(Packed::from(&item));
-        }
+        snapshot.after = views.last().map(|view| view.record.uuid).or(snapshot.after);
+        snapshot.page.extend(views.into_iter().filter(|view| self.wanted.shows(&view.record)));
         Ok(())
     }
 

@@ -72,8 +72,7 @@ impl Vms {
 
     fn begin_upload(&self, actor: String, header: v1::PutFileHeader) -> Result<Uploader, Status> {
         // The offset differs between tries of the same upload.
-        let content = prost::Message::encode_to_vec(&v1::PutFileHeader { offset: 0, ..header.clone() });
-        let call = call_of(actor, "PutFile", &header.request_id, &content)?;
+        let call = call_of(actor, "PutFile", v1::PutFileHeader { offset: 0, ..header.clone() })?;
         let vm: Uuid = uuid_at("header.uuid", &header.uuid)?;
         let plan =
             UploadPlan { path: header.path, size: bytes("header.size", header.size)?, sha256: header.sha256 };

@@ -72,7 +72,7 @@ impl HostService for Host {
         &self,
         request: Request<v1::ReclaimLeaksRequest>,
     ) -> Result<Response<v1::ReclaimLeaksResponse>, Status> {
-        let call = call(&request, "ReclaimLeaks", &request.get_ref().request_id)?;
+        let call = call(&request, "ReclaimLeaks")?;
         let request = request.into_inner();
         if request.ids.is_empty() || request.ids.len() > MAX_IDS {
             return Err(invalid("ids", format!("1 to {MAX_IDS} are needed, as ListLeaks names them")));
@@ -92,7 +92,7 @@ impl HostService for Host {
         &self,
         request: Request<v1::DrainHostRequest>,
     ) -> Result<Response<Self::DrainHostStream>, Status> {
-        let call = call(&request, "DrainHost", "")?;
+        let call = call(&request, "DrainHost")?;
         let seconds = match request.get_ref().timeout_seconds {
             0 => DRAIN,
             seconds => u32::try_from(seconds)

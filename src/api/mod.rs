@@ -1,5 +1,6 @@
 //! The gRPC edge: conversion, and the map from errors to status codes. No logic.
 
+mod budget;
 mod console_service;
 mod convert;
 mod event_service;

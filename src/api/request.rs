@@ -1,7 +1,5 @@
 //! What every request carries.
 
-use std::borrow::Cow;
-
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Status};
@@ -11,50 +9,72 @@ use super::status::status;
 use crate::{
     agent::{Call, Error},
     auth::Peer,
+    proto::v1,
     spec::machine_json::parse_uuid,
 };
 
-/// The caller, the request id and the content of a request.
-pub(super) fn call<M: Message>(request: &Request<M>, method: &str, request_id: &str) -> Result<Call, Status> {
-    call_of(actor(request)?, method, request_id, &request.get_ref().encode_to_vec())
+/// A request that changes something, and may have an id so that it is done once.
+pub(super) trait Change: Message + Clone {
+    /// The id; `None` for a kind of request that has none.
+    fn request_id(&mut self) -> Option<&mut String>;
 }
 
-/// As [`call`], for a request whose content is known otherwise.
-pub(super) fn call_of(
-    actor: String,
-    method: &str,
-    request_id_text: &str,
-    content: &[u8],
-) -> Result<Call, Status> {
-    let request_id = match request_id_text {
-        "" => None,
-        text => Some(Uuid::try_parse(text).ok().filter(|id| !id.is_nil()).ok_or_else(|| {
-            status(Error::Invalid(vec![crate::spec::Violation::value(
-                "request_id",
-                format!("{text:?} is not a UUID"),
-            )]))
-        })?),
-    };
-    let content = with_plain_id(content, request_id_text, request_id);
+macro_rules! with_request_id {
+    ($($message:ident),* $(,)?) => {$(
+        impl Change for v1::$message {
+            fn request_id(&mut self) -> Option<&mut String> {
+                Some(&mut self.request_id)
+            }
+        }
+    )*};
+}
+
+macro_rules! without_request_id {
+    ($($message:ident),*) => {$(
+        impl Change for v1::$message {
+            fn request_id(&mut self) -> Option<&mut String> {
+                None
+            }
+        }
+    )*};
+}
+
+with_request_id!(
+    ChangeMediaRequest,
+    CreateVmRequest,
+    DeleteFileRequest,
+    DeleteVmRequest,
+    KillVmRequest,
+    PauseVmRequest,
+    PutFileHeader,
+    RebootVmRequest,
+    ReclaimLeaksRequest,
+    ResumeVmRequest,
+    SendSysrqRequest,
+    StartVmRequest,
+    StopVmRequest,
+    UpdateVmRequest,
+);
+without_request_id!(DrainHostRequest, TakeScreenshotRequest);
+
+/// The caller, the request id and the content of a request.
+pub(super) fn call<M: Change>(request: &Request<M>, method: &str) -> Result<Call, Status> {
+    call_of(actor(request)?, method, request.get_ref().clone())
+}
+
+/// As [`call`], for a request that came in another way.
+pub(super) fn call_of(actor: String, method: &str, mut content: impl Change) -> Result<Call, Status> {
+    let mut request_id = None;
+    if let Some(text) = content.request_id().filter(|text| !text.is_empty()) {
+        let id = Uuid::try_parse(text).ok().filter(|id| !id.is_nil());
+        let id = id.ok_or_else(|| invalid("request_id", format!("{text:?} is not a UUID")))?;
+        // In its one form: a repeat in capitals is the same request.
+        *text = id.to_string();
+        request_id = Some(id);
+    }
+    let content = content.encode_to_vec();
     let digest = Sha256::new().chain_update(method).chain_update([0]).chain_update(content).finalize().into();
     Ok(Call { actor, request_id, digest })
-}
-
-/// The content as if the id had been written in its one form: a repeat in capitals is the same request.
-fn with_plain_id<'c>(content: &'c [u8], text: &str, id: Option<Uuid>) -> Cow<'c, [u8]> {
-    let Some(plain) = id.map(|id| id.to_string()).filter(|plain| plain != text) else {
-        return Cow::Borrowed(content);
-    };
-    // A field of text: its length in one byte, and itself.
-    let field = |text: &str| {
-        let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
-        [&[length], text.as_bytes()].concat()
-    };
-    let (given, wanted) = (field(text), field(&plain));
-    match content.windows(given.len()).position(|part| part == given) {
-        Some(at) => [&content[..at], &wanted, &content[at + given.len()..]].concat().into(),
-        None => Cow::Borrowed(content),
-    }
 }
 
 /// The caller's verified name. The gate lets nobody without one through.

@@ -32,13 +32,11 @@ use crate::{
 
 /// The status of an error.
 pub(super) fn status(error: Error) -> Status {
-    let message = error.to_string();
+    let message = shortened(&error.to_string(), MAX_MESSAGE);
     let mut details = ErrorDetails::new();
     let (code, reason, metadata): (Code, &str, Vec<(&str, String)>) = match error {
         Error::Invalid(violations) => {
-            for Violation { field, message, .. } in violations {
-                details.add_bad_request_violation(field, message);
-            }
+            add_violations(&mut details, violations);
             (Code::InvalidArgument, "INVALID_MACHINE", vec![])
         }
         Error::VmNotFound { uuid } => {
@@ -50,6 +48,7 @@ pub(super) fn status(error: Error) -> Status {
             (Code::AlreadyExists, "VM_EXISTS", vec![("uuid", uuid.to_string())])
         }
         Error::WrongState { uuid, state, message } => {
+            let message = shortened(&message, MAX_TEXT);
             details.add_precondition_failure_violation("VM_STATE", uuid.to_string(), message);
             (
                 Code::FailedPrecondition,
@@ -124,9 +123,36 @@ pub(super) fn status(error: Error) -> Status {
         Error::Internal { .. } => (Code::Internal, "INTERNAL", vec![]),
     };
     let metadata: HashMap<String, String> =
-        metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        metadata.into_iter().map(|(key, value)| (key.to_owned(), shortened(&value, MAX_TEXT))).collect();
     details.set_error_info(reason, ERROR_DOMAIN, metadata);
     Status::with_error_details(code, message, details)
+}
+
+/// An error travels in headers, of which many clients take 8 KiB by default: bytes of its message (as which one that is
+/// not ASCII takes three), of a text in its details, and of all violations.
+const MAX_MESSAGE: usize = 600;
+const MAX_TEXT: usize = 300;
+const MAX_VIOLATIONS: usize = 3 << 10;
+
+/// The first violations, as far as there is room, and how many more there are.
+fn add_violations(details: &mut ErrorDetails, violations: Vec<Violation>) {
+    let (mut room, mut left) = (MAX_VIOLATIONS, violations.len());
+    for Violation { field, message, .. } in violations {
+        let (field, message) = (shortened(&field, MAX_TEXT), shortened(&message, MAX_TEXT));
+        let Some(rest) = room.checked_sub(field.len() + message.len()) else {
+            details.add_bad_request_violation("", format!("and {left} more; ValidateVm names all of them"));
+            return;
+        };
+        (room, left) = (rest, left - 1);
+        details.add_bad_request_violation(field, message);
+    }
+}
+
+fn shortened(text: &str, bytes: usize) -> String {
+    if text.len() <= bytes {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(bytes)])
 }
 
 /// The status of a watch that can't start or go on.
@@ -167,6 +193,30 @@ pub(super) fn console_status(error: ConsoleError) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_fits_what_clients_take() {
+        let violations = |count: usize, text: &str| {
+            let violation = |n| Violation::value(format!("nics.{n}.{text}"), text.repeat(9));
+            status(Error::Invalid((0..count).map(violation).collect()))
+        };
+        for status in [
+            violations(1000, "mac"),
+            violations(3, &"é".repeat(9000)),
+            status(Error::internal("é".repeat(20_000))),
+        ] {
+            let encoded = status.message().bytes().map(|byte| if byte.is_ascii() { 1 } else { 3 });
+            let size = encoded.sum::<usize>() + status.details().len() * 4 / 3;
+            assert!(size < 7 << 10, "{size}");
+            assert!(status.get_error_details().error_info().is_some());
+        }
+        let few = violations(3, "mac").get_error_details().bad_request().unwrap().field_violations.clone();
+        assert_eq!(few.len(), 3);
+        let many =
+            violations(1000, "mac").get_error_details().bad_request().unwrap().field_violations.clone();
+        let last = many.last().unwrap();
+        assert_eq!(last.description, format!("and {} more; ValidateVm names all of them", 1001 - many.len()));
+    }
 
     #[test]
     fn violations_keep_their_paths() {

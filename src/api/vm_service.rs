@@ -69,11 +69,12 @@ pub(super) fn other_kind() -> Status {
 }
 
 /// A machine that is to be made, if nothing is wrong with it.
-fn spec(vm: Option<v1::VmSpec>) -> Result<(VmSpec, Vec<v1::Note>), Status> {
+fn spec(agent: &Agent, vm: Option<v1::VmSpec>) -> Result<(VmSpec, Vec<v1::Note>), Status> {
     let vm = vm.ok_or_else(no_machine)?;
     let parsed = spec_from_proto(&vm);
-    let violations = parsed.all_violations();
+    let mut violations = parsed.all_violations();
     if !violations.is_empty() {
+        violations.extend(agent.violations_of_host(&parsed.spec));
         return Err(status(Error::Invalid(violations)));
     }
     Ok((parsed.spec, parsed.notes.into_iter().map(convert::note).collect()))
@@ -92,9 +93,9 @@ impl VmService for Vms {
         request: Request<v1::CreateVmRequest>,
     ) -> Result<Response<v1::CreateVmResponse>, Status> {
         let sight = Sight::of(&request)?;
-        let call = call(&request, "CreateVm", &request.get_ref().request_id)?;
+        let call = call(&request, "CreateVm")?;
         let request = request.into_inner();
-        let (spec, notes) = spec(request.vm)?;
+        let (spec, notes) = spec(&self.agent, request.vm)?;
         let asked = spec.clone();
         let created = self.agent.create(call, spec, request.validate_only).await.map_err(status)?;
         let adjusted = defaults::adjusted(&asked, &created.spec).into_iter().map(convert::note);
@@ -148,7 +149,7 @@ impl VmService for Vms {
         request: Request<v1::UpdateVmRequest>,
     ) -> Result<Response<v1::UpdateVmResponse>, Status> {
         let sight = Sight::of(&request)?;
-        let call = call(&request, "UpdateVm", &request.get_ref().request_id)?;
+        let call = call(&request, "UpdateVm")?;
         let request = request.into_inner();
         let vm = uuid(&request.uuid)?;
         let payload = payload(&request).map_err(|violations| status(Error::Invalid(violations)))?;
@@ -168,7 +169,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::KillVmRequest>,
     ) -> Result<Response<v1::KillVmResponse>, Status> {
-        let call = call(&request, "KillVm", &request.get_ref().request_id)?;
+        let call = call(&request, "KillVm")?;
         let request = request.into_inner();
         let signal = self.agent.kill_vm(call, uuid(&request.uuid)?, request.etag, &request.signal).await;
         Ok(Response::new(v1::KillVmResponse { signal: signal.map_err(status)? }))
@@ -178,7 +179,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::SendSysrqRequest>,
     ) -> Result<Response<v1::SendSysrqResponse>, Status> {
-        let call = call(&request, "SendSysrq", &request.get_ref().request_id)?;
+        let call = call(&request, "SendSysrq")?;
         let request = request.into_inner();
         let vm = uuid(&request.uuid)?;
         let sent = match request.r#type() {
@@ -199,7 +200,7 @@ impl VmService for Vms {
         request: Request<v1::PauseVmRequest>,
     ) -> Result<Response<v1::PauseVmResponse>, Status> {
         let sight = Sight::of(&request)?;
-        let call = call(&request, "PauseVm", &request.get_ref().request_id)?;
+        let call = call(&request, "PauseVm")?;
         let request = request.into_inner();
         let paused = self.agent.pause_vm(call, uuid(&request.uuid)?, request.etag).await;
         let (vm, _) = self.outcome(paused.map_err(status)?, sight)?;
@@ -211,7 +212,7 @@ impl VmService for Vms {
         request: Request<v1::ResumeVmRequest>,
     ) -> Result<Response<v1::ResumeVmResponse>, Status> {
         let sight = Sight::of(&request)?;
-        let call = call(&request, "ResumeVm", &request.get_ref().request_id)?;
+        let call = call(&request, "ResumeVm")?;
         let request = request.into_inner();
         let resumed = self.agent.resume_vm(call, uuid(&request.uuid)?, request.etag).await;
         let (vm, _) = self.outcome(resumed.map_err(status)?, sight)?;
@@ -223,7 +224,7 @@ impl VmService for Vms {
         request: Request<v1::ChangeMediaRequest>,
     ) -> Result<Response<v1::ChangeMediaResponse>, Status> {
         let sight = Sight::of(&request)?;
-        let call = call(&request, "ChangeMedia", &request.get_ref().request_id)?;
+        let call = call(&request, "ChangeMedia")?;
         let v1::ChangeMediaRequest { uuid: vm, etag, drive, path, .. } = request.into_inner();
         let changed = self.agent.change_media(call, uuid(&vm)?, etag, drive, path).await;
         let (vm, _) = self.outcome(changed.map_err(status)?, sight)?;
@@ -269,7 +270,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::DeleteVmRequest>,
     ) -> Result<Response<v1::DeleteVmResponse>, Status> {
-        let call = call(&request, "DeleteVm", &request.get_ref().request_id)?;
+        let call = call(&request, "DeleteVm")?;
         let request = request.into_inner();
         self.agent.delete_vm(call, uuid(&request.uuid)?, request.etag).await.map_err(status)?;
         Ok(Response::new(v1::DeleteVmResponse {}))
@@ -279,7 +280,7 @@ impl VmService for Vms {
 
     async fn start_vm(&self, request: Request<v1::StartVmRequest>) -> Result<Response<PhaseStream>, Status> {
         let sight = Sight::of(&request)?;
-        let call = call(&request, "StartVm", &request.get_ref().request_id)?;
+        let call = call(&request, "StartVm")?;
         let request = request.into_inner();
         let vm = uuid(&request.uuid)?;
         let options = convert::boot_options(request.options)
@@ -301,7 +302,7 @@ impl VmService for Vms {
         request: Request<v1::StopVmRequest>,
     ) -> Result<Response<v1::StopVmResponse>, Status> {
         let sight = Sight::of(&request)?;
-        let call = call(&request, "StopVm", &request.get_ref().request_id)?;
+        let call = call(&request, "StopVm")?;
         let request = request.into_inner();
         let seconds = request.timeout_seconds.unwrap_or(STOP_SECONDS);
         let seconds = u32::try_from(seconds)
@@ -319,7 +320,7 @@ impl VmService for Vms {
         request: Request<v1::RebootVmRequest>,
     ) -> Result<Response<v1::RebootVmResponse>, Status> {
         let sight = Sight::of(&request)?;
-        let call = call(&request, "RebootVm", &request.get_ref().request_id)?;
+        let call = call(&request, "RebootVm")?;
         let request = request.into_inner();
         let rebooted = self.agent.reboot_vm(call, uuid(&request.uuid)?, request.etag, request.force).await;
         let (vm, _) = self.outcome(rebooted.map_err(status)?, sight)?;
@@ -341,7 +342,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::TakeScreenshotRequest>,
     ) -> Result<Response<v1::TakeScreenshotResponse>, Status> {
-        let (call, vm) = (call(&request, "TakeScreenshot", "")?, uuid(&request.get_ref().uuid)?);
+        let (call, vm) = (call(&request, "TakeScreenshot")?, uuid(&request.get_ref().uuid)?);
         let png = self.agent.screenshot(&call, vm).await.map_err(status)?;
         Ok(Response::new(v1::TakeScreenshotResponse { png: png.into() }))
     }
@@ -364,7 +365,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::DeleteFileRequest>,
     ) -> Result<Response<v1::DeleteFileResponse>, Status> {
-        let call = call(&request, "DeleteFile", &request.get_ref().request_id)?;
+        let call = call(&request, "DeleteFile")?;
         let request = request.into_inner();
         let (vm, etag) = (uuid(&request.uuid)?, request.etag);
         self.agent.delete_file(call, vm, etag, request.path).await.map_err(status)?;

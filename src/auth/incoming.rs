@@ -1,6 +1,11 @@
 //! Connections of all listeners as one stream for the server.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -13,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::{Connection, Peer},
     links::Links,
-    places::Places,
+    places::{Complaints, Places},
     role::Role,
     tls::Tls,
 };
@@ -93,6 +98,7 @@ async fn accept_tcp(
     places: Places,
     stop: CancellationToken,
 ) {
+    let refused = Arc::new(Mutex::new(Complaints::default()));
     loop {
         let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { return };
         let (tcp, address) = match accepted {
@@ -104,6 +110,7 @@ async fn accept_tcp(
         };
         let (way, out) = places.come(address.ip());
         let (tls, sender, places) = (tls.clone(), sender.clone(), places.clone());
+        let refused = refused.clone();
         // One slow client does not hold up the others.
         tokio::spawn(async move {
             let shaken = out.run_until_cancelled(timeout(HANDSHAKE, handshake(tls, tcp, &places))).await;
@@ -112,13 +119,18 @@ async fn accept_tcp(
                 Some(Ok(Ok(connection))) => {
                     let _ = sender.send(Ok(connection)).await;
                 }
-                Some(Ok(Err(error))) => tracing::info!(%address, %error, "refused"),
-                Some(Err(_)) => tracing::info!(%address, "refused: the TLS handshake took too long"),
-                // Of these there may be many.
+                // Of these there may be many: whoever scans the port makes some, and a full house makes more.
+                Some(Ok(Err(error))) => complain(&refused, address, &error.to_string()),
+                Some(Err(_)) => complain(&refused, address, "the TLS handshake took too long"),
                 None => tracing::debug!(%address, "pushed out by others that came in"),
             }
         });
     }
+}
+
+fn complain(complaints: &Mutex<Complaints>, address: SocketAddr, why: &str) {
+    tracing::debug!(%address, why, "refused");
+    complaints.lock().unwrap_or_else(PoisonError::into_inner).tell(&format!("{address}: {why}"));
 }
 
 async fn handshake(tls: Arc<Tls>, tcp: TcpStream, places: &Places) -> io::Result<Connection> {

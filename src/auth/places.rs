@@ -45,8 +45,7 @@ struct Held {
     all: usize,
     others: usize,
     unix: usize,
-    told: Option<Instant>,
-    untold: u64,
+    complaints: Complaints,
 }
 
 #[derive(Debug)]
@@ -90,7 +89,7 @@ impl Places {
         let own = held.by_identity.get(&peer.name).copied().unwrap_or_default();
         let most = if is_admin { OF_ADMIN } else { OF_OTHER };
         if own >= most || held.all >= ALL || (!is_admin && held.others >= ALL_OTHERS) {
-            held.tell(&format!("{} has {own} connections, of {most} at most", peer.name));
+            held.complaints.tell(&format!("{} has {own} connections, of {most} at most", peer.name));
             return None;
         }
         *held.by_identity.entry(peer.name.clone()).or_default() += 1;
@@ -103,7 +102,7 @@ impl Places {
     pub(super) fn enter_unix(&self) -> Option<Place> {
         let mut held = self.lock();
         if held.unix >= UNIX {
-            held.tell(&format!("the UNIX socket has {UNIX} connections"));
+            held.complaints.tell(&format!("the UNIX socket has {UNIX} connections"));
             return None;
         }
         held.unix += 1;
@@ -126,10 +125,19 @@ impl Held {
         if let Some(oldest) = self.on_the_way.iter().position(|coming| coming.address == address) {
             self.on_the_way.remove(oldest).out.cancel();
         }
-        self.tell(&format!("{count} connections of {address} say nothing"));
+        self.complaints.tell(&format!("{count} connections of {address} say nothing"));
     }
+}
 
-    fn tell(&mut self, why: &str) {
+/// What is logged of connections that are not served: now and then one line for all.
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Complaints {
+    pub(super) fn tell(&mut self, why: &str) {
         self.untold += 1;
         if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             tracing::warn!(sent_away = self.untold, why, "connections were sent away");

@@ -20,7 +20,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use super::{arguments::Arguments, error::CliError};
-use crate::{auth::pki::provider, config::Config};
+use crate::{auth::pki::provider, client::CertificateRefused, config::Config};
 
 /// Between signs of life of the agent, and how long one may take.
 const ALIVE: Duration = Duration::from_secs(20);
@@ -128,7 +128,8 @@ async fn handshake(
     let mut stream = BufReader::new(TlsConnector::from(config).connect(name, tcp).await?);
     // With TLS 1.3 the agent judges the certificate when the client believes to be through, so its first word is
     // waited for.
-    let refused = |why: &str| io::Error::other(format!("the agent refused the certificate {cert}: {why}"));
+    let refused =
+        |why: &str| io::Error::other(CertificateRefused { cert: cert.clone(), why: why.to_owned() });
     match timeout(WELCOME, stream.fill_buf()).await {
         Ok(Ok([])) => Err(refused(
             "it closed the connection; the certificate may be revoked, of another trust domain or without a role, or \

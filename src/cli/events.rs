@@ -61,16 +61,34 @@ pub(super) async fn events(
     }
 }
 
-/// A time, or how long ago it was.
+/// A time, the last time that a clock of UTC showed so, or how long ago it was.
 fn time(text: &str, now: jiff::Timestamp) -> Result<prost_types::Timestamp, CliError> {
-    // "1 hour ago" is read as an hour less.
-    let ago = || text.parse::<jiff::SignedDuration>().ok().and_then(|ago| now.checked_sub(ago.abs()).ok());
-    let time = text.parse::<jiff::Timestamp>().ok().or_else(ago).ok_or_else(|| {
+    let time =
+        text.parse::<jiff::Timestamp>().ok().or_else(|| time_of_day(text, now)).or_else(|| ago(text, now));
+    let time = time.ok_or_else(|| {
         CliError::usage(format!(
-            "--since {text}: not a time like 2026-11-23T10:00:00Z, nor one like 10m or 1 hour ago"
+            "--since {text}: not a time like 2026-11-23T10:00:00Z or 10:00:00 (UTC), nor one like 10m, 2d or 1 hour ago"
         ))
     })?;
     Ok(prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() })
+}
+
+fn time_of_day(text: &str, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
+    let time: jiff::civil::Time = text.trim_end_matches(['Z', 'z']).parse().ok()?;
+    let now = now.to_zoned(jiff::tz::TimeZone::UTC);
+    let today = now.with().time(time).build().ok()?;
+    let last = if today > now { today.checked_sub(jiff::Span::new().days(1)).ok()? } else { today };
+    Some(last.timestamp())
+}
+
+/// "1 hour ago" is read as an hour less.
+fn ago(text: &str, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
+    if text.contains(':') {
+        return None;
+    }
+    let span: jiff::Span = text.parse().ok()?;
+    let day = jiff::SpanRelativeTo::days_are_24_hours();
+    now.checked_sub(span.to_duration(day).ok()?.abs()).ok()
 }
 
 /// A VM of the snapshot, as if it had just been made.

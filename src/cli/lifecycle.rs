@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _};
 
 use anstyle::Style;
+use tonic::Streaming;
 use uuid::Uuid;
 
 use super::{Clients, error::CliError, persist::persist};
@@ -52,11 +53,25 @@ pub(super) async fn start(
         options: Some(options),
     };
     let failed = |status: tonic::Status| CliError::from(status).with_prefix(&prefix);
-    let mut stream = clients.vms.start_vm(request).await.map_err(failed)?.into_inner();
     let live = verbose || io::stderr().is_terminal();
+    // As one call: an agent that dies in the middle undoes the start, and the next one is asked for it again.
+    let started = persist(|| {
+        let (mut vms, request) = (clients.vms.clone(), request.clone());
+        async move { follow(vms.start_vm(request).await?.into_inner(), live).await.map(tonic::Response::new) }
+    });
+    let already = started.await.map_err(failed)?;
+    match already {
+        true => say!("VM {uuid} is already 'running'"),
+        false => say!("Successfully started VM {uuid}"),
+    }
+    Ok(())
+}
+
+/// Shows the phases of a boot, and gives whether the VM ran already.
+async fn follow(mut stream: Streaming<v1::StartVmResponse>, live: bool) -> Result<bool, tonic::Status> {
     let dim = Style::new().dimmed();
     let mut phases = 0;
-    while let Some(item) = stream.message().await.map_err(failed)? {
+    while let Some(item) = stream.message().await? {
         if let Some(Item::Phase(phase)) = item.item {
             phases += 1;
             if live {
@@ -64,12 +79,7 @@ pub(super) async fn start(
             }
         }
     }
-    if phases == 0 {
-        say!("VM {uuid} is already 'running'");
-    } else {
-        say!("Successfully started VM {uuid}");
-    }
-    Ok(())
+    Ok(phases == 0)
 }
 
 /// `RUNNING +812.4 ms`

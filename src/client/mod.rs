@@ -22,5 +22,5 @@
 
 mod watcher;
 
-pub(crate) use watcher::is_passing;
+pub(crate) use watcher::{CertificateRefused, is_passing};
 pub use watcher::{EventWatcher, Watched};

@@ -129,10 +129,36 @@ impl EventWatcher {
 
 /// Whether trying again can help.
 pub(crate) fn is_passing(status: &Status) -> bool {
+    if is_refused(status) {
+        return false;
+    }
     match status.code() {
         Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => true,
         // How a broken connection looks, depending on where it broke.
         Code::Unknown | Code::Internal => std::error::Error::source(status).is_some(),
         _ => false,
     }
+}
+
+/// Whether the agent does not take the client's certificate.
+fn is_refused(status: &Status) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if inner.is_some_and(|inner| inner.is::<CertificateRefused>()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The agent does not take the client's certificate; trying again does not help.
+#[derive(Debug, thiserror::Error)]
+#[error("the agent refused the certificate {cert}: {why}")]
+pub(crate) struct CertificateRefused {
+    /// Its file.
+    pub(crate) cert: String,
+    /// In words.
+    pub(crate) why: String,
 }

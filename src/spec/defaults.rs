@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Brand, DiskModel, DiskSpec, Mac, NicAddress, NicModel, NicSpec, Note, VmSpec, place,
-    property::{Default, VM},
+    property::{Default, Property, VM},
 };
 
 /// What the host gives to a machine that leaves something open.
@@ -94,16 +94,8 @@ fn fill_in(spec: &mut VmSpec) {
     let Ok(Value::Object(mut object)) = serde_json::to_value(&*spec) else { return };
     let brand = spec.brand.unwrap_or(Brand::Kvm);
     for property in VM.iter().filter(|property| property.is_for(brand)) {
-        let text = match property.default {
-            Default::Value(text) => text,
-            Default::ByBrand(kvm, bhyve) => match brand {
-                Brand::Kvm => kvm,
-                Brand::Bhyve => bhyve,
-            },
-            Default::Absent | Default::Computed(_) => continue,
-        };
         if !object.contains_key(property.name)
-            && let Ok(value) = serde_json::from_str(text)
+            && let Some(value) = default_of(property, brand)
         {
             object.insert(property.name.to_owned(), value);
         }
@@ -111,6 +103,17 @@ fn fill_in(spec: &mut VmSpec) {
     if let Ok(filled) = serde_json::from_value(Value::Object(object)) {
         *spec = filled;
     }
+}
+
+/// What a property has that nobody gave, by the table.
+pub(super) fn default_of(property: &Property, brand: Brand) -> Option<Value> {
+    let text = match (property.default, brand) {
+        (Default::Value(text), _)
+        | (Default::ByBrand(text, _), Brand::Kvm)
+        | (Default::ByBrand(_, text), Brand::Bhyve) => text,
+        (Default::Absent | Default::Computed(_), _) => return None,
+    };
+    serde_json::from_str(text).ok()
 }
 
 /// `ip`, `netmask` and `gateway` say the same as `ips` and `gateways`.

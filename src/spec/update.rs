@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     Brand, DiskSpec, Note, VmSpec,
     coerce::{Action, Coercion},
-    defaults::{Host, adjusted, choose_primary, complete_disks, complete_memory, complete_nics},
+    defaults::{Host, adjusted, choose_primary, complete_disks, complete_memory, complete_nics, default_of},
     disk::drive_name,
     machine_json::typed,
     place,
@@ -76,13 +76,17 @@ pub fn apply(current: &VmSpec, patch: &Patch, host: &Host<'_>) -> Result<Updated
     };
     let mut found = Vec::new();
     let mut verbs = Map::new();
+    let brand = current.brand.unwrap_or(Brand::Kvm);
     for (name, value) in &patch.given {
-        if find(VM, name).is_some_and(|property| property.given == super::property::Given::InUpdates) {
+        let property = find(VM, name);
+        if property.is_some_and(|property| property.given == super::property::Given::InUpdates) {
             verbs.insert(name.clone(), value.clone());
-        } else if value.is_null() {
-            object.shift_remove(name);
-        } else {
+        } else if !value.is_null() {
             object.insert(name.clone(), value.clone());
+        } else if let Some(default) = property.and_then(|property| default_of(property, brand)) {
+            object.insert(name.clone(), default);
+        } else {
+            object.shift_remove(name);
         }
     }
     for name in OBJECTS {
@@ -236,6 +240,9 @@ fn not_there(at: String, list: &str, key: &str, wanted: &Value) -> Violation {
 
 /// Fills in what new disks and interfaces left open, and lets dependent limits follow.
 fn complete(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>, host: &Host<'_>) {
+    if spec.hostname.is_none() {
+        spec.hostname = current.uuid.map(|uuid| uuid.to_string());
+    }
     follow_memory(spec, current, given, host.overhead);
     complete_memory(spec, host.overhead);
     complete_disks(&mut spec.disks, &current.disks, spec.disk_driver, host);
@@ -346,6 +353,9 @@ pub fn from_words<S: AsRef<str>>(words: &[S]) -> Result<Map<String, Value>, Stri
         let Some((key, value)) = word.split_once('=') else {
             return Err(format!("{word:?} is not a change; give key=value, like ram=2048"));
         };
+        if key.is_empty() {
+            return Err(format!("{word:?} names no property; give key=value, like ram=2048"));
+        }
         let is_list = find(VM, key).is_some_and(|p| matches!(p.kind, Kind::Objects(_) | Kind::FlatObject));
         if is_list {
             return Err(format!("{key} can't be given as key=value; give a JSON payload on standard input"));

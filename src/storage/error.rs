@@ -96,6 +96,7 @@ impl StorageError {
                     path: what,
                     why: "a symbolic link is on the way; links in a zone are not followed",
                 },
+                Some(libc::ENOTDIR) => Self::Unsafe { path: what, why: "a part of the path is a file" },
                 Some(libc::EXDEV) => Self::Unsafe { path: what, why: "it leads out of the zone's root" },
                 _ => Self::System { what, source },
             }

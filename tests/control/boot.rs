@@ -216,8 +216,11 @@ async fn a_failed_step_undoes_those_before_it() {
     ] {
         let (agent, mut clients, uuid) = with_disk().await;
         agent.hypervisor.set_faults(faults);
+        let before = clients.get(&uuid).await.unwrap().spec;
+        assert_eq!(before.as_ref().unwrap().autoboot, Some(false));
         let status = clients.start(&uuid).await.unwrap_err();
         assert_eq!((reason(&status).as_str(), metadata(&status, "step").as_str()), ("BOOT_FAILED", step));
+        assert_eq!(clients.get(&uuid).await.unwrap().spec, before, "nothing of it stays");
         assert_eq!(clients.state(&uuid).await, v1::VmState::Stopped);
         assert!(!agent.process(&uuid).is_alive());
         assert!(!agent.config.run_dir.join(&uuid).exists());

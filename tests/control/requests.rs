@@ -36,6 +36,12 @@ async fn a_repeat_in_capitals_is_a_repeat() {
         let again = clients.vms.create_vm(create(machine(), &same)).await.unwrap().into_inner();
         assert_eq!(first, again, "{same}");
     }
+    // Wherever else the same text stands.
+    let text = "B8AB5FC1-8576-45EF-BB51-9826B52A4651";
+    let named = || v1::VmSpec { alias: Some(text.into()), ..machine() };
+    let first = clients.vms.create_vm(create(named(), text)).await.unwrap().into_inner();
+    let again = clients.vms.create_vm(create(named(), &text.to_lowercase())).await.unwrap().into_inner();
+    assert_eq!(first, again);
 }
 
 #[tokio::test]

@@ -481,6 +481,36 @@ async fn media_are_changed() {
     }
 }
 
+/// A machine says everything, whatever was taken from it.
+#[tokio::test]
+async fn what_is_unset_has_its_default_again() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let fresh = clients.create(machine()).await;
+    let fresh = get(&mut clients, &fresh).await;
+    let named = v1::VmSpec {
+        ram: Some(512),
+        vcpus: Some(2),
+        hostname: Some("h".into()),
+        boot: Some("dc".into()),
+        cpu_shares: Some(7),
+        ..machine()
+    };
+    let uuid = clients.create(named).await;
+    let names = ["ram", "vcpus", "hostname", "boot", "cpu_shares", "bootrom", "vga", "on_panic", "alias"];
+    let payload = names.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
+    update(&mut clients, &uuid, Value::Object(payload)).await.unwrap();
+    let now = get(&mut clients, &uuid).await;
+    for name in names {
+        let own_name = json!(uuid);
+        let default = if name == "hostname" { Some(&own_name) } else { fresh.get(name) };
+        assert_eq!(now.get(name), default, "{name}");
+    }
+    let filters = vec!["ram=256".to_owned()];
+    let list = v1::ListVmsRequest { filters, ..Default::default() };
+    assert!(clients.vms.list_vms(list).await.unwrap().into_inner().vms.iter().any(|vm| vm.uuid == uuid));
+}
+
 #[tokio::test]
 async fn validation_of_updates() {
     let agent = Simulated::start().await;
