@@ -7,10 +7,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, LimitPolicy},
-    hypervisor::qemu::probe_kvm,
-    network::Tags,
-    spec::LimitReport,
+    config::Config, hypervisor::qemu::probe_kvm, network::Tags, spec::LimitReport, zone::LimitPolicy,
     zone::Zone,
 };
 

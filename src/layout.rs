@@ -10,8 +10,6 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::config::Config;
-
 /// The agent's folders.
 ///
 /// ```text
@@ -43,8 +41,8 @@ pub struct Layout {
 impl Layout {
     /// The folders that are configured.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
-        Self { zones: config.zones_dir.clone(), state: config.state_dir.clone(), run: config.run_dir.clone() }
+    pub fn new(zones: impl Into<PathBuf>, state: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
+        Self { zones: zones.into(), state: state.into(), run: run.into() }
     }
 
     /// Folder of all zones.

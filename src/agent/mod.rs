@@ -132,7 +132,7 @@ pub enum StartError {
 impl Agent {
     /// Opens the state, takes over what an earlier agent left, and is ready to serve.
     pub async fn start(config: Config, platform: Platform) -> Result<Self, StartError> {
-        let layout = Layout::new(&config);
+        let layout = config.layout();
         for (folder, mode) in [(layout.zones(), 0o755), (layout.state(), 0o700), (layout.run(), 0o755)] {
             make_folder(folder, mode)?;
         }

@@ -5,8 +5,8 @@ use prost_types::{Struct, Value, value::Kind as JsonKind};
 use super::sight::Sight;
 use crate::{
     agent::{Capacity, Leak, LeakKind, View, bounded, shown},
-    config::TagKind,
     events::Journal,
+    network::TagKind,
     network::TagReport,
     proto::{spec_to_proto, v1},
     spec::{

@@ -15,6 +15,7 @@ mod links;
 pub mod pki;
 mod places;
 mod role;
+mod settings;
 mod tls;
 
 pub use connection::{Connection, Peer};
@@ -24,4 +25,5 @@ pub use incoming::{Listeners, incoming};
 pub use links::Links;
 pub(crate) use links::{Link, LinkError};
 pub use role::{Role, needed};
+pub use settings::Settings;
 pub use tls::{Files, ReloadError, Tls};

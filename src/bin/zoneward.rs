@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use rustix::{
     fs::Mode,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
@@ -28,7 +31,6 @@ use zoneward::{
     config::Config,
     doctor::{self, Verdict},
     hypervisor::qemu::Qemu,
-    layout::Layout,
     network::linux::LinuxLinks,
     probe,
     storage::FileVolumes,
@@ -66,7 +68,7 @@ enum Command {
     /// exit status is not 0 if anything forbidden succeeded.
     Probe {
         /// Leave these out of the zone, to see what they are good for; no VM ever gets such a zone
-        #[arg(long, value_enum, value_delimiter = ',', value_name = "MECHANISM", conflicts_with = "vm")]
+        #[arg(long, value_parser = mechanism(), value_delimiter = ',', value_name = "MECHANISM", conflicts_with = "vm")]
         without: Vec<Mechanism>,
         /// Run in the zone of this VM, which must be running; what would harm the VM is left out
         #[arg(long, value_name = "UUID")]
@@ -112,6 +114,12 @@ enum PkiAction {
         #[arg(long)]
         name: String,
     },
+}
+
+fn mechanism() -> impl TypedValueParser<Value = Mechanism> {
+    let names = Mechanism::ALL.iter().map(|mechanism| mechanism.as_str());
+    let find = |name: String| Mechanism::ALL.iter().copied().find(|mechanism| mechanism.as_str() == name);
+    PossibleValuesParser::new(names).try_map(move |name| find(name).ok_or("unknown mechanism"))
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
@@ -166,12 +174,13 @@ async fn serve(config: Config) -> Result<(), AnyError> {
 
     raise_descriptors();
     let host_boot = this_host_boot()?;
-    let kvm = Qemu::new(config.qemu.clone()).remembering(Layout::new(&config).kvm_verdict(), &host_boot);
+    let layout = config.layout();
+    let kvm = Qemu::new(config.qemu.clone()).remembering(layout.kvm_verdict(), &host_boot);
     let platform = Platform {
-        zone: Arc::new(LinuxZone::new(&config)),
+        zone: Arc::new(zone_of(&config)),
         kvm: Arc::new(kvm),
         volumes: Arc::new(FileVolumes),
-        links: Arc::new(LinuxLinks::new(&config)),
+        links: Arc::new(LinuxLinks::new(&config.network, &layout)),
         host_boot,
     };
     let tls = load_tls(&config)?;
@@ -184,6 +193,10 @@ async fn serve(config: Config) -> Result<(), AnyError> {
         tracing::warn!("work was still under way; the next start finishes it");
     }
     served
+}
+
+fn zone_of(config: &Config) -> LinuxZone {
+    LinuxZone::new(config.zone.clone(), &config.layout(), config.console.keep_kib << 10)
 }
 
 async fn serve_agent(
@@ -314,7 +327,7 @@ async fn feed_watchdog(period: Duration) {
 }
 
 async fn examine(config: &Config) -> Result<ExitCode, AnyError> {
-    let zone = LinuxZone::new(config);
+    let zone = zone_of(config);
     let findings = doctor::examine(config, &zone).await;
     let mut out = anstream::stdout().lock();
     for finding in &findings {
@@ -339,9 +352,9 @@ async fn attempt_all(
     without: &[Mechanism],
     vm: Option<uuid::Uuid>,
 ) -> Result<ExitCode, AnyError> {
-    let zone = LinuxZone::new(config);
+    let zone = zone_of(config);
     let attempts = match vm {
-        Some(uuid) => probe::run_inside(&zone, &Layout::new(config).vm(uuid), uuid).await?,
+        Some(uuid) => probe::run_inside(&zone, &config.layout().vm(uuid), uuid).await?,
         None => probe::run(&zone, without).await?,
     };
     let mut out = anstream::stdout().lock();

@@ -1,4 +1,5 @@
-//! The configuration: one TOML file, each key with a unit and a default.
+//! The configuration: one TOML file, each key with a unit and a default. What configures one mechanism is that
+//! mechanism's own type; here they come together.
 //!
 //! Later sources win: defaults, the file, `ZONEWARD_*` variables (`ZONEWARD_QEMU__ACCEL` is
 //! `qemu.accel`), `--set key=value`.
@@ -10,14 +11,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use sections::{
-    Accel, Browser, Capacity, Console, Journal, LimitPolicy, Network, Qemu, Tag, TagKind, Tls, Vnc, Zone,
-    ZoneLevel,
-};
+pub use sections::{Browser, Capacity, Journal, Vnc};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::spec::forms;
+use crate::{auth, console, hypervisor::qemu, layout::Layout, network, spec::forms, zone};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -38,23 +36,23 @@ pub struct Config {
     /// VMs with autoboot that start at the same time after a start of the host. 0: none is started.
     pub autoboot_parallel: u32,
     /// Certificates.
-    pub tls: Tls,
+    pub tls: auth::Settings,
     /// Sandboxes of hypervisors.
-    pub zone: Zone,
+    pub zone: zone::Settings,
     /// The kvm brand.
-    pub qemu: Qemu,
+    pub qemu: qemu::Settings,
     /// VNC endpoints.
     pub vnc: Vnc,
     /// Screens in a browser.
     pub browser: Browser,
     /// Serial consoles.
-    pub console: Console,
+    pub console: console::Settings,
     /// The journal of events.
     pub journal: Journal,
     /// What VMs may have of the host together.
     pub capacity: Capacity,
     /// What interfaces are plugged into.
-    pub network: Network,
+    pub network: network::Settings,
 }
 
 impl Default for Config {
@@ -67,15 +65,15 @@ impl Default for Config {
             socket: None,
             drain_seconds: 5,
             autoboot_parallel: 4,
-            tls: Tls::default(),
-            zone: Zone::default(),
-            qemu: Qemu::default(),
+            tls: auth::Settings::default(),
+            zone: zone::Settings::default(),
+            qemu: qemu::Settings::default(),
             vnc: Vnc::default(),
             browser: Browser::default(),
-            console: Console::default(),
+            console: console::Settings::default(),
             journal: Journal::default(),
             capacity: Capacity::default(),
-            network: Network::default(),
+            network: network::Settings::default(),
         }
     }
 }
@@ -216,6 +214,12 @@ impl Config {
         Ok(self)
     }
 
+    /// The agent's folders.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        Layout::new(&self.zones_dir, &self.state_dir, &self.run_dir)
+    }
+
     /// Where the local operator's socket is.
     #[must_use]
     pub fn socket_path(&self) -> PathBuf {
@@ -274,7 +278,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.zones_dir, Path::new("/c"));
         assert_eq!(config.state_dir, Path::new("/s"));
-        assert_eq!(config.qemu.accel, Accel::Tcg);
+        assert_eq!(config.qemu.accel, qemu::Accel::Tcg);
         assert_eq!(config.console.keep_kib, 128);
         assert_eq!(config.socket_path(), Path::new("/run/zoneward/zoneward.sock"));
     }

@@ -15,6 +15,7 @@ mod input;
 mod lock;
 mod log;
 mod reader;
+mod settings;
 mod vnc;
 
 use std::{
@@ -32,6 +33,7 @@ use lock::WriterLock;
 pub use lock::WriterRight;
 use log::Log;
 pub use reader::{ConsoleItem, ConsoleReader};
+pub use settings::Settings;
 pub use vnc::VncEndpoint;
 
 use crate::{
@@ -253,7 +255,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::Config,
         layout::Layout,
         logfile::{BLOCK, SLACK},
         storage,
@@ -261,9 +262,8 @@ mod tests {
 
     fn console(keep: u64) -> (tempfile::TempDir, Console) {
         let dir = tempfile::tempdir().unwrap();
-        let config =
-            Config { zones_dir: dir.path().join("z"), run_dir: dir.path().join("r"), ..Config::default() };
-        let layout = Layout::new(&config).vm(uuid::Uuid::from_u128(1));
+        let layout = Layout::new(dir.path().join("z"), dir.path().join("s"), dir.path().join("r"));
+        let layout = layout.vm(uuid::Uuid::from_u128(1));
         std::fs::create_dir(dir.path().join("z")).unwrap();
         std::fs::create_dir_all(layout.run()).unwrap();
         storage::make_zone(&layout).unwrap();

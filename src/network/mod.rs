@@ -22,6 +22,7 @@ mod guard;
 mod lease;
 pub mod linux;
 mod name;
+mod settings;
 pub mod simulated;
 mod tag;
 
@@ -29,14 +30,12 @@ use std::{fmt, fs::File, net::IpAddr, os::fd::OwnedFd};
 
 use async_trait::async_trait;
 pub use lease::Lease;
+pub use settings::{Settings, Tag, TagKind};
 pub use tag::{TagReport, Tags};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::{
-    config::Tag,
-    spec::{Mac, NicSpec, VmSpec},
-};
+use crate::spec::{Mac, NicSpec, VmSpec};
 
 /// The interfaces of a VM as they are to be.
 #[derive(Clone, Debug)]

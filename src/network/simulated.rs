@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{Assigned, LinkError, Links, Plug, Remains, TagReport, Tags, Wiring};
-use crate::config::Network;
+use super::{Settings, Tag};
 
 /// Links that lead nowhere, on tags as configured; where none is, every tag is there.
 #[derive(Debug)]
@@ -16,8 +16,8 @@ pub struct SimulatedLinks {
 impl SimulatedLinks {
     /// On these tags.
     #[must_use]
-    pub fn new(config: &Network) -> Self {
-        Self { tags: Tags::any(config) }
+    pub fn new(settings: &Settings) -> Self {
+        Self { tags: Tags::any(settings) }
     }
 }
 
@@ -28,7 +28,7 @@ impl Links for SimulatedLinks {
     }
 
     async fn tags(&self) -> Vec<TagReport> {
-        let report = |(name, tag): (&String, &crate::config::Tag)| TagReport {
+        let report = |(name, tag): (&String, &Tag)| TagReport {
             name: name.clone(),
             tag: tag.clone(),
             device: Some(tag.link.clone()).filter(|link| !link.is_empty()),

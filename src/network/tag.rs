@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
-    config::{Network, Tag, TagKind},
-    spec::NicSpec,
-};
+use crate::spec::NicSpec;
+
+use super::settings::{Settings, Tag, TagKind};
 
 /// The nic tags of this host, as configured.
 #[derive(Clone, Debug)]
@@ -33,8 +32,8 @@ const USUAL_MTU: i32 = 1500;
 impl Tags {
     /// As configured; `privileged` is whether links can be made.
     #[must_use]
-    pub fn new(config: &Network, privileged: bool) -> Self {
-        let mut tags = config.tags.clone();
+    pub fn new(settings: &Settings, privileged: bool) -> Self {
+        let mut tags = settings.tags.clone();
         if tags.is_empty() {
             let kind = if privileged { TagKind::Etherstub } else { TagKind::Isolated };
             tags.insert("admin".to_owned(), Tag { kind, link: String::new(), mtu: USUAL_MTU });
@@ -44,8 +43,8 @@ impl Tags {
 
     /// As configured, or every tag that is asked for where none is.
     #[must_use]
-    pub fn any(config: &Network) -> Self {
-        Self { tags: Some(config.tags.clone()).filter(|tags| !tags.is_empty()) }
+    pub fn any(settings: &Settings) -> Self {
+        Self { tags: Some(settings.tags.clone()).filter(|tags| !tags.is_empty()) }
     }
 
     /// Each, by name.
@@ -117,16 +116,16 @@ mod tests {
     use super::*;
 
     fn tags() -> Tags {
-        let mut config = Network::default();
+        let mut settings = Settings::default();
         for (name, kind, mtu) in [
             ("lan", TagKind::Bridge, 1500),
             ("jumbo", TagKind::Uplink, 9000),
             ("stub", TagKind::Etherstub, 1500),
             ("shared", TagKind::Macvtap, 1500),
         ] {
-            config.tags.insert(name.to_owned(), Tag { kind, link: String::new(), mtu });
+            settings.tags.insert(name.to_owned(), Tag { kind, link: String::new(), mtu });
         }
-        Tags::new(&config, true)
+        Tags::new(&settings, true)
     }
 
     fn check(tag: &str, mtu: Option<i32>, vlan_id: Option<i32>) -> Result<TagKind, (&'static str, String)> {
@@ -163,7 +162,7 @@ mod tests {
     #[test]
     fn without_configuration_there_is_admin() {
         let kind = |privileged| {
-            let tags = Tags::new(&Network::default(), privileged);
+            let tags = Tags::new(&Settings::default(), privileged);
             tags.iter().map(|(name, tag)| (name.clone(), tag.kind)).collect::<Vec<_>>()
         };
         assert_eq!(kind(true), [("admin".to_owned(), TagKind::Etherstub)]);

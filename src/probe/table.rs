@@ -2,8 +2,6 @@
 
 use std::io;
 
-use clap::ValueEnum as _;
-
 use super::Attempt;
 use crate::{spec::Restriction, zone::sandbox::Mechanism};
 
@@ -30,8 +28,7 @@ pub fn print(out: &mut impl io::Write, attempts: &[Attempt], without: &[Mechanis
     let wrong = attempts.iter().filter(|attempt| !attempt.as_it_should).count();
     writeln!(out, "{} acts, {wrong} not as they should be", attempts.len())?;
     if !without.is_empty() {
-        let names: Vec<_> = without.iter().filter_map(Mechanism::to_possible_value).collect();
-        let names: Vec<&str> = names.iter().map(|name| name.get_name()).collect();
+        let names: Vec<&str> = without.iter().map(|mechanism| mechanism.as_str()).collect();
         writeln!(out, "without {}: no VM has such a zone", names.join(", "))?;
     }
     Ok(wrong)

@@ -227,12 +227,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Config, layout::Layout, storage::make_zone};
+    use crate::{layout::Layout, storage::make_zone};
 
     fn zone() -> (tempfile::TempDir, VmLayout) {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { zones_dir: dir.path().into(), ..Config::default() };
-        let layout = Layout::new(&config).vm(uuid::Uuid::from_u128(1));
+        let layout = Layout::new(dir.path(), "/state", "/run").vm(uuid::Uuid::from_u128(1));
         make_zone(&layout).unwrap();
         (dir, layout)
     }

@@ -23,6 +23,7 @@ pub mod launcher;
 pub mod linux;
 pub mod measure;
 pub mod sandbox;
+mod settings;
 pub mod simulated;
 mod spawn;
 
@@ -43,6 +44,7 @@ use crate::{
 };
 
 pub use linux::logger::{SUBCOMMAND as LOGGER, serve::run as log};
+pub use settings::{LimitPolicy, Settings};
 
 /// A program with everything that it may touch.
 #[derive(Debug)]

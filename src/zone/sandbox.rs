@@ -5,11 +5,35 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
-pub use crate::config::ZoneLevel as Level;
+
+/// How much of a zone a host can build, from most to least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// Root's zone, in a user namespace that maps one unprivileged user.
+    Full,
+    /// Root's zone where user namespaces are refused.
+    NoUserNamespace,
+    /// An ordinary user's zone, in a user namespace of its own.
+    Rootless,
+    /// No namespaces: Landlock and the system call filter alone.
+    FiltersOnly,
+}
+
+impl Level {
+    /// All levels, best first.
+    pub const LADDER: &[Self] = &[Self::Full, Self::NoUserNamespace, Self::Rootless, Self::FiltersOnly];
+
+    /// Whether the zone has namespaces and a root of its own.
+    #[must_use]
+    pub fn has_namespaces(self) -> bool {
+        self != Self::FiltersOnly
+    }
+}
 
 /// One of the things that a zone is made of, each of which can be left out of a zone for the probe (and
 /// of no other), to see what it is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mechanism {
     /// Every mount is read only.
@@ -24,6 +48,31 @@ pub enum Mechanism {
     Seccomp,
     /// Limits of memory and threads.
     Cgroups,
+}
+
+impl Mechanism {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::ReadOnlyMounts,
+        Self::PidNamespace,
+        Self::NetworkNamespace,
+        Self::Landlock,
+        Self::Seccomp,
+        Self::Cgroups,
+    ];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadOnlyMounts => "read-only-mounts",
+            Self::PidNamespace => "pid-namespace",
+            Self::NetworkNamespace => "network-namespace",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
+            Self::Cgroups => "cgroups",
+        }
+    }
 }
 
 /// Everything that the launcher builds around a hypervisor.

@@ -43,7 +43,7 @@ pub(super) async fn door() -> Door {
     let pki = Pki::new(certs.path().to_owned(), "zoneward".to_owned());
     pki.init(&["localhost".to_owned(), "127.0.0.1".to_owned()], 30).unwrap();
     let config = Config::default().tls;
-    let files = Files::new(&zoneward::config::Tls { dir: certs.path().to_owned(), ..config });
+    let files = Files::new(&zoneward::auth::Settings { dir: certs.path().to_owned(), ..config });
     let tls = Tls::load(files, "zoneward".to_owned()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -4,7 +4,8 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use zoneward::{
-    config::{Config, Tag, TagKind},
+    config::Config,
+    network::{Tag, TagKind},
     proto::v1::{self, nic_tag::Kind},
 };
 

@@ -13,7 +13,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
 
-use crate::{auth::pki, config};
+use crate::auth::{Settings, pki};
 
 /// Where the PEM files are.
 #[derive(Clone, Debug)]
@@ -31,13 +31,13 @@ pub struct Files {
 impl Files {
     /// The files that are configured.
     #[must_use]
-    pub fn new(config: &config::Tls) -> Self {
-        let at = |path: &Path| config.dir.join(path);
+    pub fn new(settings: &Settings) -> Self {
+        let at = |path: &Path| settings.dir.join(path);
         Self {
-            cert: at(&config.cert),
-            key: at(&config.key),
-            client_ca: at(&config.client_ca),
-            crl: at(&config.crl),
+            cert: at(&settings.cert),
+            key: at(&settings.key),
+            client_ca: at(&settings.client_ca),
+            crl: at(&settings.crl),
         }
     }
 

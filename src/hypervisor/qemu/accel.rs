@@ -9,8 +9,11 @@ use std::{fs::OpenOptions, io::Write as _, path::Path, process::Stdio, time::Dur
 
 use tokio::{process::Command, time::timeout};
 
-use super::verdict::Memory;
-use crate::{config, config::Accel, sys};
+use super::{
+    settings::{Accel, Settings},
+    verdict::Memory,
+};
+use crate::sys;
 
 /// How long the guest of one sector may take. On hardware it takes well under a second.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -27,11 +30,11 @@ pub struct Accelerator {
 }
 
 /// Decides as configured.
-pub(super) async fn choose(config: &config::Qemu, memory: Option<&Memory>) -> Accelerator {
-    match config.accel {
+pub(super) async fn choose(settings: &Settings, memory: Option<&Memory>) -> Accelerator {
+    match settings.accel {
         Accel::Kvm => Accelerator { name: "kvm", reason: "qemu.accel = \"kvm\"".to_owned() },
         Accel::Tcg => Accelerator { name: "tcg", reason: "qemu.accel = \"tcg\"".to_owned() },
-        Accel::Auto => match probe_once(&config.binary, &config.kvm_cpu, memory).await {
+        Accel::Auto => match probe_once(&settings.binary, &settings.kvm_cpu, memory).await {
             Ok(()) => Accelerator { name: "kvm", reason: "a probe guest ran under KVM".to_owned() },
             Err(why) => {
                 tracing::info!(reason = %why, "KVM is not usable, guests run under TCG");
@@ -106,7 +109,7 @@ mod tests {
     /// TCG can do all that the probe asks for, so the probe itself is right.
     #[tokio::test]
     async fn the_probe_guest_succeeds_where_guests_run() {
-        let binary = config::Qemu::default().binary;
+        let binary = Settings::default().binary;
         if !binary.exists() {
             eprintln!("IGNORED: {} is missing, the probe guest was not run", binary.display());
             return;

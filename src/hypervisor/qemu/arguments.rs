@@ -6,11 +6,9 @@ use super::{
     super::{Drive, Firmware, HypervisorError, MachinePlan, Nic, NicBackend, Program, Setup, Tuning},
     accel::Accelerator,
     boot_order::{Bootable, positions},
+    settings::Settings,
 };
-use crate::{
-    config,
-    spec::{DiskModel, Media, NicModel, disk::drive_name, place::SLOTS},
-};
+use crate::spec::{DiskModel, Media, NicModel, disk::drive_name, place::SLOTS};
 
 /// The first number that a descriptor of ours has; lower ones are standard streams and the
 /// launcher's.
@@ -20,7 +18,7 @@ const FIRST_DESCRIPTOR: i32 = 10;
 
 /// QEMU with one machine, stopped before its first instruction.
 pub(super) fn program(
-    config: &config::Qemu,
+    settings: &Settings,
     accelerator: &Accelerator,
     plan: MachinePlan,
 ) -> Result<Program, HypervisorError> {
@@ -33,7 +31,7 @@ pub(super) fn program(
     let b = &mut builder;
     identity(b, &plan);
     b.option("-machine", format!("pc,accel={}", accelerator.name));
-    let usual = if accelerator.name == "kvm" { &config.kvm_cpu } else { &config.tcg_cpu };
+    let usual = if accelerator.name == "kvm" { &settings.kvm_cpu } else { &settings.tcg_cpu };
     b.option("-cpu", cpu(plan.tuning.cpu_type.as_ref().unwrap_or(usual), accelerator));
     b.option("-m", format!("{}M", plan.ram));
     b.option("-smp", plan.vcpus.to_string());
@@ -84,7 +82,7 @@ pub(super) fn program(
     let positions = boot_positions(b, &plan.order, plan.once.as_ref())?;
     let setup = Setup { vnc_password: plan.tuning.vnc_password, ..positions };
     Ok(Program {
-        path: config.binary.clone(),
+        path: settings.binary.clone(),
         arguments: builder.arguments,
         descriptors: builder.descriptors,
         setup,
@@ -374,7 +372,7 @@ mod tests {
 
     fn build(plan: MachinePlan) -> Result<Program, HypervisorError> {
         let accelerator = Accelerator { name: "tcg", reason: String::new() };
-        program(&config::Qemu::default(), &accelerator, plan)
+        program(&Settings::default(), &accelerator, plan)
     }
 
     #[test]

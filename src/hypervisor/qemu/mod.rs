@@ -11,6 +11,7 @@ mod info;
 mod machine;
 mod offers;
 mod qmp;
+mod settings;
 mod trace;
 mod verdict;
 
@@ -30,18 +31,16 @@ use uuid::Uuid;
 pub use accel::{Accelerator, probe_kvm};
 use machine::QemuMachine;
 use offers::Catalogue;
+pub use settings::{Accel, Settings};
 use verdict::Memory;
 
 use super::{Description, Firmware, Hypervisor, HypervisorError, LastWords, Machine, MachinePlan, Program};
-use crate::{
-    config,
-    spec::{Violation, VmSpec},
-};
+use crate::spec::{Violation, VmSpec};
 
 /// Runs QEMU.
 #[derive(Debug)]
 pub struct Qemu {
-    config: config::Qemu,
+    settings: Settings,
     accelerator: OnceCell<Accelerator>,
     catalogue: Catalogue,
     memory: Option<Memory>,
@@ -50,9 +49,9 @@ pub struct Qemu {
 impl Qemu {
     /// QEMU as configured.
     #[must_use]
-    pub fn new(config: config::Qemu) -> Self {
-        let catalogue = Catalogue::new(&config.binary);
-        Self { config, accelerator: OnceCell::new(), catalogue, memory: None }
+    pub fn new(settings: Settings) -> Self {
+        let catalogue = Catalogue::new(&settings.binary);
+        Self { settings, accelerator: OnceCell::new(), catalogue, memory: None }
     }
 
     /// Keeps at `path` what is found out about KVM in this boot of the host.
@@ -64,14 +63,14 @@ impl Qemu {
 
     /// Decided once for the life of the agent; the decision may take seconds.
     async fn accelerator(&self) -> &Accelerator {
-        self.accelerator.get_or_init(|| accel::choose(&self.config, self.memory.as_ref())).await
+        self.accelerator.get_or_init(|| accel::choose(&self.settings, self.memory.as_ref())).await
     }
 }
 
 #[async_trait]
 impl Hypervisor for Qemu {
     async fn describe(&self) -> Description {
-        let version = version(&self.config.binary).await.unwrap_or_default();
+        let version = version(&self.settings.binary).await.unwrap_or_default();
         let accelerator = self.accelerator().await;
         Description { version, accelerator: accelerator.name.to_owned(), reason: accelerator.reason.clone() }
     }
@@ -90,12 +89,12 @@ impl Hypervisor for Qemu {
                 .map_err(HypervisorError::at(format!("UEFI firmware {} (package ovmf)", path.display())))
         };
         // Debian's files may be links; the VM's own may not.
-        let code = File::open(&self.config.ovmf_code).map_err(HypervisorError::at(format!(
+        let code = File::open(&self.settings.ovmf_code).map_err(HypervisorError::at(format!(
             "UEFI firmware {} (package ovmf)",
-            self.config.ovmf_code.display()
+            self.settings.ovmf_code.display()
         )))?;
         if !vars.exists() {
-            copy_new(&self.config.ovmf_vars, vars)
+            copy_new(&self.settings.ovmf_vars, vars)
                 .map_err(HypervisorError::at(format!("UEFI variables {}", vars.display())))?;
         }
         Ok(Firmware::Uefi { code, vars: open(vars, true)? })
@@ -107,7 +106,7 @@ impl Hypervisor for Qemu {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             opened => opened.map_err(failed())?,
         };
-        let size = self.config.ovmf_vars.metadata().map_err(failed())?.len();
+        let size = self.settings.ovmf_vars.metadata().map_err(failed())?.len();
         let found = file.metadata().map_err(failed())?.len();
         if found != size {
             tracing::warn!(vars = %vars.display(), found, size, "the hypervisor changed the size of its UEFI variables; they have their own again");
@@ -117,13 +116,13 @@ impl Hypervisor for Qemu {
     }
 
     async fn program(&self, plan: MachinePlan) -> Result<Program, HypervisorError> {
-        if !self.config.binary.exists() {
+        if !self.settings.binary.exists() {
             return Err(HypervisorError::Plan(format!(
                 "{} is not there; install the package qemu-system-x86, or set qemu.binary",
-                self.config.binary.display()
+                self.settings.binary.display()
             )));
         }
-        arguments::program(&self.config, self.accelerator().await, plan)
+        arguments::program(&self.settings, self.accelerator().await, plan)
     }
 
     fn last_words(&self, text: &str) -> LastWords {
@@ -131,7 +130,7 @@ impl Hypervisor for Qemu {
     }
 
     fn patience(&self) -> Duration {
-        Duration::from_secs(self.config.start_seconds)
+        Duration::from_secs(self.settings.start_seconds)
     }
 
     async fn attach(

@@ -4,9 +4,12 @@ use std::{collections::BTreeSet, path::Path};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{LinuxLinks, netlink::Link};
+use super::{
+    super::settings::{Tag, TagKind},
+    LinuxLinks,
+    netlink::Link,
+};
 use crate::{
-    config::{Tag, TagKind},
     crash,
     network::{LinkError, guard, name},
     spec::{Mac, NicSpec},

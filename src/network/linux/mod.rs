@@ -34,10 +34,11 @@ use super::{
     dhcp::Responder,
     guard::{self, Guarded, Side},
     name,
+    settings::{Settings, Tag, TagKind},
 };
 use crate::{
-    config::{Config, Tag, TagKind},
     crash,
+    layout::Layout,
     spec::{Mac, NicSpec},
     sys::{self, PacketSocket},
 };
@@ -66,13 +67,12 @@ struct Place {
 impl LinuxLinks {
     /// Links as configured.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
-        let network = &config.network;
+    pub fn new(settings: &Settings, layout: &Layout) -> Self {
         Self {
-            tags: Tags::new(network, rustix::process::geteuid().is_root()),
-            prefix: network.prefix.clone(),
-            home: config.state_dir.clone(),
-            nft: Nft::new(network.nft.clone(), network.prefix.clone()),
+            tags: Tags::new(settings, rustix::process::geteuid().is_root()),
+            prefix: settings.prefix.clone(),
+            home: layout.state().to_owned(),
+            nft: Nft::new(settings.nft.clone(), settings.prefix.clone()),
             netlink: OnceCell::new(),
             changing: Mutex::new(()),
         }

@@ -4,9 +4,8 @@
 
 use uuid::Uuid;
 
-use super::{LinuxLinks, Place, netlink::Link};
+use super::{super::settings::TagKind, LinuxLinks, Place, netlink::Link};
 use crate::{
-    config::TagKind,
     crash,
     network::{LinkError, Links as _, Wiring},
     spec::NicSpec,

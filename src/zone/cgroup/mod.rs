@@ -22,9 +22,9 @@ use setting::Setting;
 
 use uuid::Uuid;
 
-use super::Group;
+use super::{Group, settings::Settings};
 use crate::{
-    config, crash,
+    crash,
     spec::{LimitReport, Limits},
 };
 
@@ -55,9 +55,9 @@ struct Place {
 const A_WHILE: Duration = Duration::from_secs(60);
 
 impl Cgroups {
-    pub(super) fn new(config: &config::Zone) -> Self {
-        let parent = Some(config.cgroup_parent.clone()).filter(|parent| !parent.is_empty());
-        Self { prefix: config.cgroup.clone(), parent }
+    pub(super) fn new(settings: &Settings) -> Self {
+        let parent = Some(settings.cgroup_parent.clone()).filter(|parent| !parent.is_empty());
+        Self { prefix: settings.cgroup.clone(), parent }
     }
 
     /// The group that an agent moves itself into.
@@ -350,8 +350,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let record = dir.path().join("cgroup.json");
         let name = uuid::Uuid::new_v4().to_string();
-        let config = config::Zone { cgroup: "zoneward-test".into(), ..config::Zone::default() };
-        let cgroup = Cgroups::new(&config).make(&name, &record).unwrap();
+        let settings = Settings { cgroup: "zoneward-test".into(), ..Settings::default() };
+        let cgroup = Cgroups::new(&settings).make(&name, &record).unwrap();
         if cgroup.places.is_empty() {
             eprintln!("IGNORED: no control group can be made here: {:?}", cgroup.refusals);
             return;

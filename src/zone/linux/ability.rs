@@ -52,7 +52,7 @@ impl Ability {
                 Level::Rootless => !root,
                 Level::FiltersOnly => true,
             };
-            if !sensible || zone.config.level.is_some_and(|only| only != *level) {
+            if !sensible || zone.settings.level.is_some_and(|only| only != *level) {
                 continue;
             }
             let found = Self { level: *level, landlock, enforcements: Vec::new(), limits: Vec::new() };

@@ -24,19 +24,19 @@ use super::{
     Found, Group, Launch, Process, Zone, ZoneError,
     cgroup::{Cgroup, Cgroups},
     sandbox::{Device, Sandbox},
+    settings::{LimitPolicy, Settings},
     spawn::spawn,
 };
 use crate::{
-    config::{self, Config, LimitPolicy},
     crash,
-    layout::VmLayout,
+    layout::{Layout, VmLayout},
     spec::{Enforcement, LimitReport, Limits},
 };
 
 /// Makes zones with the launcher.
 #[derive(Debug)]
 pub struct LinuxZone {
-    config: config::Zone,
+    settings: Settings,
     cgroups: Cgroups,
     /// Where the trial zone is made.
     run: PathBuf,
@@ -46,15 +46,15 @@ pub struct LinuxZone {
 }
 
 impl LinuxZone {
-    /// Zones as configured.
+    /// Zones as configured; of each log `keep` bytes are kept.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(settings: Settings, layout: &Layout, keep: u64) -> Self {
         Self {
-            config: config.zone.clone(),
-            cgroups: Cgroups::new(&config.zone),
-            run: config.run_dir.clone(),
+            cgroups: Cgroups::new(&settings),
+            settings,
+            run: layout.run().to_owned(),
             ability: OnceCell::new(),
-            logger: Logger::new(&config.run_dir, config.console.keep_kib << 10),
+            logger: Logger::new(layout.run(), keep),
         }
     }
 
@@ -80,7 +80,7 @@ impl LinuxZone {
         }
         Ok(Sandbox {
             root: root.to_owned(),
-            platform: vec![(self.config.platform.clone(), "usr".to_owned())],
+            platform: vec![(self.settings.platform.clone(), "usr".to_owned())],
             devices,
             uid,
             hostname,
@@ -99,12 +99,12 @@ impl LinuxZone {
     /// The user of the zone with that index: its own where this host lets us, else ours.
     fn user_of(&self, index: u32) -> u32 {
         let own = rustix::process::geteuid();
-        if own.is_root() { self.config.uid_base.saturating_add(index) } else { own.as_raw() }
+        if own.is_root() { self.settings.uid_base.saturating_add(index) } else { own.as_raw() }
     }
 
     /// The user of zones that no VM has.
     fn trial_user(&self) -> u32 {
-        self.user_of(self.config.uid_count)
+        self.user_of(self.settings.uid_count)
     }
 
     /// The program's output goes through pipes: it never has a log itself.
@@ -119,7 +119,7 @@ impl LinuxZone {
     fn insist(&self, enforcements: &[Enforcement]) -> Result<(), ZoneError> {
         let missing = enforcements
             .iter()
-            .find(|found| !found.is_enforced() && !self.config.allow_missing.contains(&found.restriction));
+            .find(|found| !found.is_enforced() && !self.settings.allow_missing.contains(&found.restriction));
         match missing {
             None => Ok(()),
             Some(missing) => {
@@ -135,7 +135,7 @@ impl LinuxZone {
         } else {
             LimitPolicy::BestEffort
         };
-        if self.config.limits.unwrap_or(by_user) == LimitPolicy::BestEffort {
+        if self.settings.limits.unwrap_or(by_user) == LimitPolicy::BestEffort {
             return Ok(());
         }
         let needed = |report: &&LimitReport| match report.property.as_str() {

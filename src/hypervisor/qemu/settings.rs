@@ -1,0 +1,51 @@
+//! How QEMU is configured: the section `[qemu]`.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// QEMU.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The program.
+    pub binary: PathBuf,
+    /// What runs guest code: `auto` tries whether KVM can run a guest, `kvm` and `tcg` insist.
+    pub accel: Accel,
+    /// CPU model under KVM.
+    pub kvm_cpu: String,
+    /// CPU model under TCG.
+    pub tcg_cpu: String,
+    /// UEFI code.
+    pub ovmf_code: PathBuf,
+    /// UEFI variables, copied for each VM.
+    pub ovmf_vars: PathBuf,
+    /// Seconds that QEMU may take until it answers.
+    pub start_seconds: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            binary: "/usr/bin/qemu-system-x86_64".into(),
+            accel: Accel::Auto,
+            kvm_cpu: "host".into(),
+            tcg_cpu: "max".into(),
+            ovmf_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
+            ovmf_vars: "/usr/share/OVMF/OVMF_VARS_4M.fd".into(),
+            start_seconds: 60,
+        }
+    }
+}
+
+/// What runs guest code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// KVM when it can run a guest, else TCG.
+    Auto,
+    /// KVM.
+    Kvm,
+    /// QEMU's own emulation.
+    Tcg,
+}

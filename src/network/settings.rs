@@ -1,0 +1,78 @@
+//! How networks are configured: the section `[network]`.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+
+/// What interfaces are plugged into.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Names of the agent's links begin with it, and its table of rules has it as its name. Two agents on one host
+    /// need two.
+    pub prefix: String,
+    /// The program that installs rules of packets.
+    pub nft: PathBuf,
+    /// The networks, by nic tag. None: `admin`, an etherstub for root and isolated for an ordinary user.
+    pub tags: BTreeMap<String, Tag>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { prefix: "zw".to_owned(), nft: "/usr/sbin/nft".into(), tags: BTreeMap::new() }
+    }
+}
+
+/// A network of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tag {
+    /// What it is.
+    pub kind: TagKind,
+    /// The host's link that it is made of; etherstubs and isolated ones have none.
+    #[serde(default)]
+    pub link: String,
+    /// Largest packet, in bytes.
+    #[serde(default = "usual_mtu")]
+    pub mtu: i32,
+}
+
+fn usual_mtu() -> i32 {
+    1500
+}
+
+/// What a nic tag is on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TagKind {
+    /// Each interface has a carrier and nobody at the other end. Needs no privilege.
+    Isolated,
+    /// A bridge that the agent makes, for guests alone.
+    Etherstub,
+    /// A bridge that is there.
+    Bridge,
+    /// A bridge that the agent makes, with an interface of the host as its way out.
+    Uplink,
+    /// Each interface shares an interface of the host.
+    Macvtap,
+}
+
+impl TagKind {
+    /// Its name in the file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Isolated => "isolated",
+            Self::Etherstub => "etherstub",
+            Self::Bridge => "bridge",
+            Self::Uplink => "uplink",
+            Self::Macvtap => "macvtap",
+        }
+    }
+
+    /// Whether it is made of a link of the host.
+    #[must_use]
+    pub fn needs_link(self) -> bool {
+        matches!(self, Self::Bridge | Self::Uplink | Self::Macvtap)
+    }
+}
