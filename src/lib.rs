@@ -42,6 +42,7 @@ pub mod hypervisor;
 pub mod layout;
 mod logfile;
 pub mod metadata;
+pub mod model;
 pub mod network;
 pub mod probe;
 pub mod proto;

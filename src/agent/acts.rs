@@ -8,7 +8,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{Agent, call::Call, error::Error};
-use crate::store::{Commit, NewEvent};
+use crate::model::NewEvent;
+use crate::store::Commit;
 
 /// Of one caller and rpc one refusal is told in that time.
 const REFUSAL: Duration = Duration::from_secs(60);

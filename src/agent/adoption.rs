@@ -28,11 +28,10 @@ use super::{
 use crate::{
     boot,
     hypervisor::{HypervisorError, InfoType, Machine, RunStatus},
+    model::{BootCall, EventKind, NewEvent, Phase, Timestamp, VmRecord, WaitingCall},
     spec::{Limits, VmState},
     storage::remove_disks,
-    store::{
-        Answer, BootCall, Commit, EventKind, NewEvent, Phase, Timestamp, VmChange, VmRecord, WaitingCall,
-    },
+    store::{Answer, Commit, VmChange},
     zone::{Ended, Found, Process},
 };
 
@@ -200,7 +199,7 @@ async fn take_over(
     }
     vm.state = state;
     vm.vnc_port = port;
-    let booted = vm.machine.get_or_insert_with(|| crate::store::Machine {
+    let booted = vm.machine.get_or_insert_with(|| crate::model::Run {
         pid,
         booted: Timestamp::now(),
         accelerator: accelerator.to_owned(),

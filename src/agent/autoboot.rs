@@ -21,8 +21,9 @@ use uuid::Uuid;
 
 use super::{Agent, actor::Command, call::Call, error::Error};
 use crate::{
+    model::VmRecord,
     spec::{BootOptions, VmState},
-    store::{Commit, VmChange, VmRecord},
+    store::{Commit, VmChange},
 };
 
 /// Starts in the background what has to be started.

@@ -6,9 +6,10 @@ use uuid::Uuid;
 
 use super::{error::Error, leaks::Reclaimed};
 use crate::{
+    model::{BootCall, BootPhase, Change, EventKind, NewEvent, VmRecord, WaitingCall},
     spec::Note,
     storage::Entry,
-    store::{Answer, BootCall, BootPhase, Change, EventKind, NewEvent, VmRecord, WaitingCall},
+    store::Answer,
 };
 
 /// Who asks for a change.

@@ -16,8 +16,8 @@ use super::{
     links,
 };
 use crate::{
+    model::{StopCause, VmRecord},
     spec::{BootOptions, Note, Violation, VmSpec, defaults, validate},
-    store::{StopCause, VmRecord},
 };
 
 impl Agent {

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    model::{Change, VmRecord},
     spec::{VmSpec, secret},
-    store::{Change, VmRecord},
 };
 
 /// A machine as it may be shown: without secrets.
@@ -82,7 +82,7 @@ pub(super) fn public(vm: &VmRecord) -> Value {
     Value::Object(object)
 }
 
-fn iso(time: crate::store::Timestamp) -> String {
+fn iso(time: crate::model::Timestamp) -> String {
     jiff::Timestamp::from_millisecond(time.0).map(|t| format!("{t:.3}")).unwrap_or_default()
 }
 

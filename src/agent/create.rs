@@ -17,13 +17,14 @@ use super::{
 };
 use crate::{
     layout::VmLayout,
+    model::{EventKind, Timestamp, VmRecord, WaitingCall},
     spec::{
         BootOptions, Brand, Mac, VmSpec, VmState,
         defaults::{self, Host},
         secret,
     },
     storage::{self, StorageError},
-    store::{Commit, EventKind, Timestamp, VmChange, VmRecord, WaitingCall},
+    store::{Commit, VmChange},
 };
 
 /// Makes a VM; starts it too when it says so.

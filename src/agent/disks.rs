@@ -1,7 +1,7 @@
 //! The disks of a machine whose hypervisor ended.
 
 use super::Agent;
-use crate::{spec::DiskSpec, store::VmRecord};
+use crate::{model::VmRecord, spec::DiskSpec};
 
 /// Gives disks and UEFI variables their sizes again, whatever the hypervisor made of them.
 pub(super) async fn settle(agent: &Agent, vm: &VmRecord) {

@@ -23,7 +23,7 @@ use super::{
     error::Error,
     registry::VmHandle,
 };
-use crate::{spec::VmState, store::StopCause};
+use crate::{model::StopCause, spec::VmState};
 
 /// Whether the host goes down. That outlives the agent, and not the boot of the host.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use crate::{
     console,
     hypervisor::{LastWords, MachineEvent},
+    model::{Exit, ExitReason, StopCause, Timestamp, VmRecord},
     spec::VmState,
-    store::{Exit, ExitReason, StopCause, Timestamp, VmRecord},
     zone::Ended,
 };
 

@@ -10,9 +10,10 @@ use super::{
     error::Error,
 };
 use crate::{
+    model::{EventKind, FileAction},
     spec::{VmState, validate::zone_path},
     storage::{self, Act, Entry, Note, Partial, StorageError, Upload, UploadPlan, ZoneRoot},
-    store::{Commit, EventKind, FileAction},
+    store::Commit,
 };
 
 /// Chunks that wait for the disk.

@@ -13,7 +13,8 @@ use super::{Agent, call::Call};
 use crate::{
     boot,
     events::WatchError,
-    store::{BootCall, Commit, EventKind, EventQuery, Phase, VmRecord},
+    model::{BootCall, EventKind, Phase, VmRecord},
+    store::{Commit, EventQuery},
 };
 
 /// Addresses that are told of one boot.

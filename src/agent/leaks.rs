@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     layout::VmLayout,
+    model::EventKind,
     spec::VmState,
     storage::{self, Orphan},
-    store::{Commit, EventKind},
+    store::Commit,
     zone::{Found, Group},
 };
 

@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use super::{Agent, actor::Command, error::Error, late_phases::LatePhases};
 use crate::{
+    model::{Phase, VmRecord},
     network::{Assigned, TagReport, Wiring},
     spec::{NicSpec, Violation, VmSpec},
-    store::{Phase, VmRecord},
 };
 
 /// Addresses that wait to be journaled.

@@ -8,13 +8,13 @@ use uuid::Uuid;
 use super::{Agent, call::Call, error::Error, late_phases::LatePhases, registry::View};
 use crate::{
     metadata::{self, Answer, Place, Route, route},
+    model::{Phase, VmRecord},
     spec::{
         NicAddress, NicSpec, Scalar,
         addressing::{self, Interface, interfaces},
         primary,
         property::{Kind, VM, find},
     },
-    store::{Phase, VmRecord},
 };
 
 /// Serves the guest of a VM that has a hypervisor, until the handle is dropped.

@@ -71,9 +71,10 @@ use crate::{
     hypervisor::{Description, Hypervisor},
     layout::Layout,
     metadata::seed,
+    model::VmRecord,
     spec::{Enforcement, LimitReport, Mac, NicSpec, VmSpec, VmState, filter::Filter, place, secret},
     storage,
-    store::{Keep, Store, VmRecord},
+    store::{Keep, Store},
 };
 use capacity::Budget;
 use claims::Claims;

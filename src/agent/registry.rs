@@ -14,9 +14,9 @@ use uuid::Uuid;
 use super::{actor::Command, change, error::Error};
 use crate::{
     console::Console,
+    model::VmRecord,
     proto::{spec_to_proto, v1},
     spec::filter::Filter,
-    store::VmRecord,
 };
 
 /// Bytes of machines on a page: less than what a client takes in one message.

@@ -6,8 +6,9 @@ use uuid::Uuid;
 
 use super::{Agent, call::Call, error::Error, files::blocking};
 use crate::{
+    model::{EventKind, FileAction},
     storage::{self, Partial},
-    store::{Commit, EventKind, FileAction},
+    store::Commit,
 };
 
 /// Between looks for uploads that nobody went on with.

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::{Agent, change};
 use crate::{
     events::WatchError,
+    model::{Event, EventKind, VmRecord},
     spec::filter::Filter,
-    store::{Event, EventKind, VmRecord},
 };
 
 /// Which events are wanted, and what is known of their VMs.

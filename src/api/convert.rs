@@ -6,6 +6,7 @@ use super::sight::Sight;
 use crate::{
     agent::{Capacity, Leak, LeakKind, View, bounded, shown},
     events::Journal,
+    model::{BootPhase, Change, Event, EventKind, Exit, ExitReason, FileAction, Phase, Timestamp, VmRecord},
     network::TagKind,
     network::TagReport,
     proto::{spec_to_proto, v1},
@@ -15,7 +16,6 @@ use crate::{
         secret::{REDACTED, has_secrets, is_secret, redacted},
     },
     storage::{Entry, EntryKind, Partial},
-    store::{BootPhase, Change, Event, EventKind, Exit, ExitReason, FileAction, Phase, Timestamp, VmRecord},
 };
 
 /// JSON as a protobuf struct.

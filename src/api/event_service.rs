@@ -24,6 +24,7 @@ use super::{
 use crate::{
     agent::{Agent, Error, View, Wanted},
     events::{Cursor, CursorError, Watcher},
+    model::{Event, Timestamp},
     proto::{
         Packed,
         v1::{
@@ -31,7 +32,7 @@ use crate::{
             watch_events_response::Item,
         },
     },
-    store::{Event, EventQuery, Found, Timestamp},
+    store::{EventQuery, Found},
 };
 
 /// Between bookmarks on an idle stream.

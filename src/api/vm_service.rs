@@ -15,12 +15,12 @@ use super::{
 };
 use crate::{
     agent::{Agent, Call, Error, Outcome, View},
+    model::{BootPhase, VmRecord},
     proto::{
         spec_from_proto, update_to_json,
         v1::{self, start_vm_response, vm_service_server::VmService},
     },
     spec::{Brand, MAX_PAYLOAD, Note, Violation, VmSpec, defaults, property::schema, update},
-    store::{BootPhase, VmRecord},
 };
 
 /// Boot phases that wait for a client.

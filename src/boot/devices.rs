@@ -7,13 +7,13 @@ use crate::{
     hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, LEAST_FILE, Nic, NicBackend, Tuning},
     layout::VmLayout,
     metadata::seed,
+    model::{CdDrive, VmRecord},
     network::{LinkError, Links, Plug, Wiring},
     spec::{
         BootDevice, BootOptions, BootOrder, Bootrom, DiskModel, DiskSpec, Media, NicModel, NicSpec, Place,
         VmSpec, disk::drive_name, forms::boot_order as boot_order_of,
     },
     storage::{StorageError, ZoneRoot, take_disk, write_seed},
-    store::{CdDrive, VmRecord},
 };
 
 /// A disk or CD, as a boot attaches it.

@@ -27,10 +27,10 @@ use crate::{
     console::{Console, VncEndpoint},
     hypervisor::{Hypervisor, Machine},
     layout::VmLayout,
+    model::{BootPhase, Phase, VmRecord},
     network::{Links, Wiring},
     spec::{BootOptions, Brand},
     storage::Volumes,
-    store::{BootPhase, Phase, VmRecord},
     zone::{Process, Zone},
 };
 

@@ -20,9 +20,9 @@ use crate::{
     crash,
     hypervisor::{Drive, Firmware, Hypervisor, Machine, MachinePlan, Nic, Setup},
     layout::short_socket_name,
+    model::Phase,
     network::LinkError,
     spec::{Brand, Limits},
-    store::Phase,
     zone::{Ended, Launch, Process},
 };
 
@@ -351,7 +351,7 @@ impl Boot<'_> {
 
 /// Opens a VM's VNC endpoint, unless it has none. Also how a running machine gets it back.
 pub async fn listen_vnc(
-    vm: &crate::store::VmRecord,
+    vm: &crate::model::VmRecord,
     address: IpAddr,
     machine: Arc<dyn Machine>,
 ) -> io::Result<Option<VncEndpoint>> {

@@ -11,9 +11,8 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::cursor::Cursor;
-use crate::store::{
-    Event, EventQuery, Found, JournalRange, Keep, Reader, Store, StoreError, Timestamp, VmRecord,
-};
+use crate::model::{Event, Timestamp, VmRecord};
+use crate::store::{EventQuery, Found, JournalRange, Keep, Reader, Store, StoreError};
 
 /// Newest events kept in memory for watchers that keep up, and their bytes in the journal.
 const TAIL: usize = 1024;
@@ -281,7 +280,8 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Commit, EventKind, NewEvent};
+    use crate::model::{EventKind, NewEvent};
+    use crate::store::Commit;
 
     fn fact(n: u128) -> Commit {
         let kind = EventKind::Deleted { alias: n.to_string() };

@@ -6,16 +6,10 @@
 //! is waiting as one transaction. `synchronous=FULL`: what was acknowledged survives a power cut.
 
 mod error;
-mod event;
 mod reader;
-mod record;
 mod schema;
 mod writer;
 
 pub use error::StoreError;
-pub use event::{BootPhase, Change, Event, EventKind, FileAction, NewEvent, Phase};
 pub use reader::{EventQuery, Found, JournalRange, Reader};
-pub use record::{
-    BootCall, CdDrive, Exit, ExitReason, Kill, Machine, StopCause, StopPlan, Timestamp, VmRecord, WaitingCall,
-};
 pub use writer::{Answer, Commit, Keep, Store, VmChange};

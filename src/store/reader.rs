@@ -9,13 +9,9 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value};
 use uuid::Uuid;
 
-use super::{
-    error::StoreError,
-    event::{Event, EventKind},
-    record::{Timestamp, VmRecord},
-    schema,
-    writer::Answer,
-};
+use super::{error::StoreError, schema, writer::Answer};
+
+use crate::model::{Event, EventKind, Timestamp, VmRecord};
 
 /// A second connection. Its calls block for as long as the disk does; call them off the runtime's
 /// threads when the answer may be large.
@@ -279,7 +275,8 @@ fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Commit, Keep, NewEvent, Store};
+    use crate::model::NewEvent;
+    use crate::store::{Commit, Keep, Store};
 
     fn fact(n: i64) -> NewEvent {
         let (leak, path, alias) = (String::new(), String::new(), n.to_string());

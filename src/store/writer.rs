@@ -6,13 +6,11 @@ use rusqlite::{Connection, Transaction, params};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{
-    error::StoreError,
-    event::{Event, EventKind, NewEvent},
-    record::{Timestamp, VmRecord},
-    schema,
+use super::{error::StoreError, schema};
+use crate::{
+    crash,
+    model::{Event, EventKind, NewEvent, Timestamp, VmRecord},
 };
-use crate::crash;
 
 /// Commits waiting for the writer; more than that wait with their callers.
 const QUEUE: usize = 256;

@@ -3,9 +3,10 @@
 use tonic::Code;
 use zoneward::{
     hypervisor::{MachineEvent, simulated::Faults},
+    model::{StopCause, StopPlan, Timestamp, VmRecord, WaitingCall},
     proto::v1,
     spec::VmState,
-    store::{Commit, StopCause, StopPlan, Store, Timestamp, VmChange, VmRecord, WaitingCall},
+    store::{Commit, Store, VmChange},
     zone::Ended,
 };
 

@@ -20,7 +20,7 @@ use super::{Actor, patience::briefly};
 use crate::{
     crash,
     hypervisor::{Hearing, HypervisorError},
-    store::{Timestamp, VmRecord},
+    model::{Timestamp, VmRecord},
 };
 
 /// Between two looks at a guest that is deaf.

@@ -9,9 +9,9 @@ use crate::{
         error::Error,
     },
     hypervisor::Medium,
+    model::{Kill, VmRecord},
     spec::{Media, VmState, validate},
     storage::{StorageError, ZoneRoot, take_disk},
-    store::{Kill, VmRecord},
 };
 
 /// What is asked of a running machine.

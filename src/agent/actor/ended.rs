@@ -14,8 +14,9 @@ use crate::{
     },
     crash,
     hypervisor::MachineEvent,
+    model::{EventKind, Exit, ExitReason, VmRecord},
     spec::{BootOptions, VmState},
-    store::{Commit, EventKind, Exit, ExitReason, VmRecord},
+    store::Commit,
     zone::{Ended, Found},
 };
 

@@ -6,7 +6,7 @@ use super::Actor;
 use crate::{
     agent::{late_phases::LatePhases, metadata},
     console::Console,
-    store::Phase,
+    model::Phase,
 };
 
 impl Actor {

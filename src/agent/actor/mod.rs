@@ -53,9 +53,10 @@ use crate::{
     console::{Console, VncEndpoint},
     hypervisor::{Machine, MachineEvent},
     layout::VmLayout,
+    model::{BootPhase, EventKind, StopCause, VmRecord},
     spec::{BootOptions, VmState},
     storage::remove_zone,
-    store::{BootPhase, Commit, EventKind, StopCause, VmChange, VmRecord},
+    store::{Commit, VmChange},
 };
 use control::Control;
 use resets::Resets;

@@ -9,7 +9,8 @@ use crate::{
         change,
         error::Error,
     },
-    store::{Answer, Commit, EventKind, NewEvent, Timestamp, VmChange, VmRecord},
+    model::{EventKind, NewEvent, Timestamp, VmRecord},
+    store::{Answer, Commit, VmChange},
 };
 
 impl Actor {

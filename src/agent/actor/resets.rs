@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::Actor;
 use crate::{
     agent::{call::Call, exit},
+    model::Timestamp,
     spec::VmState,
-    store::Timestamp,
 };
 
 /// Between two times that resets are journaled.

@@ -9,7 +9,7 @@ use crate::{
     agent::{Agent, registry::VmHandle},
     console::Console,
     layout::VmLayout,
-    store::VmRecord,
+    model::VmRecord,
 };
 
 /// A VM's place, whose actor comes later: the VM is seen, and what it is told waits.

@@ -10,11 +10,9 @@ use crate::{
         links::Attended,
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
+    model::{BootCall, BootPhase, EventKind, Exit, ExitReason, Phase, Run, Timestamp, VmRecord},
     spec::{BootOptions, VmState},
-    store::{
-        BootCall, BootPhase, Commit, EventKind, Exit, ExitReason, Machine as MachineRecord, Phase, Timestamp,
-        VmRecord,
-    },
+    store::Commit,
 };
 
 impl Actor {
@@ -128,7 +126,7 @@ impl Actor {
         running: Running,
         phases: Vec<BootPhase>,
     ) -> Result<Outcome, Error> {
-        let machine = MachineRecord {
+        let machine = Run {
             pid: running.process.pid(),
             booted: Timestamp::now(),
             accelerator: running.accelerator,

@@ -16,8 +16,8 @@ use crate::{
         links,
     },
     crash,
+    model::{StopCause, StopPlan, Timestamp, VmRecord, WaitingCall},
     spec::{BootOptions, VmState},
-    store::{StopCause, StopPlan, Timestamp, VmRecord, WaitingCall},
 };
 
 /// Longest wait for a guest to obey the power button, in seconds: a day.

@@ -20,9 +20,9 @@ use crate::{
         links,
     },
     crash,
+    model::VmRecord,
     spec::{DiskSpec, Limits, Note, VmSpec, VmState, update},
     storage::{StorageError, ZoneRoot, is_qcow2},
-    store::VmRecord,
 };
 
 impl Actor {

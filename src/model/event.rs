@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::record::{Timestamp, VmRecord};
+use super::{time::Timestamp, vm::VmRecord};
 use crate::spec::Mac;
 
 /// A fact in the journal.

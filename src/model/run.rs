@@ -1,0 +1,59 @@
+//! A running hypervisor, and the boot that it came from.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::time::Timestamp;
+use crate::spec::{BootOptions, Enforcement, LimitReport, NicSpec};
+
+/// A running hypervisor. Which process it is stands in the run directory, not here: that is written
+/// before the process runs its first instruction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// On the host.
+    pub pid: i32,
+    /// When it was started.
+    pub booted: Timestamp,
+    /// What runs guest code: `kvm` or `tcg`.
+    pub accelerator: String,
+    /// What the hypervisor is kept from.
+    #[serde(default)]
+    pub enforcements: Vec<Enforcement>,
+    /// What bounds it.
+    #[serde(default)]
+    pub limits: Vec<LimitReport>,
+    /// Its CD drives.
+    #[serde(default)]
+    pub cds: Vec<CdDrive>,
+    /// Its interfaces, as they were when it was booted.
+    #[serde(default)]
+    pub nics: Vec<NicSpec>,
+    /// How often it was reset.
+    #[serde(default)]
+    pub resets: u64,
+    /// When it was reset last.
+    #[serde(default)]
+    pub last_reset: Option<Timestamp>,
+}
+
+/// A boot as it was asked for, so that another agent can go on with it and tell of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootCall {
+    /// Who called.
+    pub actor: String,
+    /// The caller's id of the request.
+    pub request_id: Option<Uuid>,
+    /// When, on the host's clock that nobody sets: its phases count from then.
+    pub called_us: u64,
+    /// What it does differently.
+    pub options: BootOptions,
+}
+
+/// A CD drive of a running machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CdDrive {
+    /// The hypervisor's name of it.
+    pub id: String,
+    /// What is in it, a path inside the zone's root; empty when nothing is.
+    pub path: String,
+}

@@ -1,0 +1,36 @@
+//! Time as it is kept and shown.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// Wall-clock time in milliseconds since 1970; only ever shown, never used to order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(jiff::Timestamp::now().as_millisecond())
+    }
+
+    /// That time.
+    #[must_use]
+    pub fn from_system(time: SystemTime) -> Self {
+        Self(jiff::Timestamp::try_from(time).map_or(0, jiff::Timestamp::as_millisecond))
+    }
+
+    /// So much later.
+    #[must_use]
+    pub fn later(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// How long it is until then; nothing when it is over.
+    #[must_use]
+    pub fn until(self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(Self::now().0)).unwrap_or(0))
+    }
+}

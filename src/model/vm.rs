@@ -1,0 +1,107 @@
+//! What is kept of a VM.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    exit::Exit,
+    run::{BootCall, Run},
+    stop::{Kill, StopPlan, WaitingCall},
+    time::Timestamp,
+};
+use crate::spec::{DiskSpec, NicSpec, VmSpec, VmState};
+
+/// The record of a VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// Its name for life.
+    pub uuid: Uuid,
+    /// Grows with each change, from a number that no earlier VM of this UUID had; the etag.
+    pub generation: u64,
+    /// Complete.
+    pub spec: VmSpec,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// The zone's place in the host's range of zone users; no other VM has it.
+    #[serde(default)]
+    pub zone_index: u32,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it last changed.
+    pub modified: Timestamp,
+    /// The hypervisor; there while the state has one, or may have one.
+    pub machine: Option<Run>,
+    /// How it came, or comes, to be; there from STARTING on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootCall>,
+    /// How the last run ended; in a running hypervisor, the guest's run before its last reset.
+    pub exit: Option<Exit>,
+    /// The stop that is under way; with a reboot until the VM runs again.
+    #[serde(default)]
+    pub stop: Option<StopPlan>,
+    /// File names of disks that an update under way makes or removes. Those that the machine does not have are
+    /// removed by the next agent; no other disk ever is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsettled: Vec<String>,
+    /// Calls that wait for the end of a start or a deletion, for the agent that has to answer them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<WaitingCall>,
+    /// The last signal that a caller sent to this hypervisor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill: Option<Kill>,
+    /// The boot of the host in which the VM was made, started, or decided to stay stopped. In another one it is
+    /// started once, if it has autoboot.
+    #[serde(default)]
+    pub host_boot: Option<String>,
+    /// The TCP port of the VNC endpoint in the last run, so that it stays the same over a restart of
+    /// the agent.
+    pub vnc_port: Option<u16>,
+    /// What its VNC endpoint asks for when the machine has no `vnc_password`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vnc_secret: Option<String>,
+}
+
+impl VmRecord {
+    /// What a viewer is asked for at the VNC endpoint.
+    #[must_use]
+    pub fn vnc_password(&self) -> Option<&str> {
+        self.spec.vnc_password.as_deref().or(self.vnc_secret.as_deref())
+    }
+
+    /// Disks that an update which was cut made, or did not come to remove.
+    #[must_use]
+    pub fn leftover_disks(&self) -> Vec<String> {
+        let known: Vec<&str> = self.spec.disks.iter().filter_map(DiskSpec::file_name).collect();
+        self.unsettled.iter().filter(|name| !known.contains(&name.as_str())).cloned().collect()
+    }
+
+    /// The interfaces that it has until its next boot; none when it does not run.
+    #[must_use]
+    pub fn running_nics(&self) -> &[NicSpec] {
+        self.machine.as_ref().map_or(&[], |machine| &machine.nics)
+    }
+}
+
+impl VmRecord {
+    /// Where the VM is on its way to, and by when that is decided, if it is.
+    #[must_use]
+    pub fn transition(&self) -> Option<(VmState, Option<Timestamp>)> {
+        let stop = self.stop.as_ref();
+        match self.state {
+            VmState::Provisioning if self.spec.autoboot() => Some((VmState::Running, None)),
+            VmState::Provisioning => Some((VmState::Stopped, None)),
+            VmState::Starting => Some((VmState::Running, None)),
+            VmState::Stopping if stop.is_some_and(|stop| stop.then_start) => {
+                Some((VmState::Running, stop.map(|stop| stop.deadline)))
+            }
+            VmState::Stopping => Some((VmState::Stopped, stop.map(|stop| stop.deadline))),
+            _ => None,
+        }
+    }
+
+    /// The tag that makes a change conditional.
+    #[must_use]
+    pub fn etag(&self) -> String {
+        format!("g{}", self.generation)
+    }
+}
