@@ -55,7 +55,6 @@ use uuid::Uuid;
 pub use acts::Refusals;
 pub use call::{BootProgress, Call, Outcome};
 pub use capacity::{Capacity, Resource};
-pub use change::{bounded, shown};
 pub use drain::Drained;
 pub use error::Error;
 pub use files::{FileList, Uploader};
@@ -214,6 +213,12 @@ impl Agent {
         &self.inner.layout
     }
 
+    /// Where a VM's zone is on the host.
+    #[must_use]
+    pub fn zonepath(&self, uuid: Uuid) -> String {
+        self.inner.layout.vm(uuid).zonepath().display().to_string()
+    }
+
     /// The journal of this host.
     #[must_use]
     pub fn journal(&self) -> &Journal {
@@ -286,7 +291,8 @@ impl Agent {
     /// logged.
     async fn write_vm_json(&self, record: &VmRecord) {
         let layout = self.inner.layout.vm(record.uuid);
-        let text = serde_json::to_string_pretty(&change::for_a_file(record)).unwrap_or_default();
+        let text = serde_json::to_string_pretty(&change::for_a_file(record, &self.zonepath(record.uuid)))
+            .unwrap_or_default();
         let written = tokio::task::spawn_blocking(move || storage::write_vm_json(&layout, &text)).await;
         if let Ok(Err(error)) = written {
             tracing::debug!(vm = %record.uuid, %error, "vm.json");

@@ -17,6 +17,7 @@ use crate::{
     model::VmRecord,
     proto::{spec_to_proto, v1},
     spec::filter::Filter,
+    spec::secret,
 };
 
 /// Bytes of machines on a page: less than what a client takes in one message.
@@ -40,6 +41,8 @@ pub(super) struct VmHandle {
 pub struct View {
     /// As it was last committed.
     pub record: Arc<VmRecord>,
+    /// Where its zone is on the host.
+    pub zonepath: String,
     /// vmadm's flat object.
     pub object: Map<String, Value>,
     /// The machine in the contract's form.
@@ -70,8 +73,9 @@ impl VmHandle {
             Some(view) => view.clone(),
             None => {
                 let (object, spec) =
-                    (change::view(&record, &self.zonepath), spec_to_proto(&change::shown(&record.spec)));
-                kept.insert(Arc::new(View { record, object, spec })).clone()
+                    (change::object(&record, &self.zonepath), spec_to_proto(&secret::shown(&record.spec)));
+                let zonepath = self.zonepath.clone();
+                kept.insert(Arc::new(View { record, zonepath, object, spec })).clone()
             }
         }
     }

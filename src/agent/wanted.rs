@@ -123,5 +123,5 @@ impl Wanted {
 }
 
 fn seen_by_filters(agent: &Agent, vm: &VmRecord) -> Map<String, Value> {
-    change::view(vm, &agent.layout().vm(vm.uuid).zonepath().display().to_string())
+    change::object(vm, &agent.zonepath(vm.uuid))
 }

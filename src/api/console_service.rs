@@ -16,7 +16,6 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use super::{
-    convert::offset,
     request::{actor, bytes, invalid, peer, uuid, uuid_at},
     status::{console_status, link_status, status},
 };
@@ -24,6 +23,7 @@ use crate::{
     agent::{Agent, Call, Error},
     auth::Links,
     console::{ConsoleError, ConsoleInput, ConsoleItem, ConsoleReader, ConsoleWriter, WriterRight},
+    proto::offset,
     proto::v1::{
         self, attach_request, attach_response, connect_vnc_request, console_service_server::ConsoleService,
         read_log_response,

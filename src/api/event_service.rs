@@ -18,13 +18,15 @@ use super::{
     budget::{Budgets, Share},
     convert,
     request::{invalid, page_size, peer, uuid_at},
-    sight::{Expressions, Held, Sight},
+    sight::{Expressions, Held, sight},
     status::{status, watch_status},
 };
 use crate::{
     agent::{Agent, Error, View, Wanted},
     events::{Cursor, CursorError, Watcher},
     model::{Event, Timestamp},
+    proto::Sight,
+    proto::event_to_proto,
     proto::{
         Packed,
         v1::{
@@ -132,7 +134,7 @@ impl Shared {
         if let Some(item) = self.find(event.sequence) {
             return item;
         }
-        let item = Packed::from(&convert::event(agent.journal(), event, self.sight));
+        let item = Packed::from(&shown(agent, event, self.sight));
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         if kept.back().is_none_or(|(last, _)| *last < event.sequence) {
             // Few, should they be large: who needs one again makes it again.
@@ -152,6 +154,12 @@ impl Shared {
     }
 }
 
+/// An event as its readers see it.
+fn shown(agent: &Agent, event: &Event, sight: Sight) -> v1::WatchEventsResponse {
+    let cursor = agent.journal().cursor(event.sequence).to_string();
+    event_to_proto(event, cursor, &agent.zonepath(event.fact.uuid), sight)
+}
+
 type EventStream = Pin<Box<dyn Stream<Item = Result<Packed, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -162,7 +170,7 @@ impl EventService for Events {
         &self,
         request: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<EventStream>, Status> {
-        let (sight, caller) = (Sight::of(&request)?, peer(&request)?.clone());
+        let (sight, caller) = (sight(&request)?, peer(&request)?.clone());
         let request = request.into_inner();
         let (uuids, kinds) = (uuids(&request.uuids)?.into_iter().collect(), kinds(&request.kinds)?);
         let (filters, held) = self.expressions.filters(&caller, request.filters).await?;
@@ -186,7 +194,7 @@ impl EventService for Events {
         &self,
         request: Request<v1::ListEventsRequest>,
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
-        let sight = Sight::of(&request)?;
+        let sight = sight(&request)?;
         let request = request.into_inner();
         let journal = self.agent.journal();
         let page = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
@@ -197,7 +205,7 @@ impl EventService for Events {
         let Found { events, rest } = journal.list(from, query, rows).await.map_err(watch_status)?;
         let (mut page, mut bytes, mut rest) = (Vec::new(), 0, rest);
         for event in &events {
-            let Some(Item::Event(told)) = convert::event(journal, event, sight).item else { continue };
+            let Some(Item::Event(told)) = shown(&self.agent, event, sight).item else { continue };
             bytes += told.encoded_len();
             if bytes > MAX_PAGE && !page.is_empty() {
                 rest = page.last().map(|last: &v1::Event| last.sequence);
@@ -343,7 +351,7 @@ impl Watch {
                 if self.watcher.is_past(self.seen_until) {
                     return Ok(self.shared.get(&self.agent, &event));
                 }
-                let told = convert::event(self.agent.journal(), &event, self.shared.sight);
+                let told = shown(&self.agent, &event, self.shared.sight);
                 return Ok(Packed::from(&v1::WatchEventsResponse { cursor: String::new(), ..told }));
             }
             // What the filter holds back moves the cursor as well; not before the end, which a bookmark tells.

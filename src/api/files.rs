@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     agent::{Outcome, Uploader},
+    proto::offset,
     proto::v1::{self, put_file_request},
     storage::UploadPlan,
 };
@@ -37,7 +38,7 @@ impl Vms {
                 file: Some(v1::FileEntry {
                     path: file.path,
                     r#type: v1::file_entry::Type::File.into(),
-                    size: convert::offset(file.size),
+                    size: offset(file.size),
                     modified: Some(prost_types::Timestamp { seconds: file.modified, nanos: 0 }),
                 }),
             })),

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     agent::{Agent, Reclaimed},
     proto::v1::{self, host_service_server::HostService},
+    proto::{limits, restrictions},
     spec::Brand,
 };
 
@@ -137,8 +138,8 @@ impl HostService for Host {
                 .and_then(|n| i32::try_from(n.get()).ok())
                 .unwrap_or(1),
             memory: i32::try_from(mib).unwrap_or(i32::MAX),
-            restrictions: convert::restrictions(&self.agent.enforcements().await),
-            limits: convert::limits(&self.agent.limits().await),
+            restrictions: restrictions(&self.agent.enforcements().await),
+            limits: limits(&self.agent.limits().await),
             capacity: self.agent.capacity().into_iter().map(convert::capacity).collect(),
             zones_dir: self.agent.layout().zones().display().to_string(),
         }))

@@ -11,6 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use super::request::{invalid, peer};
 use crate::{
     auth::{ERROR_DOMAIN, Peer, Role},
+    proto::Sight,
     spec::filter::Filter,
 };
 
@@ -20,23 +21,13 @@ const MAX_FILTERS: usize = 100;
 const MAX_EXPRESSIONS: usize = 8;
 const MAX_HELD: usize = 64;
 
-/// Whether secrets are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sight {
-    /// To admins.
-    Whole,
-    /// To everybody else they are covered.
-    Redacted,
+/// Secrets are shown to admins alone.
+pub(super) fn sight<T>(request: &Request<T>) -> Result<Sight, Status> {
+    peer(request).map(sight_of)
 }
 
-impl Sight {
-    pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
-        peer(request).map(Self::of_peer)
-    }
-
-    fn of_peer(peer: &Peer) -> Self {
-        if peer.role >= Role::Admin { Self::Whole } else { Self::Redacted }
-    }
+fn sight_of(peer: &Peer) -> Sight {
+    if peer.role >= Role::Admin { Sight::Whole } else { Sight::Redacted }
 }
 
 /// The regular expressions of callers, by whom they are.
@@ -74,7 +65,7 @@ impl Expressions {
             .await
             .map_err(|_| Status::internal("reading filters failed"))?;
         let filters = parsed.map_err(|why| invalid("filters", why))?;
-        if Sight::of_peer(caller) == Sight::Redacted
+        if sight_of(caller) == Sight::Redacted
             && let Some(filter) = filters.iter().find(|filter| filter.reads_secrets())
         {
             return Err(secret(&filter.key()));

@@ -10,12 +10,14 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     convert,
     request::{actor, call, invalid, page_size, peer, uuid, uuid_at},
-    sight::{Expressions, Sight},
+    sight::{Expressions, sight},
     status::status,
 };
 use crate::{
-    agent::{Agent, Call, Error, Outcome, View},
+    agent::{Agent, Call, Error, Outcome},
     model::{BootPhase, VmRecord},
+    proto::Sight,
+    proto::{boot_options, changes_to_proto, json_to_struct, note, violation, vm_to_proto},
     proto::{
         spec_from_proto, update_to_json,
         v1::{self, start_vm_response, vm_service_server::VmService},
@@ -41,18 +43,7 @@ impl Vms {
     }
 
     fn vm(&self, record: &VmRecord, sight: Sight) -> v1::Vm {
-        self.in_its_zone(convert::vm(record, sight), record)
-    }
-
-    fn view(&self, view: &View, sight: Sight) -> v1::Vm {
-        self.in_its_zone(convert::view(view, sight), &view.record)
-    }
-
-    fn in_its_zone(&self, mut vm: v1::Vm, record: &VmRecord) -> v1::Vm {
-        if let Some(status) = &mut vm.status {
-            status.zonepath = self.agent.layout().vm(record.uuid).zonepath().display().to_string();
-        }
-        vm
+        vm_to_proto(record, &self.agent.zonepath(record.uuid), sight)
     }
 
     /// The VM of an outcome, and whether it was so before.
@@ -77,7 +68,7 @@ fn spec(agent: &Agent, vm: Option<v1::VmSpec>) -> Result<(VmSpec, Vec<v1::Note>)
         violations.extend(agent.violations_of_host(&parsed.spec));
         return Err(status(Error::Invalid(violations)));
     }
-    Ok((parsed.spec, parsed.notes.into_iter().map(convert::note).collect()))
+    Ok((parsed.spec, parsed.notes.into_iter().map(note).collect()))
 }
 
 fn no_machine() -> Status {
@@ -92,13 +83,13 @@ impl VmService for Vms {
         &self,
         request: Request<v1::CreateVmRequest>,
     ) -> Result<Response<v1::CreateVmResponse>, Status> {
-        let sight = Sight::of(&request)?;
+        let sight = sight(&request)?;
         let call = call(&request, "CreateVm")?;
         let request = request.into_inner();
         let (spec, notes) = spec(&self.agent, request.vm)?;
         let asked = spec.clone();
         let created = self.agent.create(call, spec, request.validate_only).await.map_err(status)?;
-        let adjusted = defaults::adjusted(&asked, &created.spec).into_iter().map(convert::note);
+        let adjusted = defaults::adjusted(&asked, &created.spec).into_iter().map(note);
         let notes = notes.into_iter().chain(adjusted).collect();
         Ok(Response::new(v1::CreateVmResponse { vm: Some(self.vm(&created, sight)), notes }))
     }
@@ -128,8 +119,8 @@ impl VmService for Vms {
             (Some(_), Some(_)) => return Err(invalid("update", "give vm or update, not both")),
             (None, None) => return Err(no_machine()),
         };
-        let violations = violations.into_iter().map(convert::violation).collect();
-        let notes = notes.into_iter().map(convert::note).collect();
+        let violations = violations.into_iter().map(violation).collect();
+        let notes = notes.into_iter().map(note).collect();
         Ok(Response::new(v1::ValidateVmResponse { violations, notes }))
     }
 
@@ -138,7 +129,7 @@ impl VmService for Vms {
         _: Request<v1::GetVmSchemaRequest>,
     ) -> Result<Response<v1::GetVmSchemaResponse>, Status> {
         let schema = match schema() {
-            Value::Object(object) => convert::json_to_struct(object),
+            Value::Object(object) => json_to_struct(object),
             _ => return Err(Status::internal("the schema is no object")),
         };
         Ok(Response::new(v1::GetVmSchemaResponse { schema: Some(schema) }))
@@ -148,7 +139,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::UpdateVmRequest>,
     ) -> Result<Response<v1::UpdateVmResponse>, Status> {
-        let sight = Sight::of(&request)?;
+        let sight = sight(&request)?;
         let call = call(&request, "UpdateVm")?;
         let request = request.into_inner();
         let vm = uuid(&request.uuid)?;
@@ -157,9 +148,9 @@ impl VmService for Vms {
         match updated.map_err(status)? {
             Outcome::Updated { vm, changes, next_boot, notes } => Ok(Response::new(v1::UpdateVmResponse {
                 vm: Some(self.vm(&vm, sight)),
-                changes: convert::changes(&changes, sight),
+                changes: changes_to_proto(&changes, sight),
                 next_boot,
-                notes: notes.into_iter().map(convert::note).collect(),
+                notes: notes.into_iter().map(note).collect(),
             })),
             _ => Err(other_kind()),
         }
@@ -199,7 +190,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::PauseVmRequest>,
     ) -> Result<Response<v1::PauseVmResponse>, Status> {
-        let sight = Sight::of(&request)?;
+        let sight = sight(&request)?;
         let call = call(&request, "PauseVm")?;
         let request = request.into_inner();
         let paused = self.agent.pause_vm(call, uuid(&request.uuid)?, request.etag).await;
@@ -211,7 +202,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::ResumeVmRequest>,
     ) -> Result<Response<v1::ResumeVmResponse>, Status> {
-        let sight = Sight::of(&request)?;
+        let sight = sight(&request)?;
         let call = call(&request, "ResumeVm")?;
         let request = request.into_inner();
         let resumed = self.agent.resume_vm(call, uuid(&request.uuid)?, request.etag).await;
@@ -223,7 +214,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::ChangeMediaRequest>,
     ) -> Result<Response<v1::ChangeMediaResponse>, Status> {
-        let sight = Sight::of(&request)?;
+        let sight = sight(&request)?;
         let call = call(&request, "ChangeMedia")?;
         let v1::ChangeMediaRequest { uuid: vm, etag, drive, path, .. } = request.into_inner();
         let changed = self.agent.change_media(call, uuid(&vm)?, etag, drive, path).await;
@@ -235,7 +226,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::GetVmRequest>,
     ) -> Result<Response<v1::GetVmResponse>, Status> {
-        let sight = Sight::of(&request)?;
+        let sight = sight(&request)?;
         let record = self.agent.vm(uuid(&request.get_ref().uuid)?).map_err(status)?;
         Ok(Response::new(v1::GetVmResponse { vm: Some(self.vm(&record, sight)) }))
     }
@@ -244,7 +235,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::ListVmsRequest>,
     ) -> Result<Response<v1::ListVmsResponse>, Status> {
-        let sight = Sight::of(&request)?;
+        let sight = sight(&request)?;
         let caller = peer(&request)?.clone();
         let request = request.into_inner();
         let after = match request.page_token.as_str() {
@@ -260,7 +251,7 @@ impl VmService for Vms {
             let (views, more) = this.agent.vms(after, limit, &filters);
             let last = views.last().filter(|_| more);
             let next_page_token = last.map(|view| view.record.uuid.to_string()).unwrap_or_default();
-            let vms = views.iter().map(|view| this.view(view, sight)).collect();
+            let vms = views.iter().map(|view| convert::view(view, sight)).collect();
             v1::ListVmsResponse { vms, next_page_token }
         });
         Ok(Response::new(answer.await.map_err(|_| Status::internal("listing failed"))?))
@@ -279,12 +270,12 @@ impl VmService for Vms {
     type StartVmStream = PhaseStream;
 
     async fn start_vm(&self, request: Request<v1::StartVmRequest>) -> Result<Response<PhaseStream>, Status> {
-        let sight = Sight::of(&request)?;
+        let sight = sight(&request)?;
         let call = call(&request, "StartVm")?;
         let request = request.into_inner();
         let vm = uuid(&request.uuid)?;
-        let options = convert::boot_options(request.options)
-            .map_err(|violations| status(Error::Invalid(violations)))?;
+        let options =
+            boot_options(request.options).map_err(|violations| status(Error::Invalid(violations)))?;
         let (sender, phases) = mpsc::channel(PHASES);
         let (items, stream) = mpsc::channel(PHASES);
         let this = self.clone();
@@ -301,7 +292,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::StopVmRequest>,
     ) -> Result<Response<v1::StopVmResponse>, Status> {
-        let sight = Sight::of(&request)?;
+        let sight = sight(&request)?;
         let call = call(&request, "StopVm")?;
         let request = request.into_inner();
         let seconds = request.timeout_seconds.unwrap_or(STOP_SECONDS);
@@ -319,7 +310,7 @@ impl VmService for Vms {
         &self,
         request: Request<v1::RebootVmRequest>,
     ) -> Result<Response<v1::RebootVmResponse>, Status> {
-        let sight = Sight::of(&request)?;
+        let sight = sight(&request)?;
         let call = call(&request, "RebootVm")?;
         let request = request.into_inner();
         let rebooted = self.agent.reboot_vm(call, uuid(&request.uuid)?, request.etag, request.force).await;
@@ -335,7 +326,7 @@ impl VmService for Vms {
         let request = request.into_inner();
         let info =
             self.agent.vm_info(uuid(&request.uuid)?, &request.types, may_use_screen).await.map_err(status)?;
-        Ok(Response::new(v1::GetVmInfoResponse { info: Some(convert::json_to_struct(info)) }))
+        Ok(Response::new(v1::GetVmInfoResponse { info: Some(json_to_struct(info)) }))
     }
 
     async fn take_screenshot(
@@ -376,7 +367,7 @@ impl VmService for Vms {
 type Items = mpsc::Sender<Result<v1::StartVmResponse, Status>>;
 
 fn phase_item(phase: &BootPhase) -> v1::StartVmResponse {
-    v1::StartVmResponse { item: Some(start_vm_response::Item::Phase(convert::phase(phase))) }
+    v1::StartVmResponse { item: Some(start_vm_response::Item::Phase(crate::proto::phase(phase))) }
 }
 
 /// Passes phases on as they come; gives how many.

@@ -11,9 +11,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tonic_types::StatusExt as _;
 
-use super::{Clients, error::CliError, machine};
+use super::{Clients, error::CliError};
 use crate::{
     client::is_passing,
+    proto::state_from,
     proto::v1::{self, attach_request, attach_response, read_log_response},
 };
 
@@ -83,7 +84,7 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// again, and goes on at the byte where it broke.
 pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Result<(), CliError> {
     let vm = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?.into_inner().vm;
-    let state = machine::state(vm.unwrap_or_default().status.unwrap_or_default().state());
+    let state = state_from(vm.unwrap_or_default().status.unwrap_or_default().state());
     // A guest that hangs on its way down is looked at most of all.
     if !state.has_hypervisor() {
         return Err(CliError::failed(format!(

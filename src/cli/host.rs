@@ -6,8 +6,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{Clients, error::CliError, look::pretty, machine, print};
-use crate::proto::v1;
+use super::{Clients, error::CliError, look::pretty, print};
+use crate::{
+    model,
+    proto::v1,
+    proto::{limits_from, restrictions_from},
+};
 
 pub(super) async fn host(clients: &mut Clients) -> Result<(), CliError> {
     let host = clients.host.get_host(v1::GetHostRequest {}).await?.into_inner();
@@ -31,8 +35,8 @@ pub(super) async fn host(clients: &mut Clients) -> Result<(), CliError> {
         "memory": host.memory,
         "zones_dir": host.zones_dir,
         "hypervisors": hypervisors,
-        "restrictions": machine::restrictions(&host.restrictions),
-        "limits": machine::limits(&host.limits),
+        "restrictions": model::restrictions(&restrictions_from(&host.restrictions)),
+        "limits": model::limits(&limits_from(&host.limits)),
         "capacity": host.capacity.iter().map(capacity).collect::<Map<_, _>>(),
     })))
 }

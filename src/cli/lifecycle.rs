@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::{Clients, error::CliError, persist::persist};
 use crate::{
-    proto::v1::{self, boot_device, start_vm_response::Item},
-    spec::{BootOptions, Media},
+    proto::boot_options_to_proto,
+    proto::v1::{self, start_vm_response::Item},
+    spec::BootOptions,
 };
 
 fn request_id() -> String {
@@ -18,24 +19,7 @@ fn request_id() -> String {
 
 /// The words behind `start`.
 pub(super) fn boot_options(words: &[String]) -> Result<v1::BootOptions, CliError> {
-    let options = BootOptions::from_words(words).map_err(CliError::usage)?;
-    Ok(v1::BootOptions {
-        order: options.order.map(|order| order.to_string()).unwrap_or_default(),
-        once: options.once.map(|once| once.to_string()).unwrap_or_default(),
-        devices: options
-            .devices
-            .into_iter()
-            .map(|device| v1::BootDevice {
-                path: device.path,
-                model: device.model.as_str().to_owned(),
-                media: match device.media {
-                    Media::Cdrom => boot_device::Media::Cdrom,
-                    Media::Disk => boot_device::Media::Disk,
-                }
-                .into(),
-            })
-            .collect(),
-    })
+    Ok(boot_options_to_proto(&BootOptions::from_words(words).map_err(CliError::usage)?))
 }
 
 /// Starts a VM. The phases of the boot are shown as they are reached, to who looks at a terminal or asks for more.

@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use uuid::Uuid;
 
-use super::{time::Timestamp, vm::VmRecord};
+use super::{change::Change, time::Timestamp, vm::VmRecord};
 use crate::spec::Mac;
 
 /// A fact in the journal.
@@ -172,20 +171,6 @@ impl EventKind {
     }
 }
 
-/// One property that changed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Change {
-    /// As `state` or `disks.0.size`.
-    pub path: String,
-    /// Absent before when `None`.
-    pub old: Option<Value>,
-    /// Absent now when `None`.
-    pub new: Option<Value>,
-    /// A value was too long for an event: it is a text that begins as the value's JSON does.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub cut: bool,
-}
-
 /// What happened to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -276,7 +261,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        let change = Change { path: "ram".into(), old: None, new: Some(Value::from(1)), cut: false };
+        let change = Change { path: "ram".into(), old: None, new: Some(serde_json::json!(1)), cut: false };
         let mac = "2:0:0:0:0:1".parse().unwrap();
         let address = Ipv4Addr::LOCALHOST.into();
         let failed = Phase::Failed { step: "run".into(), reason: "no".into() };

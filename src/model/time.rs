@@ -22,6 +22,12 @@ impl Timestamp {
         Self(jiff::Timestamp::try_from(time).map_or(0, jiff::Timestamp::as_millisecond))
     }
 
+    /// As vmadm writes it: milliseconds, UTC.
+    #[must_use]
+    pub fn iso(self) -> String {
+        jiff::Timestamp::from_millisecond(self.0).map(|time| format!("{time:.3}")).unwrap_or_default()
+    }
+
     /// So much later.
     #[must_use]
     pub fn later(self, by: Duration) -> Self {

@@ -1,15 +1,26 @@
-//! The contract: generated messages and services, and the machine model's two forms.
+//! The contract: generated messages and services, and the model in its messages, both ways.
 
+mod boot;
+mod event;
 mod json;
 mod packed;
 mod spec;
 mod update;
+mod value;
+mod vm;
 
+pub(crate) use boot::{boot_options, boot_options_to_proto, phase};
+pub(crate) use event::{changes_to_proto, event_to_proto};
 pub use generated::{DESCRIPTORS, Rpc, v1};
 pub use packed::Packed;
 pub(crate) use spec::flat_object;
 pub use spec::{spec_from_proto, spec_to_json, spec_to_proto};
 pub use update::{json_to_update, update_to_json};
+pub(crate) use value::{json_to_struct, note, offset, violation};
+pub(crate) use vm::{
+    Sight, is_the_same_for_all, limits, limits_from, restrictions, restrictions_from, state_from,
+    status_from_proto, time_from, vm_to_proto, vm_with,
+};
 
 /// Nothing in here is written by hand.
 mod generated {

@@ -62,7 +62,7 @@ fn masked(
     let Some(mask) = mask.filter(|mask| !mask.paths.is_empty()) else { return given };
     let mut payload = Map::new();
     for path in &mask.paths {
-        if find(table, path).is_none_or(|property| property.given == Given::Never) {
+        if find(table, path).is_none_or(|property| property.is_never_given()) {
             found.push(Violation::value(at, format!("{path:?} is not a property that can be changed")));
         }
         payload.insert(path.clone(), given.get(path).cloned().unwrap_or(Value::Null));

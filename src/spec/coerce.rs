@@ -55,7 +55,7 @@ impl Coercion {
                 self.violations.push(Violation::property(path, why));
                 continue;
             }
-            if property.given == Given::Never {
+            if property.is_never_given() {
                 self.notes.push(Note::new(path, "known by the agent, so what is given is not used"));
                 continue;
             }
@@ -88,7 +88,9 @@ impl Coercion {
         match (self.action, property.given) {
             (Action::Create, Given::InUpdates) => Some("is for updates".to_owned()),
             (Action::Update, Given::AtCreation) => Some(instead(property.name)),
-            (Action::Update, Given::Never) => Some("can't be changed: the agent knows it".to_owned()),
+            (Action::Update, Given::Never | Given::Foreign) => {
+                Some("can't be changed: the agent knows it".to_owned())
+            }
             _ => None,
         }
     }

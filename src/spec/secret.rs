@@ -63,6 +63,16 @@ pub fn cover_passwords(object: &mut Map<String, Value>) {
     }
 }
 
+/// A machine as it may be shown: without passwords, and without what places are only the guest's business.
+#[must_use]
+pub fn shown(spec: &VmSpec) -> VmSpec {
+    let mut spec = VmSpec { vnc_password: None, ..spec.clone() };
+    spec.other.shift_remove("spice_password");
+    spec.disks.iter_mut().for_each(|disk| disk.place = None);
+    spec.nics.iter_mut().for_each(|nic| nic.place = None);
+    spec
+}
+
 /// A password for a screen, as long as VNC takes one: 48 bits by chance.
 #[must_use]
 pub fn new_password() -> String {

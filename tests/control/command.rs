@@ -209,3 +209,47 @@ fn certificates_are_made_all_or_not_at_all() {
     let names = ["localhost", "10.0.0.1", "fd00::1", "*.example", "host-1.example"].map(str::to_owned);
     pki.init(&names, 30).unwrap();
 }
+
+/// vmadm's object is one: what `get` shows of a VM is what filters look at, and what events have of it.
+#[tokio::test]
+async fn whatever_get_shows_can_be_asked_for() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let spec = v1::VmSpec { alias: Some("one".into()), disks: vec![super::support::disk(1)], ..machine() };
+    let uuid = clients.create(spec).await;
+    clients.start(&uuid).await.unwrap();
+    let output = vmadm(&agent, &["get", &uuid], b"").await;
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    for name in ["restrictions", "limits", "zonepath", "accelerator", "init_restarts", "disks", "nics"] {
+        assert!(object.contains_key(name), "{name}");
+    }
+    let mut asked = Vec::new();
+    for (name, value) in &object {
+        match value {
+            serde_json::Value::Object(items) => {
+                let texts = items.iter().filter_map(|(key, value)| Some((key, value.as_str()?)));
+                asked.extend(texts.map(|(key, value)| format!("{name}.{key}={value}")));
+            }
+            serde_json::Value::Array(_) => {}
+            serde_json::Value::String(text) => asked.push(format!("{name}={text}")),
+            other => asked.push(format!("{name}={other}")),
+        }
+    }
+    assert!(asked.len() > 40, "{asked:?}");
+    for filter in asked {
+        let output = vmadm(&agent, &["lookup", &filter], b"").await;
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), uuid, "{filter}: {}", stderr(&output));
+    }
+    for never in ["server_uuid=x", "v=1", "snapshots=x", "disks.*.zfs_filesystem=x"] {
+        assert_eq!(vmadm(&agent, &["lookup", never], b"").await.status.code(), Some(2), "{never}");
+    }
+    // One message everywhere.
+    let now = clients.get(&uuid).await.unwrap();
+    let listed = clients.vms.list_vms(v1::ListVmsRequest::default()).await.unwrap().into_inner().vms;
+    assert_eq!(listed.first(), Some(&now));
+    let told = clients.journal().await.into_iter().rev().find_map(|event| match event.kind {
+        Some(v1::event::Kind::Modified(modified)) => modified.vm,
+        _ => None,
+    });
+    assert_eq!(told, Some(now));
+}

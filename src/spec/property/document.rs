@@ -40,6 +40,7 @@ fn row(property: &Property) -> String {
         Given::AtCreation => "at creation",
         Given::InUpdates => "in updates",
         Given::Never => "never: the agent knows it",
+        Given::Foreign => "never: no VM of this agent has it",
     };
     let effect = match property.effect {
         Effect::Live => "at once".to_owned(),

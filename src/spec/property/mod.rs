@@ -94,6 +94,8 @@ pub enum Given {
     InUpdates,
     /// Never: the agent knows it.
     Never,
+    /// Never, and no VM of this agent has it: other hosts' objects do.
+    Foreign,
 }
 
 /// When a property takes effect.
@@ -157,6 +159,15 @@ impl Property {
 
     const fn known(self) -> Self {
         Self { given: Given::Never, effect: Effect::Label, ..self }
+    }
+
+    const fn foreign(self) -> Self {
+        Self { given: Given::Foreign, effect: Effect::Label, ..self }
+    }
+
+    /// Whether a payload that has it is taken without it, as what `vmadm get` prints is.
+    pub(crate) fn is_never_given(&self) -> bool {
+        matches!(self.given, Given::Never | Given::Foreign)
     }
 
     const fn effect(self, effect: Effect) -> Self {

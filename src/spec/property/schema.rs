@@ -38,7 +38,7 @@ fn described(property: &Property) -> Value {
     {
         schema.insert("default".to_owned(), value);
     }
-    if property.given == Given::Never {
+    if property.is_never_given() {
         schema.insert("readOnly".to_owned(), json!(true));
     }
     Value::Object(schema)
@@ -76,7 +76,7 @@ fn of(kind: &Kind) -> Value {
         }),
         Kind::Objects(table) => json!({
             "type": ["array", "null"],
-            "items": object(table, |property| property.given != Given::Never || property.name == "zfs_filesystem"),
+            "items": object(table, |property| !property.is_never_given() || property.name == "zfs_filesystem"),
         }),
     }
 }

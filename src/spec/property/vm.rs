@@ -126,8 +126,8 @@ pub const VM: &[Property] = &[
     property("restrictions", Kind::FlatObject, "What the hypervisor is kept from, and by what; while it runs.").known(),
     property("limits", Kind::FlatObject, "What bounds it, and by what; while it runs.").known(),
     property("etag", Kind::Text(255), "Changes whenever the VM does.").known(),
-    property("server_uuid", Kind::Text(255), "The host.").known(),
+    property("server_uuid", Kind::Text(255), "The host, in SmartOS's objects.").foreign(),
     property("hvm", Kind::Boolean, "It has a hypervisor: always true.").known().column("HVM", 5),
-    property("v", Kind::Integer(0, MANY, ""), "Version of vmadm's own format.").known(),
-    property("snapshots", Kind::Text(255), "Snapshots of the VM.").known(),
+    property("v", Kind::Integer(0, MANY, ""), "Version of SmartOS's own format.").foreign(),
+    property("snapshots", Kind::Text(255), "Snapshots of the VM, in SmartOS's objects.").foreign(),
 ];

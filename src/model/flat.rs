@@ -1,0 +1,145 @@
+//! vmadm's flat object: a VM as `get`, lists, filters, events and `vm.json` show it. There is one, and it is made here.
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{exit::Exit, time::Timestamp, vm::VmRecord};
+use crate::spec::{Brand, Enforcement, LimitReport, VmState};
+
+/// What is known of a VM beside its machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// Its name for life.
+    pub uuid: Uuid,
+    /// The tag that makes a change conditional.
+    pub etag: String,
+    /// Where its zone is on the host.
+    pub zonepath: String,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it last changed.
+    pub modified: Timestamp,
+    /// Its hypervisor, while it has one.
+    pub run: Option<RunStatus>,
+    /// How the last run ended.
+    pub exit: Option<Exit>,
+    /// Where it is on its way to, and by when that is decided.
+    pub transition: Option<(VmState, Option<Timestamp>)>,
+}
+
+/// What is known of a hypervisor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunStatus {
+    /// On the host.
+    pub pid: i32,
+    /// When it was started.
+    pub booted: Timestamp,
+    /// What runs guest code: `kvm` or `tcg`.
+    pub accelerator: String,
+    /// What it is kept from.
+    pub enforcements: Vec<Enforcement>,
+    /// What bounds it.
+    pub limits: Vec<LimitReport>,
+    /// How often it was reset.
+    pub resets: u64,
+}
+
+impl VmRecord {
+    /// What is known of the VM, whose zone is at `zonepath`.
+    #[must_use]
+    pub fn status(&self, zonepath: &str) -> Status {
+        let run = self.machine.as_ref().map(|run| RunStatus {
+            pid: run.pid,
+            booted: run.booted,
+            accelerator: run.accelerator.clone(),
+            enforcements: run.enforcements.clone(),
+            limits: run.limits.clone(),
+            resets: run.resets,
+        });
+        Status {
+            uuid: self.uuid,
+            etag: self.etag(),
+            zonepath: zonepath.to_owned(),
+            state: self.state,
+            created: self.created,
+            modified: self.modified,
+            run,
+            exit: self.exit.clone(),
+            transition: self.transition(),
+        }
+    }
+}
+
+/// Completes a machine JSON to the flat object.
+#[must_use]
+pub fn flat(machine: Map<String, Value>, status: &Status) -> Map<String, Value> {
+    let mut object = machine;
+    let brand = object.get("brand").and_then(Value::as_str);
+    let brand =
+        Brand::NAMES.iter().find(|(name, _)| Some(*name) == brand).map(|(_, brand)| brand.type_name());
+    let mut put = |name: &str, value: Value| {
+        object.insert(name.to_owned(), value);
+    };
+    put("zonename", json!(status.uuid));
+    put("zonepath", json!(status.zonepath));
+    put("type", json!(brand));
+    put("state", json!(status.state));
+    put("zone_state", json!(status.state.zone_state()));
+    put("create_timestamp", json!(status.created.iso()));
+    put("last_modified", json!(status.modified.iso()));
+    if let Some(run) = &status.run {
+        put("pid", json!(run.pid));
+        put("boot_timestamp", json!(run.booted.iso()));
+        put("accelerator", json!(run.accelerator));
+        put("restrictions", restrictions(&run.enforcements));
+        put("limits", limits(&run.limits));
+        put("init_restarts", json!(run.resets));
+    }
+    if let Some((to, expire)) = status.transition {
+        put("transition_to", json!(to));
+        if let Some(expire) = expire {
+            put("transition_expire", json!(expire.iso()));
+        }
+    }
+    if let Some(exit) = &status.exit {
+        put("exit_status", json!(exit.status));
+        put("exit_timestamp", json!(exit.time.iso()));
+        put("exit_reason", json!(exit.reason));
+        if !exit.detail.is_empty() {
+            put("exit_detail", json!(exit.detail));
+        }
+    }
+    put("hvm", json!(true));
+    put("etag", json!(status.etag));
+    for name in ["customer_metadata", "internal_metadata", "tags", "routes"] {
+        object.entry(name).or_insert_with(|| json!({}));
+    }
+    for name in ["disks", "nics", "resolvers"] {
+        object.entry(name).or_insert_with(|| json!([]));
+    }
+    object
+}
+
+/// What a hypervisor is kept from: `{"NETWORK": ["seccomp"], ...}`, or why not.
+#[must_use]
+pub fn restrictions(all: &[Enforcement]) -> Value {
+    let entry = |found: &Enforcement| {
+        let value =
+            if found.is_enforced() { json!(found.mechanisms) } else { json!({"missing": found.reason}) };
+        (found.restriction.as_str().to_owned(), value)
+    };
+    Value::Object(all.iter().map(entry).collect())
+}
+
+/// What bounds a VM: `{"max_lwps": "cgroup v2 pids.max=2000", ...}`, or why nothing does.
+#[must_use]
+pub fn limits(all: &[LimitReport]) -> Value {
+    let entry = |limit: &LimitReport| {
+        let value =
+            if limit.is_effective() { json!(limit.mechanism) } else { json!({"missing": limit.reason}) };
+        (limit.property.clone(), value)
+    };
+    Value::Object(all.iter().map(entry).collect())
+}
