@@ -7,9 +7,8 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Agent, call::Call, error::Error};
+use super::{Agent, call::Call, error::Error, transition::Transition};
 use crate::model::NewEvent;
-use crate::store::Commit;
 
 /// Of one caller and rpc one refusal is told in that time.
 const REFUSAL: Duration = Duration::from_secs(60);
@@ -26,8 +25,7 @@ impl Agent {
     }
 
     async fn tell(&self, event: NewEvent) -> Result<(), Error> {
-        self.inner.store.commit(Commit { events: vec![event], ..Commit::default() }).await?;
-        Ok(())
+        Transition::new(self).event(event).only().await
     }
 }
 

@@ -21,9 +21,11 @@ use super::{
     actor::{Actor, Live, stop_result},
     autoboot,
     call::{Call, Outcome},
-    change, create, disks,
+    create, disks,
     error::Error,
-    exit, links, uploads,
+    exit, links,
+    transition::Transition,
+    uploads,
 };
 use crate::{
     boot,
@@ -31,7 +33,7 @@ use crate::{
     model::{BootCall, EventKind, NewEvent, Phase, Timestamp, VmRecord, WaitingCall},
     spec::{Limits, VmState},
     storage::remove_disks,
-    store::{Answer, Commit, VmChange},
+    store::Answer,
     zone::{Ended, Found, Process},
 };
 
@@ -86,7 +88,7 @@ async fn adopt(agent: &Agent, record: VmRecord, has_links: bool) -> Result<(), E
         Found::Gone(ended) => stopped(agent, record, ended, has_links).await,
         Found::Alive(process) => match timeout(PATIENCE, greet(agent, &record)).await {
             Ok(Ok((machine, status, accelerator))) => {
-                take_over(agent, record, process, machine, status, accelerator).await
+                Box::pin(take_over(agent, record, process, machine, status, accelerator)).await
             }
             Ok(Err(error)) if record.state == VmState::Starting => {
                 // It may have been on its way out: then it was not begun.
@@ -300,18 +302,15 @@ async fn change(agent: &Agent, old: VmRecord, edit: impl FnOnce(&mut VmRecord)) 
 async fn commit(
     agent: &Agent,
     old: VmRecord,
-    mut vm: VmRecord,
-    mut events: Vec<NewEvent>,
+    vm: VmRecord,
+    events: Vec<NewEvent>,
     answers: impl FnOnce(&VmRecord) -> Vec<Answer>,
 ) -> Result<VmRecord, Error> {
     if vm == old {
         return Ok(vm);
     }
-    vm.generation += 1;
-    vm.modified = Timestamp::now();
-    let kind = EventKind::Modified { vm: Box::new(vm.clone()), changes: change::changes(&old, &vm) };
-    events.push(Call::own().event(vm.uuid, kind));
-    let commit = Commit { vm: Some(VmChange::Put(Box::new(vm.clone()))), events, answers: answers(&vm) };
-    agent.inner.store.commit(commit).await?;
+    let vm = old.next(|next| *next = vm);
+    let transition = Transition::new(agent).events(events).answers(answers(&vm));
+    transition.put(&Call::own(), &old, &vm, || ()).await?;
     Ok(vm)
 }

@@ -19,11 +19,10 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Agent, actor::Command, call::Call, error::Error};
+use super::{Agent, actor::Command, call::Call, error::Error, transition::Transition};
 use crate::{
     model::VmRecord,
     spec::{BootOptions, VmState},
-    store::{Commit, VmChange},
 };
 
 /// Starts in the background what has to be started.
@@ -57,8 +56,7 @@ pub(super) async fn pass_over(agent: &Agent, mut vm: VmRecord) -> Result<VmRecor
     let this = &agent.inner.platform.host_boot;
     if vm.host_boot.as_ref() != Some(this) && !is_due(agent, &vm) {
         vm.host_boot = Some(this.clone());
-        let vm = Some(VmChange::Put(Box::new(vm.clone())));
-        agent.inner.store.commit(Commit { vm, ..Commit::default() }).await?;
+        Transition::new(agent).note(&vm).await?;
     }
     Ok(vm)
 }

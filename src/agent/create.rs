@@ -12,19 +12,18 @@ use super::{
     Agent,
     actor::{Actor, Command, Seat},
     call::{Call, Outcome},
-    change,
     error::Error,
+    transition::Transition,
 };
 use crate::{
     layout::VmLayout,
-    model::{EventKind, Timestamp, VmRecord, WaitingCall},
+    model::{Timestamp, VmRecord, WaitingCall},
     spec::{
         BootOptions, Brand, Mac, VmSpec, VmState,
         defaults::{self, Host},
         secret,
     },
     storage::{self, StorageError},
-    store::{Commit, VmChange},
 };
 
 /// Makes a VM; starts it too when it says so.
@@ -150,17 +149,8 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     let draft = record(agent, uuid, reservation.zone_index(), spec, VmState::Provisioning);
     let claims = Claimed::take(agent, uuid, &draft.spec)?;
     let (handle, seat) = Seat::prepare(agent, &draft);
-    let created = call.event(uuid, EventKind::Created { vm: Box::new(draft.clone()) });
-    let commit = Commit {
-        vm: Some(VmChange::Put(Box::new(draft.clone()))),
-        events: vec![created],
-        ..Commit::default()
-    };
-    {
-        let _showing = agent.inner.showing.read().await;
-        agent.inner.store.commit(commit).await?;
-        agent.inner.registry.insert(handle);
-    }
+    let show = || agent.inner.registry.insert(handle);
+    Transition::new(agent).insert(&call, &draft, show).await?;
 
     let layout = agent.inner.layout.vm(uuid);
     if let Err(error) = make(agent, &layout, &draft.spec).await {
@@ -170,34 +160,21 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
         return Err(error);
     }
 
-    let vm = VmRecord {
-        state: VmState::Stopped,
-        generation: draft.generation + 1,
-        modified: Timestamp::now(),
-        ..draft.clone()
-    };
+    let vm = draft.next(|vm| vm.state = VmState::Stopped);
     let outcome = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() };
     let autoboot = vm.spec.autoboot();
-    let modified = EventKind::Modified { vm: Box::new(vm.clone()), changes: change::changes(&draft, &vm) };
-    let commit = Commit {
-        vm: Some(VmChange::Put(Box::new(vm.clone()))),
-        events: vec![call.event(uuid, modified)],
-        // With autoboot this is the answer until it is known how the boot went.
-        answers: call.answer(&Ok(outcome.clone())).into_iter().collect(),
-    };
-    agent.write_vm_json(&vm).await;
-    let showing = agent.inner.showing.read().await;
-    if let Err(error) = agent.inner.store.commit(commit).await {
-        drop((showing, claims));
-        discard(agent, &call, &draft).await;
-        return Err(error.into());
-    }
     let (reply, answer) = tokio::sync::oneshot::channel();
     let (etag, options) = (String::new(), BootOptions::default());
     // Before what it was told while it was made.
-    let start = autoboot.then_some(Command::Start { call, etag, options, progress: None, reply });
-    Actor::take(agent, seat, vm, None, start);
-    drop(showing);
+    let start = Command::Start { call: call.clone(), etag, options, progress: None, reply };
+    let begin = || Actor::take(agent, seat, vm.clone(), None, autoboot.then_some(start));
+    // With autoboot this is the answer until it is known how the boot went.
+    let transition = Transition::new(agent).answers(call.answer(&Ok(outcome.clone())));
+    if let Err(error) = transition.put(&call, &draft, &vm, begin).await {
+        drop(claims);
+        discard(agent, &call, &draft).await;
+        return Err(error);
+    }
     claims.keep();
     if !autoboot {
         return Ok(outcome);
@@ -255,15 +232,7 @@ async fn try_discard(agent: &Agent, call: &Call, vm: &VmRecord) -> Result<(), Er
     }
     // Until that is done the record stays, so that what is left is still known to be a VM's.
     tokio::task::spawn_blocking(move || storage::remove_zone(&layout)).await.map_err(Error::internal)??;
-    let deleted = EventKind::Deleted { alias: vm.spec.alias.clone().unwrap_or_default() };
     let answer = |call: &WaitingCall| Call::from_waiting(call.clone()).answer(&Ok(Outcome::Deleted));
-    let commit = Commit {
-        vm: Some(VmChange::Delete(vm.uuid)),
-        events: vec![call.event(vm.uuid, deleted)],
-        answers: vm.waiting.iter().filter_map(answer).collect(),
-    };
-    let _showing = agent.inner.showing.read().await;
-    agent.inner.store.commit(commit).await?;
-    agent.inner.registry.remove(vm.uuid);
-    Ok(())
+    let answers = vm.waiting.iter().filter_map(answer);
+    Transition::new(agent).answers(answers).delete(call, vm).await
 }

@@ -8,12 +8,12 @@ use super::{
     Agent,
     call::{Call, FileOutcome, Outcome, check_etag},
     error::Error,
+    transition::Transition,
 };
 use crate::{
     model::{EventKind, FileAction},
     spec::{VmState, validate::zone_path},
     storage::{self, Act, Entry, Note, Partial, StorageError, Upload, UploadPlan, ZoneRoot},
-    store::Commit,
 };
 
 /// Chunks that wait for the disk.
@@ -188,10 +188,8 @@ impl Agent {
         let kind = EventKind::File { path: entry.path.clone(), action, size: entry.size };
         // Under the note's name as well, so that whoever finds the note knows that it is journaled.
         let by_note = Call { request_id: note.as_ref().map(Note::id), ..Call::own() };
-        let answers =
-            [call, &by_note].into_iter().filter_map(|call| call.answer(&Ok(outcome.clone()))).collect();
-        let commit = Commit { vm: None, events: vec![call.event(uuid, kind)], answers };
-        self.inner.store.commit(commit).await?;
+        let answers = [call, &by_note].into_iter().filter_map(|call| call.answer(&Ok(outcome.clone())));
+        Transition::new(self).event(call.event(uuid, kind)).answers(answers).only().await?;
         if let Some(note) = note {
             tokio::task::spawn_blocking(move || note.remove()).await.map_err(Error::internal)?;
         }

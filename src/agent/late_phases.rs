@@ -9,12 +9,12 @@ use std::{collections::HashSet, sync::Arc};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::{Agent, call::Call};
+use super::{Agent, call::Call, transition::Transition};
 use crate::{
     boot,
     events::WatchError,
     model::{BootCall, EventKind, Phase, VmRecord},
-    store::{Commit, EventQuery},
+    store::EventQuery,
 };
 
 /// Addresses that are told of one boot.
@@ -72,7 +72,7 @@ impl LatePhases {
         if told.insert(phase.clone()) {
             let event =
                 Call::of_boot(boot).event(*uuid, EventKind::Boot(boot::phase_at(boot.called_us, phase)));
-            agent.inner.store.commit_soon(Commit { events: vec![event], ..Commit::default() }).await;
+            Transition::new(agent).event(event).soon().await;
         }
     }
 

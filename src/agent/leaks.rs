@@ -14,13 +14,13 @@ use super::{
     Agent,
     call::{Call, Outcome},
     error::Error,
+    transition::Transition,
 };
 use crate::{
     layout::VmLayout,
     model::EventKind,
     spec::VmState,
     storage::{self, Orphan},
-    store::Commit,
     zone::{Found, Group},
 };
 
@@ -210,8 +210,7 @@ impl Agent {
             results.push(result);
         }
         let outcome = Outcome::Reclaimed(results);
-        let answers = call.answer(&Ok(outcome.clone())).into_iter().collect();
-        self.inner.store.commit(Commit { answers, ..Commit::default() }).await?;
+        Transition::new(self).answers(call.answer(&Ok(outcome.clone()))).only().await?;
         Ok(outcome)
     }
 
@@ -279,8 +278,7 @@ impl Agent {
 
     async fn tell_reclaimed(&self, call: &Call, leak: &Leak) -> Result<(), Error> {
         let fact = EventKind::Reclaimed { leak: leak.kind.as_str().to_owned(), path: leak.path.clone() };
-        let events = vec![call.event(leak.uuid, fact)];
-        Ok(self.inner.store.commit(Commit { events, ..Commit::default() }).await?)
+        Transition::new(self).event(call.event(leak.uuid, fact)).only().await
     }
 }
 

@@ -35,6 +35,7 @@ mod machine;
 mod metadata;
 mod registry;
 mod requests;
+mod transition;
 mod uploads;
 mod wanted;
 

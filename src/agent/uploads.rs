@@ -4,11 +4,10 @@ use std::{collections::HashSet, time::Duration};
 
 use uuid::Uuid;
 
-use super::{Agent, call::Call, error::Error, files::blocking};
+use super::{Agent, call::Call, error::Error, files::blocking, transition::Transition};
 use crate::{
     model::{EventKind, FileAction},
     storage::{self, Partial},
-    store::Commit,
 };
 
 /// Between looks for uploads that nobody went on with.
@@ -81,8 +80,6 @@ impl Agent {
             let (path, size) = (partial.plan.path.clone(), partial.committed);
             call.event(uuid, EventKind::File { path, action: FileAction::Discarded, size })
         });
-        let commit = Commit { events: events.collect(), ..Commit::default() };
-        self.inner.store.commit(commit).await.map_err(Error::from)?;
-        Ok(())
+        Transition::new(self).events(events).only().await
     }
 }

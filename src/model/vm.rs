@@ -99,6 +99,16 @@ impl VmRecord {
         }
     }
 
+    /// The record that follows this one, with another etag.
+    #[must_use]
+    pub fn next(&self, edit: impl FnOnce(&mut Self)) -> Self {
+        let mut next = self.clone();
+        edit(&mut next);
+        next.generation = self.generation + 1;
+        next.modified = Timestamp::now();
+        next
+    }
+
     /// The tag that makes a change conditional.
     #[must_use]
     pub fn etag(&self) -> String {

@@ -11,12 +11,12 @@ use crate::{
         disks,
         error::Error,
         exit, links,
+        transition::Transition,
     },
     crash,
     hypervisor::MachineEvent,
     model::{EventKind, Exit, ExitReason, VmRecord},
     spec::{BootOptions, VmState},
-    store::Commit,
     zone::{Ended, Found},
 };
 
@@ -161,8 +161,8 @@ impl Actor {
         }
         self.live.panic_told = Some(now);
         tracing::warn!(vm = %self.record.uuid, "the guest panicked");
-        let events = vec![Call::own().event(self.record.uuid, EventKind::Panicked)];
-        if let Err(error) = self.agent.inner.store.commit(Commit { events, ..Commit::default() }).await {
+        let event = Call::own().event(self.record.uuid, EventKind::Panicked);
+        if let Err(error) = Transition::new(&self.agent).event(event).only().await {
             tracing::warn!(vm = %self.record.uuid, %error, "the guest panicked, and that is not in the journal");
         }
     }

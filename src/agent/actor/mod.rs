@@ -48,15 +48,15 @@ use super::{
     error::Error,
     links::{self, Attended},
     registry::VmHandle,
+    transition::Transition,
 };
 use crate::{
     console::{Console, VncEndpoint},
     hypervisor::{Machine, MachineEvent},
     layout::VmLayout,
-    model::{BootPhase, EventKind, StopCause, VmRecord},
+    model::{BootPhase, StopCause, VmRecord},
     spec::{BootOptions, VmState},
     storage::remove_zone,
-    store::{Commit, VmChange},
 };
 use control::Control;
 use resets::Resets;
@@ -334,19 +334,8 @@ impl Actor {
         let layout = self.layout.clone();
         tokio::task::spawn_blocking(move || remove_zone(&layout)).await.map_err(Error::internal)??;
 
-        let alias = self.record.spec.alias.clone().unwrap_or_default();
-        let commit = Commit {
-            vm: Some(VmChange::Delete(self.record.uuid)),
-            events: vec![call.event(self.record.uuid, EventKind::Deleted { alias })],
-            answers: call.answer(&Ok(Outcome::Deleted)).into_iter().collect(),
-        };
-        let agent = self.agent.clone();
-        let showing = agent.inner.showing.read().await;
-        agent.inner.store.commit(commit).await?;
-        // Before its UUID is free: what another of that name claims is its own.
-        agent.inner.claims.release(self.record.uuid);
-        agent.inner.registry.remove(self.record.uuid);
-        drop(showing);
+        let answer = call.answer(&Ok(Outcome::Deleted));
+        Transition::new(&self.agent).answers(answer).delete(call, &self.record).await?;
         Ok(Outcome::Deleted)
     }
 

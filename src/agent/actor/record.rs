@@ -6,21 +6,17 @@ use super::Actor;
 use crate::{
     agent::{
         call::{Call, Outcome},
-        change,
         error::Error,
+        transition::Transition,
     },
-    model::{EventKind, NewEvent, Timestamp, VmRecord},
-    store::{Answer, Commit, VmChange},
+    model::{NewEvent, VmRecord},
+    store::Answer,
 };
 
 impl Actor {
     /// The record as it would be after `edit`.
     pub(super) fn changed(&self, edit: impl FnOnce(&mut VmRecord)) -> VmRecord {
-        let mut vm = self.record.clone();
-        edit(&mut vm);
-        vm.generation += 1;
-        vm.modified = Timestamp::now();
-        vm
+        self.record.next(edit)
     }
 
     /// Makes `vm` the record, with the event that says so. On an error nothing changed.
@@ -28,23 +24,13 @@ impl Actor {
         &mut self,
         call: &Call,
         vm: VmRecord,
-        mut events: Vec<NewEvent>,
+        events: Vec<NewEvent>,
         answers: impl IntoIterator<Item = Answer>,
     ) -> Result<(), Error> {
-        let changes = change::changes(&self.record, &vm);
-        events.push(call.event(vm.uuid, EventKind::Modified { vm: Box::new(vm.clone()), changes }));
-        let commit = Commit {
-            vm: Some(VmChange::Put(Box::new(vm.clone()))),
-            events,
-            answers: answers.into_iter().collect(),
-        };
-        {
-            let _showing = self.agent.inner.showing.read().await;
-            self.agent.inner.store.commit(commit).await?;
-            self.record = vm;
-            self.published.send_replace(Arc::new(self.record.clone()));
-        }
-        self.agent.write_vm_json(&self.record).await;
+        let transition = Transition::new(&self.agent).events(events).answers(answers);
+        let publish = || drop(self.published.send_replace(Arc::new(vm.clone())));
+        transition.put(call, &self.record, &vm, publish).await?;
+        self.record = vm;
         Ok(())
     }
 
@@ -61,8 +47,7 @@ impl Actor {
     ) -> Result<(), Error> {
         let mut noted = self.record.clone();
         edit(&mut noted);
-        let vm = Some(VmChange::Put(Box::new(noted.clone())));
-        self.agent.inner.store.commit(Commit { vm, events, answers }).await?;
+        Transition::new(&self.agent).events(events).answers(answers).note(&noted).await?;
         self.record = noted;
         Ok(())
     }
@@ -70,7 +55,7 @@ impl Actor {
     /// An answer that changes nothing is kept too: a repeat that comes late must not act.
     pub(super) async fn keep_answer(&self, call: &Call, outcome: Outcome) -> Result<Outcome, Error> {
         if let Some(answer) = call.answer(&Ok(outcome.clone())) {
-            self.agent.inner.store.commit(Commit { answers: vec![answer], ..Commit::default() }).await?;
+            Transition::new(&self.agent).answers([answer]).only().await?;
         }
         Ok(outcome)
     }
@@ -90,8 +75,7 @@ impl Actor {
         self.note_with(edit, told, answers).await?;
         let Err(error) = act.await.map_err(Into::into) else { return Ok(outcome) };
         if let Some(answer) = call.answer(&Err(Error::clone(&error))) {
-            let commit = Commit { answers: vec![answer], ..Commit::default() };
-            let _ = self.agent.inner.store.commit(commit).await;
+            let _ = Transition::new(&self.agent).answers([answer]).only().await;
         }
         Err(error)
     }

@@ -8,11 +8,11 @@ use crate::{
         call::{BootProgress, Call, Outcome},
         error::Error,
         links::Attended,
+        transition::Transition,
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
     model::{BootCall, BootPhase, EventKind, Exit, ExitReason, Phase, Run, Timestamp, VmRecord},
     spec::{BootOptions, VmState},
-    store::Commit,
 };
 
 impl Actor {
@@ -110,8 +110,8 @@ impl Actor {
                 }
                 // That it runs is written down with the state that says so: one commit, and no wait for another.
                 if phase.phase != Phase::Running {
-                    let events = vec![call.event(self.record.uuid, EventKind::Boot(phase.clone()))];
-                    self.agent.inner.store.commit_soon(Commit { events, ..Commit::default() }).await;
+                    let event = call.event(self.record.uuid, EventKind::Boot(phase.clone()));
+                    Transition::new(&self.agent).event(event).soon().await;
                 }
                 phases.push(phase);
             }
