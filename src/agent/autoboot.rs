@@ -19,7 +19,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Agent, actor::Command, call::Call, error::Error, transition::Transition};
+use super::{Agent, actor::Command, call::Call, error::Error};
 use crate::{
     model::VmRecord,
     spec::{BootOptions, VmState},
@@ -51,14 +51,9 @@ pub(super) fn begin(agent: &Agent) {
     });
 }
 
-/// Takes the VM's turn away, unless it is due. Without an event: nothing that anybody sees is different.
-pub(super) async fn pass_over(agent: &Agent, mut vm: VmRecord) -> Result<VmRecord, Error> {
-    let this = &agent.inner.platform.host_boot;
-    if vm.host_boot.as_ref() != Some(this) && !is_due(agent, &vm) {
-        vm.host_boot = Some(this.clone());
-        Transition::new(agent).note(&vm).await?;
-    }
-    Ok(vm)
+/// Whether the VM's turn is over without a start. Noted without an event: nothing that anybody sees is different.
+pub(super) fn passes_over(agent: &Agent, vm: &VmRecord) -> bool {
+    vm.host_boot.as_ref() != Some(&agent.inner.platform.host_boot) && !is_due(agent, vm)
 }
 
 /// What the host boot of a VM is whose start was cut.

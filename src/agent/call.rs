@@ -1,14 +1,14 @@
 //! A caller's request, and what comes of it.
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{error::Error, leaks::Reclaimed};
+use super::{
+    error::Error,
+    reply::{self, Reply},
+};
 use crate::{
-    model::{BootCall, BootPhase, Change, EventKind, NewEvent, VmRecord, WaitingCall},
-    spec::Note,
-    storage::Entry,
+    model::{BootCall, BootPhase, EventKind, NewEvent, VmRecord, WaitingCall},
     store::Answer,
 };
 
@@ -21,54 +21,6 @@ pub struct Call {
     pub request_id: Option<Uuid>,
     /// Of the request's content.
     pub digest: [u8; 32],
-}
-
-/// What came of a change.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// The VM is as it should be.
-    Vm {
-        /// As it is now.
-        vm: Box<VmRecord>,
-        /// It was so before.
-        already: bool,
-        /// With a start: what was reached.
-        phases: Vec<BootPhase>,
-    },
-    /// The VM was changed.
-    Updated {
-        /// As it is now.
-        vm: Box<VmRecord>,
-        /// Every path that is different.
-        changes: Vec<Change>,
-        /// Properties that wait for the next boot.
-        next_boot: Vec<String>,
-        /// What has no effect here.
-        notes: Vec<Note>,
-    },
-    /// The VM is gone.
-    Deleted,
-    /// A file is there, or gone.
-    File(FileOutcome),
-    /// What became of leaks.
-    Reclaimed(Vec<Reclaimed>),
-}
-
-/// A file after a change.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FileOutcome {
-    /// Inside the zone's root.
-    pub path: String,
-    /// Bytes.
-    pub size: u64,
-    /// Seconds since 1970.
-    pub modified: i64,
-}
-
-impl From<&Entry> for FileOutcome {
-    fn from(entry: &Entry) -> Self {
-        Self { path: entry.path.clone(), size: entry.size, modified: entry.modified }
-    }
 }
 
 /// Where boot phases go while the caller listens; `None` when nobody does.
@@ -120,9 +72,9 @@ impl Call {
     }
 
     /// What to keep for a repeat of the call; nothing when it has no id.
-    pub(super) fn answer(&self, result: &Result<Outcome, Error>) -> Option<Answer> {
+    pub(super) fn answer<T: Reply>(&self, result: &Result<T, Error>) -> Option<Answer> {
         let request_id = self.request_id?;
-        match serde_json::to_string(result) {
+        match reply::write(result.as_ref().map(T::store).map_err(Error::clone)) {
             Ok(body) => Some(Answer { request_id, digest: self.digest, body }),
             Err(error) => {
                 tracing::error!(%error, "an answer can't be kept; a repeat would act again");

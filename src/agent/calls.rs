@@ -10,10 +10,11 @@ use super::{
         self, Command,
         control::{Control, parse_signal},
     },
-    call::{BootProgress, Call, Outcome},
+    call::{BootProgress, Call},
     create,
     error::Error,
     links,
+    reply::{DeleteReply, Reply, UpdateReply, VmReply},
 };
 use crate::{
     model::{StopCause, VmRecord},
@@ -63,7 +64,7 @@ impl Agent {
         etag: String,
         options: BootOptions,
         progress: BootProgress,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<VmReply, Error> {
         let invalid = options.check();
         if !invalid.is_empty() {
             return Err(Error::Invalid(invalid));
@@ -80,7 +81,7 @@ impl Agent {
         etag: String,
         force: bool,
         timeout_seconds: u32,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<VmReply, Error> {
         self.command(call, uuid, move |call, reply| Command::Stop {
             call,
             etag,
@@ -99,7 +100,7 @@ impl Agent {
         uuid: Uuid,
         etag: String,
         force: bool,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<VmReply, Error> {
         self.command(call, uuid, move |call, reply| Command::Reboot { call, etag, force, reply }).await
     }
 
@@ -111,7 +112,7 @@ impl Agent {
         etag: String,
         payload: Map<String, Value>,
         validate_only: bool,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<UpdateReply, Error> {
         self.command(call, uuid, move |call, reply| Command::Update {
             call,
             etag,
@@ -131,22 +132,22 @@ impl Agent {
     }
 
     /// Interrupts a guest.
-    pub async fn inject_nmi(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+    pub async fn inject_nmi(&self, call: Call, uuid: Uuid, etag: String) -> Result<VmReply, Error> {
         self.control(call, uuid, etag, Control::Nmi).await
     }
 
     /// Wakes a guest's screen and leaves a picture of it in the zone.
-    pub async fn sysrq_screenshot(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+    pub async fn sysrq_screenshot(&self, call: Call, uuid: Uuid, etag: String) -> Result<VmReply, Error> {
         self.control(call, uuid, etag, Control::Screenshot).await
     }
 
     /// Halts a guest.
-    pub async fn pause_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+    pub async fn pause_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<VmReply, Error> {
         self.control(call, uuid, etag, Control::Pause).await
     }
 
     /// Lets a halted guest go on.
-    pub async fn resume_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+    pub async fn resume_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<VmReply, Error> {
         self.control(call, uuid, etag, Control::Resume).await
     }
 
@@ -158,7 +159,7 @@ impl Agent {
         etag: String,
         drive: String,
         path: String,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<VmReply, Error> {
         self.control(call, uuid, etag, Control::Media { drive, path }).await
     }
 
@@ -168,22 +169,22 @@ impl Agent {
         uuid: Uuid,
         etag: String,
         control: Control,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<VmReply, Error> {
         self.command(call, uuid, move |call, reply| Command::Control { call, etag, control, reply }).await
     }
 
     /// Removes a VM and its disks.
-    pub async fn delete_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<Outcome, Error> {
+    pub async fn delete_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<DeleteReply, Error> {
         self.command(call, uuid, move |call, reply| Command::Delete { call, etag, reply }).await
     }
 
     /// Queues a command with the VM's actor, as a task that outlives the caller.
-    pub(super) async fn command(
+    pub(super) async fn command<T: Reply>(
         &self,
         call: Call,
         uuid: Uuid,
-        command: impl FnOnce(Call, actor::Reply) -> Command + Send + 'static,
-    ) -> Result<Outcome, Error> {
+        command: impl FnOnce(Call, actor::ReplyTo<T>) -> Command + Send + 'static,
+    ) -> Result<T, Error> {
         let agent = self.clone();
         self.once(call, move |call| async move {
             let handle = agent.inner.registry.get(uuid)?;
@@ -200,13 +201,13 @@ impl Agent {
     }
 
     /// Runs a mutation as a tracked task, once for each request id.
-    pub(super) async fn once<F>(
+    pub(super) async fn once<T: Reply, F>(
         &self,
         call: Call,
         work: impl FnOnce(Call) -> F + Send + 'static,
-    ) -> Result<Outcome, Error>
+    ) -> Result<T, Error>
     where
-        F: Future<Output = Result<Outcome, Error>> + Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         if self.inner.stopping.is_cancelled() {
             return Err(Error::Stopping);

@@ -11,8 +11,9 @@ use uuid::Uuid;
 use super::{
     Agent,
     actor::{Actor, Command, Seat},
-    call::{Call, Outcome},
+    call::Call,
     error::Error,
+    reply::{DeleteReply, VmReply},
     transition::Transition,
 };
 use crate::{
@@ -59,10 +60,8 @@ pub(super) async fn create(
         let agent = agent.clone();
         move |call| async move { provision(&agent, call, uuid, spec).await }
     };
-    match agent.once(call, work).await? {
-        Outcome::Vm { vm, .. } => Ok(*vm),
-        _ => Err(Error::internal("a creation ended as something else")),
-    }
+    let created: VmReply = agent.once(call, work).await?;
+    Ok(*created.vm)
 }
 
 /// What this host gives to a machine that leaves something open.
@@ -136,7 +135,7 @@ impl Drop for Claimed<'_> {
     }
 }
 
-async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Result<Outcome, Error> {
+async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Result<VmReply, Error> {
     if spec.autoboot() {
         agent.inner.drain.check()?;
     }
@@ -161,13 +160,13 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     }
 
     let vm = draft.next(|vm| vm.state = VmState::Stopped);
-    let outcome = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() };
+    let outcome = VmReply::of(&vm);
     let autoboot = vm.spec.autoboot();
     let (reply, answer) = tokio::sync::oneshot::channel();
     let (etag, options) = (String::new(), BootOptions::default());
     // Before what it was told while it was made.
     let start = Command::Start { call: call.clone(), etag, options, progress: None, reply };
-    let begin = || Actor::take(agent, seat, vm.clone(), None, autoboot.then_some(start));
+    let begin = || Actor::take(agent, seat, vm.clone(), autoboot.then_some(start));
     // With autoboot this is the answer until it is known how the boot went.
     let transition = Transition::new(agent).answers(call.answer(&Ok(outcome.clone())));
     if let Err(error) = transition.put(&call, &draft, &vm, begin).await {
@@ -232,7 +231,7 @@ async fn try_discard(agent: &Agent, call: &Call, vm: &VmRecord) -> Result<(), Er
     }
     // Until that is done the record stays, so that what is left is still known to be a VM's.
     tokio::task::spawn_blocking(move || storage::remove_zone(&layout)).await.map_err(Error::internal)??;
-    let answer = |call: &WaitingCall| Call::from_waiting(call.clone()).answer(&Ok(Outcome::Deleted));
+    let answer = |call: &WaitingCall| Call::from_waiting(call.clone()).answer(&Ok(DeleteReply));
     let answers = vm.waiting.iter().filter_map(answer);
     Transition::new(agent).answers(answers).delete(call, vm).await
 }

@@ -16,13 +16,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{
-    Agent,
-    actor::Command,
-    call::{Call, Outcome},
-    error::Error,
-    registry::VmHandle,
-};
+use super::{Agent, actor::Command, call::Call, error::Error, registry::VmHandle, reply::VmReply};
 use crate::{model::StopCause, spec::VmState};
 
 /// Whether the host goes down. That outlives the agent, and not the boot of the host.
@@ -105,7 +99,7 @@ impl Agent {
             }
             while let Some(Ok((result, ran, vm))) = stops.join_next().await {
                 left -= 1;
-                let was_off = matches!(&result, Ok(Outcome::Vm { already: true, .. }));
+                let was_off = matches!(&result, Ok(VmReply { already: true, .. }));
                 if matches!(result, Err(Error::VmNotFound { .. })) || (was_off && !ran) {
                     continue;
                 }
@@ -122,7 +116,7 @@ fn may_run(state: VmState) -> bool {
     state.has_hypervisor() || matches!(state, VmState::Starting | VmState::Lost)
 }
 
-async fn stop(agent: &Agent, vm: &VmHandle, call: Call, timeout_seconds: u32) -> Result<Outcome, Error> {
+async fn stop(agent: &Agent, vm: &VmHandle, call: Call, timeout_seconds: u32) -> Result<VmReply, Error> {
     let (reply, answer) = oneshot::channel();
     // One that does not answer can't be asked, and would not outlive its host.
     let force = vm.record().state == VmState::Lost;

@@ -53,6 +53,14 @@ pub enum Error {
         /// Which.
         request_id: Uuid,
     },
+    /// The answer to a request was kept, and this agent can't read it.
+    #[error(
+        "request {request_id} was answered by another version of the agent, whose answer this one can't read; it is not done again: look at what became of it, and use a new id"
+    )]
+    AnswerLost {
+        /// The caller's id of the request.
+        request_id: Uuid,
+    },
     /// The VM has too much to do already.
     #[error("VM {uuid} has too many requests waiting; try again later")]
     QueueFull {

@@ -6,8 +6,9 @@ use uuid::Uuid;
 
 use super::{
     Agent,
-    call::{Call, FileOutcome, Outcome, check_etag},
+    call::{Call, check_etag},
     error::Error,
+    reply::FileReply,
     transition::Transition,
 };
 use crate::{
@@ -39,7 +40,7 @@ enum Piece {
 #[derive(Debug)]
 pub struct Uploader {
     pieces: mpsc::Sender<Piece>,
-    outcome: oneshot::Receiver<Result<Outcome, Error>>,
+    outcome: oneshot::Receiver<Result<FileReply, Error>>,
 }
 
 impl Uploader {
@@ -49,7 +50,7 @@ impl Uploader {
     }
 
     /// The client said that this was all.
-    pub async fn finish(self) -> Result<Outcome, Error> {
+    pub async fn finish(self) -> Result<FileReply, Error> {
         let _ = self.pieces.send(Piece::End).await;
         drop(self.pieces);
         self.outcome.await.map_err(|_| Error::Stopping)?
@@ -152,7 +153,7 @@ impl Agent {
             };
             let (entry, note) = match removed {
                 Err(Error::FileNotFound { .. }) if dropped => {
-                    return Ok(Outcome::File(FileOutcome { path, size: 0, modified: 0 }));
+                    return Ok(FileReply { path, size: 0, modified: 0 });
                 }
                 removed => removed?,
             };
@@ -183,8 +184,8 @@ impl Agent {
         entry: &Entry,
         action: FileAction,
         note: Option<Note>,
-    ) -> Result<Outcome, Error> {
-        let outcome = Outcome::File(FileOutcome::from(entry));
+    ) -> Result<FileReply, Error> {
+        let outcome = FileReply::from(entry);
         let kind = EventKind::File { path: entry.path.clone(), action, size: entry.size };
         // Under the note's name as well, so that whoever finds the note knows that it is journaled.
         let by_note = Call { request_id: note.as_ref().map(Note::id), ..Call::own() };
@@ -198,7 +199,7 @@ impl Agent {
 
     /// Journals what was done to a VM's files and was not: the agent ended in between, or the disk was full. Gives
     /// what came of `call`, should that be one of them.
-    pub(super) async fn settle_files(&self, uuid: Uuid, call: &Call) -> Result<Option<Outcome>, Error> {
+    pub(super) async fn settle_files(&self, uuid: Uuid, call: &Call) -> Result<Option<FileReply>, Error> {
         let layout = self.layout().vm(uuid);
         let mut answer = None;
         for (deed, note) in blocking(move || storage::noted(&layout)).await? {

@@ -10,12 +10,7 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{
-    Agent,
-    call::{Call, Outcome},
-    error::Error,
-    transition::Transition,
-};
+use super::{Agent, call::Call, error::Error, reply::ReclaimReply, transition::Transition};
 use crate::{
     layout::VmLayout,
     model::EventKind,
@@ -190,13 +185,11 @@ impl Agent {
             let agent = self.clone();
             move |call: Call| async move { agent.reclaim_all(&call, ids).await }
         };
-        match self.once(call, work).await? {
-            Outcome::Reclaimed(results) => Ok(results),
-            _ => Err(Error::internal("a reclaim ended as something else")),
-        }
+        let ReclaimReply(results) = self.once(call, work).await?;
+        Ok(results)
     }
 
-    async fn reclaim_all(&self, call: &Call, ids: Vec<String>) -> Result<Outcome, Error> {
+    async fn reclaim_all(&self, call: &Call, ids: Vec<String>) -> Result<ReclaimReply, Error> {
         let leaks = self.leaks().await?;
         let mut results = Vec::new();
         for id in ids {
@@ -209,7 +202,7 @@ impl Agent {
             };
             results.push(result);
         }
-        let outcome = Outcome::Reclaimed(results);
+        let outcome = ReclaimReply(results);
         Transition::new(self).answers(call.answer(&Ok(outcome.clone()))).only().await?;
         Ok(outcome)
     }

@@ -34,6 +34,7 @@ mod links;
 mod machine;
 mod metadata;
 mod registry;
+mod reply;
 mod requests;
 mod transition;
 mod uploads;
@@ -54,13 +55,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 pub use acts::Refusals;
-pub use call::{BootProgress, Call, Outcome};
+pub use call::{BootProgress, Call};
 pub use capacity::{Capacity, Resource};
 pub use drain::Drained;
 pub use error::Error;
 pub use files::{FileList, Uploader};
 pub use leaks::{Leak, LeakKind, Reclaimed};
 pub use registry::View;
+pub use reply::{FileReply, Reply, UpdateReply, VmReply};
 pub use wanted::Wanted;
 
 use crate::{

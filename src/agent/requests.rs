@@ -10,12 +10,13 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{
-    call::{Call, Outcome},
+    call::Call,
     error::Error,
+    reply::{self, Reply, StoredReply},
 };
 use crate::store::{Answer, Reader};
 
-type Answered = Option<Result<Outcome, Error>>;
+type Answered = Option<Result<StoredReply, Error>>;
 
 #[derive(Clone, Debug)]
 struct UnderWay {
@@ -36,14 +37,14 @@ impl Requests {
     }
 
     /// Runs `work` on `tasks` and waits for it; the work goes on when the caller does not.
-    pub(super) async fn once<F>(
+    pub(super) async fn once<T: Reply, F>(
         &self,
         tasks: &TaskTracker,
         call: Call,
         work: impl FnOnce(Call) -> F + Send + 'static,
-    ) -> Result<Outcome, Error>
+    ) -> Result<T, Error>
     where
-        F: Future<Output = Result<Outcome, Error>> + Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let Some(request_id) = call.request_id else {
             return tasks.spawn(work(call)).await.map_err(Error::internal)?;
@@ -59,7 +60,7 @@ impl Requests {
         };
         if let Some(earlier) = earlier {
             return match earlier.digest == call.digest {
-                true => wait(earlier.answer).await,
+                true => read(request_id, wait(earlier.answer).await),
                 false => Err(Error::RequestIdReused { request_id }),
             };
         }
@@ -67,21 +68,21 @@ impl Requests {
         tasks.spawn(async move {
             let _leave = Leave { requests: this.clone(), request_id };
             let result = match this.kept(&call).await {
-                Ok(None) => work(call).await,
+                Ok(None) => work(call).await.map(|reply| reply.store()),
                 Ok(Some(kept)) => kept,
                 Err(error) => Err(error),
             };
             sender.send_replace(Some(result));
         });
-        wait(receiver).await
+        read(request_id, wait(receiver).await)
     }
 
     /// Whether there is an answer to that request.
     pub(super) async fn knows(&self, request_id: Uuid) -> Result<bool, Error> {
-        Ok(self.read(request_id).await?.is_some())
+        Ok(self.look_up(request_id).await?.is_some())
     }
 
-    async fn read(&self, request_id: Uuid) -> Result<Option<Answer>, Error> {
+    async fn look_up(&self, request_id: Uuid) -> Result<Option<Answer>, Error> {
         let reader = self.reader.clone();
         Ok(tokio::task::spawn_blocking(move || reader.answer(request_id))
             .await
@@ -91,11 +92,11 @@ impl Requests {
     /// The answer to an earlier run of the same request.
     async fn kept(&self, call: &Call) -> Result<Answered, Error> {
         let Some(request_id) = call.request_id else { return Ok(None) };
-        let Some(kept) = self.read(request_id).await? else { return Ok(None) };
+        let Some(kept) = self.look_up(request_id).await? else { return Ok(None) };
         if kept.digest != call.digest {
             return Err(Error::RequestIdReused { request_id });
         }
-        serde_json::from_str(&kept.body).map(Some).map_err(Error::internal)
+        reply::read(&kept.body).map(Some).ok_or(Error::AnswerLost { request_id })
     }
 }
 
@@ -111,7 +112,12 @@ impl Drop for Leave {
     }
 }
 
-async fn wait(mut answer: watch::Receiver<Answered>) -> Result<Outcome, Error> {
+/// The kept form as what the call is answered.
+fn read<T: Reply>(request_id: Uuid, kept: Result<StoredReply, Error>) -> Result<T, Error> {
+    T::load(kept?).ok_or(Error::AnswerLost { request_id })
+}
+
+async fn wait(mut answer: watch::Receiver<Answered>) -> Result<StoredReply, Error> {
     let answered = answer.wait_for(Option::is_some).await;
     answered.ok().and_then(|answer| answer.clone()).unwrap_or_else(|| {
         Err(Error::Internal { message: "the work ended without an answer; see the agent's log".to_owned() })

@@ -8,10 +8,10 @@ use super::{
     convert,
     request::{actor, bytes, call_of, invalid, page_size, uuid, uuid_at},
     status::status,
-    vm_service::{Vms, other_kind},
+    vm_service::Vms,
 };
 use crate::{
-    agent::{Outcome, Uploader},
+    agent::{FileReply, Uploader},
     proto::offset,
     proto::v1::{self, put_file_request},
     storage::UploadPlan,
@@ -32,18 +32,15 @@ impl Vms {
             return Err(invalid("header", "the first message must be the header"));
         };
         let uploader = self.begin_upload(actor, header)?;
-        let outcome = receive(uploader, &mut stream).await?;
-        match outcome {
-            Outcome::File(file) => Ok(Response::new(v1::PutFileResponse {
-                file: Some(v1::FileEntry {
-                    path: file.path,
-                    r#type: v1::file_entry::Type::File.into(),
-                    size: offset(file.size),
-                    modified: Some(prost_types::Timestamp { seconds: file.modified, nanos: 0 }),
-                }),
-            })),
-            _ => Err(other_kind()),
-        }
+        let file = receive(uploader, &mut stream).await?;
+        Ok(Response::new(v1::PutFileResponse {
+            file: Some(v1::FileEntry {
+                path: file.path,
+                r#type: v1::file_entry::Type::File.into(),
+                size: offset(file.size),
+                modified: Some(prost_types::Timestamp { seconds: file.modified, nanos: 0 }),
+            }),
+        }))
     }
 
     pub(super) async fn list(
@@ -83,7 +80,10 @@ impl Vms {
 }
 
 /// Passes chunks on until the client says that this was all, or is gone.
-async fn receive(uploader: Uploader, stream: &mut Streaming<v1::PutFileRequest>) -> Result<Outcome, Status> {
+async fn receive(
+    uploader: Uploader,
+    stream: &mut Streaming<v1::PutFileRequest>,
+) -> Result<FileReply, Status> {
     loop {
         let chunk = match stream.next().await {
             None => return uploader.finish().await.map_err(status),

@@ -5,6 +5,7 @@
 //! | a field breaks a rule | INVALID_ARGUMENT | `INVALID_MACHINE`, with BadRequest |
 //! | no such VM or file | NOT_FOUND | `VM_NOT_FOUND`, `FILE_NOT_FOUND` |
 //! | a name, an address or a port is taken | ALREADY_EXISTS | `VM_EXISTS`, `FILE_EXISTS`, `CONFLICT` |
+//! | an answer was kept and can't be read | DATA_LOSS | `ANSWER_LOST` |
 //! | the VM's state does not allow it | FAILED_PRECONDITION | `VM_STATE`, with PreconditionFailure |
 //! | etag, or the same work under way | ABORTED | `ETAG_MISMATCH`, `UPLOAD_BUSY` |
 //! | a request id used twice | INVALID_ARGUMENT | `REQUEST_ID_REUSED` |
@@ -61,6 +62,9 @@ pub(super) fn status(error: Error) -> Status {
         }
         Error::RequestIdReused { request_id } => {
             (Code::InvalidArgument, "REQUEST_ID_REUSED", vec![("request_id", request_id.to_string())])
+        }
+        Error::AnswerLost { request_id } => {
+            (Code::DataLoss, "ANSWER_LOST", vec![("request_id", request_id.to_string())])
         }
         Error::QueueFull { uuid } => {
             details.set_retry_info(Some(Duration::from_secs(1)));

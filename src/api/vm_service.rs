@@ -14,7 +14,7 @@ use super::{
     status::status,
 };
 use crate::{
-    agent::{Agent, Call, Error, Outcome},
+    agent::{Agent, Call, Error, UpdateReply, VmReply},
     model::{BootPhase, VmRecord},
     proto::Sight,
     proto::{boot_options, changes_to_proto, json_to_struct, note, violation, vm_to_proto},
@@ -45,18 +45,6 @@ impl Vms {
     fn vm(&self, record: &VmRecord, sight: Sight) -> v1::Vm {
         vm_to_proto(record, &self.agent.zonepath(record.uuid), sight)
     }
-
-    /// The VM of an outcome, and whether it was so before.
-    fn outcome(&self, outcome: Outcome, sight: Sight) -> Result<(v1::Vm, bool), Status> {
-        match outcome {
-            Outcome::Vm { vm, already, .. } => Ok((self.vm(&vm, sight), already)),
-            _ => Err(other_kind()),
-        }
-    }
-}
-
-pub(super) fn other_kind() -> Status {
-    Status::internal("the answer is of another kind")
 }
 
 /// A machine that is to be made, if nothing is wrong with it.
@@ -145,15 +133,13 @@ impl VmService for Vms {
         let vm = uuid(&request.uuid)?;
         let payload = payload(&request).map_err(|violations| status(Error::Invalid(violations)))?;
         let updated = self.agent.update_vm(call, vm, request.etag, payload, request.validate_only).await;
-        match updated.map_err(status)? {
-            Outcome::Updated { vm, changes, next_boot, notes } => Ok(Response::new(v1::UpdateVmResponse {
-                vm: Some(self.vm(&vm, sight)),
-                changes: changes_to_proto(&changes, sight),
-                next_boot,
-                notes: notes.into_iter().map(note).collect(),
-            })),
-            _ => Err(other_kind()),
-        }
+        let UpdateReply { vm, changes, next_boot, notes } = updated.map_err(status)?;
+        Ok(Response::new(v1::UpdateVmResponse {
+            vm: Some(self.vm(&vm, sight)),
+            changes: changes_to_proto(&changes, sight),
+            next_boot,
+            notes: notes.into_iter().map(note).collect(),
+        }))
     }
 
     async fn kill_vm(
@@ -194,7 +180,7 @@ impl VmService for Vms {
         let call = call(&request, "PauseVm")?;
         let request = request.into_inner();
         let paused = self.agent.pause_vm(call, uuid(&request.uuid)?, request.etag).await;
-        let (vm, _) = self.outcome(paused.map_err(status)?, sight)?;
+        let vm = self.vm(&paused.map_err(status)?.vm, sight);
         Ok(Response::new(v1::PauseVmResponse { vm: Some(vm) }))
     }
 
@@ -206,7 +192,7 @@ impl VmService for Vms {
         let call = call(&request, "ResumeVm")?;
         let request = request.into_inner();
         let resumed = self.agent.resume_vm(call, uuid(&request.uuid)?, request.etag).await;
-        let (vm, _) = self.outcome(resumed.map_err(status)?, sight)?;
+        let vm = self.vm(&resumed.map_err(status)?.vm, sight);
         Ok(Response::new(v1::ResumeVmResponse { vm: Some(vm) }))
     }
 
@@ -218,7 +204,7 @@ impl VmService for Vms {
         let call = call(&request, "ChangeMedia")?;
         let v1::ChangeMediaRequest { uuid: vm, etag, drive, path, .. } = request.into_inner();
         let changed = self.agent.change_media(call, uuid(&vm)?, etag, drive, path).await;
-        let (vm, _) = self.outcome(changed.map_err(status)?, sight)?;
+        let vm = self.vm(&changed.map_err(status)?.vm, sight);
         Ok(Response::new(v1::ChangeMediaResponse { vm: Some(vm) }))
     }
 
@@ -301,9 +287,11 @@ impl VmService for Vms {
         let stopped =
             self.agent.stop_vm(call, uuid(&request.uuid)?, request.etag, request.force, seconds).await;
         let stopped = stopped.map_err(status)?;
-        let obeyed = matches!(&stopped, Outcome::Vm { vm, already: false, .. } if vm.exit.as_ref().is_some_and(|exit| exit.obeyed));
-        let (vm, already_stopped) = self.outcome(stopped, sight)?;
-        Ok(Response::new(v1::StopVmResponse { vm: Some(vm), already_stopped, obeyed }))
+        Ok(Response::new(v1::StopVmResponse {
+            vm: Some(self.vm(&stopped.vm, sight)),
+            already_stopped: stopped.already,
+            obeyed: stopped.obeyed(),
+        }))
     }
 
     async fn reboot_vm(
@@ -314,7 +302,7 @@ impl VmService for Vms {
         let call = call(&request, "RebootVm")?;
         let request = request.into_inner();
         let rebooted = self.agent.reboot_vm(call, uuid(&request.uuid)?, request.etag, request.force).await;
-        let (vm, _) = self.outcome(rebooted.map_err(status)?, sight)?;
+        let vm = self.vm(&rebooted.map_err(status)?.vm, sight);
         Ok(Response::new(v1::RebootVmResponse { vm: Some(vm) }))
     }
 
@@ -413,25 +401,21 @@ impl Vms {
         let call = Call::by(actor);
         let looked = self.agent.update_vm(call, uuid(&request.uuid)?, request.etag, payload, true).await;
         match looked {
-            Ok(Outcome::Updated { notes, .. }) => Ok((Vec::new(), notes)),
-            Ok(_) => Err(other_kind()),
+            Ok(updated) => Ok((Vec::new(), updated.notes)),
             Err(Error::Invalid(violations)) => Ok((violations, Vec::new())),
             Err(error) => Err(status(error)),
         }
     }
 
     /// The last items: of a repeated request also the phases of the first run.
-    async fn tell_outcome(&self, outcome: Result<Outcome, Error>, told: usize, sight: Sight, items: &Items) {
+    async fn tell_outcome(&self, outcome: Result<VmReply, Error>, told: usize, sight: Sight, items: &Items) {
         match outcome {
-            Ok(Outcome::Vm { vm, phases, .. }) => {
+            Ok(VmReply { vm, phases, .. }) => {
                 for phase in phases.iter().skip(told) {
                     let _ = items.send(Ok(phase_item(phase))).await;
                 }
                 let item = Some(start_vm_response::Item::Vm(self.vm(&vm, sight)));
                 let _ = items.send(Ok(v1::StartVmResponse { item })).await;
-            }
-            Ok(_) => {
-                let _ = items.send(Err(other_kind())).await;
             }
             Err(error) => {
                 let _ = items.send(Err(status(error))).await;

@@ -131,3 +131,74 @@ async fn each_mutation_takes_an_id() {
     }
     assert!(events.iter().all(|event| event.actor.is_empty() || event.actor == "unix:uid=0"));
 }
+
+/// Answers outlive the agent that gave them: those of every kind, as an agent wrote that knew no versions. One that this
+/// agent can't read is said to be lost, and nothing is done again.
+#[tokio::test]
+async fn answers_of_another_version_of_the_agent() {
+    let mut agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let id = |n: u8| format!("7d444840-9dc0-11d1-b245-5ffdce74fb{n:02x}");
+    let uuid = clients.create(machine()).await;
+    let gone = clients.create(machine()).await;
+    let start = v1::StartVmRequest { uuid: uuid.clone(), request_id: id(1), ..Default::default() };
+    let update = v1::UpdateVmRequest {
+        uuid: uuid.clone(),
+        request_id: id(2),
+        vm: Some(Box::new(v1::VmSpec { alias: Some("b".into()), ..Default::default() })),
+        ..Default::default()
+    };
+    let delete = v1::DeleteVmRequest { uuid: gone.clone(), request_id: id(3), ..Default::default() };
+    let header = v1::PutFileHeader {
+        uuid: uuid.clone(),
+        path: "/a".into(),
+        size: 1,
+        sha256: sha256(b"a"),
+        request_id: id(4),
+        ..Default::default()
+    };
+    let reclaim =
+        v1::ReclaimLeaksRequest { ids: vec!["none".into()], request_id: id(5), ..Default::default() };
+    let wrong = v1::PauseVmRequest { uuid: gone, request_id: id(6), ..Default::default() };
+    let mut ask = async |mut clients: super::support::Clients| {
+        let phases = clients.start_with(start.clone()).await.map_err(|status| reason(&status));
+        let updated = clients.vms.update_vm(update.clone()).await.map(tonic::Response::into_inner);
+        let deleted = clients.vms.delete_vm(delete.clone()).await.map(tonic::Response::into_inner);
+        let put = clients.put(header.clone(), vec![b"a".to_vec()]).await;
+        let reclaimed = clients.host.reclaim_leaks(reclaim.clone()).await.map(tonic::Response::into_inner);
+        let paused = clients.vms.pause_vm(wrong.clone()).await.map(tonic::Response::into_inner);
+        (
+            phases,
+            updated.map_err(|status| reason(&status)),
+            deleted.map_err(|status| reason(&status)),
+            put.map_err(|status| reason(&status)),
+            reclaimed.map_err(|status| reason(&status)),
+            paused.map_err(|status| reason(&status)),
+        )
+    };
+    let first = ask(clients).await;
+    assert!(first.0.is_ok() && first.1.is_ok() && first.2.is_ok() && first.3.is_ok() && first.4.is_ok());
+    let edit = async |agent: &mut Simulated, change: &str| {
+        agent.stop().await;
+        let file = rusqlite::Connection::open(agent.config.state_dir.join("state.db")).unwrap();
+        assert!(file.execute(change, []).unwrap() >= 5);
+        drop(file);
+        agent.resume().await;
+        agent.clients().await
+    };
+    let clients = edit(&mut agent, "UPDATE request SET answer = json_extract(answer, '$.answer')").await;
+    assert_eq!(ask(clients).await, first);
+    let clients = edit(&mut agent, r#"UPDATE request SET answer = '{"v":2,"answer":{}}'"#).await;
+    let lost = ask(clients.clone()).await;
+    for found in [
+        lost.0.unwrap_err(),
+        lost.1.unwrap_err(),
+        lost.2.unwrap_err(),
+        lost.3.unwrap_err(),
+        lost.4.unwrap_err(),
+    ] {
+        assert_eq!(found, "ANSWER_LOST");
+    }
+    let mut clients = clients;
+    assert_eq!(clients.get(&uuid).await.unwrap().spec.unwrap().alias.as_deref(), Some("b"));
+}

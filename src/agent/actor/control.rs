@@ -4,10 +4,7 @@ use rustix::process::Signal;
 
 use super::{Actor, patience::patient};
 use crate::{
-    agent::{
-        call::{Call, Outcome},
-        error::Error,
-    },
+    agent::{call::Call, error::Error, reply::VmReply},
     hypervisor::Medium,
     model::{Kill, VmRecord},
     spec::{Media, VmState, validate},
@@ -41,7 +38,7 @@ impl Actor {
         call: &Call,
         etag: &str,
         control: Control,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<VmReply, Error> {
         self.check_etag(etag)?;
         match control {
             Control::Kill(signal) => {
@@ -98,7 +95,7 @@ impl Actor {
             }
             Control::Media { drive, path } => return self.change_media(call, &drive, &path).await,
         }
-        self.keep_answer(call, self.outcome(false, Vec::new())).await
+        self.keep_answer(call, self.reply(false)).await
     }
 
     fn expect_state(&self, wanted: VmState, verb: &str) -> Result<(), Error> {
@@ -109,16 +106,16 @@ impl Actor {
         Err(self.wrong_state(format!("Cannot {verb} vm from state \"{state}\", must be \"{wanted}\".")))
     }
 
-    async fn enter(&mut self, call: &Call, edit: impl FnOnce(&mut VmRecord)) -> Result<Outcome, Error> {
+    async fn enter(&mut self, call: &Call, edit: impl FnOnce(&mut VmRecord)) -> Result<VmReply, Error> {
         let vm = self.changed(edit);
-        let outcome = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() };
+        let outcome = VmReply::of(&vm);
         let answer = call.answer(&Ok(outcome.clone()));
         self.commit(call, vm, Vec::new(), answer).await?;
         Ok(outcome)
     }
 
     /// The VM's own CD gets another path too, so that the next boot finds what is in the drive now.
-    async fn change_media(&mut self, call: &Call, drive: &str, path: &str) -> Result<Outcome, Error> {
+    async fn change_media(&mut self, call: &Call, drive: &str, path: &str) -> Result<VmReply, Error> {
         let running = self.live.machine.clone();
         let id = self.cd_drive(drive).ok_or_else(|| {
             let what = if drive.is_empty() { "a CD drive".to_owned() } else { format!("CD drive: {drive}") };

@@ -6,13 +6,7 @@ use tokio::time::Instant;
 
 use super::{Actor, Live, patience::briefly, resets::Resets, stop::Waiting};
 use crate::{
-    agent::{
-        call::{Call, Outcome},
-        disks,
-        error::Error,
-        exit, links,
-        transition::Transition,
-    },
+    agent::{call::Call, disks, error::Error, exit, reply::VmReply, transition::Transition},
     crash,
     hypervisor::MachineEvent,
     model::{EventKind, Exit, ExitReason, VmRecord},
@@ -30,12 +24,12 @@ const LOOK: Duration = Duration::from_secs(1);
 const PANICS: Duration = Duration::from_secs(10);
 
 /// What a call is told whose VM is stopped now.
-pub(in crate::agent) fn stop_result(vm: &VmRecord, reboots: bool) -> Result<Outcome, Error> {
+pub(super) fn stop_result(vm: &VmRecord, reboots: bool) -> Result<VmReply, Error> {
     if reboots {
         let message = "the VM was stopped by another call while it was to be rebooted".to_owned();
         return Err(Error::WrongState { uuid: vm.uuid, state: vm.state, message });
     }
-    Ok(Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases: Vec::new() })
+    Ok(VmReply::of(vm))
 }
 
 /// The end was not written down: what tells of it stays for the next agent, which answers.
@@ -60,19 +54,9 @@ impl Actor {
             stop.as_ref().is_some_and(|stop| stop.then_start) && self.agent.inner.drain.check().is_ok();
         let waiting = stop.map(|stop| stop.waiting).unwrap_or_default();
 
-        let vm = self.changed(|vm| {
-            if vm.state == VmState::Starting {
-                // It could not be written down that it ran.
-                vm.waiting.clear();
-                vm.host_boot = Some(self.agent.inner.platform.host_boot.clone());
-            } else {
-                vm.exit = Some(exit);
-            }
-            vm.state = VmState::Stopped;
-            (vm.machine, vm.boot, vm.kill) = (None, None, None);
-            // The second half of a reboot is still to be done.
-            vm.stop = vm.stop.take().filter(|_| then_start);
-        });
+        let host_boot = self.agent.inner.platform.host_boot.clone();
+        // That it ran could not be written down.
+        let vm = self.after(exit, then_start, |vm| vm.host_boot = Some(host_boot));
         let was_asked = vm.exit.as_ref().is_some_and(|exit| exit.reason == ExitReason::Operator);
         let killed = self.record.kill.clone().filter(|_| was_asked);
         let killed = killed.map(|kill| Call::from_waiting(kill.call));
@@ -100,6 +84,22 @@ impl Actor {
             let result = result(&waiting);
             let _ = waiting.reply.send(result);
         }
+    }
+
+    /// The record of a VM whose hypervisor is gone. With `again` the second half of a reboot is still to be done; one that
+    /// never ran has no exit, and `never_ran` says what becomes of its turn.
+    pub(super) fn after(&self, exit: Exit, again: bool, never_ran: impl FnOnce(&mut VmRecord)) -> VmRecord {
+        self.changed(|vm| {
+            if vm.state == VmState::Starting {
+                vm.waiting.clear();
+                never_ran(vm);
+            } else {
+                vm.exit = Some(exit);
+            }
+            vm.state = VmState::Stopped;
+            (vm.machine, vm.boot, vm.kill) = (None, None, None);
+            vm.stop = vm.stop.take().filter(|_| again);
+        })
     }
 
     /// Removes what the process had of the host. Not before its end is written down, which others wait for;
@@ -247,10 +247,7 @@ impl Actor {
         match self.agent.inner.platform.zone.find(self.record.uuid, &self.layout) {
             Found::Alive(process) => {
                 self.live.process = Some(process);
-                self.console.watch().await;
-                self.listen_to_guest(false);
-                links::rejoin(&self.agent, &self.record).await;
-                self.follow_links().await;
+                self.attend().await;
             }
             Found::Gone(ended) => self.on_ended(ended).await,
             Found::Unknown(why) => tracing::debug!(vm = %self.record.uuid, why, "still lost"),

@@ -14,7 +14,7 @@ use crate::{
 
 /// A hypervisor that is there, as far as it is known.
 #[derive(Debug, Default)]
-pub(in crate::agent) struct Live {
+pub(super) struct Live {
     pub(super) process: Option<Arc<dyn Process>>,
     pub(super) machine: Option<Arc<dyn Machine>>,
     pub(super) vnc: Option<VncEndpoint>,
@@ -34,7 +34,7 @@ pub(in crate::agent) struct Live {
 
 impl Live {
     /// A hypervisor that an earlier agent left.
-    pub(in crate::agent) fn adopted(
+    pub(super) fn adopted(
         process: Arc<dyn Process>,
         machine: Option<Arc<dyn Machine>>,
         vnc: Option<VncEndpoint>,

@@ -13,6 +13,7 @@
 //! fail is a commit (disk full): then a command changes nothing, but the end of a process is a fact
 //! and is committed again and again until it can be.
 
+mod adopt;
 mod button;
 pub(super) mod control;
 mod ended;
@@ -37,24 +38,23 @@ use tokio::{
 };
 use uuid::Uuid;
 
-pub(super) use ended::stop_result;
-pub(super) use live::Live;
-use live::{ended, next_event};
+use live::{Live, ended, next_event};
 pub(super) use seat::Seat;
 
 use super::{
     Agent,
-    call::{BootProgress, Call, Outcome, check_etag},
+    adoption::Findings,
+    call::{BootProgress, Call, check_etag},
     error::Error,
     links::{self, Attended},
-    registry::VmHandle,
+    reply::{DeleteReply, UpdateReply, VmReply},
     transition::Transition,
 };
 use crate::{
     console::{Console, VncEndpoint},
     hypervisor::{Machine, MachineEvent},
     layout::VmLayout,
-    model::{BootPhase, StopCause, VmRecord},
+    model::{StopCause, VmRecord},
     spec::{BootOptions, VmState},
     storage::remove_zone,
 };
@@ -71,17 +71,23 @@ const GUARD_AGAIN: Duration = Duration::from_secs(5);
 pub(super) const QUEUE: usize = 32;
 
 /// Where the answer to a command goes.
-pub(super) type Reply = oneshot::Sender<Result<Outcome, Error>>;
+pub(super) type ReplyTo<T> = oneshot::Sender<Result<T, Error>>;
 
 /// What a VM can be told.
 #[derive(Debug)]
 pub(super) enum Command {
+    /// What an earlier agent left of it.
+    Adopt {
+        findings: Box<Findings>,
+        /// What became of it is known.
+        done: oneshot::Sender<()>,
+    },
     Start {
         call: Call,
         etag: String,
         options: BootOptions,
         progress: BootProgress,
-        reply: Reply,
+        reply: ReplyTo<VmReply>,
     },
     Stop {
         call: Call,
@@ -89,31 +95,31 @@ pub(super) enum Command {
         force: bool,
         timeout_seconds: u32,
         cause: StopCause,
-        reply: Reply,
+        reply: ReplyTo<VmReply>,
     },
     Reboot {
         call: Call,
         etag: String,
         force: bool,
-        reply: Reply,
+        reply: ReplyTo<VmReply>,
     },
     Update {
         call: Call,
         etag: String,
         payload: Map<String, Value>,
         validate_only: bool,
-        reply: Reply,
+        reply: ReplyTo<UpdateReply>,
     },
     Control {
         call: Call,
         etag: String,
         control: Control,
-        reply: Reply,
+        reply: ReplyTo<VmReply>,
     },
     Delete {
         call: Call,
         etag: String,
-        reply: Reply,
+        reply: ReplyTo<DeleteReply>,
     },
     /// Some of its links were taken off their bridges.
     Rejoin,
@@ -156,22 +162,9 @@ enum Then {
 }
 
 impl Actor {
-    /// Starts the actor of a VM, which may have a hypervisor already.
-    pub(super) fn spawn(agent: &Agent, record: VmRecord, live: Option<Live>) -> VmHandle {
-        let (handle, seat) = Seat::prepare(agent, &record);
-        Self::take(agent, seat, record, live, None);
-        handle
-    }
-
     /// Starts the actor of a VM that is known already. `first` is what it does before anything that it was told
     /// meanwhile.
-    pub(super) fn take(
-        agent: &Agent,
-        seat: Seat,
-        record: VmRecord,
-        live: Option<Live>,
-        first: Option<Command>,
-    ) {
+    pub(super) fn take(agent: &Agent, seat: Seat, record: VmRecord, first: Option<Command>) {
         let Seat { layout, console, published, commands } = seat;
         published.send_replace(Arc::new(record.clone()));
         let mut actor = Self {
@@ -181,7 +174,7 @@ impl Actor {
             record,
             published,
             commands,
-            live: live.unwrap_or_default(),
+            live: Live::default(),
             stop: None,
             look_at: None,
             last_words: None,
@@ -189,19 +182,20 @@ impl Actor {
             sleeps: Sleeps::default(),
         };
         agent.inner.tasks.spawn(async move {
-            if actor.live.process.is_some() {
-                actor.console.watch().await;
-                actor.listen_to_guest(false);
-                // What was committed is in force, whatever the agent before came to, and the host meanwhile.
-                links::rejoin(&actor.agent, &actor.record).await;
-                actor.follow_links().await;
-            }
-            actor.resume_stop().await;
             if let Some(first) = first {
                 Box::pin(actor.obey(first)).await;
             }
             actor.run().await;
         });
+    }
+
+    /// Serves a hypervisor that was not started just now.
+    async fn attend(&mut self) {
+        self.console.watch().await;
+        self.listen_to_guest(false);
+        // What was committed is in force, whatever the agent before came to, and the host meanwhile.
+        links::rejoin(&self.agent, &self.record).await;
+        self.follow_links().await;
     }
 
     async fn run(mut self) {
@@ -233,6 +227,14 @@ impl Actor {
 
     async fn obey(&mut self, command: Command) -> Then {
         match command {
+            Command::Adopt { findings, done } => {
+                self.on_adoption(*findings).await;
+                let _ = done.send(());
+                if self.live.process.is_some() {
+                    self.attend().await;
+                }
+                self.resume_stop().await;
+            }
             Command::Start { call, etag, options, progress, reply } => {
                 let result = match self.may_start(&etag) {
                     Ok(None) => {
@@ -299,11 +301,11 @@ impl Actor {
         Error::WrongState { uuid: self.record.uuid, state: self.record.state, message: message.into() }
     }
 
-    fn outcome(&self, already: bool, phases: Vec<BootPhase>) -> Outcome {
-        Outcome::Vm { vm: Box::new(self.record.clone()), already, phases }
+    fn reply(&self, already: bool) -> VmReply {
+        VmReply { already, ..VmReply::of(&self.record) }
     }
 
-    async fn delete(&mut self, call: &Call, etag: &str) -> Result<Outcome, Error> {
+    async fn delete(&mut self, call: &Call, etag: &str) -> Result<DeleteReply, Error> {
         self.check_etag(etag)?;
         for (property, set) in [
             ("indestructible_zoneroot", self.record.spec.indestructible_zoneroot),
@@ -334,9 +336,9 @@ impl Actor {
         let layout = self.layout.clone();
         tokio::task::spawn_blocking(move || remove_zone(&layout)).await.map_err(Error::internal)??;
 
-        let answer = call.answer(&Ok(Outcome::Deleted));
+        let answer = call.answer(&Ok(DeleteReply));
         Transition::new(&self.agent).answers(answer).delete(call, &self.record).await?;
-        Ok(Outcome::Deleted)
+        Ok(DeleteReply)
     }
 
     /// The machine, to do `what` with it, like "get info for".

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use super::Actor;
 use crate::{
     agent::{
-        call::{Call, Outcome},
+        call::Call,
         error::Error,
+        reply::{Reply, VmReply},
         transition::Transition,
     },
     model::{NewEvent, VmRecord},
@@ -53,7 +54,7 @@ impl Actor {
     }
 
     /// An answer that changes nothing is kept too: a repeat that comes late must not act.
-    pub(super) async fn keep_answer(&self, call: &Call, outcome: Outcome) -> Result<Outcome, Error> {
+    pub(super) async fn keep_answer<T: Reply>(&self, call: &Call, outcome: T) -> Result<T, Error> {
         if let Some(answer) = call.answer(&Ok(outcome.clone())) {
             Transition::new(&self.agent).answers([answer]).only().await?;
         }
@@ -68,13 +69,13 @@ impl Actor {
         (rpc, detail): (&str, String),
         edit: impl FnOnce(&mut VmRecord),
         act: impl Future<Output = Result<(), E>>,
-    ) -> Result<Outcome, Error> {
-        let outcome = self.outcome(false, Vec::new());
+    ) -> Result<VmReply, Error> {
+        let outcome = self.reply(false);
         let told = vec![call.made(Some(self.record.uuid), rpc, detail)];
         let answers = call.answer(&Ok(outcome.clone())).into_iter().collect();
         self.note_with(edit, told, answers).await?;
         let Err(error) = act.await.map_err(Into::into) else { return Ok(outcome) };
-        if let Some(answer) = call.answer(&Err(Error::clone(&error))) {
+        if let Some(answer) = call.answer::<VmReply>(&Err(Error::clone(&error))) {
             let _ = Transition::new(&self.agent).answers([answer]).only().await;
         }
         Err(error)

@@ -24,4 +24,9 @@ impl Actor {
             Err(error) => tracing::error!(vm = %self.record.uuid, %error, "no VNC endpoint"),
         }
     }
+
+    /// The endpoint's TCP port.
+    pub(super) fn vnc_port(&self) -> Option<u16> {
+        self.live.vnc.as_ref().map(|vnc| vnc.address().port())
+    }
 }

@@ -5,22 +5,24 @@ use tokio::sync::mpsc;
 use super::{Actor, Live, resets::Resets};
 use crate::{
     agent::{
-        call::{BootProgress, Call, Outcome},
+        call::{BootProgress, Call},
         error::Error,
         links::Attended,
+        reply::VmReply,
         transition::Transition,
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
     model::{BootCall, BootPhase, EventKind, Exit, ExitReason, Phase, Run, Timestamp, VmRecord},
     spec::{BootOptions, VmState},
+    zone::Process,
 };
 
 impl Actor {
-    pub(super) fn may_start(&self, etag: &str) -> Result<Option<Outcome>, Error> {
+    pub(super) fn may_start(&self, etag: &str) -> Result<Option<VmReply>, Error> {
         self.check_etag(etag)?;
         match self.record.state {
             VmState::Stopped => self.agent.inner.drain.check().map(|()| None),
-            VmState::Running => Ok(Some(self.outcome(true, Vec::new()))),
+            VmState::Running => Ok(Some(self.reply(true))),
             state => {
                 Err(self.wrong_state(format!("Cannot start vm from state \"{state}\", must be \"stopped\".")))
             }
@@ -33,7 +35,7 @@ impl Actor {
         options: &BootOptions,
         progress: BootProgress,
         edit: impl FnOnce(&mut VmRecord),
-    ) -> Result<Outcome, Error> {
+    ) -> Result<VmReply, Error> {
         // Again: who comes from the middle of a reboot was not asked before.
         self.agent.inner.drain.check()?;
         let asked = BootCall {
@@ -76,7 +78,7 @@ impl Actor {
                     vm.waiting.clear();
                     vm.host_boot = Some(self.agent.inner.platform.host_boot.clone());
                 });
-                self.commit_surely(call, stopped, call.answer(&Err(error.clone()))).await;
+                self.commit_surely(call, stopped, call.answer::<VmReply>(&Err(error.clone()))).await;
                 Err(error)
             }
         }
@@ -125,32 +127,16 @@ impl Actor {
         options: &BootOptions,
         running: Running,
         phases: Vec<BootPhase>,
-    ) -> Result<Outcome, Error> {
-        let machine = Run {
-            pid: running.process.pid(),
-            booted: Timestamp::now(),
-            accelerator: running.accelerator,
-            enforcements: running.process.enforcements().to_vec(),
-            limits: running.process.limits().to_vec(),
-            cds: boot::cd_drives(&self.record.spec, options),
-            nics: self.record.spec.nics.clone(),
-            resets: 0,
-            last_reset: None,
-        };
+    ) -> Result<VmReply, Error> {
+        let run = self.run_of(&*running.process, &running.accelerator, options);
         let port = running.vnc.as_ref().map(|vnc| vnc.address().port());
         let vm = self.changed(|vm| {
-            vm.state = VmState::Running;
-            vm.machine = Some(machine);
-            vm.exit = None;
-            vm.stop = None;
-            vm.waiting.clear();
             vm.vnc_port = port;
-            // Decided now: a start that is cut is not one.
-            vm.host_boot = Some(self.agent.inner.platform.host_boot.clone());
+            runs(vm, run, &self.agent.inner.platform.host_boot);
         });
         let runs = phases.iter().filter(|reached| reached.phase == Phase::Running);
         let events = runs.map(|reached| call.event(vm.uuid, EventKind::Boot(reached.clone()))).collect();
-        let outcome = Outcome::Vm { vm: Box::new(vm.clone()), already: false, phases };
+        let outcome = VmReply { phases, ..VmReply::of(&vm) };
         let answer = call.answer(&Ok(outcome.clone()));
         (self.last_words, self.resets) = (None, Resets::default());
         self.live = Live {
@@ -169,4 +155,29 @@ impl Actor {
         self.live.links = Some(Attended::begin(&self.agent, &self.record, self.live.late.clone()));
         Ok(outcome)
     }
+
+    /// What is kept of a hypervisor that has just been found to run.
+    pub(super) fn run_of(&self, process: &dyn Process, accelerator: &str, options: &BootOptions) -> Run {
+        Run {
+            pid: process.pid(),
+            booted: Timestamp::now(),
+            accelerator: accelerator.to_owned(),
+            enforcements: process.enforcements().to_vec(),
+            limits: process.limits().to_vec(),
+            cds: boot::cd_drives(&self.record.spec, options),
+            nics: self.record.spec.nics.clone(),
+            resets: 0,
+            last_reset: None,
+        }
+    }
+}
+
+/// A start came to its end.
+pub(super) fn runs(vm: &mut VmRecord, run: Run, host_boot: &str) {
+    vm.state = VmState::Running;
+    vm.machine = Some(run);
+    (vm.exit, vm.stop) = (None, None);
+    vm.waiting.clear();
+    // Decided now: a start that is cut is not one.
+    vm.host_boot = Some(host_boot.to_owned());
 }

@@ -5,16 +5,12 @@ use std::time::Duration;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Actor, Reply,
+    Actor, ReplyTo,
     button::Button,
     patience::{briefly, patient},
 };
 use crate::{
-    agent::{
-        call::{Call, Outcome},
-        error::Error,
-        links,
-    },
+    agent::{call::Call, error::Error, links, reply::VmReply},
     crash,
     model::{StopCause, StopPlan, Timestamp, VmRecord, WaitingCall},
     spec::{BootOptions, VmState},
@@ -39,7 +35,7 @@ pub(super) struct Stop {
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) call: Call,
-    pub(super) reply: Reply,
+    pub(super) reply: ReplyTo<VmReply>,
     /// It wants the VM to run again.
     pub(super) reboots: bool,
 }
@@ -68,13 +64,19 @@ pub(super) struct Manner {
 const MAX_WAITING: usize = 64;
 
 impl Actor {
-    pub(super) async fn begin_stop(&mut self, call: Call, etag: &str, manner: Manner, reply: Reply) {
+    pub(super) async fn begin_stop(
+        &mut self,
+        call: Call,
+        etag: &str,
+        manner: Manner,
+        reply: ReplyTo<VmReply>,
+    ) {
         if self.record.state == VmState::Lost && self.live.process.is_none() && manner.force {
             self.look_again().await;
         }
         if self.record.state == VmState::Stopped {
             let outcome = match self.check_etag(etag) {
-                Ok(()) => self.keep_answer(&call, self.outcome(true, Vec::new())).await,
+                Ok(()) => self.keep_answer(&call, self.reply(true)).await,
                 Err(error) => Err(error),
             };
             let _ = reply.send(outcome);
@@ -245,7 +247,7 @@ impl Actor {
         }
     }
 
-    pub(super) async fn reboot(&mut self, call: Call, etag: &str, force: bool, reply: Reply) {
+    pub(super) async fn reboot(&mut self, call: Call, etag: &str, force: bool, reply: ReplyTo<VmReply>) {
         let state = self.record.state;
         let same = |waiting: &Waiting| waiting.reboots && waiting.call.request_id == call.request_id;
         if call.request_id.is_some()
@@ -286,7 +288,7 @@ impl Actor {
         }
     }
 
-    async fn reset(&mut self, call: &Call) -> Result<Outcome, Error> {
+    async fn reset(&mut self, call: &Call) -> Result<VmReply, Error> {
         let machine = self.look("reset")?.machine;
         let done = self.once(call, ("RebootVm", "force".to_owned()), |_| (), patient(machine.reset())).await;
         if done.is_ok() {

@@ -12,13 +12,7 @@ use serde_json::{Map, Value};
 
 use super::Actor;
 use crate::{
-    agent::{
-        call::{Call, Outcome},
-        change,
-        create::host_for,
-        error::Error,
-        links,
-    },
+    agent::{call::Call, change, create::host_for, error::Error, links, reply::UpdateReply},
     crash,
     model::VmRecord,
     spec::{DiskSpec, Limits, Note, VmSpec, VmState, update},
@@ -32,7 +26,7 @@ impl Actor {
         etag: &str,
         payload: Map<String, Value>,
         validate_only: bool,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<UpdateReply, Error> {
         self.check_etag(etag)?;
         if self.record.state == VmState::Deleting {
             return Err(self.wrong_state("the VM is being deleted"));
@@ -68,7 +62,7 @@ impl Actor {
         let vm = self.changed(|vm| vm.spec = updated.spec.clone());
         let changes = change::changes(&self.record, &vm);
         let next_boot = if self.record.state == VmState::Stopped { Vec::new() } else { updated.next_boot };
-        let outcome = |vm: VmRecord| Outcome::Updated { vm: Box::new(vm), changes, next_boot, notes };
+        let outcome = |vm: VmRecord| UpdateReply { vm: Box::new(vm), changes, next_boot, notes };
         if validate_only {
             return Ok(outcome(vm));
         }
@@ -111,8 +105,8 @@ impl Actor {
         &mut self,
         call: &Call,
         vm: VmRecord,
-        outcome: impl FnOnce(VmRecord) -> Outcome,
-    ) -> Result<Outcome, Error> {
+        outcome: impl FnOnce(VmRecord) -> UpdateReply,
+    ) -> Result<UpdateReply, Error> {
         let before = self.record.spec.clone();
         let unsettled = unsettled(&before, &vm.spec);
         if !unsettled.is_empty() {
