@@ -12,47 +12,25 @@
 //! | any with a hypervisor | the process, and it answers | as it was |
 //! | any with a hypervisor | the process, silent; or nobody can tell | lost, and left alone |
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{Agent, actor::Actor, call::Call, create, links};
+use super::{
+    Agent,
+    actor::Actor,
+    call::Call,
+    create,
+    findings::{Findings, Left, PATIENCE},
+    links,
+};
 use crate::{
     hypervisor::{HypervisorError, InfoType, Machine, RunStatus},
     model::VmRecord,
     spec::VmState,
-    zone::{Ended, Found, Process},
+    zone::Found,
 };
-
-/// How long one hypervisor may hold up the start of the agent. One that answers later is taken over then.
-pub(super) const PATIENCE: Duration = Duration::from_secs(3);
-
-/// What the host says of a VM.
-#[derive(Debug)]
-pub(super) struct Findings {
-    pub(super) hypervisor: Left,
-    /// Something of its links exists.
-    pub(super) has_links: bool,
-}
-
-/// What is left of a VM's hypervisor.
-#[derive(Debug)]
-pub(super) enum Left {
-    /// It had none.
-    Nothing,
-    /// It ended meanwhile.
-    Gone(Ended),
-    /// It answers.
-    Answers {
-        process: Arc<dyn Process>,
-        machine: Arc<dyn Machine>,
-        status: RunStatus,
-        accelerator: &'static str,
-    },
-    /// It says nothing; or nobody can tell which process it is.
-    Silent { process: Option<Arc<dyn Process>>, why: String },
-}
 
 /// Adopts every VM; returns when all are known.
 pub(super) async fn adopt_all(agent: &Agent, records: Vec<VmRecord>) {

@@ -11,7 +11,7 @@ use super::{
         control::{Control, parse_signal},
     },
     call::{BootProgress, Call},
-    create,
+    completion, create,
     error::Error,
     links,
     reply::{DeleteReply, Reply, UpdateReply, VmReply},
@@ -30,7 +30,7 @@ impl Agent {
             return Err(found);
         }
         let mut whole = spec.clone();
-        create::complete(self, spec.uuid.unwrap_or_else(Uuid::new_v4), &mut whole);
+        completion::complete(self, spec.uuid.unwrap_or_else(Uuid::new_v4), &mut whole);
         let found = self.violations_of_whole(&whole).await;
         if found.is_empty() { Ok(defaults::adjusted(spec, &whole)) } else { Err(found) }
     }

@@ -12,6 +12,7 @@ use super::{
     Agent,
     actor::{Actor, Command, Seat},
     call::Call,
+    completion,
     error::Error,
     reply::{DeleteReply, VmReply},
     transition::Transition,
@@ -19,11 +20,7 @@ use super::{
 use crate::{
     layout::VmLayout,
     model::{Timestamp, VmRecord, WaitingCall},
-    spec::{
-        BootOptions, Brand, Mac, VmSpec, VmState,
-        defaults::{self, Host},
-        secret,
-    },
+    spec::{BootOptions, Brand, VmSpec, VmState, secret},
     storage::{self, StorageError},
 };
 
@@ -64,25 +61,8 @@ pub(super) async fn create(
     Ok(*created.vm)
 }
 
-/// What this host gives to a machine that leaves something open.
-pub(super) fn host_for<'a>(
-    agent: &Agent,
-    disk_path: &'a dyn Fn(usize) -> String,
-    new_mac: &'a dyn Fn() -> Mac,
-) -> Host<'a> {
-    Host { overhead: agent.inner.config.zone.min_overhead, disk_path, new_mac }
-}
-
-/// Fills in what a payload leaves open.
-pub(super) fn complete(agent: &Agent, uuid: Uuid, spec: &mut VmSpec) {
-    let layout = agent.inner.layout.vm(uuid);
-    let new_mac = || agent.new_mac();
-    let disk_path = |number| layout.disk(number).display().to_string();
-    defaults::complete(spec, uuid, &host_for(agent, &disk_path, &new_mac));
-}
-
 fn record(agent: &Agent, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: VmState) -> VmRecord {
-    complete(agent, uuid, &mut spec);
+    completion::complete(agent, uuid, &mut spec);
     let (now, autoboot) = (Timestamp::now(), spec.autoboot());
     VmRecord {
         uuid,

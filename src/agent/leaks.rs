@@ -7,10 +7,9 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Agent, call::Call, error::Error, reply::ReclaimReply, transition::Transition};
+use super::{Agent, call::Call, error::Error, reply::ReclaimReply, reply::Reclaimed, transition::Transition};
 use crate::{
     layout::VmLayout,
     model::EventKind,
@@ -66,15 +65,6 @@ impl LeakKind {
             Self::Link => "link",
         }
     }
-}
-
-/// What became of one leak.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reclaimed {
-    /// Which.
-    pub id: String,
-    /// Why it is still there; nothing when it is gone.
-    pub reason: Option<String>,
 }
 
 impl Leak {

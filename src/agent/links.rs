@@ -1,15 +1,12 @@
 //! A VM's interfaces while it runs: its requests are answered, and changes of what it may send take effect.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+use std::collections::HashSet;
 
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::{Agent, actor::Command, error::Error, late_phases::LatePhases};
+use super::{Agent, error::Error, late_phases::LatePhases};
 use crate::{
     model::{Phase, VmRecord},
     network::{Assigned, TagReport, Wiring},
@@ -127,39 +124,6 @@ pub(super) async fn rejoin(agent: &Agent, vm: &VmRecord) -> bool {
         Err(error) => {
             tracing::error!(vm = %vm.uuid, %error, "its interfaces lead nowhere; it is tried again");
             false
-        }
-    }
-}
-
-/// Between looks at what nic tags are made of.
-const LOOK: Duration = Duration::from_secs(10);
-
-/// Says once when a nic tag can't be used any more, which running guests may notice, and once when it can again.
-/// Then its guests are connected again, too.
-pub(super) async fn watch_tags(agent: Agent) {
-    let links = agent.inner.platform.links.clone();
-    if links.known().are_isolated() {
-        return;
-    }
-    let mut known: BTreeMap<String, Option<String>> = BTreeMap::new();
-    loop {
-        for TagReport { name, problem, .. } in links.tags().await {
-            let before = known.insert(name.clone(), problem.clone()).flatten();
-            match problem {
-                Some(problem) if before.as_ref() != Some(&problem) => {
-                    tracing::warn!(nic_tag = name, problem, "interfaces on it lead nowhere");
-                }
-                None if before.is_some() => tracing::info!(nic_tag = name, "is there again"),
-                _ => {}
-            }
-        }
-        for uuid in links.astray().await.unwrap_or_default() {
-            // One that has no time for it is found again by the next look.
-            let _ = agent.inner.registry.get(uuid).and_then(|vm| vm.send(Command::Rejoin));
-        }
-        tokio::select! {
-            () = agent.inner.stopping.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
         }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use super::{actor::Command, change, error::Error};
+use super::{actor::command::Command, change, error::Error};
 use crate::{
     console::Console,
     model::VmRecord,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{error::Error, leaks::Reclaimed};
+use super::error::Error;
 use crate::{
     model::{BootPhase, Change, VmRecord},
     spec::Note,
@@ -73,6 +73,15 @@ impl From<&Entry> for FileReply {
     fn from(entry: &Entry) -> Self {
         Self { path: entry.path.clone(), size: entry.size, modified: entry.modified }
     }
+}
+
+/// What became of one leak.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reclaimed {
+    /// Which.
+    pub id: String,
+    /// Why it is still there; nothing when it is gone.
+    pub reason: Option<String>,
 }
 
 /// What became of leaks.

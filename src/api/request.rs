@@ -10,7 +10,7 @@ use crate::{
     agent::{Call, Error},
     auth::Peer,
     proto::v1,
-    spec::machine_json::parse_uuid,
+    spec::forms::parse_uuid,
 };
 
 /// A request that changes something, and may have an id so that it is done once.

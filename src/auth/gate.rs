@@ -13,7 +13,7 @@ use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
 
-use super::{connection::Peer, role::needed_for_path};
+use super::{peer::Peer, role::needed_for_path};
 
 /// Calls under way on one connection. The transport takes some more, so that who goes over it is told.
 pub(crate) const MAX_CALLS: usize = 1024;

@@ -16,8 +16,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{Connection, Peer},
+    connection::Connection,
     links::Links,
+    peer::Peer,
     places::{Complaints, Places},
     role::Role,
     tls::Tls,

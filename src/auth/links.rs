@@ -19,7 +19,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{connection::Peer, pki};
+use super::peer::Peer;
 
 /// Fresh links at once.
 const MOST: usize = 1024;
@@ -68,7 +68,7 @@ impl Links {
     /// A new link, as a URL.
     pub(crate) fn make(&self, vm: Uuid, maker: Peer) -> Result<String, LinkError> {
         let mut random = [0; 32];
-        pki::provider().secure_random.fill(&mut random).map_err(|_| LinkError::Random)?;
+        crate::tls::provider().secure_random.fill(&mut random).map_err(|_| LinkError::Random)?;
         let token = BASE64_URL_SAFE_NO_PAD.encode(random);
         let now = Instant::now();
         let mut fresh = self.fresh();

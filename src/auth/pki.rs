@@ -10,7 +10,6 @@ use std::{
     net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use rcgen::{
@@ -46,12 +45,6 @@ pub enum PkiError {
     /// The certificate could not be made.
     #[error("cannot make the certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-}
-
-/// The one crypto provider of these programs.
-#[must_use]
-pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 /// A folder of certificates.

@@ -18,7 +18,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{connection::Peer, role::Role};
+use super::{peer::Peer, role::Role};
 
 /// Connections at once over TCP; those that are no admin's, and of one identity, admin or not.
 const ALL: usize = 1024;

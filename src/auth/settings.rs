@@ -27,7 +27,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            dir: "/etc/zoneward/certs".into(),
+            dir: crate::model::places::CERTIFICATES.into(),
             cert: "server.pem".into(),
             key: "server.key".into(),
             client_ca: "ca.pem".into(),

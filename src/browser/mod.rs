@@ -14,3 +14,10 @@ mod screen;
 mod server;
 
 pub use server::{Browser, serve};
+
+const GONE: &str = "This link is not good: it was opened before, or its time is over, or it never was one.\n\
+                    Make another: vmadm vnc --browser UUID\n";
+
+async fn gone() -> axum::response::Response {
+    axum::response::IntoResponse::into_response((axum::http::StatusCode::NOT_FOUND, GONE))
+}

@@ -25,8 +25,6 @@ const HEADERS: [(HeaderName, &str); 5] = [
          frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     ),
 ];
-const GONE: &str = "This link is not good: it was opened before, or its time is over, or it never was one.\n\
-                    Make another: vmadm vnc --browser UUID\n";
 
 pub(super) fn routes(browser: Browser) -> Router {
     let novnc = ServeDir::new(&browser.agent.config().browser.novnc).append_index_html_on_directories(false);
@@ -37,7 +35,7 @@ pub(super) fn routes(browser: Browser) -> Router {
         .route("/{token}/machine", get(machine))
         .route("/{token}/screen", get(screen::open))
         .nest_service("/{token}/novnc", novnc)
-        .fallback(gone)
+        .fallback(super::gone)
         .layer(middleware::from_fn_with_state(browser.clone(), guard))
         .with_state(browser)
 }
@@ -47,16 +45,12 @@ async fn guard(State(browser): State<Browser>, request: Request, next: Next) -> 
     let token = request.uri().path().split('/').nth(1).unwrap_or_default();
     let mut response = match browser.links.look(token) {
         Some(_) => next.run(request).await,
-        None => gone().await,
+        None => super::gone().await,
     };
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
-}
-
-pub(super) async fn gone() -> Response {
-    (StatusCode::NOT_FOUND, GONE).into_response()
 }
 
 async fn file(kind: &'static str, text: &'static str) -> Response {

@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Browser, page};
+use super::Browser;
 use crate::{agent::Call, auth::Link};
 
 /// Bytes that are carried at once, and the largest message of a browser: noVNC's are small, but for what is
@@ -40,7 +40,7 @@ pub(super) async fn open(
     Path(token): Path<String>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    let Some(link) = browser.links.use_up(&token) else { return page::gone().await };
+    let Some(link) = browser.links.use_up(&token) else { return super::gone().await };
     upgrade.max_message_size(MAX_MESSAGE).on_upgrade(move |socket| show(browser, link, socket))
 }
 

@@ -20,7 +20,11 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use super::{arguments::Arguments, error::CliError};
-use crate::{auth::pki::provider, client::CertificateRefused, config::Config};
+use crate::{
+    client::CertificateRefused,
+    model::places::{CERTIFICATES, SOCKET},
+    tls::provider,
+};
 
 /// Between signs of life of the agent, and how long one may take.
 const ALIVE: Duration = Duration::from_secs(20);
@@ -37,7 +41,7 @@ pub(super) enum Target {
 impl Target {
     pub(super) fn from(arguments: &Arguments) -> Result<Self, CliError> {
         let Some(endpoint) = &arguments.endpoint else {
-            return Ok(Self::Unix(Config::default().socket_path()));
+            return Ok(Self::Unix(SOCKET.into()));
         };
         if let Some(path) = endpoint.strip_prefix("unix:") {
             return Ok(Self::Unix(path.trim_start_matches("//").into()));
@@ -49,7 +53,7 @@ impl Target {
         };
         let authority = endpoint.strip_prefix("https://").map(|rest| rest.trim_end_matches('/'));
         let (host, port) = authority.and_then(host_and_port).ok_or_else(bad)?;
-        let dir = arguments.certs.clone().unwrap_or_else(|| Config::default().tls.dir);
+        let dir = arguments.certs.clone().unwrap_or_else(|| CERTIFICATES.into());
         let file = |given: &Option<PathBuf>, name: &str| given.clone().unwrap_or_else(|| dir.join(name));
         Ok(Self::Tls {
             host,

@@ -1,23 +1,25 @@
 //! `create` and `validate`.
 
-use std::{
-    fs::File,
-    io::{self, IsTerminal as _, Read},
-    path::Path,
-};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use tonic::Status;
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-use super::{Clients, error::CliError, persist::persist, print};
+use super::{
+    Clients,
+    error::CliError,
+    payload::{payload, tell},
+    persist::persist,
+    print,
+};
 use crate::{
     proto::{
         spec_to_proto,
         v1::{self, violation},
     },
-    spec::{Brand, Kind, MAX_PAYLOAD, Violation, VmSpec, machine_json, update},
+    spec::{Brand, Kind, Violation, VmSpec, machine_json, update},
 };
 
 /// Reads the payload; everything that is wrong with it by itself is told at once.
@@ -25,39 +27,6 @@ pub(super) fn read(file: Option<&Path>, command: &str) -> Result<VmSpec, CliErro
     let parsed = machine_json::parse_object(payload(file, command)?);
     let violations = parsed.all_violations();
     if violations.is_empty() { Ok(parsed.spec) } else { Err(CliError::violations(&violations)) }
-}
-
-/// Reads a JSON object from a file or standard input.
-pub(super) fn payload(file: Option<&Path>, command: &str) -> Result<Map<String, Value>, CliError> {
-    let text = match file {
-        None => from_stdin(command)?,
-        Some(path) if path == Path::new("-") => from_stdin(command)?,
-        Some(path) => match File::open(path) {
-            Ok(file) => bounded(file, &path.display().to_string())?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(CliError::failed(format!("File: {} does not exist.", path.display())));
-            }
-            Err(error) => return Err(CliError::failed(format!("{}: {error}", path.display()))),
-        },
-    };
-    machine_json::parse_text(&text).map_err(|error| CliError::failed(error.to_string()))
-}
-
-fn from_stdin(command: &str) -> Result<Vec<u8>, CliError> {
-    let stdin = io::stdin();
-    if stdin.is_terminal() {
-        return Err(CliError::usage(format!("Will not {command} from stdin when stdin is a tty.")));
-    }
-    bounded(stdin.lock(), "standard input")
-}
-
-/// One byte over the limit is enough to know.
-fn bounded(from: impl Read, name: &str) -> Result<Vec<u8>, CliError> {
-    let mut text = Vec::new();
-    from.take(MAX_PAYLOAD as u64 + 1)
-        .read_to_end(&mut text)
-        .map_err(|error| CliError::failed(format!("{name}: {error}")))?;
-    Ok(text)
 }
 
 pub(super) async fn create(clients: &mut Clients, spec: VmSpec) -> Result<(), CliError> {
@@ -88,12 +57,6 @@ fn not_booted(status: Status) -> CliError {
             error.with_prefix(&format!("vmadm start {uuid} tries again, vmadm delete {uuid} removes it"))
         }
         None => error,
-    }
-}
-
-pub(super) fn tell(notes: &[v1::Note]) {
-    for note in notes {
-        say!("    note: {}: {}", note.field, note.message);
     }
 }
 

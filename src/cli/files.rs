@@ -3,10 +3,12 @@
 use std::{
     fs::File,
     io::{self, IsTerminal as _, Read, Seek as _, SeekFrom},
+    os::unix::fs::FileExt as _,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use data_encoding::HEXLOWER;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -16,7 +18,7 @@ use uuid::Uuid;
 use super::{Clients, error::CliError, machine, print};
 use crate::{
     proto::v1::{self, put_file_request::Item},
-    storage::{hex, is_qcow2},
+    spec::disk::is_qcow2,
     text::escaped,
 };
 
@@ -61,7 +63,8 @@ pub(super) async fn put(
     if !meta.is_file() {
         return Err(CliError::failed(format!("{}: not a regular file", file.display())));
     }
-    if is_qcow2(&local) {
+    let mut head = [0; 4];
+    if local.read_exact_at(&mut head, 0).is_ok() && is_qcow2(&head) {
         say!(
             "    note: {} is a qcow2 image. Disks are attached raw, so the guest would see its container; convert it first: qemu-img convert -O raw",
             file.display()
@@ -104,7 +107,7 @@ fn digest(file: &mut File, size: u64) -> io::Result<(u64, String)> {
         }
     }
     bar.finish_and_clear();
-    Ok((total, hex(&hash.finalize())))
+    Ok((total, HEXLOWER.encode(&hash.finalize())))
 }
 
 /// What the agent has of the same file already.

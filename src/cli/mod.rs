@@ -23,6 +23,7 @@ mod lifecycle;
 mod list;
 mod look;
 mod machine;
+mod payload;
 mod persist;
 mod update;
 mod vnc;
@@ -46,7 +47,7 @@ use crate::{
         console_service_client::ConsoleServiceClient, event_service_client::EventServiceClient,
         host_service_client::HostServiceClient, vm_service_client::VmServiceClient,
     },
-    spec::machine_json::parse_uuid,
+    spec::forms::parse_uuid,
     text,
 };
 

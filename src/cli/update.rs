@@ -4,7 +4,12 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::{Clients, create, error::CliError, persist::persist};
+use super::{
+    Clients,
+    error::CliError,
+    payload::{payload, tell},
+    persist::persist,
+};
 use crate::{
     proto::{json_to_update, v1},
     spec::update::{self, Patch},
@@ -14,7 +19,7 @@ use crate::{
 /// What to change: `key=value` words, or a JSON payload.
 pub(super) fn read(words: &[String], file: Option<&Path>) -> Result<Patch, CliError> {
     let object = if words.is_empty() {
-        create::payload(file, "update")?
+        payload(file, "update")?
     } else if file.is_some() {
         return Err(CliError::usage("give key=value words or -f, not both"));
     } else {
@@ -46,7 +51,7 @@ pub(super) async fn update(clients: &mut Clients, uuid: &str, patch: &Patch) -> 
         let when = if later { " (at the next boot)" } else { "" };
         say!("    {}", escaped(&format!("{}: {old} -> {new}{when}", change.path)));
     }
-    create::tell(&answer.notes);
+    tell(&answer.notes);
     Ok(())
 }
 

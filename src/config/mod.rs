@@ -15,7 +15,7 @@ pub use sections::{Browser, Capacity, Journal, Vnc};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::{auth, console, hypervisor::qemu, layout::Layout, network, spec::forms, zone};
+use crate::{auth, console, hypervisor::qemu, layout::Layout, model::places, network, spec::forms, zone};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -60,7 +60,7 @@ impl Default for Config {
         Self {
             zones_dir: "/zones".into(),
             state_dir: "/var/lib/zoneward".into(),
-            run_dir: "/run/zoneward".into(),
+            run_dir: places::RUN.into(),
             listen: String::new(),
             socket: None,
             drain_seconds: 5,

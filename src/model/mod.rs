@@ -5,6 +5,7 @@ mod change;
 mod event;
 mod exit;
 mod flat;
+pub mod places;
 mod run;
 mod stop;
 mod time;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Brand, Mac, forms,
-    machine_json::parse_uuid,
+    forms::parse_uuid,
     property::{Brands, Effect, Given, Kind, Property},
     violation::{Note, Violation},
 };

@@ -169,3 +169,9 @@ impl Media {
         }
     }
 }
+
+/// Whether a file that begins so is what QEMU makes for itself by default: its own container, with the disk inside.
+#[must_use]
+pub fn is_qcow2(head: &[u8]) -> bool {
+    head.starts_with(b"QFI\xfb")
+}

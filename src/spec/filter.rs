@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{
     Mac,
     coerce::closest,
-    machine_json::parse_uuid,
+    forms::parse_uuid,
     property::Given,
     property::{Kind, Property, VM, find},
     secret::is_secret,

@@ -116,14 +116,6 @@ fn rename_old(object: &mut Map<String, Value>) {
     }
 }
 
-/// A VM's name as vmadm writes it: lower case, with dashes, 36 characters.
-pub fn parse_uuid(text: &str) -> Result<uuid::Uuid, String> {
-    let plain = text.len() == 36 && !text.bytes().any(|b| b.is_ascii_uppercase());
-    uuid::Uuid::try_parse(text).ok().filter(|uuid| plain && !uuid.is_nil()).ok_or_else(|| {
-        format!("\"{text}\" is not a UUID in lower case, like b8ab5fc1-8576-45ef-bb51-9826b52a4651")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,15 +22,10 @@ use uuid::Uuid;
 
 use super::{
     error::StorageError,
-    unfinished::is_old,
+    plan::{DRAFT, EXTENSION, is_old},
     zone_root::{Entry, ZoneRoot},
 };
 use crate::{crash, layout::VmLayout};
-
-/// How the name of a note ends.
-pub(super) const EXTENSION: &str = "deed";
-/// How it ends while it is written.
-pub(super) const DRAFT: &str = "draft";
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

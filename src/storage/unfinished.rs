@@ -4,12 +4,15 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use rustix::fs::FlockOperation;
 
-use super::{deed, error::StorageError, upload::UploadPlan};
+use super::{
+    error::StorageError,
+    plan::{DRAFT, EXTENSION, UploadPlan, is_old},
+};
 use crate::layout::VmLayout;
 
 /// An upload that was cut.
@@ -137,14 +140,8 @@ fn is_lonely(path: &Path) -> bool {
         Some("part") => "json",
         Some("json") => "part",
         // Of what is about to be journaled, or will be by the next start.
-        Some(deed::EXTENSION | deed::DRAFT) => return false,
+        Some(EXTENSION | DRAFT) => return false,
         _ => return true,
     };
     !path.with_extension(other).exists()
-}
-
-/// Whether nobody has touched it for a minute.
-pub(super) fn is_old(path: &Path) -> bool {
-    let modified = path.metadata().and_then(|found| found.modified());
-    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > Duration::from_secs(60)))
 }

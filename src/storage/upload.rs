@@ -18,29 +18,19 @@ use std::{
     time::SystemTime,
 };
 
+use data_encoding::HEXLOWER;
 use rustix::fs::FlockOperation;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::{
     deed::{self, Act, Deed, Note},
     error::StorageError,
+    plan::UploadPlan,
     unfinished::{self, Partial},
     zone_root::{Entry, EntryKind, ZoneRoot},
 };
 use crate::{crash, layout::VmLayout};
-
-/// What an upload is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UploadPlan {
-    /// Inside the zone's root.
-    pub path: String,
-    /// Bytes of the whole file.
-    pub size: u64,
-    /// Of the whole file, lower-case hexadecimal.
-    pub sha256: String,
-}
 
 /// An upload under way.
 #[derive(Debug)]
@@ -54,18 +44,6 @@ pub struct Upload {
     file: File,
     written: u64,
     hash: Sha256,
-}
-
-impl UploadPlan {
-    /// Name of the part; the same for each try.
-    fn key(&self) -> String {
-        let mut hash = Sha256::new();
-        hash.update(self.path.as_bytes());
-        hash.update([0]);
-        hash.update(self.size.to_be_bytes());
-        hash.update(self.sha256.as_bytes());
-        hex(&hash.finalize())[..32].to_owned()
-    }
 }
 
 impl Upload {
@@ -182,7 +160,7 @@ impl Upload {
                 announced: self.plan.size,
             });
         }
-        let got = hex(&self.hash.clone().finalize());
+        let got = HEXLOWER.encode(&self.hash.clone().finalize());
         if got != self.plan.sha256 {
             self.discard();
             return Err(StorageError::Digest { path: self.plan.path, got, announced: self.plan.sha256 });
@@ -219,11 +197,6 @@ impl Upload {
     }
 }
 
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,7 +213,7 @@ mod tests {
         UploadPlan {
             path: "/a.iso".into(),
             size: content.len() as u64,
-            sha256: hex(&Sha256::digest(content)),
+            sha256: HEXLOWER.encode(&Sha256::digest(content)),
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags};
 
 use super::error::StorageError;
-use crate::crash;
+use crate::{crash, spec::disk};
 
 /// Makes and opens disks. Each is named by its file in the zonepath that it belongs to; no name leads out of that.
 pub trait Volumes: Send + Sync + fmt::Debug {
@@ -89,8 +89,8 @@ pub fn take_disk(file: &File, path: &str, writable: bool) -> Result<(), StorageE
 /// Whether a file is what QEMU makes for itself by default: its own container, with the disk inside.
 #[must_use]
 pub fn is_qcow2(file: &File) -> bool {
-    let mut magic = [0; 4];
-    file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"QFI\xfb"
+    let mut head = [0; 4];
+    file.read_exact_at(&mut head, 0).is_ok() && disk::is_qcow2(&head)
 }
 
 /// A name without a folder.

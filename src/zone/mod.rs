@@ -20,6 +20,7 @@
 mod cgroup;
 pub mod identity;
 pub mod launcher;
+mod level;
 pub mod linux;
 pub mod measure;
 pub mod sandbox;

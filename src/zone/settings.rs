@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::sandbox::Level;
+use super::level::Level;
 use crate::spec::Restriction;
 
 /// Sandboxes of hypervisors.

@@ -13,10 +13,7 @@ use tonic::{
 };
 use zoneward::{
     api,
-    auth::{
-        Files, Links, Listeners, Role, Tls,
-        pki::{Pki, provider},
-    },
+    auth::{Files, Links, Listeners, Role, Tls, pki::Pki},
     browser::{self, Browser},
     config::Config,
     proto::{Rpc, v1},
@@ -68,10 +65,12 @@ pub(super) async fn door() -> Door {
 async fn connect(address: SocketAddr, certs: &Path, name: &str) -> Result<Channel, String> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certs.join("ca.pem")).unwrap()).unwrap();
-    let builder = rustls::ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots);
+    let builder = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_protocol_versions(&[&rustls::version::TLS13])
+    .unwrap()
+    .with_root_certificates(roots);
     let mut config = if name.is_empty() {
         builder.with_no_client_auth()
     } else {

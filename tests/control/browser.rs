@@ -14,10 +14,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::CloseFrame},
 };
 use tonic::Status;
-use zoneward::{
-    auth::{Role, pki::provider},
-    proto::v1,
-};
+use zoneward::{auth::Role, proto::v1};
 
 use super::{
     auth::{Door, door},
@@ -30,11 +27,13 @@ type Screen = WebSocketStream<TlsStream<TcpStream>>;
 async fn connect(certs: &Path, url: &str) -> TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certs.join("ca.pem")).unwrap()).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_protocol_versions(&[&rustls::version::TLS13])
+    .unwrap()
+    .with_root_certificates(roots)
+    .with_no_client_auth();
     let tcp = TcpStream::connect(host(url)).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()

@@ -160,7 +160,7 @@ async fn answers_of_another_version_of_the_agent() {
     let reclaim =
         v1::ReclaimLeaksRequest { ids: vec!["none".into()], request_id: id(5), ..Default::default() };
     let wrong = v1::PauseVmRequest { uuid: gone, request_id: id(6), ..Default::default() };
-    let mut ask = async |mut clients: super::support::Clients| {
+    let ask = async |mut clients: super::support::Clients| {
         let phases = clients.start_with(start.clone()).await.map_err(|status| reason(&status));
         let updated = clients.vms.update_vm(update.clone()).await.map(tonic::Response::into_inner);
         let deleted = clients.vms.delete_vm(delete.clone()).await.map(tonic::Response::into_inner);

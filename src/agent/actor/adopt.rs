@@ -7,20 +7,19 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{Actor, Command, Live, Seat, ended::stop_result, start::runs};
 use crate::{
     agent::{
-        Agent,
-        adoption::{Findings, Left, PATIENCE},
-        autoboot,
+        Agent, autoboot,
         call::Call,
         disks,
         error::Error,
         exit,
+        findings::{Findings, Left, PATIENCE},
         reply::VmReply,
         uploads,
     },
     boot,
     hypervisor::{Machine, RunStatus},
     model::{EventKind, Phase, VmRecord, WaitingCall},
-    spec::{BootOptions, Limits, VmState},
+    spec::{Limits, VmState},
     storage,
     zone::{Ended, Process},
 };

@@ -15,6 +15,7 @@
 
 mod adopt;
 mod button;
+pub(super) mod command;
 pub(super) mod control;
 mod ended;
 mod guest;
@@ -29,9 +30,8 @@ mod start;
 mod stop;
 mod update;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use serde_json::{Map, Value};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -43,22 +43,21 @@ pub(super) use seat::Seat;
 
 use super::{
     Agent,
-    adoption::Findings,
-    call::{BootProgress, Call, check_etag},
+    call::{Call, check_etag},
     error::Error,
     links::{self, Attended},
-    reply::{DeleteReply, UpdateReply, VmReply},
+    reply::{DeleteReply, VmReply},
     transition::Transition,
 };
 use crate::{
     console::{Console, VncEndpoint},
-    hypervisor::{Machine, MachineEvent},
+    hypervisor::MachineEvent,
     layout::VmLayout,
     model::{StopCause, VmRecord},
-    spec::{BootOptions, VmState},
+    spec::VmState,
     storage::remove_zone,
 };
-use control::Control;
+pub(super) use command::{Command, Look, ReplyTo};
 use resets::Resets;
 use sleeps::Sleeps;
 use stop::{Manner, Stop};
@@ -69,74 +68,6 @@ const LOOK_FOR_LOST: Duration = Duration::from_secs(5);
 const GUARD_AGAIN: Duration = Duration::from_secs(5);
 /// Commands that wait for one VM.
 pub(super) const QUEUE: usize = 32;
-
-/// Where the answer to a command goes.
-pub(super) type ReplyTo<T> = oneshot::Sender<Result<T, Error>>;
-
-/// What a VM can be told.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// What an earlier agent left of it.
-    Adopt {
-        findings: Box<Findings>,
-        /// What became of it is known.
-        done: oneshot::Sender<()>,
-    },
-    Start {
-        call: Call,
-        etag: String,
-        options: BootOptions,
-        progress: BootProgress,
-        reply: ReplyTo<VmReply>,
-    },
-    Stop {
-        call: Call,
-        etag: String,
-        force: bool,
-        timeout_seconds: u32,
-        cause: StopCause,
-        reply: ReplyTo<VmReply>,
-    },
-    Reboot {
-        call: Call,
-        etag: String,
-        force: bool,
-        reply: ReplyTo<VmReply>,
-    },
-    Update {
-        call: Call,
-        etag: String,
-        payload: Map<String, Value>,
-        validate_only: bool,
-        reply: ReplyTo<UpdateReply>,
-    },
-    Control {
-        call: Call,
-        etag: String,
-        control: Control,
-        reply: ReplyTo<VmReply>,
-    },
-    Delete {
-        call: Call,
-        etag: String,
-        reply: ReplyTo<DeleteReply>,
-    },
-    /// Some of its links were taken off their bridges.
-    Rejoin,
-    /// Gives the running machine, for looking at it.
-    Look {
-        /// What for, like "get info for".
-        what: &'static str,
-        reply: oneshot::Sender<Result<Look, Error>>,
-    },
-}
-
-/// A running machine and where its screen is.
-#[derive(Debug)]
-pub(super) struct Look {
-    pub(super) machine: Arc<dyn Machine>,
-    pub(super) vnc: Option<SocketAddr>,
-}
 
 /// See the module.
 #[derive(Debug)]

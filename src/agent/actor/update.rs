@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::Actor;
 use crate::{
-    agent::{call::Call, change, create::host_for, error::Error, links, reply::UpdateReply},
+    agent::{call::Call, change, completion::host_for, error::Error, links, reply::UpdateReply},
     crash,
     model::VmRecord,
     spec::{DiskSpec, Limits, Note, VmSpec, VmState, update},

@@ -13,7 +13,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
 
-use crate::auth::{Settings, pki};
+use crate::auth::Settings;
 
 /// Where the PEM files are.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ fn content(path: &Path) -> impl Fn(rustls::Error) -> ReloadError + '_ {
 pub(super) fn load(files: &Files, generation: u64, revoking: bool) -> Result<Loaded, ReloadError> {
     // Before reading: a change while we read is seen as one afterwards.
     let stamps = files.stamps();
-    let provider = pki::provider();
+    let provider = crate::tls::provider();
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(pem(&files.key))?;
     // Also checks that key and leaf belong together.
     let pair =

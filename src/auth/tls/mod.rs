@@ -28,7 +28,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{Chain, Connection, Peer},
+    connection::Connection,
+    peer::{Chain, Peer},
     places::Places,
     role::Role,
 };

@@ -1,0 +1,37 @@
+//! What is found out of a VM that an earlier agent left.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    hypervisor::{Machine, RunStatus},
+    zone::{Ended, Process},
+};
+
+/// How long one hypervisor may hold up the start of the agent. One that answers later is taken over then.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the host says of a VM.
+#[derive(Debug)]
+pub(super) struct Findings {
+    pub(super) hypervisor: Left,
+    /// Something of its links exists.
+    pub(super) has_links: bool,
+}
+
+/// What is left of a VM's hypervisor.
+#[derive(Debug)]
+pub(super) enum Left {
+    /// It had none.
+    Nothing,
+    /// It ended meanwhile.
+    Gone(Ended),
+    /// It answers.
+    Answers {
+        process: Arc<dyn Process>,
+        machine: Arc<dyn Machine>,
+        status: RunStatus,
+        accelerator: &'static str,
+    },
+    /// It says nothing; or nobody can tell which process it is.
+    Silent { process: Option<Arc<dyn Process>>, why: String },
+}

@@ -1,0 +1,103 @@
+//! Who is at the other end of a connection, and what goes on there.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rustls_pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
+
+use super::role::Role;
+
+/// A client's certificates, leaf first.
+pub(crate) type Chain = Arc<[CertificateDer<'static>]>;
+
+/// Who calls. Each request carries it in its extensions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// As the journal names the caller: a SPIFFE ID, or `unix:uid=0`.
+    pub name: Arc<str>,
+    /// What the caller may do.
+    pub role: Role,
+    /// What it showed; none on the UNIX socket.
+    pub(crate) chain: Option<Chain>,
+    /// What goes on on its connection.
+    pub(super) activity: Activity,
+}
+
+/// What goes on on a connection. Not a part of who is at its other end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Activity(Arc<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    heard: AtomicBool,
+    asked: AtomicBool,
+    calls: AtomicUsize,
+}
+
+impl PartialEq for Activity {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Activity {}
+
+/// A call that is under way, until this is dropped.
+#[derive(Debug)]
+pub(super) struct UnderWay(Activity);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// By when a connection has to say its first byte, and to ask for something.
+const FIRST_BYTE: Duration = Duration::from_secs(10);
+const FIRST_REQUEST: Duration = Duration::from_secs(60);
+
+impl Activity {
+    /// One call more; none where there are `most` already.
+    pub(super) fn begin_call(&self, most: usize) -> Option<UnderWay> {
+        self.0.asked.store(true, Ordering::Relaxed);
+        let before = self.0.calls.fetch_add(1, Ordering::Relaxed);
+        let call = UnderWay(self.clone());
+        (before < most).then_some(call)
+    }
+
+    /// The client said something.
+    pub(super) fn is_heard(&self) {
+        if !self.0.heard.load(Ordering::Relaxed) {
+            self.0.heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Cuts a connection that says nothing, or asks for nothing, in time.
+    pub(super) fn insist(&self, cut: CancellationToken) {
+        let this = self.clone();
+        let insist = async move {
+            tokio::time::sleep(FIRST_BYTE).await;
+            if this.0.heard.load(Ordering::Relaxed) {
+                tokio::time::sleep(FIRST_REQUEST - FIRST_BYTE).await;
+                if this.0.asked.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+            tracing::debug!("a connection that asked for nothing is cut");
+            cut.cancel();
+        };
+        tokio::spawn(insist);
+    }
+}
+
+impl Peer {
+    pub(super) fn new(name: Arc<str>, role: Role) -> Self {
+        Self { name, role, chain: None, activity: Activity::default() }
+    }
+}
