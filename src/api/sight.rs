@@ -10,7 +10,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::request::{invalid, peer};
 use crate::{
-    auth::{ERROR_DOMAIN, Peer, Role},
+    auth::{Peer, Role},
+    model::{ERROR_DOMAIN, Reason},
     proto::Sight,
     spec::filter::Filter,
 };
@@ -81,7 +82,8 @@ impl Expressions {
                 "your calls that are under way have {own} regular expressions in their filters, of {MAX_HELD} at most; end some"
             );
             let metadata = [("limit".to_owned(), MAX_HELD.to_string())];
-            let details = ErrorDetails::with_error_info("TOO_MANY_EXPRESSIONS", ERROR_DOMAIN, metadata);
+            let details =
+                ErrorDetails::with_error_info(Reason::TooManyExpressions.as_str(), ERROR_DOMAIN, metadata);
             return Err(Status::with_error_details(Code::ResourceExhausted, message, details));
         }
         *own += count;
@@ -109,7 +111,7 @@ impl Drop for Held {
 fn secret(key: &str) -> Status {
     let metadata =
         [("role_required".to_owned(), Role::Admin.to_string()), ("filter".to_owned(), key.to_owned())];
-    let details = ErrorDetails::with_error_info("ROLE_REQUIRED", ERROR_DOMAIN, metadata);
+    let details = ErrorDetails::with_error_info(Reason::RoleRequired.as_str(), ERROR_DOMAIN, metadata);
     let message = format!("a filter on {key} needs role admin: its values are secrets");
     Status::with_error_details(Code::PermissionDenied, message, details)
 }

@@ -25,9 +25,10 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     agent::Error,
-    auth::{ERROR_DOMAIN, LinkError},
+    auth::LinkError,
     console::ConsoleError,
     events::WatchError,
+    model::{ERROR_DOMAIN, Reason},
     spec::Violation,
 };
 
@@ -35,64 +36,64 @@ use crate::{
 pub(super) fn status(error: Error) -> Status {
     let message = shortened(&error.to_string(), MAX_MESSAGE);
     let mut details = ErrorDetails::new();
-    let (code, reason, metadata): (Code, &str, Vec<(&str, String)>) = match error {
+    let (code, reason, metadata): (Code, Reason, Vec<(&str, String)>) = match error {
         Error::Invalid(violations) => {
             add_violations(&mut details, violations);
-            (Code::InvalidArgument, "INVALID_MACHINE", vec![])
+            (Code::InvalidArgument, Reason::InvalidMachine, vec![])
         }
         Error::VmNotFound { uuid } => {
             details.set_resource_info("zoneward.v1.Vm", uuid.to_string(), "", "");
-            (Code::NotFound, "VM_NOT_FOUND", vec![("uuid", uuid.to_string())])
+            (Code::NotFound, Reason::VmNotFound, vec![("uuid", uuid.to_string())])
         }
         Error::VmExists { uuid } => {
             details.set_resource_info("zoneward.v1.Vm", uuid.to_string(), "", "");
-            (Code::AlreadyExists, "VM_EXISTS", vec![("uuid", uuid.to_string())])
+            (Code::AlreadyExists, Reason::VmExists, vec![("uuid", uuid.to_string())])
         }
         Error::WrongState { uuid, state, message } => {
             let message = shortened(&message, MAX_TEXT);
-            details.add_precondition_failure_violation("VM_STATE", uuid.to_string(), message);
+            details.add_precondition_failure_violation(Reason::VmState.as_str(), uuid.to_string(), message);
             (
                 Code::FailedPrecondition,
-                "VM_STATE",
+                Reason::VmState,
                 vec![("uuid", uuid.to_string()), ("state", state.to_string())],
             )
         }
         Error::EtagMismatch { uuid, current } => {
-            (Code::Aborted, "ETAG_MISMATCH", vec![("uuid", uuid.to_string()), ("etag", current)])
+            (Code::Aborted, Reason::EtagMismatch, vec![("uuid", uuid.to_string()), ("etag", current)])
         }
         Error::RequestIdReused { request_id } => {
-            (Code::InvalidArgument, "REQUEST_ID_REUSED", vec![("request_id", request_id.to_string())])
+            (Code::InvalidArgument, Reason::RequestIdReused, vec![("request_id", request_id.to_string())])
         }
         Error::AnswerLost { request_id } => {
-            (Code::DataLoss, "ANSWER_LOST", vec![("request_id", request_id.to_string())])
+            (Code::DataLoss, Reason::AnswerLost, vec![("request_id", request_id.to_string())])
         }
         Error::QueueFull { uuid } => {
             details.set_retry_info(Some(Duration::from_secs(1)));
-            (Code::ResourceExhausted, "QUEUE_FULL", vec![("uuid", uuid.to_string())])
+            (Code::ResourceExhausted, Reason::QueueFull, vec![("uuid", uuid.to_string())])
         }
         Error::Conflict { field, owner } => {
             details.add_bad_request_violation(field.clone(), message.clone());
-            (Code::AlreadyExists, "CONFLICT", vec![("field", field), ("uuid", owner.to_string())])
+            (Code::AlreadyExists, Reason::Conflict, vec![("field", field), ("uuid", owner.to_string())])
         }
         Error::UsersExhausted { users } => {
-            (Code::ResourceExhausted, "UID_RANGE_EXHAUSTED", vec![("users", users.to_string())])
+            (Code::ResourceExhausted, Reason::UidRangeExhausted, vec![("users", users.to_string())])
         }
         Error::NoCapacity { resource, wanted, left, limit, .. } => {
             details.add_quota_failure_violation(resource.clone(), message.clone());
             let numbers = [("wanted", wanted), ("left", left), ("limit", limit)];
             let numbers = numbers.map(|(key, number)| (key, number.to_string()));
             let resource = [("resource", resource)].into_iter();
-            (Code::ResourceExhausted, "CAPACITY", resource.chain(numbers).collect())
+            (Code::ResourceExhausted, Reason::Capacity, resource.chain(numbers).collect())
         }
-        Error::NoRoom { .. } => (Code::ResourceExhausted, "NO_ROOM", vec![]),
+        Error::NoRoom { .. } => (Code::ResourceExhausted, Reason::NoRoom, vec![]),
         Error::ReadOnly { .. } => {
             details.set_retry_info(Some(Duration::from_secs(10)));
-            (Code::Unavailable, "STATE_READ_ONLY", vec![])
+            (Code::Unavailable, Reason::StateReadOnly, vec![])
         }
-        Error::Draining => (Code::FailedPrecondition, "HOST_DRAINING", vec![]),
+        Error::Draining => (Code::FailedPrecondition, Reason::HostDraining, vec![]),
         Error::BootFailed { uuid, step, reason } => (
             Code::FailedPrecondition,
-            "BOOT_FAILED",
+            Reason::BootFailed,
             vec![
                 ("uuid", uuid.to_string()),
                 ("state", crate::spec::VmState::Stopped.to_string()),
@@ -101,34 +102,38 @@ pub(super) fn status(error: Error) -> Status {
             ],
         ),
         Error::Unsupported { capability, .. } => {
-            (Code::Unimplemented, "CAPABILITY_MISSING", vec![("capability", capability)])
+            (Code::Unimplemented, Reason::CapabilityMissing, vec![("capability", capability)])
         }
-        Error::Hypervisor { .. } => (Code::FailedPrecondition, "HYPERVISOR", vec![]),
-        Error::FileNotFound { path, .. } => (Code::NotFound, "FILE_NOT_FOUND", vec![("path", path)]),
-        Error::FileExists { path, .. } => (Code::AlreadyExists, "FILE_EXISTS", vec![("path", path)]),
-        Error::FileRefused { path, .. } => (Code::FailedPrecondition, "FILE_REFUSED", vec![("path", path)]),
-        Error::UploadBusy { path, .. } => (Code::Aborted, "UPLOAD_BUSY", vec![("path", path)]),
-        Error::UploadOffset { path, committed, .. } => {
-            (Code::OutOfRange, "UPLOAD_OFFSET", vec![("path", path), ("committed", committed.to_string())])
+        Error::Hypervisor { .. } => (Code::FailedPrecondition, Reason::Hypervisor, vec![]),
+        Error::FileNotFound { path, .. } => (Code::NotFound, Reason::FileNotFound, vec![("path", path)]),
+        Error::FileExists { path, .. } => (Code::AlreadyExists, Reason::FileExists, vec![("path", path)]),
+        Error::FileRefused { path, .. } => {
+            (Code::FailedPrecondition, Reason::FileRefused, vec![("path", path)])
         }
-        Error::UploadBroken { path, .. } => (Code::DataLoss, "UPLOAD_BROKEN", vec![("path", path)]),
+        Error::UploadBusy { path, .. } => (Code::Aborted, Reason::UploadBusy, vec![("path", path)]),
+        Error::UploadOffset { path, committed, .. } => (
+            Code::OutOfRange,
+            Reason::UploadOffset,
+            vec![("path", path), ("committed", committed.to_string())],
+        ),
+        Error::UploadBroken { path, .. } => (Code::DataLoss, Reason::UploadBroken, vec![("path", path)]),
         Error::ConsoleOffset { oldest, end, .. } => (
             Code::OutOfRange,
-            "CONSOLE_OFFSET",
+            Reason::ConsoleOffset,
             vec![("oldest", oldest.to_string()), ("end", end.to_string())],
         ),
         Error::ConsoleBusy { writer, .. } => {
-            (Code::FailedPrecondition, "CONSOLE_BUSY", vec![("writer", writer)])
+            (Code::FailedPrecondition, Reason::ConsoleBusy, vec![("writer", writer)])
         }
         Error::Stopping => {
             details.set_retry_info(Some(Duration::from_secs(1)));
-            (Code::Unavailable, "STOPPING", vec![])
+            (Code::Unavailable, Reason::Stopping, vec![])
         }
-        Error::Internal { .. } => (Code::Internal, "INTERNAL", vec![]),
+        Error::Internal { .. } => (Code::Internal, Reason::Internal, vec![]),
     };
     let metadata: HashMap<String, String> =
         metadata.into_iter().map(|(key, value)| (key.to_owned(), shortened(&value, MAX_TEXT))).collect();
-    details.set_error_info(reason, ERROR_DOMAIN, metadata);
+    details.set_error_info(reason.as_str(), ERROR_DOMAIN, metadata);
     Status::with_error_details(code, message, details)
 }
 
@@ -163,10 +168,10 @@ fn shortened(text: &str, bytes: usize) -> String {
 pub(super) fn watch_status(error: WatchError) -> Status {
     let message = error.to_string();
     let (code, reason, metadata) = match error {
-        WatchError::Foreign => (Code::InvalidArgument, "CURSOR_FOREIGN", HashMap::new()),
+        WatchError::Foreign => (Code::InvalidArgument, Reason::CursorForeign, HashMap::new()),
         WatchError::Expired { oldest, newest } => (
             Code::OutOfRange,
-            "CURSOR_EXPIRED",
+            Reason::CursorExpired,
             HashMap::from([
                 ("oldest".to_owned(), oldest.to_string()),
                 ("newest".to_owned(), newest.to_string()),
@@ -174,14 +179,19 @@ pub(super) fn watch_status(error: WatchError) -> Status {
         ),
         WatchError::Store(source) => return status(source.into()),
     };
-    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata))
+    Status::with_error_details(
+        code,
+        message,
+        ErrorDetails::with_error_info(reason.as_str(), ERROR_DOMAIN, metadata),
+    )
 }
 
 /// The status of a link that can't be made.
 pub(super) fn link_status(error: LinkError) -> Status {
     match error {
         LinkError::TooMany => {
-            let mut details = ErrorDetails::with_error_info("TOO_MANY_LINKS", ERROR_DOMAIN, HashMap::new());
+            let mut details =
+                ErrorDetails::with_error_info(Reason::TooManyLinks.as_str(), ERROR_DOMAIN, HashMap::new());
             details.set_retry_info(Some(Duration::from_secs(1)));
             Status::with_error_details(Code::ResourceExhausted, error.to_string(), details)
         }

@@ -1,6 +1,7 @@
 //! The role check in front of every rpc.
 
 use std::{
+    collections::HashMap,
     future::Future,
     pin::Pin,
     task::{Context, Poll},
@@ -15,11 +16,10 @@ use tower::{Layer, Service};
 
 use super::{peer::Peer, role::needed_for_path};
 
+use crate::model::{ERROR_DOMAIN, Reason};
+
 /// Calls under way on one connection. The transport takes some more, so that who goes over it is told.
 pub(crate) const MAX_CALLS: usize = 1024;
-
-/// Domain of the agent's error reasons.
-pub(crate) const ERROR_DOMAIN: &str = "zoneward";
 
 /// A call that was refused for its caller's role: who, and which rpc.
 pub(crate) type Refused = (String, String);
@@ -55,7 +55,11 @@ pub struct Gate<S> {
 
 fn check(peer: Option<&Peer>, path: &str) -> Result<(), Status> {
     let Some(peer) = peer else {
-        return Err(Status::unauthenticated("the connection has no verified identity"));
+        return Err(with_reason(
+            Reason::Unauthenticated,
+            Code::Unauthenticated,
+            "the connection has no verified identity",
+        ));
     };
     // What does not exist is answered so by the router.
     let Some(needed) = needed_for_path(path) else { return Ok(()) };
@@ -71,14 +75,34 @@ fn check(peer: Option<&Peer>, path: &str) -> Result<(), Status> {
     Err(Status::with_error_details(
         Code::PermissionDenied,
         format!("{path} needs role {needed}; {} has role {}", peer.name, peer.role),
-        ErrorDetails::with_error_info("ROLE_REQUIRED", ERROR_DOMAIN, metadata),
+        ErrorDetails::with_error_info(Reason::RoleRequired.as_str(), ERROR_DOMAIN, metadata),
     ))
+}
+
+fn with_reason(reason: Reason, code: Code, message: &str) -> Status {
+    let details = ErrorDetails::with_error_info(reason.as_str(), ERROR_DOMAIN, HashMap::new());
+    Status::with_error_details(code, message, details)
+}
+
+/// Gives a refusal of the transport a reason, as all others have one.
+fn explained(answer: http::Response<Body>) -> http::Response<Body> {
+    let refused = Status::from_header_map(answer.headers()).filter(|status| status.details().is_empty());
+    let Some(status) = refused else { return answer };
+    let reason = match status.code() {
+        Code::Unimplemented => Reason::UnknownRpc,
+        Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge,
+        Code::Internal if status.message().contains("decode") => Reason::MalformedRequest,
+        Code::Internal | Code::Unknown => Reason::Internal,
+        Code::Unauthenticated => Reason::Unauthenticated,
+        _ => return answer,
+    };
+    with_reason(reason, status.code(), status.message()).into_http()
 }
 
 /// One connection has as many calls under way as it may.
 fn too_many() -> Status {
     let mut details = ErrorDetails::with_error_info(
-        "TOO_MANY_CALLS",
+        Reason::TooManyCalls.as_str(),
         ERROR_DOMAIN,
         [("limit".to_owned(), MAX_CALLS.to_string())],
     );
@@ -116,7 +140,7 @@ where
             Ok(call) => {
                 let answer = self.inner.call(request);
                 Box::pin(async move {
-                    let answer = answer.await?;
+                    let answer = explained(answer.await?);
                     // The call is under way until its answer ends, or nobody wants it any more.
                     let counted = move |frame| {
                         let _under_way = &call;

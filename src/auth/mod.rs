@@ -21,7 +21,7 @@ mod tls;
 
 pub use connection::Connection;
 pub use gate::GateLayer;
-pub(crate) use gate::{ERROR_DOMAIN, MAX_CALLS};
+pub(crate) use gate::MAX_CALLS;
 pub use incoming::{Listeners, incoming};
 pub use links::Links;
 pub(crate) use links::{Link, LinkError};

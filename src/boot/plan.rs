@@ -22,6 +22,7 @@ use crate::{
     layout::short_socket_name,
     model::Phase,
     network::LinkError,
+    spec::BootOrder,
     spec::{Brand, Limits},
     zone::{Ended, Launch, Process},
 };
@@ -241,6 +242,7 @@ impl Boot<'_> {
             drives: std::mem::take(&mut self.made.drives),
             seed: self.made.seed.take(),
             nics: std::mem::take(&mut self.made.nics),
+            order_is_given: once.is_some() || order != BootOrder::default(),
             order,
             once,
             control: self.made.control.take().ok_or_else(missing)?,

@@ -5,7 +5,7 @@ use std::{fmt, process::ExitCode};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::{spec::Violation, text::escaped};
+use crate::{model::Reason, spec::Violation, text::escaped};
 
 /// What to print on standard error, and the exit code.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl From<Status> for CliError {
             Code::Unavailable if given.error_info().is_none() => {
                 format!("the agent can't be reached: {}", cause(&status))
             }
-            _ => match given.error_info().and_then(|info| hint(&info.reason)) {
+            _ => match given.error_info().and_then(|info| hint(info.reason.parse().ok()?)) {
                 Some(hint) => format!("{} ({hint})", status.message()),
                 None => status.message().to_owned(),
             },
@@ -93,11 +93,11 @@ impl From<Status> for CliError {
 }
 
 /// What to type, where the agent's own words name fields of its rpcs.
-fn hint(reason: &str) -> Option<&'static str> {
+fn hint(reason: Reason) -> Option<&'static str> {
     Some(match reason {
-        "FILE_EXISTS" => "--overwrite replaces it",
-        "CONSOLE_BUSY" => "--read-only watches, --take-over writes instead",
-        "HOST_DRAINING" => "vmadm drain --end says that the host stays",
+        Reason::FileExists => "--overwrite replaces it",
+        Reason::ConsoleBusy => "--read-only watches, --take-over writes instead",
+        Reason::HostDraining => "vmadm drain --end says that the host stays",
         _ => return None,
     })
 }

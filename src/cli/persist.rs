@@ -7,7 +7,7 @@ use std::{
 
 use tonic::{Response, Status};
 
-use crate::client::is_passing;
+use crate::{client::is_passing, model::Reason};
 
 /// Between tries; doubled after each that failed, up to the last.
 const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Whether the connection, and not the agent, is at fault.
 fn is_lost(status: &Status) -> bool {
     use tonic_types::StatusExt as _;
-    let stops = status.get_error_details().error_info().is_some_and(|info| info.reason == "STOPPING");
+    let stops =
+        status.get_error_details().error_info().is_some_and(|info| info.reason == Reason::Stopping.as_str());
     stops || (is_passing(status) && status.get_error_details().error_info().is_none())
 }
 

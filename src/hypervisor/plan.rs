@@ -29,6 +29,8 @@ pub struct MachinePlan {
     pub order: BootOrder,
     /// What to boot from first, when that differs.
     pub once: Option<BootOrder>,
+    /// The order is not the usual one: somebody asked for it.
+    pub order_is_given: bool,
     /// The listening control socket.
     pub control: OwnedFd,
     /// The listening socket behind the guest's second serial port.

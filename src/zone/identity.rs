@@ -63,6 +63,12 @@ pub(super) fn body(pid: i32) -> io::Result<Option<Body>> {
     Ok(dead.then(|| Body { status: status.map(ExitStatus::from_wait) }))
 }
 
+/// Whether its first thread ended: so it is on its way out, or has others that go on without it.
+pub(super) fn is_ending(pid: i32) -> io::Result<bool> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    Ok(stat.rsplit_once(')').is_some_and(|(_, fields)| is_dead(fields)))
+}
+
 /// By what follows the name in `stat`.
 fn is_dead(fields: &str) -> bool {
     fields.trim_start().starts_with(['Z', 'X'])

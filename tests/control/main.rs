@@ -30,6 +30,7 @@ mod limits;
 mod list;
 mod metadata;
 mod networks;
+mod reasons;
 mod requests;
 mod secrets;
 mod update;

@@ -79,7 +79,7 @@ pub(super) fn program(
     if let Some(words) = &plan.tuning.extra_options {
         b.words(words);
     }
-    let positions = boot_positions(b, &plan.order, plan.once.as_ref())?;
+    let positions = boot_positions(b, &plan.order, plan.once.as_ref(), plan.order_is_given)?;
     let setup = Setup { vnc_password: plan.tuning.vnc_password, ..positions };
     Ok(Program {
         path: settings.binary.clone(),
@@ -298,12 +298,19 @@ fn boot_positions(
     b: &mut Builder,
     order: &crate::spec::BootOrder,
     once: Option<&crate::spec::BootOrder>,
+    is_given: bool,
 ) -> Result<Setup, HypervisorError> {
     let kinds: Vec<Bootable> = b.bootables.iter().map(|(_, kind, _)| *kind).collect();
     let first_order = once.unwrap_or(order);
     let first = positions(&kinds, first_order);
     if !first.is_empty() && first.iter().all(|position| *position < 0) {
-        // Firmware that is given no position boots from whatever it finds.
+        // Firmware that is given no position boots from whatever it finds: here from the network, if it can.
+        if !is_given {
+            for (_, _, argument) in b.bootables.iter().filter(|(_, kind, _)| *kind == Bootable::Nic) {
+                b.arguments[*argument].push_str(",romfile=");
+            }
+            return Ok(Setup::default());
+        }
         let why = format!(
             "the boot order \"{first_order}\" names nothing that the VM has: c is a disk, d a CD, n the network"
         );
@@ -365,6 +372,7 @@ mod tests {
             nics: (0..u32::try_from(nics).unwrap()).map(nic).collect(),
             order: "cd".parse().unwrap(),
             once: Some("d".parse().unwrap()),
+            order_is_given: true,
             control: null().into(),
             metadata: null().into(),
         }
@@ -410,16 +418,24 @@ mod tests {
     #[test]
     fn an_order_that_names_nothing_is_refused() {
         let of = |order: &str, drives, nics| {
-            let order = order.parse().unwrap();
-            build(MachinePlan { order, once: None, ..plan(drives, nics) })
+            let order: crate::spec::BootOrder = order.parse().unwrap();
+            let order_is_given = order != crate::spec::BootOrder::default();
+            build(MachinePlan { order, once: None, order_is_given, ..plan(drives, nics) })
         };
         let disk = || vec![drive(DiskModel::Virtio, Media::Disk)];
-        for (order, drives, nics) in [("n", disk(), 0), ("d", disk(), 1), ("cd", vec![], 1)] {
+        for (order, drives, nics) in [("n", disk(), 0), ("d", disk(), 1)] {
             let error = of(order, drives, nics).unwrap_err().to_string();
             assert!(error.contains(&format!("\"{order}\"")), "{error}");
         }
         of("dc", disk(), 1).unwrap();
         of("cd", vec![], 0).unwrap();
+        // The usual one, and nothing but a network, from which it does not boot.
+        let bare = of("cd", vec![], 1).unwrap();
+        assert!(
+            bare.arguments.iter().any(|argument| argument.ends_with(",romfile=")),
+            "{:?}",
+            bare.arguments
+        );
     }
 
     #[test]

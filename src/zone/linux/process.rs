@@ -20,7 +20,7 @@ use crate::{
     zone::{
         Ended, Process, ZoneError,
         cgroup::Cgroup,
-        identity::{Identity, body, boot_id},
+        identity::{Identity, body, boot_id, is_ending},
         launcher::landlock,
         linux::logger::Logger,
         measure::Measured,
@@ -126,7 +126,7 @@ pub(super) fn find_in(cgroup: Cgroup) -> io::Result<Option<Result<LinuxProcess, 
         return Ok(None);
     }
     // A launcher ends when it notices that its agent did.
-    for _ in 0..LAUNCHER_LOOKS {
+    for _ in 0..LOOKS {
         let processes = cgroup.processes()?;
         if processes.is_empty() {
             return Ok(Some(Err(unseen(&cgroup))));
@@ -140,14 +140,14 @@ pub(super) fn find_in(cgroup: Cgroup) -> io::Result<Option<Result<LinuxProcess, 
                 Err(error) => return Err(error),
             }
         }
-        std::thread::sleep(LAUNCHER_LOOK);
+        std::thread::sleep(LOOK);
     }
     Err(io::Error::other("its control groups hold a launcher that does not end"))
 }
 
-/// How often a launcher is looked for that is on its way out, and what lies between.
-const LAUNCHER_LOOKS: u32 = 50;
-const LAUNCHER_LOOK: Duration = Duration::from_millis(10);
+/// How often a process is looked at that is on its way out, and what lies between.
+const LOOKS: u32 = 50;
+const LOOK: Duration = Duration::from_millis(10);
 
 fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxProcess, Ended>> {
     let gone = unseen(&cgroup);
@@ -160,8 +160,14 @@ fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxPro
     match Identity::of(written.pid) {
         // An orphan's body may lie about until init sees to it.
         Ok(found) if found == written => {
-            if let Some(body) = body(written.pid)? {
-                return Ok(Err(body.status.map_or(gone, |status| ended(status, &cgroup))));
+            for _ in 0..LOOKS {
+                if let Some(body) = body(written.pid)? {
+                    return Ok(Err(body.status.map_or(gone, |status| ended(status, &cgroup))));
+                }
+                if !is_ending(written.pid)? {
+                    break;
+                }
+                std::thread::sleep(LOOK);
             }
         }
         Ok(_) => return Ok(Err(gone)),
