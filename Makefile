@@ -25,6 +25,7 @@ check:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 	dist/check-dependencies.sh
+	dist/check-client.sh
 
 build:
 	dist/install-packages.sh demo

@@ -26,30 +26,56 @@
 //!   layout  logfile  sys  crash  tls  text                         the ground: paths, logs, system calls, crash points
 //! ```
 
+#![cfg_attr(
+    not(all(feature = "agent", feature = "vmadm")),
+    allow(dead_code, unused_imports, reason = "what only the agent or the command converts")
+)]
+
+#[cfg(feature = "agent")]
 pub mod agent;
+#[cfg(feature = "agent")]
 pub mod api;
+#[cfg(feature = "agent")]
 pub mod auth;
+#[cfg(feature = "agent")]
 pub mod boot;
+#[cfg(feature = "agent")]
 pub mod browser;
+#[cfg(feature = "vmadm")]
 pub mod cli;
 pub mod client;
+#[cfg(feature = "agent")]
 pub mod config;
+#[cfg(feature = "agent")]
 pub mod console;
+#[cfg(feature = "agent")]
 mod crash;
+#[cfg(feature = "agent")]
 pub mod doctor;
+#[cfg(feature = "agent")]
 pub mod events;
+#[cfg(feature = "agent")]
 pub mod hypervisor;
+#[cfg(feature = "agent")]
 pub mod layout;
+#[cfg(feature = "agent")]
 mod logfile;
+#[cfg(feature = "agent")]
 pub mod metadata;
 pub mod model;
+#[cfg(feature = "agent")]
 pub mod network;
+#[cfg(feature = "agent")]
 pub mod probe;
 pub mod proto;
 pub mod spec;
+#[cfg(feature = "agent")]
 pub mod storage;
+#[cfg(feature = "agent")]
 pub mod store;
+#[cfg(feature = "agent")]
 mod sys;
 mod text;
 mod tls;
+#[cfg(feature = "agent")]
 pub mod zone;

@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("spec", &["text"]),
     ("model", &["spec"]),
     ("proto", &["spec", "model"]),
-    ("client", &["proto"]),
+    ("client", &["proto", "model", "tls"]),
     // Mechanisms: none knows another.
     ("zone", &["spec", "layout", "logfile", "sys", "crash"]),
     ("hypervisor", &["spec", "layout", "sys", "text"]),

@@ -2,27 +2,21 @@
 
 use std::{
     fs::File,
-    io::{self, IsTerminal as _, Read, Seek as _, SeekFrom},
+    io::{self, IsTerminal as _},
     os::unix::fs::FileExt as _,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
 };
 
-use data_encoding::HEXLOWER;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::{Clients, error::CliError, machine, print};
 use crate::{
-    proto::v1::{self, put_file_request::Item},
+    client::{Upload, UploadError},
+    proto::v1::{self},
     spec::disk::is_qcow2,
     text::escaped,
 };
-
-const CHUNK: usize = 256 << 10;
 
 /// A bar on standard error, on a terminal only.
 fn bar(what: &'static str, size: u64) -> ProgressBar {
@@ -70,93 +64,23 @@ pub(super) async fn put(
             file.display()
         );
     }
-    let (size, sha256) = digest(&mut local, meta.len()).map_err(at(file))?;
-    let size = i64::try_from(size).map_err(|_| CliError::failed(format!("{}: too large", file.display())))?;
-    let header = v1::PutFileHeader {
-        uuid: uuid.to_owned(),
-        path: target.clone(),
-        size,
-        sha256,
-        offset: 0,
-        overwrite,
-        request_id: Uuid::new_v4().to_string(),
-        etag: String::new(),
-    };
-    let header = v1::PutFileHeader { offset: committed(clients, &header).await?, ..header };
-    if header.offset > 0 {
-        say!("Going on after {} of {size} bytes", header.offset);
+    let checking = bar("Checking", meta.len());
+    let upload =
+        Upload::of(&mut local, uuid, &target, |bytes| checking.set_position(bytes)).map_err(at(file))?;
+    checking.finish_and_clear();
+    let upload = upload.overwrite(overwrite);
+    let committed = upload.committed(clients).await?;
+    if committed > 0 {
+        say!("Going on after {committed} of {} bytes", upload.size());
     }
-    send(clients, local, header).await?;
+    let sending = bar("Uploading", u64::try_from(upload.size()).unwrap_or_default());
+    let sent = upload.send(clients, sending.wrap_read(local)).await;
+    sending.finish_and_clear();
+    sent.map_err(|error| match error {
+        UploadError::Read(error) => CliError::failed(format!("reading the local file: {error}")),
+        UploadError::Agent(status) => CliError::from(*status),
+    })?;
     say!("Successfully put {target} into VM {uuid}");
-    Ok(())
-}
-
-fn digest(file: &mut File, size: u64) -> io::Result<(u64, String)> {
-    let bar = bar("Checking", size);
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; CHUNK];
-    let mut total = 0;
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            count => {
-                hash.update(&buffer[..count]);
-                total += count as u64;
-                bar.inc(count as u64);
-            }
-        }
-    }
-    bar.finish_and_clear();
-    Ok((total, HEXLOWER.encode(&hash.finalize())))
-}
-
-/// What the agent has of the same file already.
-async fn committed(clients: &mut Clients, header: &v1::PutFileHeader) -> Result<i64, CliError> {
-    let request = v1::ListFilesRequest { uuid: header.uuid.clone(), page_size: 1, ..Default::default() };
-    let uploads = clients.vms.list_files(request).await?.into_inner().uploads;
-    let same = |upload: &&v1::Upload| {
-        upload.path == header.path && upload.size == header.size && upload.sha256 == header.sha256
-    };
-    Ok(uploads.iter().find(same).map_or(0, |upload| upload.committed))
-}
-
-async fn send(clients: &mut Clients, mut local: File, header: v1::PutFileHeader) -> Result<(), CliError> {
-    let offset = u64::try_from(header.offset).unwrap_or_default();
-    local.seek(SeekFrom::Start(offset)).map_err(|error| CliError::failed(error.to_string()))?;
-    let bar = bar("Uploading", u64::try_from(header.size).unwrap_or_default());
-    bar.set_position(offset);
-    let (sender, stream) = mpsc::channel(4);
-    let trouble = Arc::new(Mutex::new(None));
-    let reader = {
-        let (bar, trouble) = (bar.clone(), trouble.clone());
-        tokio::task::spawn_blocking(move || {
-            let _ = sender.blocking_send(v1::PutFileRequest { item: Some(Item::Header(header)) });
-            let mut buffer = vec![0; CHUNK];
-            loop {
-                match local.read(&mut buffer) {
-                    Ok(0) => return,
-                    Ok(count) => {
-                        let item = Some(Item::Chunk(buffer[..count].to_vec().into()));
-                        if sender.blocking_send(v1::PutFileRequest { item }).is_err() {
-                            return;
-                        }
-                        bar.inc(count as u64);
-                    }
-                    Err(error) => {
-                        *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                        return;
-                    }
-                }
-            }
-        })
-    };
-    let answer = clients.vms.put_file(ReceiverStream::new(stream)).await;
-    bar.finish_and_clear();
-    let _ = reader.await;
-    if let Some(error) = trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        return Err(CliError::failed(format!("reading the local file: {error}")));
-    }
-    answer?;
     Ok(())
 }
 

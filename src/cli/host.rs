@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Clients, error::CliError, look::pretty, print};
 use crate::{
+    client::pages,
     model,
     proto::v1,
     proto::{limits_from, restrictions_from},
@@ -48,17 +49,11 @@ fn capacity(capacity: &v1::Capacity) -> (String, Value) {
 }
 
 pub(super) async fn nic_tags(clients: &mut Clients, as_json: bool) -> Result<(), CliError> {
-    let mut tags = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = v1::ListNicTagsRequest { page_size: 0, page_token };
-        let page = clients.host.list_nic_tags(request).await?.into_inner();
-        tags.extend(page.nic_tags);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+    let tags = pages::all(|page_token| {
+        let mut host = clients.host.clone();
+        async move { host.list_nic_tags(v1::ListNicTagsRequest { page_size: 0, page_token }).await }
+    });
+    let tags = tags.await?;
     let kind = |tag: &v1::NicTag| tag.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
     if as_json {
         let object = |tag: &v1::NicTag| {
@@ -87,17 +82,11 @@ pub(super) async fn nic_tags(clients: &mut Clients, as_json: bool) -> Result<(),
 const MAX_IDS: usize = 1000;
 
 async fn all_leaks(clients: &mut Clients) -> Result<Vec<v1::Leak>, CliError> {
-    let mut leaks = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = v1::ListLeaksRequest { page_size: 0, page_token };
-        let page = clients.host.list_leaks(request).await?.into_inner();
-        leaks.extend(page.leaks);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(leaks);
-        }
-    }
+    let leaks = pages::all(|page_token| {
+        let mut host = clients.host.clone();
+        async move { host.list_leaks(v1::ListLeaksRequest { page_size: 0, page_token }).await }
+    });
+    Ok(leaks.await?)
 }
 
 pub(super) async fn leaks(clients: &mut Clients, as_json: bool) -> Result<(), CliError> {

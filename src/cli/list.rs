@@ -11,6 +11,7 @@ use super::{
     machine, print,
 };
 use crate::{
+    client::pages,
     proto::v1,
     spec::{
         filter::{self, Filter},
@@ -106,16 +107,11 @@ fn check(filters: &[String], what: &str) -> Result<(), CliError> {
 
 /// Every VM that meets the filters.
 async fn vms(clients: &mut Clients, filters: &[String]) -> Result<Vec<Map<String, Value>>, CliError> {
-    let mut vms = Vec::new();
-    let mut request = v1::ListVmsRequest { filters: filters.to_vec(), ..Default::default() };
-    loop {
-        let page = clients.vms.list_vms(request.clone()).await?.into_inner();
-        vms.extend(page.vms.iter().map(machine::machine));
-        if page.next_page_token.is_empty() {
-            return Ok(vms);
-        }
-        request.page_token = page.next_page_token;
-    }
+    let vms = pages::all(|page_token| {
+        let (mut vms, filters) = (clients.vms.clone(), filters.to_vec());
+        async move { vms.list_vms(v1::ListVmsRequest { filters, page_token, page_size: 0 }).await }
+    });
+    Ok(vms.await?.iter().map(machine::machine).collect())
 }
 
 pub(super) async fn list(clients: &mut Clients, query: &Query<'_>) -> Result<(), CliError> {

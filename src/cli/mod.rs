@@ -34,25 +34,13 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
-use tonic::transport::Channel;
-
 use arguments::{Arguments, Command};
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use error::CliError;
 
 pub use arguments::Arguments as Cli;
 
-use crate::{
-    proto::v1::{
-        console_service_client::ConsoleServiceClient, event_service_client::EventServiceClient,
-        host_service_client::HostServiceClient, vm_service_client::VmServiceClient,
-    },
-    spec::forms::parse_uuid,
-    text,
-};
-
-/// Largest answer: a page of a thousand VMs, or a picture.
-const MAX_ANSWER: usize = 64 << 20;
+use crate::{client::Agent as Clients, spec::forms::parse_uuid, text};
 
 /// Runs the command line; gives the exit code.
 pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
@@ -95,10 +83,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 async fn obey(arguments: Arguments) -> Result<(), CliError> {
-    let clients = |arguments: &Arguments| {
-        let target = connect::Target::from(arguments);
-        async move { Ok::<_, CliError>(Clients::new(connect::connect(target?).await?)) }
-    };
+    let clients = async |arguments: &Arguments| connect::connect(arguments).await;
     match &arguments.command {
         Command::Other(words) => Err(unknown(words)),
         Command::Completions { shell } => {
@@ -226,25 +211,6 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
         Command::DeleteFile { uuid, path } => {
             let uuid = checked(uuid, "delete-file")?;
             files::delete(&mut clients(&arguments).await?, uuid, path).await
-        }
-    }
-}
-
-/// The services of one agent.
-struct Clients {
-    vms: VmServiceClient<Channel>,
-    events: EventServiceClient<Channel>,
-    consoles: ConsoleServiceClient<Channel>,
-    host: HostServiceClient<Channel>,
-}
-
-impl Clients {
-    fn new(channel: Channel) -> Self {
-        Self {
-            vms: VmServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
-            events: EventServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
-            consoles: ConsoleServiceClient::new(channel.clone()),
-            host: HostServiceClient::new(channel),
         }
     }
 }

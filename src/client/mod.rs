@@ -1,14 +1,25 @@
-//! For programs that talk to agents: what every controller would otherwise write again.
+//! For programs that talk to agents: what every controller would otherwise write again. `examples/controller.rs` is a
+//! small one that uses all of it.
+//!
+//! - [`Endpoint`] and [`Agent`] connect, over a UNIX socket or TLS with a client certificate that is read again for each
+//!   connection;
+//! - [`EventWatcher`] and [`ConsoleLog`] follow the journal and a console, and continue where they were when the
+//!   connection breaks;
+//! - [`persist`] repeats a call by its request id until an agent answers it;
+//! - [`Upload`] continues an upload that was interrupted, and [`pages::all`] reads a list page by page;
+//! - [`reason`] names errors.
 //!
 //! ```no_run
 //! use zoneward::{
-//!     client::{EventWatcher, Watched},
-//!     proto::v1::{WatchEventsRequest, event_service_client::EventServiceClient, watch_events_request::Start},
+//!     client::{Agent, Certificates, Endpoint, EventWatcher, Watched},
+//!     proto::v1::{WatchEventsRequest, watch_events_request::Start},
 //! };
 //!
-//! # async fn keep_up(channel: tonic::transport::Channel) -> Result<(), tonic::Status> {
+//! # async fn keep_up() -> Result<(), Box<dyn std::error::Error>> {
+//! let endpoint = Endpoint::parse("https://host1.example:9443", Certificates::default())?;
+//! let agent = Agent::connect(&endpoint).await?;
 //! let request = WatchEventsRequest { start: Some(Start::Snapshot(true)), ..Default::default() };
-//! let mut watcher = EventWatcher::start(EventServiceClient::new(channel), request).await?;
+//! let mut watcher = EventWatcher::start(agent.events.clone(), request).await?;
 //! loop {
 //!     match watcher.next().await? {
 //!         Watched::Snapshot(vm) => println!("there is {}", vm.uuid),
@@ -20,7 +31,28 @@
 //! # }
 //! ```
 
+mod agent;
+mod connect;
+mod console;
+pub mod pages;
+mod retry;
+mod upload;
 mod watcher;
 
-pub(crate) use watcher::{CertificateRefused, is_passing};
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+pub use crate::model::Reason;
+pub use agent::Agent;
+pub use connect::{Certificates, ConnectError, Endpoint};
+pub use console::{ConsoleLog, Printed};
+pub use retry::persist;
+pub use upload::{Upload, UploadError};
+pub(crate) use watcher::is_passing;
 pub use watcher::{EventWatcher, Watched};
+
+/// Why the agent refused; `None` when it was not the agent, or for a reason that is newer than this program.
+#[must_use]
+pub fn reason(status: &Status) -> Option<Reason> {
+    status.get_error_details().error_info()?.reason.parse().ok()
+}

@@ -22,6 +22,7 @@ mod create;
 mod crowd;
 mod drain;
 mod events;
+mod example;
 mod files;
 mod identity;
 mod leaks;

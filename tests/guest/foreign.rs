@@ -170,3 +170,21 @@ async fn buf_curl_by_reflection() {
     let unknown = curl("zoneward.v1.VmService/CreateVm", &json!({"vm": {"brand": "kvm", "colour": "red"}}));
     assert!(!unknown.status.success(), "an unknown key is an error");
 }
+
+/// The example for controllers in Python, as it stands.
+#[tokio::test]
+async fn the_python_example_places_boots_follows_and_removes() {
+    let foreign = foreign().await;
+    let output = Command::new(foreign.tools.join("venv/bin/python"))
+        .arg("-B")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/controller.py"))
+        .arg(foreign.certs.path())
+        .arg(&foreign.address)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for wanted in ["created ", "phase ", ": modified", ": deleted"] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+}
