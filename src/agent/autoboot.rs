@@ -43,7 +43,7 @@ pub(super) fn begin(agent: &Agent) {
             async move {
                 match start(&agent, uuid).await {
                     Ok(()) | Err(Error::Stopping | Error::VmNotFound { .. }) => {}
-                    Err(error) => tracing::error!(vm = %uuid, %error, "autoboot"),
+                    Err(error) => tracing::error!(vm = %uuid, %error, "autoboot failed"),
                 }
             }
         });

@@ -122,7 +122,7 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     let reservation = agent.inner.registry.reserve(uuid, agent.inner.config.zone.uid_count)?;
     let zonepath = agent.inner.layout.vm(uuid).zonepath().display().to_string();
     if tokio::fs::symlink_metadata(&zonepath).await.is_ok() {
-        let message = format!("{zonepath} is there already and belongs to no VM of this agent; move it away");
+        let message = format!("{zonepath} already exists and belongs to no VM of this agent; move it away");
         return Err(Error::FileExists { path: zonepath, message });
     }
     let draft = record(agent, uuid, reservation.zone_index(), spec, VmState::Provisioning);

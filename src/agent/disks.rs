@@ -18,7 +18,9 @@ pub(super) async fn settle(agent: &Agent, vm: &VmRecord) {
                 Ok(true) => {
                     tracing::warn!(disk = name, zone = %layout.zonepath().display(), "the hypervisor changed the size of its disk; it has its own again");
                 }
-                Err(error) => tracing::debug!(%error, disk = name, "its size"),
+                Err(error) => {
+                    tracing::debug!(%error, disk = name, "the size of the disk could not be checked")
+                }
             }
         }
     };

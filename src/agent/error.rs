@@ -40,7 +40,7 @@ pub enum Error {
         message: String,
     },
     /// The VM changed since the caller looked.
-    #[error("VM {uuid} changed meanwhile: its etag is {current}")]
+    #[error("VM {uuid} was changed by another request: its etag is now {current}")]
     EtagMismatch {
         /// Which.
         uuid: Uuid,
@@ -55,7 +55,7 @@ pub enum Error {
     },
     /// The answer to a request was kept, and this agent can't read it.
     #[error(
-        "request {request_id} was answered by another version of the agent, whose answer this one can't read; it is not done again: look at what became of it, and use a new id"
+        "another version of the agent answered request {request_id}, and this version cannot read its answer; the request is not repeated: check its effect, and use a new id"
     )]
     AnswerLost {
         /// The caller's id of the request.
@@ -87,7 +87,7 @@ pub enum Error {
     },
     /// The VMs of this host have all that they may have.
     #[error(
-        "{wanted}{unit} of {resource} are wanted, and {left} of {limit}{unit} are left for VMs; delete or shrink a VM, or raise capacity.* in the configuration"
+        "not enough {resource}: {wanted}{unit} requested, {left} of {limit}{unit} available; delete or shrink a VM, or raise capacity.* in the configuration"
     )]
     NoCapacity {
         /// Of what.
@@ -102,7 +102,7 @@ pub enum Error {
         limit: u64,
     },
     /// The host goes down.
-    #[error("the host goes down; no VM is started any more")]
+    #[error("the host is shutting down; no VMs are started")]
     Draining,
     /// The state file can't be written, though there is room.
     #[error("{message}")]

@@ -81,11 +81,11 @@ fn was_killed(signal: i32, ended: Ended, said: Option<&MachineEvent>) -> bool {
 fn manner(vm: &VmRecord, ended: Ended, said: Option<&MachineEvent>, answers: bool) -> String {
     let text = match (wanted(vm), &vm.stop) {
         (Some(Wanted::Killed(signal)), _) => return format!("signal {signal} was sent by {}", killer(vm)),
-        (Some(Wanted::Forced(_)), _) => "its power was cut, as was asked",
+        (Some(Wanted::Forced(_)), _) => "the power was cut, as requested",
         (Some(Wanted::Asked(_)), Some(stop)) if lost_its_power(ended, said) => match stop.pressed {
             _ if !answers => "the hypervisor did not answer, so the guest was not asked; its power was cut",
-            true => "the guest did not go down in time after the power button; its power was cut",
-            false => "the guest never listened to the power button; its power was cut",
+            true => "the guest did not shut down in time after the power button; its power was cut",
+            false => "the guest was never ready for the power button; its power was cut",
         },
         (Some(Wanted::Asked(_)), _) if ended != Ended::Unseen || said.is_some() => {
             "the guest obeyed the power button"
@@ -152,7 +152,7 @@ pub(super) fn exit(
         ExitReason::OutOfMemory => out_of_memory(vm),
         ExitReason::Unknown if another_boot => "the host was restarted while the VM ran".to_owned(),
         ExitReason::Unknown => {
-            let told = "nobody saw the hypervisor end, and it did not say why";
+            let told = "the hypervisor ended unobserved and did not say why";
             if last.words.is_empty() {
                 told.to_owned()
             } else {

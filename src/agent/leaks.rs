@@ -151,7 +151,7 @@ impl Agent {
         }
         let detail = match (group.populated, self.inner.registry.knows(group.uuid)) {
             (true, _) => "something runs in it that this agent does not know; is it another agent's?",
-            (false, true) => "the VM does not run",
+            (false, true) => "the VM is not running",
             (false, false) => "no VM has this UUID",
         };
         Some(Leak::new(LeakKind::ControlGroup, group.uuid, &group.path, detail, !group.populated))

@@ -125,7 +125,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// Another agent has the folders.
-    #[error("another agent runs with the folder {0}; give this one folders of its own")]
+    #[error("another agent is using the directory {0}; give this agent its own directories")]
     Locked(std::path::PathBuf),
     /// The state file can't be used.
     #[error(transparent)]
@@ -301,7 +301,7 @@ impl Agent {
             .unwrap_or_default();
         let written = tokio::task::spawn_blocking(move || storage::write_vm_json(&layout, &text)).await;
         if let Ok(Err(error)) = written {
-            tracing::debug!(vm = %record.uuid, %error, "vm.json");
+            tracing::debug!(vm = %record.uuid, %error, "vm.json could not be written");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{
 
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
@@ -47,7 +48,7 @@ impl Requests {
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let Some(request_id) = call.request_id else {
-            return tasks.spawn(work(call)).await.map_err(Error::internal)?;
+            return tasks.spawn(work(call).in_current_span()).await.map_err(Error::internal)?;
         };
         let (sender, receiver) = watch::channel(None);
         let earlier = {
@@ -65,7 +66,7 @@ impl Requests {
             };
         }
         let this = self.clone();
-        tasks.spawn(async move {
+        let asked = async move {
             let _leave = Leave { requests: this.clone(), request_id };
             let result = match this.kept(&call).await {
                 Ok(None) => work(call).await.map(|reply| reply.store()),
@@ -73,7 +74,8 @@ impl Requests {
                 Err(error) => Err(error),
             };
             sender.send_replace(Some(result));
-        });
+        };
+        tasks.spawn(asked.in_current_span());
         read(request_id, wait(receiver).await)
     }
 
@@ -120,7 +122,7 @@ fn read<T: Reply>(request_id: Uuid, kept: Result<StoredReply, Error>) -> Result<
 async fn wait(mut answer: watch::Receiver<Answered>) -> Result<StoredReply, Error> {
     let answered = answer.wait_for(Option::is_some).await;
     answered.ok().and_then(|answer| answer.clone()).unwrap_or_else(|| {
-        Err(Error::Internal { message: "the work ended without an answer; see the agent's log".to_owned() })
+        Err(Error::Internal { message: "the request ended without a reply; see the agent's log".to_owned() })
     })
 }
 

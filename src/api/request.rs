@@ -71,6 +71,7 @@ pub(super) fn call_of(actor: String, method: &str, mut content: impl Change) -> 
         // In its one form: a repeat in capitals is the same request.
         *text = id.to_string();
         request_id = Some(id);
+        tracing::Span::current().record("request_id", tracing::field::display(id));
     }
     let content = content.encode_to_vec();
     let digest = Sha256::new().chain_update(method).chain_update([0]).chain_update(content).finalize().into();

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
 use super::{peer::Peer, role::needed_for_path};
 
@@ -138,8 +139,15 @@ where
         };
         match admitted {
             Ok(call) => {
-                let answer = self.inner.call(request);
-                Box::pin(async move {
+                // Everything that is logged of this call says whose it is; the request id is known to whoever reads it.
+                let span = tracing::info_span!(
+                    "call",
+                    method = request.uri().path().rsplit('/').next().unwrap_or_default(),
+                    actor = request.extensions().get::<Peer>().map(|peer| &*peer.name),
+                    request_id = tracing::field::Empty,
+                );
+                let answer = span.in_scope(|| self.inner.call(request));
+                let answered = async move {
                     let answer = explained(answer.await?);
                     // The call is under way until its answer ends, or nobody wants it any more.
                     let counted = move |frame| {
@@ -147,7 +155,8 @@ where
                         frame
                     };
                     Ok(answer.map(|body| Body::new(body.map_frame(counted))))
-                })
+                };
+                Box::pin(answered.instrument(span))
             }
             Err(status) => Box::pin(async move { Ok(status.into_http()) }),
         }

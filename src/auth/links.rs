@@ -46,10 +46,10 @@ pub(crate) struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LinkError {
     /// Too many.
-    #[error("{MOST} links were made and not opened yet; try again later")]
+    #[error("{MOST} links wait to be opened; try again later")]
     TooMany,
     /// The system gives no random bytes.
-    #[error("no random bytes for a link")]
+    #[error("the system has no random bytes for a link")]
     Random,
 }
 

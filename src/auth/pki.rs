@@ -29,7 +29,7 @@ const CA_DAYS: i64 = 3650;
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// A file is there already.
-    #[error("{0} is there already; it is not overwritten")]
+    #[error("{0} already exists and is not overwritten")]
     Exists(PathBuf),
     /// A file can't be read or written.
     #[error("{path}: {source}")]

@@ -166,7 +166,7 @@ impl Boot<'_> {
                 (self.made.ends, self.made.disks) = (None, None);
                 (self.made.control, self.made.metadata) = (None, None);
                 if let Err(error) = tokio::fs::remove_dir_all(self.request.layout.run()).await {
-                    tracing::debug!(%error, "run folder");
+                    tracing::debug!(%error, "the run directory could not be removed");
                 }
             }
         }
@@ -304,7 +304,7 @@ impl Boot<'_> {
         }
         self.made.nics.clear();
         if let Err(error) = self.request.platform.links.unplug(self.request.vm.uuid).await {
-            tracing::warn!(vm = %self.request.vm.uuid, %error, "links of a failed boot");
+            tracing::warn!(vm = %self.request.vm.uuid, %error, "the links of a failed boot could not be removed");
         }
     }
 

@@ -82,7 +82,7 @@ Exit codes: 0 done, 1 refused or failed, 2 not understood.";
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make a VM from a machine JSON on standard input or in a file
+    /// Create a VM from a machine JSON on standard input or in a file
     Create {
         /// The machine JSON; - is standard input
         #[arg(short)]
@@ -118,7 +118,7 @@ pub(super) enum Command {
     ///   add_disks, update_disks, remove_disks   disks, found by path
     ///   add_nics, update_nics, remove_nics      interfaces, found by mac
     ///   set_tags, remove_tags                   and so for customer_metadata, internal_metadata, routes
-    /// All of it is done, or nothing. What is told to wait for the next boot does so.
+    /// All of it is done, or nothing. Changes marked "next boot" take effect at the next boot.
     #[command(verbatim_doc_comment)]
     Update {
         /// The VM
@@ -167,7 +167,7 @@ pub(super) enum Command {
         /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
-        /// Press reset instead
+        /// Reset the machine instead
         #[arg(short = 'F', long)]
         force: bool,
     },
@@ -202,24 +202,24 @@ pub(super) enum Command {
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
     },
-    /// Let a paused guest go on
+    /// Resume a paused, suspended or halted guest
     Resume {
         /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
     },
-    /// Put another ISO into a CD drive, or take it out; also while the VM runs
+    /// Insert an ISO into a CD drive, or eject it; also while the VM runs
     ChangeMedia {
         /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
         /// The ISO inside the zone [default: none, the drive is emptied]
         path: Option<String>,
-        /// The path of what is in the drive now [default: the first drive]
+        /// The drive, by name or by the path of its current medium [default: the first drive]
         #[arg(long)]
         drive: Option<String>,
     },
-    /// Print what the hypervisor says about itself
+    /// Show details of a running hypervisor
     ///
     /// Types: all, block, blockstats, chardev, cpus, kvm, pci, status, version, vnc
     Info {
@@ -239,17 +239,17 @@ pub(super) enum Command {
         /// Print the history and leave
         #[arg(long)]
         log: bool,
-        /// Only look
+        /// Read only
         #[arg(long)]
         read_only: bool,
-        /// Write though another does, whose session ends then
+        /// Take over the console from its current writer, ending that session
         #[arg(long, conflicts_with = "read_only")]
         take_over: bool,
-        /// Begin at this byte of the output
+        /// Start at this byte of the output
         #[arg(long, value_name = "OFFSET", default_value_t = 0, hide_default_value = true)]
         since: i64,
     },
-    /// Open a local port for a VNC viewer, and carry what it does to the guest's screen
+    /// Open a local port for a VNC viewer and connect it to the guest's screen
     ///
     /// No TCP port of the host is needed; the connection to the agent carries it. With --browser, a link is
     /// printed that shows the screen in a browser, where the host has a browser console.
@@ -266,7 +266,7 @@ pub(super) enum Command {
     },
     /// Print events as they happen
     Events(EventOptions),
-    /// Print where the time of the last boot went
+    /// Show how long each phase of the last boot took
     BootLog {
         /// The VM
         #[arg(default_value = "", hide_default_value = true)]
@@ -275,14 +275,14 @@ pub(super) enum Command {
         #[arg(short, long)]
         json: bool,
     },
-    /// Put a file into the zone's root; goes on where a broken try ended
+    /// Put a file into the zone's root; continues an interrupted upload
     PutFile {
         uuid: String,
         /// The local file
         file: PathBuf,
         /// Its path inside the zone [default: / and the file's name]
         path: Option<String>,
-        /// Replace a file that is there
+        /// Replace an existing file
         #[arg(long)]
         overwrite: bool,
     },
@@ -296,15 +296,15 @@ pub(super) enum Command {
     },
     /// Remove a file from the zone's root
     DeleteFile { uuid: String, path: String },
-    /// Print what the host is and can do
+    /// Show the host and its capabilities
     Host,
-    /// List the networks that interfaces can be on
+    /// List the networks that interfaces can be attached to
     NicTags {
         /// Print JSON
         #[arg(short, long)]
         json: bool,
     },
-    /// List what lies on the host with the name of a VM, and is no VM's
+    /// List leaked resources: named after a VM, owned by none
     ///
     /// The ids are on standard output, and why each is a leak on standard error.
     Leaks {
@@ -317,14 +317,14 @@ pub(super) enum Command {
         /// As `vmadm leaks` prints them
         #[arg(value_name = "ID", conflicts_with = "all")]
         ids: Vec<String>,
-        /// Every one that can be removed
+        /// Remove every leak that can be removed
         #[arg(long)]
         all: bool,
-        /// Say what would be removed
+        /// Show what would be removed
         #[arg(short = 'n', long)]
         dry_run: bool,
     },
-    /// Power off every guest because the host goes down
+    /// Power off every guest because the host is shutting down
     ///
     /// autoboot stays as it is: the VMs start with the host. No VM is started until then, also after a restart of the
     /// agent, unless --end says that the host stays.

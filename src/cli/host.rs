@@ -105,7 +105,7 @@ pub(super) async fn leaks(clients: &mut Clients, as_json: bool) -> Result<(), Cl
         return print(&pretty(&leaks.iter().map(object).collect::<Vec<_>>()));
     }
     if leaks.is_empty() {
-        say!("Nothing on this host has the name of a VM and is no VM's");
+        say!("No leaked VM resources found on this host");
     }
     for leak in leaks {
         print(&leak.id)?;

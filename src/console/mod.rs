@@ -72,7 +72,7 @@ pub enum ConsoleError {
         end: u64,
     },
     /// Another writes.
-    #[error("{writer} writes to this console; read only, or take over")]
+    #[error("{writer} is writing to this console; attach read-only, or take it over")]
     Busy {
         /// Who.
         writer: String,
@@ -84,10 +84,10 @@ pub enum ConsoleError {
         writer: String,
     },
     /// No hypervisor to write to.
-    #[error("the VM does not run")]
+    #[error("the VM is not running")]
     NotRunning,
     /// The hypervisor cut its own log.
-    #[error("the console's output was cut from below; what came before is lost")]
+    #[error("the console's log was truncated; earlier output is lost")]
     Shrunk,
     /// A system call failed.
     #[error("{what}: {source}")]

@@ -24,10 +24,10 @@ const BATCH: u32 = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The cursor is of another agent's journal, or of the future.
-    #[error("the cursor is not of this agent's journal; start anew")]
+    #[error("the cursor belongs to another agent's journal; start again")]
     Foreign,
     /// The journal was trimmed past the cursor.
-    #[error("the journal does not reach back to the cursor any more; start anew")]
+    #[error("the journal no longer reaches back to the cursor; start again")]
     Expired {
         /// The first place to start from.
         oldest: Cursor,

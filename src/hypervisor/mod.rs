@@ -298,14 +298,14 @@ pub enum HypervisorError {
     },
     /// No answer to something that it may do nevertheless.
     #[error(
-        "the hypervisor did not answer within {seconds} s; it may still do what was asked, so look before you ask again"
+        "the hypervisor did not answer within {seconds} s; it may still carry out the request, so check before you repeat it"
     )]
     Unanswered {
         /// How long was waited.
         seconds: u64,
     },
     /// An answer that is none.
-    #[error("the hypervisor's answer to {command} makes no sense: {detail}")]
+    #[error("the hypervisor's reply to {command} cannot be understood: {detail}")]
     Garbled {
         /// What was asked.
         command: String,

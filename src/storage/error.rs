@@ -26,7 +26,7 @@ pub enum StorageError {
         why: &'static str,
     },
     /// The name is taken.
-    #[error("{path} is there already; give overwrite to replace it")]
+    #[error("{path} already exists; set overwrite to replace it")]
     Exists {
         /// Inside the zone's root.
         path: String,
@@ -46,7 +46,7 @@ pub enum StorageError {
         path: String,
     },
     /// The upload does not go on where it should.
-    #[error("the upload of {path} has {committed} bytes here; go on from there")]
+    #[error("{committed} bytes of the upload of {path} have arrived; continue from there")]
     Offset {
         /// Inside the zone's root.
         path: String,
@@ -54,7 +54,7 @@ pub enum StorageError {
         committed: u64,
     },
     /// More or less came than was announced.
-    #[error("{path}: {got} bytes came, {announced} were announced")]
+    #[error("{path}: received {got} bytes, expected {announced}")]
     Length {
         /// Inside the zone's root.
         path: String,
@@ -64,7 +64,7 @@ pub enum StorageError {
         announced: u64,
     },
     /// The content is not what was announced.
-    #[error("{path}: the SHA-256 of what came is {got}, {announced} was announced; nothing was kept")]
+    #[error("{path}: the received data has the SHA-256 digest {got}, expected {announced}; nothing was kept")]
     Digest {
         /// Inside the zone's root.
         path: String,

@@ -28,7 +28,7 @@ pub enum StoreError {
     Full,
     /// The file takes no writes; nothing was changed.
     #[error(
-        "the agent's state file can't be written, its file system is read-only; nothing was changed. Guests, consoles and streams go on; changes are taken again once it can be written"
+        "the agent's state file can't be written, its file system is read-only; nothing was changed. Guests, consoles and streams continue; changes are accepted again once the file is writable"
     )]
     ReadOnly,
     /// SQLite refused.

@@ -106,7 +106,7 @@ async fn who_kills_a_hypervisor_is_its_end() {
     clients.start(&uuid).await.unwrap();
     clients.stop(&uuid, true).await.unwrap();
     let exit = clients.get(&uuid).await.unwrap().status.unwrap().exit.unwrap();
-    assert_eq!(exit.detail, "its power was cut, as was asked");
+    assert_eq!(exit.detail, "the power was cut, as requested");
 }
 
 #[tokio::test]

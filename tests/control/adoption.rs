@@ -377,16 +377,16 @@ async fn two_agents_do_not_share_folders() {
     let agent = Simulated::start().await;
     let second = zoneward::agent::Agent::start(agent.config.clone(), agent.platform()).await;
     let error = second.map(drop).unwrap_err().to_string();
-    assert!(error.contains("another agent runs"), "{error}");
+    assert!(error.contains("another agent is using"), "{error}");
 }
 
 #[tokio::test]
 async fn vm_json_is_repaired() {
     let (agent, uuid) = restarted(async |agent, uuid| {
-        std::fs::write(agent.zonepath(uuid).join("vm.json"), "rubbish").unwrap();
+        std::fs::write(agent.zonepath(uuid).join("vm.json could not be written"), "rubbish").unwrap();
     })
     .await;
-    let path = agent.zonepath(&uuid).join("vm.json");
+    let path = agent.zonepath(&uuid).join("vm.json could not be written");
     eventually("repaired", || {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let uuid = uuid.clone();

@@ -67,7 +67,7 @@ async fn one_that_heard_it_is_not_asked_again() {
     assert!(!stopped.obeyed);
     let exit = stopped.vm.unwrap().status.unwrap().exit.unwrap();
     assert_eq!(exit.reason(), v1::ExitReason::PowerCut);
-    assert!(exit.detail.contains("did not go down in time"), "{exit:?}");
+    assert!(exit.detail.contains("did not shut down in time"), "{exit:?}");
 }
 
 /// One that was reset in between has not heard anything.
@@ -96,7 +96,7 @@ async fn a_guest_that_never_listens_loses_its_power() {
     let stopped = clients.vms.stop_vm(stop(&uuid, 1)).await.unwrap().into_inner();
     let exit = stopped.vm.unwrap().status.unwrap().exit.unwrap();
     assert_eq!((exit.reason(), presses(&agent, &uuid)), (v1::ExitReason::PowerCut, 0));
-    assert!(exit.detail.contains("never listened"), "{exit:?}");
+    assert!(exit.detail.contains("was never ready"), "{exit:?}");
 }
 
 /// A guest that sleeps is shown so, and woken by a stop and by a resume.

@@ -269,6 +269,6 @@ async fn a_stop_overtakes_a_reboot() {
     wait_for(&clients, &uuid, v1::VmState::Stopping).await;
     clients.stop(&uuid, true).await.unwrap();
     let status = reboot.await.unwrap().unwrap_err();
-    assert!(status.message().contains("stopped by another call"), "{status:?}");
+    assert!(status.message().contains("another request stopped the VM"), "{status:?}");
     assert_eq!(clients.state(&uuid).await, v1::VmState::Stopped);
 }

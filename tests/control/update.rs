@@ -129,7 +129,7 @@ async fn all_or_nothing() {
         2,
         "{names:?}"
     );
-    // Only looked at.
+    // Read onlyed at.
     let request = v1::UpdateVmRequest { validate_only: true, ..request(&uuid, json!({"alias": "x"})) };
     let answer = clients.vms.update_vm(request).await.unwrap().into_inner();
     assert_eq!(answer.changes[0].path, "alias");

@@ -38,7 +38,7 @@ impl Actor {
     pub(super) async fn on_adoption(&mut self, findings: Findings) {
         if let Err(error) = Box::pin(self.make_true(findings)).await {
             // It can't be written down, but it is there: known, and left alone.
-            tracing::error!(vm = %self.record.uuid, %error, "what became of the VM can't be written down; it is lost");
+            tracing::error!(%error, "what became of the VM can't be written down; it is lost");
             self.live = Live::default();
             self.record.stop = self.record.stop.take().filter(|_| self.record.state != VmState::Starting);
             self.record.state = VmState::Lost;
@@ -116,7 +116,7 @@ impl Actor {
         let (process_id, vnc) = (process.pid(), self.live.vnc.take());
         self.write_down(vm, events, calls, |vm, _| Ok(VmReply::of(vm))).await?;
         self.live = Live::adopted(process, Some(machine), vnc);
-        tracing::info!(vm = %self.record.uuid, pid = process_id, %state, "adopted");
+        tracing::info!(pid = process_id, %state, "adopted");
         Ok(())
     }
 
@@ -136,7 +136,7 @@ impl Actor {
     }
 
     async fn lose(&mut self, process: Option<Arc<dyn Process>>, why: &str) -> Result<(), Error> {
-        tracing::error!(vm = %self.record.uuid, why, "lost: the hypervisor is left alone");
+        tracing::error!(why, "lost: the hypervisor is left alone");
         let mut vm = self.record.clone();
         // Should it be found again, then as one that was started.
         vm.stop = vm.stop.take().filter(|_| vm.state != VmState::Starting);
@@ -181,13 +181,13 @@ impl Actor {
         if autoboot::passes_over(&self.agent, &self.record) {
             let this = self.agent.inner.platform.host_boot.clone();
             if let Err(error) = self.note(|vm| vm.host_boot = Some(this)).await {
-                tracing::error!(vm = %self.record.uuid, %error, "the next start decides again whether it is started");
+                tracing::error!(%error, "the next start decides again whether it is started");
             }
         }
         self.settle_disks().await;
         uploads::settle(&self.agent, self.record.uuid).await;
         if let Err(error) = self.agent.settle_files(self.record.uuid, &Call::own()).await {
-            tracing::warn!(vm = %self.record.uuid, %error, "changes of files that are not journaled yet");
+            tracing::warn!(%error, "some file changes could not be journaled yet");
         }
         // Checked when it was given.
         let (uuid, spec) = (self.record.uuid, &self.record.spec);
@@ -205,7 +205,7 @@ impl Actor {
         let removed = tokio::task::spawn_blocking(move || storage::remove_disks(&layout, &leftover)).await;
         match removed.map_err(Error::internal).and_then(|removed| Ok(removed?)) {
             Ok(()) => self.record.unsettled.clear(),
-            Err(error) => tracing::warn!(vm = %self.record.uuid, %error, "disks of an update that was cut"),
+            Err(error) => tracing::warn!(%error, "disks of an interrupted update could not be removed"),
         }
     }
 }

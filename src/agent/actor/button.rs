@@ -132,10 +132,10 @@ impl Actor {
             Ok(()) => {}
             // It may have been pressed.
             Err(error @ (HypervisorError::Silent { .. } | HypervisorError::Unanswered { .. })) => {
-                tracing::warn!(vm = %self.record.uuid, %error, "power button");
+                tracing::warn!(%error, "the power button could not be pressed");
             }
             Err(error) => {
-                tracing::warn!(vm = %self.record.uuid, %error, "power button");
+                tracing::warn!(%error, "the power button could not be pressed");
                 self.release_button().await;
             }
         }
@@ -151,7 +151,7 @@ impl Actor {
             }
         };
         if let Err(error) = self.note(edit).await {
-            tracing::warn!(vm = %self.record.uuid, %error, "the next agent may press the power button again");
+            tracing::warn!(%error, "the next agent may press the power button again");
         }
     }
 }

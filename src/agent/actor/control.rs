@@ -2,7 +2,11 @@
 
 use rustix::process::Signal;
 
-use super::{Actor, patience::patient};
+use super::{
+    Actor,
+    patience::patient,
+    policy::{Ask, Verdict, judge},
+};
 use crate::{
     agent::{call::Call, error::Error, reply::VmReply},
     hypervisor::Medium,
@@ -71,7 +75,7 @@ impl Actor {
                 tokio::task::spawn_blocking(put).await.map_err(Error::internal)??;
             }
             Control::Pause => {
-                self.expect_state(VmState::Running, "pause")?;
+                self.expect(Ask::Pause, VmState::Running, "pause")?;
                 patient(self.look("pause")?.machine.pause()).await?;
                 return self.enter(call, |vm| vm.state = VmState::Paused).await;
             }
@@ -82,7 +86,7 @@ impl Actor {
                     VmState::Suspended => patient(machine.wake()).await?,
                     VmState::Failed => patient(machine.resume()).await?,
                     _ => {
-                        self.expect_state(VmState::Paused, "resume")?;
+                        self.expect(Ask::Resume, VmState::Paused, "resume")?;
                         patient(machine.resume()).await?;
                     }
                 }
@@ -98,9 +102,9 @@ impl Actor {
         self.keep_answer(call, self.reply(false)).await
     }
 
-    fn expect_state(&self, wanted: VmState, verb: &str) -> Result<(), Error> {
+    fn expect(&self, ask: Ask, wanted: VmState, verb: &str) -> Result<(), Error> {
         let state = self.record.state;
-        if state == wanted {
+        if judge(state, ask) == Verdict::Act {
             return Ok(());
         }
         Err(self.wrong_state(format!("Cannot {verb} vm from state \"{state}\", must be \"{wanted}\".")))
@@ -135,7 +139,7 @@ impl Actor {
             Some(tokio::task::spawn_blocking(open).await.map_err(Error::internal)??)
         };
         if running.is_none() && medium.is_none() {
-            let message = "a stopped VM has its CD drive only with a medium; remove it by remove_disks";
+            let message = "the CD drive of a stopped VM cannot be emptied; remove it with remove_disks";
             return Err(self.wrong_state(message));
         }
         let path = Some(path.to_owned()).filter(|path| !path.is_empty());

@@ -26,7 +26,7 @@ const PANICS: Duration = Duration::from_secs(10);
 /// What a call is told whose VM is stopped now.
 pub(super) fn stop_result(vm: &VmRecord, reboots: bool) -> Result<VmReply, Error> {
     if reboots {
-        let message = "the VM was stopped by another call while it was to be rebooted".to_owned();
+        let message = "another request stopped the VM while it was rebooting".to_owned();
         return Err(Error::WrongState { uuid: vm.uuid, state: vm.state, message });
     }
     Ok(VmReply::of(vm))
@@ -114,7 +114,7 @@ impl Actor {
     /// Removes what is left of its links.
     pub(super) async fn unplug(&self) {
         if let Err(error) = self.agent.inner.platform.links.unplug(self.record.uuid).await {
-            tracing::warn!(vm = %self.record.uuid, %error, "its links; the next start tries again");
+            tracing::warn!(%error, "the links could not be removed; the next start tries again");
         }
     }
 
@@ -160,10 +160,10 @@ impl Actor {
             return;
         }
         self.live.panic_told = Some(now);
-        tracing::warn!(vm = %self.record.uuid, "the guest panicked");
+        tracing::warn!("the guest panicked");
         let event = Call::own().event(self.record.uuid, EventKind::Panicked);
         if let Err(error) = Transition::new(&self.agent).event(event).only().await {
-            tracing::warn!(vm = %self.record.uuid, %error, "the guest panicked, and that is not in the journal");
+            tracing::warn!(%error, "the guest panicked, and that is not in the journal");
         }
     }
 
@@ -190,11 +190,11 @@ impl Actor {
             }
             Ok(status) => status.status,
             Err(error) => {
-                tracing::warn!(vm = %self.record.uuid, %error, "the hypervisor stopped its guest and does not say why");
+                tracing::warn!(%error, "the hypervisor stopped its guest and does not say why");
                 return;
             }
         };
-        tracing::error!(vm = %self.record.uuid, status, "guest failed");
+        tracing::error!(status, "guest failed");
         let exit = match status.as_str() {
             "guest-panicked" => {
                 let detail = "the guest panicked and is halted, as on_panic=pause says; resume it, or stop it with force";
@@ -221,7 +221,7 @@ impl Actor {
             return self.on_ended(ended).await;
         }
         if !self.reattach(REATTACH).await {
-            tracing::error!(vm = %self.record.uuid, "the hypervisor lives but can't be controlled");
+            tracing::error!("the hypervisor lives but can't be controlled");
             let vm = self.changed(|vm| vm.state = VmState::Lost);
             self.commit_surely(&Call::own(), vm, None).await;
         }
@@ -250,7 +250,7 @@ impl Actor {
                 self.attend().await;
             }
             Found::Gone(ended) => self.on_ended(ended).await,
-            Found::Unknown(why) => tracing::debug!(vm = %self.record.uuid, why, "still lost"),
+            Found::Unknown(why) => tracing::debug!(why, "still lost"),
         }
     }
 
@@ -263,7 +263,7 @@ impl Actor {
         if self.live.process.is_none() || !self.reattach(REATTACH).await {
             return;
         }
-        tracing::info!(vm = %self.record.uuid, "found again");
+        tracing::info!("found again");
         let stops = self.record.stop.is_some();
         let state = if stops { VmState::Stopping } else { VmState::Running };
         let vm = self.changed(|vm| vm.state = state);

@@ -21,6 +21,7 @@ mod ended;
 mod guest;
 mod live;
 pub(super) mod patience;
+mod policy;
 mod record;
 mod resets;
 mod screen;
@@ -36,6 +37,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use live::{Live, ended, next_event};
@@ -61,6 +63,8 @@ pub(super) use command::{Command, Look, ReplyTo};
 use resets::Resets;
 use sleeps::Sleeps;
 use stop::{Manner, Stop};
+
+use policy::{Ask, Verdict, judge};
 
 /// Between looks for a hypervisor that does not answer.
 const LOOK_FOR_LOST: Duration = Duration::from_secs(5);
@@ -112,12 +116,15 @@ impl Actor {
             resets: Resets::default(),
             sleeps: Sleeps::default(),
         };
-        agent.inner.tasks.spawn(async move {
+        // Everything that is logged of this VM says so.
+        let span = tracing::info_span!("vm", uuid = %actor.record.uuid);
+        let work = async move {
             if let Some(first) = first {
                 Box::pin(actor.obey(first)).await;
             }
             actor.run().await;
-        });
+        };
+        agent.inner.tasks.spawn(work.instrument(span));
     }
 
     /// Serves a hypervisor that was not started just now.
@@ -212,7 +219,7 @@ impl Actor {
     async fn follow_links(&mut self) {
         let guarded = links::guard(&self.agent, &self.record).await;
         if let (Err(error), None) = (&guarded, self.live.guard_again) {
-            tracing::error!(vm = %self.record.uuid, %error, "what its interfaces may send is as it was; it is tried again");
+            tracing::error!(%error, "the interfaces keep their earlier rules; the new ones are tried again");
         }
         self.live.guard_again = guarded.is_err().then(|| Instant::now() + GUARD_AGAIN);
         match &mut self.live.links {
@@ -246,9 +253,10 @@ impl Actor {
                 return Err(self.wrong_state(format!("{property} is set, cannot delete")));
             }
         }
-        if self.record.state == VmState::Lost {
-            return Err(self
-                .wrong_state("nobody can tell whether the VM's hypervisor lives; stop it with force first"));
+        if judge(self.record.state, Ask::Delete) == Verdict::Refuse {
+            return Err(self.wrong_state(
+                "cannot tell whether the VM's hypervisor is still running; stop the VM with force first",
+            ));
         }
         if let Some(process) = self.live.process.clone() {
             let cause = StopCause::Operator;
@@ -274,11 +282,12 @@ impl Actor {
 
     /// The machine, to do `what` with it, like "get info for".
     fn look(&self, what: &str) -> Result<Look, Error> {
+        let is_allowed = judge(self.record.state, Ask::Inspect) == Verdict::Act;
         match &self.live.machine {
-            Some(machine) => {
+            Some(machine) if is_allowed => {
                 Ok(Look { machine: machine.clone(), vnc: self.live.vnc.as_ref().map(VncEndpoint::address) })
             }
-            None => Err(self.wrong_state(format!(
+            _ => Err(self.wrong_state(format!(
                 "Unable to {what} vm from state \"{}\", must be \"running\" or \"stopping\".",
                 self.record.state
             ))),

@@ -91,7 +91,7 @@ impl Actor {
     ) -> bool {
         let answers: Vec<_> = answers.into_iter().collect();
         while let Err(error) = self.commit(call, vm.clone(), Vec::new(), answers.clone()).await {
-            tracing::error!(vm = %vm.uuid, %error, state = %vm.state, "a fact can't be written down yet");
+            tracing::error!(%error, state = %vm.state, "a fact can't be written down yet");
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 () = self.agent.inner.stopping.cancelled() => return false,

@@ -74,7 +74,7 @@ impl Actor {
             }
         });
         if let Err(error) = self.commit(&cause, vm, Vec::new(), None).await {
-            tracing::warn!(vm = %self.record.uuid, %error, "a reset is told later");
+            tracing::warn!(%error, "a reset is told later");
             (self.resets.untold, self.resets.by_guest) = (resets.untold, resets.by_guest);
             self.resets.asked = resets.asked;
         }

@@ -16,12 +16,12 @@ impl Actor {
     /// Opens the VNC endpoint as the machine says now.
     pub(super) async fn open_vnc(&mut self, machine: &Arc<dyn Machine>) {
         if let Err(error) = patient(machine.set_vnc_password(self.record.vnc_password())).await {
-            tracing::warn!(vm = %self.record.uuid, %error, "VNC password");
+            tracing::warn!(%error, "the VNC password could not be set");
         }
         let address = self.agent.inner.config.vnc.address;
         match boot::listen_vnc(&self.record, address, machine.clone()).await {
             Ok(endpoint) => self.live.vnc = endpoint,
-            Err(error) => tracing::error!(vm = %self.record.uuid, %error, "no VNC endpoint"),
+            Err(error) => tracing::error!(%error, "the VNC endpoint could not be opened"),
         }
     }
 

@@ -2,7 +2,11 @@
 
 use tokio::sync::mpsc;
 
-use super::{Actor, Live, resets::Resets};
+use super::{
+    Actor, Live,
+    policy::{Ask, Verdict, judge},
+    resets::Resets,
+};
 use crate::{
     agent::{
         call::{BootProgress, Call},
@@ -20,10 +24,11 @@ use crate::{
 impl Actor {
     pub(super) fn may_start(&self, etag: &str) -> Result<Option<VmReply>, Error> {
         self.check_etag(etag)?;
-        match self.record.state {
-            VmState::Stopped => self.agent.inner.drain.check().map(|()| None),
-            VmState::Running => Ok(Some(self.reply(true))),
-            state => {
+        let state = self.record.state;
+        match judge(state, Ask::Start) {
+            Verdict::Act | Verdict::Join => self.agent.inner.drain.check().map(|()| None),
+            Verdict::Already => Ok(Some(self.reply(true))),
+            Verdict::Refuse => {
                 Err(self.wrong_state(format!("Cannot start vm from state \"{state}\", must be \"stopped\".")))
             }
         }

@@ -8,6 +8,7 @@ use super::{
     Actor, ReplyTo,
     button::Button,
     patience::{briefly, patient},
+    policy::{Ask, Verdict, judge},
 };
 use crate::{
     agent::{call::Call, error::Error, links, reply::VmReply},
@@ -74,7 +75,7 @@ impl Actor {
         if self.record.state == VmState::Lost && self.live.process.is_none() && manner.force {
             self.look_again().await;
         }
-        if self.record.state == VmState::Stopped {
+        if judge(self.record.state, Ask::Stop) == Verdict::Already {
             let outcome = match self.check_etag(etag) {
                 Ok(()) => self.keep_answer(&call, self.reply(true)).await,
                 Err(error) => Err(error),
@@ -105,20 +106,19 @@ impl Actor {
         if self.stop.as_ref().is_some_and(|stop| stop.waiting.len() >= MAX_WAITING) {
             return Err(Error::QueueFull { uuid: self.record.uuid });
         }
-        match self.record.state {
-            // Whoever wants it stopped too is not disturbed by that it is being stopped.
-            VmState::Stopping => Ok(()),
-            VmState::Running | VmState::Failed | VmState::Paused | VmState::Suspended => self.check_etag(etag),
-            VmState::Lost if self.live.process.is_none() => {
+        let state = self.record.state;
+        match judge(state, if force { Ask::ForceStop } else { Ask::Stop }) {
+            Verdict::Join => Ok(()),
+            Verdict::Refuse | Verdict::Act if state == VmState::Lost && self.live.process.is_none() => {
                 Err(self.wrong_state(
-                    "nobody can tell which process the VM's hypervisor is; see the agent's log, end it on the host, and stop the VM with force",
+                    "cannot tell which process is the VM's hypervisor; see the agent's log, kill the process on the host, and stop the VM with force",
                 ))
             }
-            VmState::Lost if !force => {
+            Verdict::Act | Verdict::Already => self.check_etag(etag),
+            Verdict::Refuse if state == VmState::Lost => {
                 Err(self.wrong_state("the VM's hypervisor does not answer; stop it with force"))
             }
-            VmState::Lost => self.check_etag(etag),
-            state => Err(self.wrong_state(format!("Cannot stop vm from state \"{state}\"."))),
+            Verdict::Refuse => Err(self.wrong_state(format!("Cannot stop vm from state \"{state}\"."))),
         }
     }
 
@@ -151,7 +151,7 @@ impl Actor {
         match self.commit(call, stopping, Vec::new(), None).await {
             // The power goes in any case: a guest that was asked to go down is better off.
             Err(error) if manner.cause == StopCause::HostShutdown => {
-                tracing::error!(vm = %self.record.uuid, %error, "powered off without a word in the journal");
+                tracing::error!(%error, "powered off without a word in the journal");
             }
             written => written?,
         }
@@ -186,7 +186,7 @@ impl Actor {
             }
         };
         if let Err(error) = briefly(deadline, roused).await {
-            tracing::warn!(vm = %self.record.uuid, %state, %error, "it can't be roused");
+            tracing::warn!(%state, %error, "it can't be roused");
         }
     }
 
@@ -207,9 +207,9 @@ impl Actor {
             }
             VmState::Stopped if then_start => {
                 let cause = calls.into_iter().next().map_or_else(Call::own, Call::from_waiting);
-                tracing::info!(vm = %self.record.uuid, "going on with a reboot");
+                tracing::info!("going on with a reboot");
                 if let Err(error) = self.start(&cause, &BootOptions::default(), None, |_| ()).await {
-                    tracing::error!(vm = %self.record.uuid, %error, "the second half of a reboot");
+                    tracing::error!(%error, "the VM could not be started again after its reboot");
                 }
             }
             _ => {}
@@ -226,12 +226,12 @@ impl Actor {
         if let Some(process) = &self.live.process
             && let Err(error) = process.kill()
         {
-            tracing::error!(vm = %self.record.uuid, %error, "cannot kill the hypervisor");
+            tracing::error!(%error, "cannot kill the hypervisor");
         }
     }
 
     pub(super) fn on_deadline(&mut self) {
-        tracing::info!(vm = %self.record.uuid, "the guest did not stop in time, its power is cut");
+        tracing::info!("the guest did not stop in time, its power is cut");
         self.kill();
         if let Some(stop) = &mut self.stop {
             // Should even that fail, look again later.
@@ -257,8 +257,8 @@ impl Actor {
             stop.waiting.push(Waiting { call, reply, reboots: true });
             return;
         }
-        let allowed = match state {
-            VmState::Running => match self.check_etag(etag) {
+        let allowed = match judge(state, Ask::Reboot) {
+            Verdict::Act => match self.check_etag(etag) {
                 // A reset keeps its links.
                 Ok(()) if !force => self.may_boot_again().await,
                 checked => checked,

@@ -10,7 +10,10 @@
 
 use serde_json::{Map, Value};
 
-use super::Actor;
+use super::{
+    Actor,
+    policy::{Ask, Verdict, judge},
+};
 use crate::{
     agent::{call::Call, change, completion::host_for, error::Error, links, reply::UpdateReply},
     crash,
@@ -28,7 +31,7 @@ impl Actor {
         validate_only: bool,
     ) -> Result<UpdateReply, Error> {
         self.check_etag(etag)?;
-        if self.record.state == VmState::Deleting {
+        if judge(self.record.state, Ask::Update) == Verdict::Refuse {
             return Err(self.wrong_state("the VM is being deleted"));
         }
         let patch = update::read(payload, self.record.spec.brand).map_err(Error::Invalid)?;
@@ -191,7 +194,7 @@ impl Actor {
         {
             let reports = process.bound(&Limits::of(&after));
             for report in reports.iter().filter(|report| !report.is_effective()) {
-                tracing::warn!(vm = %self.record.uuid, property = report.property, reason = report.reason, "limit");
+                tracing::warn!(property = report.property, reason = report.reason, "limit");
             }
             let vm = self.changed(|vm| {
                 if let Some(machine) = &mut vm.machine {

@@ -60,7 +60,7 @@ impl Ability {
                 Ok((enforcements, limits)) => {
                     let weak: Vec<&str> =
                         limits.iter().filter(|l| !l.is_effective()).map(|l| l.property.as_str()).collect();
-                    tracing::info!(?level, landlock, ?shortcomings, without_effect = ?weak, "zones");
+                    tracing::info!(?level, landlock, ?shortcomings, without_effect = ?weak, "this host can build zones");
                     return Self { enforcements, limits, ..found };
                 }
                 Err(error) => shortcomings.push(format!("{level:?}: {error}{}", cure(&error))),
