@@ -15,7 +15,7 @@ demo: build guest
 
 test: guest foreign
 	rm -f $(IGNORED)
-	$(CARGO) test --locked --no-fail-fast; status=$$?; [ ! -f $(IGNORED) ] || cat $(IGNORED) >&2; exit $$status
+	$(CARGO) test --locked --no-fail-fast; status=$$?; dist/list-ignored.sh $(IGNORED) || status=1; exit $$status
 
 test-long: guest foreign
 	$(CARGO) test --locked --test guest -- --ignored

@@ -197,7 +197,10 @@ async fn one_writer_at_a_time() {
     let (first, mut first_out) = attach(&mut clients, start(&uuid, None)).await.unwrap();
     let status = attach(&mut clients, start(&uuid, None)).await.map(drop).unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "CONSOLE_BUSY"));
-    assert!(status.message().contains("is writing to this console; attach read-only, or take it over"), "{status:?}");
+    assert!(
+        status.message().contains("is writing to this console; attach read-only, or take it over"),
+        "{status:?}"
+    );
     let (looker, mut looker_out) = attach(&mut clients, looking(&uuid)).await.unwrap();
     let typed = || v1::AttachRequest { item: Some(attach_request::Item::Input(b"x".to_vec().into())) };
     looker.send(typed()).await.unwrap();
