@@ -11,7 +11,7 @@ async fn two_agents_live_side_by_side_and_none_shares_folders() {
     let output = run_with(first.zoneward().arg("serve"), "");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text.contains("another agent runs"), "{text}");
+    assert!(text.contains("another agent is using"), "{text}");
     moment().await;
     first.vmadm_ok(&["list"]);
 }

@@ -61,7 +61,8 @@ async fn a_running_guests_hypervisor_is_kept_from_all_five() {
     }
     assert_eq!((status["NoNewPrivs"].as_str(), status["Seccomp"].as_str()), ("1", "2"));
     let filters: u32 = status["Seccomp_filters"].parse().unwrap();
-    assert!(filters >= 3, "ours and QEMU's own: {filters}");
+    // QEMU's own would be a third, and is not loaded: what lets it would let the guest load as many as it likes.
+    assert_eq!(filters, 2, "the zone's");
     assert!(status["Uid"].starts_with("19000"), "a user of its own: {}", status["Uid"]);
     assert!(status["NSpid"].ends_with("\t1"), "the zone's init: {}", status["NSpid"]);
 
