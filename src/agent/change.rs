@@ -38,7 +38,12 @@ fn compared(vm: &VmRecord) -> Value {
         items.filter_map(Value::as_object_mut).for_each(|item| drop(item.shift_remove("place")));
     }
     secret::cover_passwords(&mut spec);
-    let mut object = flat(spec, &vm.status(""));
+    let mut status = vm.status("");
+    if let Some(run) = &mut status.run {
+        // Built only to be left out.
+        (run.enforcements, run.limits) = (Vec::new(), Vec::new());
+    }
+    let mut object = flat(spec, &status);
     object.retain(|name, value| {
         !FOLLOWS.contains(&name.as_str()) && (name != "init_restarts" || *value != json!(0))
     });

@@ -36,6 +36,7 @@ impl Actor {
     }
 
     pub(super) async fn on_adoption(&mut self, findings: Findings) {
+        let written = self.record.generation;
         if let Err(error) = Box::pin(self.make_true(findings)).await {
             // It can't be written down, but it is there: known, and left alone.
             tracing::error!(%error, "what became of the VM can't be written down; it is lost");
@@ -44,6 +45,10 @@ impl Actor {
             self.record.state = VmState::Lost;
         }
         self.settle().await;
+        if self.record.generation == written {
+            // Nothing was committed, which writes it.
+            self.agent.write_vm_json(&self.record).await;
+        }
         self.published.send_replace(Arc::new(self.record.clone()));
     }
 
@@ -79,7 +84,8 @@ impl Actor {
         status: RunStatus,
         accelerator: &str,
     ) -> Result<(), Error> {
-        self.open_vnc(&machine).await;
+        // Its password was set by whoever found it.
+        self.listen_vnc(&machine).await;
         let state = match self.record.state {
             VmState::Stopping => VmState::Stopping,
             VmState::Lost if self.record.stop.is_some() => VmState::Stopping,
@@ -192,7 +198,6 @@ impl Actor {
         // Checked when it was given.
         let (uuid, spec) = (self.record.uuid, &self.record.spec);
         self.agent.inner.claims.put(uuid, spec, self.record.running_nics());
-        self.agent.write_vm_json(&self.record).await;
     }
 
     /// Removes what an update that was cut left.

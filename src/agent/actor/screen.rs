@@ -18,6 +18,11 @@ impl Actor {
         if let Err(error) = patient(machine.set_vnc_password(self.record.vnc_password())).await {
             tracing::warn!(%error, "the VNC password could not be set");
         }
+        self.listen_vnc(machine).await;
+    }
+
+    /// The same, where the password is set already.
+    pub(super) async fn listen_vnc(&mut self, machine: &Arc<dyn Machine>) {
         let address = self.agent.inner.config.vnc.address;
         match boot::listen_vnc(&self.record, address, machine.clone()).await {
             Ok(endpoint) => self.live.vnc = endpoint,
