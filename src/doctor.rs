@@ -7,8 +7,11 @@ use std::{
 };
 
 use crate::{
-    config::Config, hypervisor::qemu::probe_kvm, network::Tags, spec::LimitReport, zone::LimitPolicy,
-    zone::Zone,
+    config::Config,
+    hypervisor::qemu::probe_kvm,
+    network::Tags,
+    spec::LimitReport,
+    zone::{LimitPolicy, Zone},
 };
 
 /// How bad a finding is.

@@ -164,7 +164,7 @@ impl VmLayout {
     /// The record, for people.
     #[must_use]
     pub fn vm_json(&self) -> PathBuf {
-        self.zonepath.join("vm.json could not be written")
+        self.zonepath.join("vm.json")
     }
 
     /// Folder of what does not survive a boot of the host.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     model::{StopCause, VmRecord},
+    spec::machine_json::Parsed,
     spec::{BootOptions, Note, Violation, VmSpec, defaults, validate},
 };
 
@@ -51,9 +52,39 @@ impl Agent {
         links::violations(self, spec)
     }
 
-    /// Makes a VM.
-    pub async fn create(&self, call: Call, spec: VmSpec, validate_only: bool) -> Result<VmRecord, Error> {
-        create::create(self, call, spec, validate_only).await
+    /// Everything that [`Self::create`] would say of a payload: what is wrong, or what becomes of it that was not asked for.
+    pub async fn validate_payload(&self, parsed: Parsed) -> (Vec<Violation>, Vec<Note>) {
+        let judged = match self.read(&parsed) {
+            Ok(spec) => self.validate(spec).await,
+            Err(found) => Err(found),
+        };
+        match judged {
+            Ok(adjusted) => (Vec::new(), parsed.notes.into_iter().chain(adjusted).collect()),
+            Err(found) => (found, parsed.notes),
+        }
+    }
+
+    /// The machine that a payload says, unless something is wrong with the payload by itself.
+    fn read<'p>(&self, parsed: &'p Parsed) -> Result<&'p VmSpec, Vec<Violation>> {
+        let mut found = parsed.all_violations();
+        if found.is_empty() {
+            return Ok(&parsed.spec);
+        }
+        found.extend(self.violations_of_host(&parsed.spec));
+        Err(found)
+    }
+
+    /// Makes a VM; says too what became of the payload that was not asked for.
+    pub async fn create(
+        &self,
+        call: Call,
+        parsed: Parsed,
+        validate_only: bool,
+    ) -> Result<(VmRecord, Vec<Note>), Error> {
+        let spec = self.read(&parsed).map_err(Error::Invalid)?.clone();
+        let vm = create::create(self, call, spec, validate_only).await?;
+        let adjusted = defaults::adjusted(&parsed.spec, &vm.spec);
+        Ok((vm, parsed.notes.into_iter().chain(adjusted).collect()))
     }
 
     /// Starts a VM; `progress` hears of the phases.

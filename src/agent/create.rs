@@ -146,14 +146,14 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     let (etag, options) = (String::new(), BootOptions::default());
     // Before what it was told while it was made.
     let start = Command::Start { call: call.clone(), etag, options, progress: None, reply };
-    let begin = || Actor::take(agent, seat, vm.clone(), autoboot.then_some(start));
     // With autoboot this is the answer until it is known how the boot went.
     let transition = Transition::new(agent).answers(call.answer(&Ok(outcome.clone())));
-    if let Err(error) = transition.put(&call, &draft, &vm, begin).await {
+    if let Err(error) = transition.put(&call, &draft, &vm, || seat.publish(&vm)).await {
         drop(claims);
         discard(agent, &call, &draft).await;
         return Err(error);
     }
+    Actor::take(agent, seat, vm, autoboot.then_some(start));
     claims.keep();
     if !autoboot {
         return Ok(outcome);

@@ -9,7 +9,13 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use uuid::Uuid;
 
-use super::{Agent, call::Call, error::Error, reply::ReclaimReply, reply::Reclaimed, transition::Transition};
+use super::{
+    Agent,
+    call::Call,
+    error::Error,
+    reply::{ReclaimReply, Reclaimed},
+    transition::Transition,
+};
 use crate::{
     layout::VmLayout,
     model::EventKind,

@@ -16,8 +16,7 @@ use crate::{
     console::Console,
     model::VmRecord,
     proto::{spec_to_proto, v1},
-    spec::filter::Filter,
-    spec::secret,
+    spec::{filter::Filter, secret},
 };
 
 /// Bytes of machines on a page: less than what a client takes in one message.

@@ -61,7 +61,7 @@ impl Requests {
         };
         if let Some(earlier) = earlier {
             return match earlier.digest == call.digest {
-                true => read(request_id, wait(earlier.answer).await),
+                true => answer_as(request_id, wait(earlier.answer).await),
                 false => Err(Error::RequestIdReused { request_id }),
             };
         }
@@ -76,7 +76,7 @@ impl Requests {
             sender.send_replace(Some(result));
         };
         tasks.spawn(asked.in_current_span());
-        read(request_id, wait(receiver).await)
+        answer_as(request_id, wait(receiver).await)
     }
 
     /// Whether there is an answer to that request.
@@ -115,7 +115,7 @@ impl Drop for Leave {
 }
 
 /// The kept form as what the call is answered.
-fn read<T: Reply>(request_id: Uuid, kept: Result<StoredReply, Error>) -> Result<T, Error> {
+fn answer_as<T: Reply>(request_id: Uuid, kept: Result<StoredReply, Error>) -> Result<T, Error> {
     T::load(kept?).ok_or(Error::AnswerLost { request_id })
 }
 

@@ -23,10 +23,12 @@ use crate::{
     agent::{Agent, Call, Error},
     auth::Links,
     console::{ConsoleError, ConsoleInput, ConsoleItem, ConsoleReader, ConsoleWriter, WriterRight},
-    proto::offset,
-    proto::v1::{
-        self, attach_request, attach_response, connect_vnc_request, console_service_server::ConsoleService,
-        read_log_response,
+    proto::{
+        offset,
+        v1::{
+            self, attach_request, attach_response, connect_vnc_request,
+            console_service_server::ConsoleService, read_log_response,
+        },
     },
 };
 

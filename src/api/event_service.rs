@@ -25,10 +25,8 @@ use crate::{
     agent::{Agent, Error, View, Wanted},
     events::{Cursor, CursorError, Watcher},
     model::{Event, Timestamp},
-    proto::Sight,
-    proto::event_to_proto,
     proto::{
-        Packed,
+        Packed, Sight, event_to_proto,
         v1::{
             self, event_service_server::EventService, watch_events_request::Start,
             watch_events_response::Item,

@@ -8,12 +8,14 @@ use super::{
     convert,
     request::{actor, bytes, call_of, invalid, page_size, uuid, uuid_at},
     status::status,
-    vm_service::Vms,
+    vms::Vms,
 };
 use crate::{
     agent::{FileReply, Uploader},
-    proto::offset,
-    proto::v1::{self, put_file_request},
+    proto::{
+        offset,
+        v1::{self, put_file_request},
+    },
     storage::UploadPlan,
 };
 

@@ -12,8 +12,10 @@ use super::{
 };
 use crate::{
     agent::{Agent, Reclaimed},
-    proto::v1::{self, host_service_server::HostService},
-    proto::{limits, restrictions},
+    proto::{
+        limits, restrictions,
+        v1::{self, host_service_server::HostService},
+    },
     spec::Brand,
 };
 

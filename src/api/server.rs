@@ -7,7 +7,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::Server;
 
 use super::{
-    console_service::Consoles, event_service::Events, host_service::Host, sight::Expressions, vm_service::Vms,
+    console_service::Consoles, event_service::Events, host_service::Host, sight::Expressions, vms::Vms,
 };
 use crate::{
     agent::{Agent, Refusals},

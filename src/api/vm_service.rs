@@ -1,69 +1,33 @@
 //! `VmService`.
 
-use std::pin::Pin;
-
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    boot_stream::{PhaseStream, tell_phases},
     convert,
+    payload::{no_machine, payload},
     request::{actor, call, invalid, page_size, peer, uuid, uuid_at},
-    sight::{Expressions, sight},
+    sight::sight,
     status::status,
+    vms::Vms,
 };
 use crate::{
-    agent::{Agent, Call, Error, UpdateReply, VmReply},
-    model::{BootPhase, VmRecord},
-    proto::Sight,
-    proto::{boot_options, changes_to_proto, json_to_struct, note, violation, vm_to_proto},
+    agent::{Error, UpdateReply},
     proto::{
-        spec_from_proto, update_to_json,
-        v1::{self, start_vm_response, vm_service_server::VmService},
+        boot_options, changes_to_proto, json_to_struct, note, spec_from_proto,
+        v1::{self, vm_service_server::VmService},
+        violation,
     },
-    spec::{Brand, MAX_PAYLOAD, Note, Violation, VmSpec, defaults, property::schema, update},
+    spec::property::schema,
 };
 
 /// Boot phases that wait for a client.
 const PHASES: usize = 16;
 /// Seconds that a guest has to obey the power button, unless the caller says otherwise.
 const STOP_SECONDS: i32 = 180;
-
-/// Serves VMs.
-#[derive(Clone, Debug)]
-pub(super) struct Vms {
-    pub(super) agent: Agent,
-    expressions: Expressions,
-}
-
-impl Vms {
-    pub(super) fn new(agent: Agent, expressions: Expressions) -> Self {
-        Self { agent, expressions }
-    }
-
-    fn vm(&self, record: &VmRecord, sight: Sight) -> v1::Vm {
-        vm_to_proto(record, &self.agent.zonepath(record.uuid), sight)
-    }
-}
-
-/// A machine that is to be made, if nothing is wrong with it.
-fn spec(agent: &Agent, vm: Option<v1::VmSpec>) -> Result<(VmSpec, Vec<v1::Note>), Status> {
-    let vm = vm.ok_or_else(no_machine)?;
-    let parsed = spec_from_proto(&vm);
-    let mut violations = parsed.all_violations();
-    if !violations.is_empty() {
-        violations.extend(agent.violations_of_host(&parsed.spec));
-        return Err(status(Error::Invalid(violations)));
-    }
-    Ok((parsed.spec, parsed.notes.into_iter().map(note).collect()))
-}
-
-fn no_machine() -> Status {
-    status(Error::Invalid(vec![Violation::missing("vm", "required: the machine")]))
-}
-
-type PhaseStream = Pin<Box<dyn Stream<Item = Result<v1::StartVmResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl VmService for Vms {
@@ -74,11 +38,10 @@ impl VmService for Vms {
         let sight = sight(&request)?;
         let call = call(&request, "CreateVm")?;
         let request = request.into_inner();
-        let (spec, notes) = spec(&self.agent, request.vm)?;
-        let asked = spec.clone();
-        let created = self.agent.create(call, spec, request.validate_only).await.map_err(status)?;
-        let adjusted = defaults::adjusted(&asked, &created.spec).into_iter().map(note);
-        let notes = notes.into_iter().chain(adjusted).collect();
+        let parsed = spec_from_proto(&request.vm.ok_or_else(no_machine)?);
+        let (created, notes) =
+            self.agent.create(call, parsed, request.validate_only).await.map_err(status)?;
+        let notes = notes.into_iter().map(note).collect();
         Ok(Response::new(v1::CreateVmResponse { vm: Some(self.vm(&created, sight)), notes }))
     }
 
@@ -89,20 +52,7 @@ impl VmService for Vms {
         let actor = actor(&request)?;
         let request = request.into_inner();
         let (violations, notes) = match (request.vm, request.update) {
-            (Some(vm), None) => {
-                let parsed = spec_from_proto(&vm);
-                let found = parsed.all_violations();
-                let looked = match found.is_empty() {
-                    true => self.agent.validate(&parsed.spec).await,
-                    false => {
-                        Err(found.into_iter().chain(self.agent.violations_of_host(&parsed.spec)).collect())
-                    }
-                };
-                match looked {
-                    Ok(adjusted) => (Vec::new(), parsed.notes.into_iter().chain(adjusted).collect()),
-                    Err(found) => (found, parsed.notes),
-                }
-            }
+            (Some(vm), None) => self.agent.validate_payload(spec_from_proto(&vm)).await,
             (None, Some(update)) => self.validate_update(actor, *update, &request.brand).await?,
             (Some(_), Some(_)) => return Err(invalid("update", "give vm or update, not both")),
             (None, None) => return Err(no_machine()),
@@ -349,77 +299,5 @@ impl VmService for Vms {
         let (vm, etag) = (uuid(&request.uuid)?, request.etag);
         self.agent.delete_file(call, vm, etag, request.path).await.map_err(status)?;
         Ok(Response::new(v1::DeleteFileResponse {}))
-    }
-}
-
-type Items = mpsc::Sender<Result<v1::StartVmResponse, Status>>;
-
-fn phase_item(phase: &BootPhase) -> v1::StartVmResponse {
-    v1::StartVmResponse { item: Some(start_vm_response::Item::Phase(crate::proto::phase(phase))) }
-}
-
-/// Passes phases on as they come; gives how many.
-async fn tell_phases(mut phases: mpsc::Receiver<BootPhase>, items: Items) -> usize {
-    let mut told = 0;
-    while let Some(phase) = phases.recv().await {
-        // A client that left does not stop the boot.
-        let _ = items.send(Ok(phase_item(&phase))).await;
-        told += 1;
-    }
-    told
-}
-
-/// What a request asks to be changed.
-fn payload(request: &v1::UpdateVmRequest) -> Result<Map<String, Value>, Vec<Violation>> {
-    let size = prost::Message::encoded_len(request);
-    if size > MAX_PAYLOAD {
-        return Err(vec![Violation::value("vm", format!("{size} bytes is over the limit of 1 MiB"))]);
-    }
-    update_to_json(request)
-}
-
-impl Vms {
-    /// What is wrong with an update: of that VM, or else of some VM of that brand.
-    async fn validate_update(
-        &self,
-        actor: String,
-        request: v1::UpdateVmRequest,
-        brand: &str,
-    ) -> Result<(Vec<Violation>, Vec<Note>), Status> {
-        let payload = match payload(&request) {
-            Ok(payload) => payload,
-            Err(violations) => return Ok((violations, Vec::new())),
-        };
-        if request.uuid.is_empty() {
-            let known = Brand::NAMES.iter().find(|(name, _)| *name == brand);
-            let (_, brand) = known.ok_or_else(|| invalid("brand", "required; one of: kvm, bhyve"))?;
-            return Ok(match update::read(payload, Some(*brand)) {
-                Ok(patch) => (Vec::new(), patch.notes),
-                Err(violations) => (violations, Vec::new()),
-            });
-        }
-        let call = Call::by(actor);
-        let looked = self.agent.update_vm(call, uuid(&request.uuid)?, request.etag, payload, true).await;
-        match looked {
-            Ok(updated) => Ok((Vec::new(), updated.notes)),
-            Err(Error::Invalid(violations)) => Ok((violations, Vec::new())),
-            Err(error) => Err(status(error)),
-        }
-    }
-
-    /// The last items: of a repeated request also the phases of the first run.
-    async fn tell_outcome(&self, outcome: Result<VmReply, Error>, told: usize, sight: Sight, items: &Items) {
-        match outcome {
-            Ok(VmReply { vm, phases, .. }) => {
-                for phase in phases.iter().skip(told) {
-                    let _ = items.send(Ok(phase_item(phase))).await;
-                }
-                let item = Some(start_vm_response::Item::Vm(self.vm(&vm, sight)));
-                let _ = items.send(Ok(v1::StartVmResponse { item })).await;
-            }
-            Err(error) => {
-                let _ = items.send(Err(status(error))).await;
-            }
-        }
     }
 }

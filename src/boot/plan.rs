@@ -22,8 +22,7 @@ use crate::{
     layout::short_socket_name,
     model::Phase,
     network::LinkError,
-    spec::BootOrder,
-    spec::{Brand, Limits},
+    spec::{BootOrder, Brand, Limits},
     zone::{Ended, Launch, Process},
 };
 

@@ -14,8 +14,10 @@ use tonic_types::StatusExt as _;
 use super::{Clients, error::CliError};
 use crate::{
     client::is_passing,
-    proto::state_from,
-    proto::v1::{self, attach_request, attach_response, read_log_response},
+    proto::{
+        state_from,
+        v1::{self, attach_request, attach_response, read_log_response},
+    },
 };
 
 /// Ctrl-], which not every keyboard has. What every one has: `~.` at the beginning of a line.

@@ -10,8 +10,7 @@ use super::{Clients, error::CliError, look::pretty, print};
 use crate::{
     client::pages,
     model,
-    proto::v1,
-    proto::{limits_from, restrictions_from},
+    proto::{limits_from, restrictions_from, v1},
 };
 
 pub(super) async fn host(clients: &mut Clients) -> Result<(), CliError> {

@@ -8,8 +8,10 @@ use uuid::Uuid;
 
 use super::{Clients, error::CliError, persist::persist};
 use crate::{
-    proto::boot_options_to_proto,
-    proto::v1::{self, start_vm_response::Item},
+    proto::{
+        boot_options_to_proto,
+        v1::{self, start_vm_response::Item},
+    },
     spec::BootOptions,
 };
 

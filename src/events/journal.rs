@@ -11,8 +11,10 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::cursor::Cursor;
-use crate::model::{Event, Timestamp, VmRecord};
-use crate::store::{EventQuery, Found, JournalRange, Keep, Reader, Store, StoreError};
+use crate::{
+    model::{Event, Timestamp, VmRecord},
+    store::{EventQuery, Found, JournalRange, Keep, Reader, Store, StoreError},
+};
 
 /// Newest events kept in memory for watchers that keep up, and their bytes in the journal.
 const TAIL: usize = 1024;
@@ -280,8 +282,10 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EventKind, NewEvent};
-    use crate::store::Commit;
+    use crate::{
+        model::{EventKind, NewEvent},
+        store::Commit,
+    };
 
     fn fact(n: u128) -> Commit {
         let kind = EventKind::Deleted { alias: n.to_string() };

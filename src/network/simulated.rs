@@ -4,8 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Assigned, LinkError, Links, Plug, Remains, TagReport, Tags, Wiring};
-use super::{Settings, Tag};
+use super::{Assigned, LinkError, Links, Plug, Remains, Settings, Tag, TagReport, Tags, Wiring};
 
 /// Links that lead nowhere, on tags as configured; where none is, every tag is there.
 #[derive(Debug)]

@@ -7,8 +7,7 @@ use super::{
     Mac,
     coerce::closest,
     forms::parse_uuid,
-    property::Given,
-    property::{Kind, Property, VM, find},
+    property::{Given, Kind, Property, VM, find},
     secret::is_secret,
 };
 

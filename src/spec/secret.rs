@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{FlatObject, Scalar, VmSpec, property::Kind, property::VM, property::find};
+use super::{
+    FlatObject, Scalar, VmSpec,
+    property::{Kind, VM, find},
+};
 
 /// Stands for a secret.
 pub const REDACTED: &str = "********";

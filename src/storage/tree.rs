@@ -97,7 +97,7 @@ pub fn write_vm_json(layout: &VmLayout, text: &str) -> Result<(), StorageError> 
         file.write_all(text.as_bytes())?;
         crash::point("vm.json(draft)");
         fs::rename(&draft, &path)?;
-        crash::point("vm.json could not be written");
+        crash::point("vm.json");
         Ok(())
     };
     write().map_err(StorageError::at(path.display().to_string()))

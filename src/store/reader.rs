@@ -275,8 +275,10 @@ fn parse<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::NewEvent;
-    use crate::store::{Commit, Keep, Store};
+    use crate::{
+        model::NewEvent,
+        store::{Commit, Keep, Store},
+    };
 
     fn fact(n: i64) -> NewEvent {
         let (leak, path, alias) = (String::new(), String::new(), n.to_string());

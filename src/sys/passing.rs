@@ -100,7 +100,10 @@ pub(crate) fn pair_in_passing() -> io::Result<(UnixStream, UnixStream)> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, io::Write as _, os::unix::net::UnixListener};
+    use std::{
+        io::{Read as _, Write as _},
+        os::unix::net::UnixListener,
+    };
 
     use super::*;
 

@@ -63,6 +63,11 @@ pub(super) fn body(pid: i32) -> io::Result<Option<Body>> {
     Ok(dead.then(|| Body { status: status.map(ExitStatus::from_wait) }))
 }
 
+/// Whether an error of `/proc` says that there is no such process.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
 /// Whether its first thread ended: so it is on its way out, or has others that go on without it.
 pub(super) fn is_ending(pid: i32) -> io::Result<bool> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -79,8 +84,7 @@ fn has_living_thread(pid: i32) -> io::Result<bool> {
         match fs::read_to_string(thread?.path().join("stat")) {
             Ok(stat) if stat.rsplit_once(')').is_some_and(|(_, fields)| is_dead(fields)) => {}
             // Gone while it was looked at.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) if is_gone(&error) => {}
             Ok(_) => return Ok(true),
             Err(error) => return Err(error),
         }

@@ -383,10 +383,10 @@ async fn two_agents_do_not_share_folders() {
 #[tokio::test]
 async fn vm_json_is_repaired() {
     let (agent, uuid) = restarted(async |agent, uuid| {
-        std::fs::write(agent.zonepath(uuid).join("vm.json could not be written"), "rubbish").unwrap();
+        std::fs::write(agent.zonepath(uuid).join("vm.json"), "rubbish").unwrap();
     })
     .await;
-    let path = agent.zonepath(&uuid).join("vm.json could not be written");
+    let path = agent.zonepath(&uuid).join("vm.json");
     eventually("repaired", || {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let uuid = uuid.clone();

@@ -88,7 +88,7 @@ async fn every_field_is_kept() {
     assert_eq!(zonepath.join("disk0").metadata().unwrap().len(), 7 << 20);
     assert!(!zonepath.join("disk1").exists(), "a CD is not made");
     assert!(!zonepath.join("disk2").exists(), "nocreate");
-    let json = std::fs::read_to_string(zonepath.join("vm.json could not be written")).unwrap();
+    let json = std::fs::read_to_string(zonepath.join("vm.json")).unwrap();
     assert!(json.contains("web1.example"), "for people: {json}");
     assert!(!json.contains("secret"), "no password in a file for people: {json}");
 }

@@ -1,7 +1,11 @@
 //! Start, stop, reboot, delete, and what ends by itself.
 
 use tonic::Code;
-use zoneward::{hypervisor::MachineEvent, hypervisor::simulated::Faults, proto::v1, zone::Ended};
+use zoneward::{
+    hypervisor::{MachineEvent, simulated::Faults},
+    proto::v1,
+    zone::Ended,
+};
 
 use super::support::{Clients, eventually, fields, machine, metadata, reason, simulated::Simulated};
 

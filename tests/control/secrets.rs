@@ -78,7 +78,6 @@ async fn secrets_are_for_admins() {
             );
         }
     }
-    let file =
-        std::fs::read_to_string(door.agent.zonepath(&uuid).join("vm.json could not be written")).unwrap();
+    let file = std::fs::read_to_string(door.agent.zonepath(&uuid).join("vm.json")).unwrap();
     assert!(!SECRETS.iter().any(|secret| file.contains(secret)), "{file}");
 }

@@ -47,8 +47,9 @@ impl Actor {
         match control {
             Control::Kill(signal) => {
                 let uuid = self.record.uuid;
+                let is_allowed = judge(self.record.state, Ask::Signal) == Verdict::Act;
                 let process =
-                    self.live.process.clone().ok_or_else(|| {
+                    self.live.process.clone().filter(|_| is_allowed).ok_or_else(|| {
                         self.wrong_state(format!("Cannot find running init PID for VM {uuid}"))
                     })?;
                 if let Some(signal) = signal {
@@ -80,15 +81,11 @@ impl Actor {
                 return self.enter(call, |vm| vm.state = VmState::Paused).await;
             }
             Control::Resume => {
-                // One that its hypervisor stopped, as for a full disk, may go on, too; the hypervisor knows.
                 let machine = self.look("resume")?.machine;
+                self.expect(Ask::Resume, VmState::Paused, "resume")?;
                 match self.record.state {
                     VmState::Suspended => patient(machine.wake()).await?,
-                    VmState::Failed => patient(machine.resume()).await?,
-                    _ => {
-                        self.expect(Ask::Resume, VmState::Paused, "resume")?;
-                        patient(machine.resume()).await?;
-                    }
+                    _ => patient(machine.resume()).await?,
                 }
                 return self
                     .enter(call, |vm| {
@@ -120,6 +117,10 @@ impl Actor {
 
     /// The VM's own CD gets another path too, so that the next boot finds what is in the drive now.
     async fn change_media(&mut self, call: &Call, drive: &str, path: &str) -> Result<VmReply, Error> {
+        if judge(self.record.state, Ask::Media) != Verdict::Act {
+            let state = self.record.state;
+            return Err(self.wrong_state(format!("Cannot change the media of a vm in state \"{state}\".")));
+        }
         let running = self.live.machine.clone();
         let id = self.cd_drive(drive).ok_or_else(|| {
             let what = if drive.is_empty() { "a CD drive".to_owned() } else { format!("CD drive: {drive}") };

@@ -44,8 +44,8 @@ impl Actor {
     pub(super) async fn on_ended(&mut self, ended: Ended) {
         self.hear_last_events().await;
         crash::point("ended");
-        let was_asked = self.stop.as_ref().is_none_or(|stop| !stop.button.is_unknown());
-        let exit = exit::exit(&self.agent, &self.record, ended, self.last_words.take(), was_asked);
+        let answers = self.stop.as_ref().is_none_or(|stop| !stop.button.is_unknown());
+        let exit = exit::exit(&self.agent, &self.record, ended, self.last_words.take(), answers);
         self.console.unwatch();
         self.live = Live::default();
         self.resets = Resets::default();
@@ -57,8 +57,8 @@ impl Actor {
         let host_boot = self.agent.inner.platform.host_boot.clone();
         // That it ran could not be written down.
         let vm = self.after(exit, then_start, |vm| vm.host_boot = Some(host_boot));
-        let was_asked = vm.exit.as_ref().is_some_and(|exit| exit.reason == ExitReason::Operator);
-        let killed = self.record.kill.clone().filter(|_| was_asked);
+        let by_operator = vm.exit.as_ref().is_some_and(|exit| exit.reason == ExitReason::Operator);
+        let killed = self.record.kill.clone().filter(|_| by_operator);
         let killed = killed.map(|kill| Call::from_waiting(kill.call));
         let cause = waiting.first().map(|first| first.call.clone()).or(killed).unwrap_or_else(Call::own);
         if then_start {
@@ -90,8 +90,9 @@ impl Actor {
     /// never ran has no exit, and `never_ran` says what becomes of its turn.
     pub(super) fn after(&self, exit: Exit, again: bool, never_ran: impl FnOnce(&mut VmRecord)) -> VmRecord {
         self.changed(|vm| {
+            // Those of a start or a deletion that was under way ask again.
+            vm.waiting.clear();
             if vm.state == VmState::Starting {
-                vm.waiting.clear();
                 never_ran(vm);
             } else {
                 vm.exit = Some(exit);

@@ -22,6 +22,11 @@ pub(in crate::agent) struct Seat {
 }
 
 impl Seat {
+    /// Shows the record to readers.
+    pub(in crate::agent) fn publish(&self, record: &VmRecord) {
+        self.published.send_replace(Arc::new(record.clone()));
+    }
+
     pub(in crate::agent) fn prepare(agent: &Agent, record: &VmRecord) -> (VmHandle, Self) {
         let layout = agent.inner.layout.vm(record.uuid);
         let console = Console::new(&layout, agent.inner.config.console.keep_kib << 10, &agent.inner.consoles);

@@ -26,9 +26,9 @@ impl Actor {
         self.check_etag(etag)?;
         let state = self.record.state;
         match judge(state, Ask::Start) {
-            Verdict::Act | Verdict::Join => self.agent.inner.drain.check().map(|()| None),
+            Verdict::Act => self.agent.inner.drain.check().map(|()| None),
             Verdict::Already => Ok(Some(self.reply(true))),
-            Verdict::Refuse => {
+            Verdict::Join | Verdict::Refuse => {
                 Err(self.wrong_state(format!("Cannot start vm from state \"{state}\", must be \"stopped\".")))
             }
         }

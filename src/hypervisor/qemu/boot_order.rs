@@ -6,24 +6,14 @@
 //! runs. The firmware's list is made when the machine is made and again at each reset, so the first
 //! boot sees the former and every later one the latter, with nobody's help.
 
+use super::{
+    super::{HypervisorError, Setup},
+    builder::{Bootable, Builder},
+};
 use crate::spec::BootOrder;
 
-/// A device that can be booted from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bootable {
-    /// `c`, and whether it comes first of them.
-    Disk {
-        /// It does.
-        first: bool,
-    },
-    /// `d`
-    Cd,
-    /// `n`
-    Nic,
-}
-
 /// The position of each device for `order`; −1 for what is not to be booted from.
-pub(super) fn positions(devices: &[Bootable], order: &BootOrder) -> Vec<i32> {
+fn positions(devices: &[Bootable], order: &BootOrder) -> Vec<i32> {
     let mut positions = vec![-1; devices.len()];
     let mut next = 0;
     for letter in order.letters() {
@@ -36,6 +26,42 @@ pub(super) fn positions(devices: &[Bootable], order: &BootOrder) -> Vec<i32> {
         }
     }
     positions
+}
+
+/// Puts the first boot's positions on the command line, and says what later ones are.
+pub(super) fn set_positions(
+    b: &mut Builder,
+    order: &BootOrder,
+    once: Option<&BootOrder>,
+    is_given: bool,
+) -> Result<Setup, HypervisorError> {
+    let kinds: Vec<Bootable> = b.bootables.iter().map(|(_, kind, _)| *kind).collect();
+    let first_order = once.unwrap_or(order);
+    let first = positions(&kinds, first_order);
+    if !first.is_empty() && first.iter().all(|position| *position < 0) {
+        // Firmware that is given no position boots from whatever it finds: here from the network, if it can.
+        if !is_given {
+            for (_, _, argument) in b.bootables.iter().filter(|(_, kind, _)| *kind == Bootable::Nic) {
+                b.arguments[*argument].push_str(",romfile=");
+            }
+            return Ok(Setup::default());
+        }
+        let why = format!(
+            "the boot order \"{first_order}\" names nothing that the VM has: c is a disk, d a CD, n the network"
+        );
+        return Err(HypervisorError::Plan(why));
+    }
+    for ((_, _, argument), position) in b.bootables.iter().zip(&first) {
+        if *position >= 0 {
+            b.arguments[*argument].push_str(&format!(",bootindex={position}"));
+        }
+    }
+    let later = positions(&kinds, order);
+    if later == first {
+        return Ok(Setup::default());
+    }
+    let names = b.bootables.iter().map(|(id, _, _)| id.clone());
+    Ok(Setup { boot_positions: names.zip(later).collect(), ..Setup::default() })
 }
 
 fn letter_of(device: Bootable) -> char {

@@ -7,6 +7,8 @@ mod accel;
 mod arguments;
 mod binary;
 mod boot_order;
+mod builder;
+mod devices;
 mod info;
 mod machine;
 mod offers;

@@ -11,8 +11,9 @@ use tokio::{io::AsyncWriteExt as _, sync::Mutex};
 
 use super::{
     accel::Accelerator,
-    arguments::{cpu, disk_device, nic_device},
+    arguments::cpu,
     binary::Stamp,
+    devices::{disk_device, nic_device},
 };
 use crate::{
     spec::{Violation, VmSpec},

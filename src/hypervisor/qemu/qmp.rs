@@ -26,15 +26,17 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, BufReader, Interest},
-    net::{UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::{Mutex as AsyncMutex, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::HypervisorError;
-use crate::text::escaped;
-use crate::{layout::short_socket_name, sys::connect_in_passing};
+use crate::{layout::short_socket_name, sys::connect_in_passing, text::escaped};
 
 /// The longest line that is taken.
 const MAX_LINE: usize = 1 << 20;

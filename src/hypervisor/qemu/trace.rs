@@ -5,8 +5,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::hypervisor::{LastWords, MachineEvent, Said};
-use crate::text::escaped;
+use crate::{
+    hypervisor::{LastWords, MachineEvent, Said},
+    text::escaped,
+};
 
 /// Its end is decided.
 const SHUTDOWN: &str = "qemu_system_shutdown_request";

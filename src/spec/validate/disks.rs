@@ -5,8 +5,10 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::MAX_IDE;
-use crate::spec::{DiskModel, DiskSpec, Media, VmSpec, property::is_block_size, violation::Violation};
-use crate::text::is_hidden;
+use crate::{
+    spec::{DiskModel, DiskSpec, Media, VmSpec, property::is_block_size, violation::Violation},
+    text::is_hidden,
+};
 
 pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
     let disks = &spec.disks;

@@ -20,7 +20,7 @@ use crate::{
     zone::{
         Ended, Process, ZoneError,
         cgroup::Cgroup,
-        identity::{Identity, body, boot_id, is_ending},
+        identity::{Identity, body, boot_id, is_ending, is_gone},
         launcher::landlock,
         linux::logger::Logger,
         measure::Measured,
@@ -161,13 +161,17 @@ fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxPro
         // An orphan's body may lie about until init sees to it.
         Ok(found) if found == written => {
             for _ in 0..LOOKS {
-                if let Some(body) = body(written.pid)? {
-                    return Ok(Err(body.status.map_or(gone, |status| ended(status, &cgroup))));
+                let looked = body(written.pid).and_then(|body| Ok((body, is_ending(written.pid)?)));
+                match looked {
+                    Ok((Some(body), _)) => {
+                        return Ok(Err(body.status.map_or(gone, |status| ended(status, &cgroup))));
+                    }
+                    Ok((None, false)) => break,
+                    Ok((None, true)) => std::thread::sleep(LOOK),
+                    // Reaped meanwhile.
+                    Err(error) if is_gone(&error) => return Ok(Err(gone)),
+                    Err(error) => return Err(error),
                 }
-                if !is_ending(written.pid)? {
-                    break;
-                }
-                std::thread::sleep(LOOK);
             }
         }
         Ok(_) => return Ok(Err(gone)),

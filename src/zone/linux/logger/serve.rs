@@ -12,7 +12,10 @@ use rustix::{
     net::{RecvFlags, SendFlags, SocketFlags},
 };
 
-use super::{MAX_MESSAGE, Reply, Request, SOCKET, Way, pipe::Look, pipe::Pipe};
+use super::{
+    MAX_MESSAGE, Reply, Request, SOCKET, Way,
+    pipe::{Look, Pipe},
+};
 use crate::sys;
 
 /// Between looks at pipes. A hypervisor writes byte by byte, and each would wake us: a guest that floods its console

@@ -1,0 +1,59 @@
+//! Machines and updates as requests carry them.
+
+use serde_json::{Map, Value};
+use tonic::Status;
+
+use super::{
+    request::{invalid, uuid},
+    status::status,
+    vms::Vms,
+};
+use crate::{
+    agent::{Call, Error},
+    proto::{update_to_json, v1},
+    spec::{Brand, MAX_PAYLOAD, Note, Violation, update},
+};
+
+/// The request has no machine.
+pub(super) fn no_machine() -> Status {
+    status(Error::Invalid(vec![Violation::missing("vm", "required: the machine")]))
+}
+
+/// What a request asks to be changed.
+pub(super) fn payload(request: &v1::UpdateVmRequest) -> Result<Map<String, Value>, Vec<Violation>> {
+    let size = prost::Message::encoded_len(request);
+    if size > MAX_PAYLOAD {
+        return Err(vec![Violation::value("vm", format!("{size} bytes is over the limit of 1 MiB"))]);
+    }
+    update_to_json(request)
+}
+
+impl Vms {
+    /// What is wrong with an update: of that VM, or else of some VM of that brand.
+    pub(super) async fn validate_update(
+        &self,
+        actor: String,
+        request: v1::UpdateVmRequest,
+        brand: &str,
+    ) -> Result<(Vec<Violation>, Vec<Note>), Status> {
+        let payload = match payload(&request) {
+            Ok(payload) => payload,
+            Err(violations) => return Ok((violations, Vec::new())),
+        };
+        if request.uuid.is_empty() {
+            let known = Brand::NAMES.iter().find(|(name, _)| *name == brand);
+            let (_, brand) = known.ok_or_else(|| invalid("brand", "required; one of: kvm, bhyve"))?;
+            return Ok(match update::read(payload, Some(*brand)) {
+                Ok(patch) => (Vec::new(), patch.notes),
+                Err(violations) => (violations, Vec::new()),
+            });
+        }
+        let call = Call::by(actor);
+        let looked = self.agent.update_vm(call, uuid(&request.uuid)?, request.etag, payload, true).await;
+        match looked {
+            Ok(updated) => Ok((Vec::new(), updated.notes)),
+            Err(Error::Invalid(violations)) => Ok((violations, Vec::new())),
+            Err(error) => Err(status(error)),
+        }
+    }
+}

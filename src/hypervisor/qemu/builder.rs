@@ -1,0 +1,94 @@
+//! A command line of QEMU that is put together: options, descriptors, and devices with their places.
+
+use std::{collections::BTreeSet, os::fd::OwnedFd};
+
+use super::super::HypervisorError;
+use crate::spec::place::SLOTS;
+
+/// The first number that a descriptor of ours has; lower ones are standard streams and the
+/// launcher's.
+const FIRST_DESCRIPTOR: i32 = 10;
+/// A device that can be booted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bootable {
+    /// `c`, and whether it comes first of them.
+    Disk {
+        /// It does.
+        first: bool,
+    },
+    /// `d`
+    Cd,
+    /// `n`
+    Nic,
+}
+
+/// A command line that is put together.
+pub(super) struct Builder {
+    pub(super) arguments: Vec<String>,
+    pub(super) descriptors: Vec<(OwnedFd, i32)>,
+    /// PCI slots that are taken.
+    slots: BTreeSet<u8>,
+    /// Device, what it is to the firmware, and where its argument stands.
+    pub(super) bootables: Vec<(String, Bootable, usize)>,
+}
+
+impl Builder {
+    /// With PCI slots that are taken.
+    pub(super) fn new(slots: BTreeSet<u8>) -> Self {
+        Self { arguments: Vec::new(), descriptors: Vec::new(), slots, bootables: Vec::new() }
+    }
+
+    pub(super) fn flag(&mut self, name: &str) {
+        self.arguments.push(name.to_owned());
+    }
+
+    pub(super) fn option(&mut self, name: &str, value: impl Into<String>) {
+        self.arguments.push(name.to_owned());
+        self.arguments.push(value.into());
+    }
+
+    /// Arguments as somebody typed them.
+    pub(super) fn words(&mut self, text: &str) {
+        self.arguments.extend(text.split_whitespace().map(str::to_owned));
+    }
+
+    /// A device that the firmware can boot from.
+    pub(super) fn bootable(&mut self, id: &str, kind: Bootable, value: String) {
+        self.option("-device", value);
+        self.bootables.push((id.to_owned(), kind, self.arguments.len() - 1));
+    }
+
+    pub(super) fn descriptor(&mut self, descriptor: impl Into<OwnedFd>) -> i32 {
+        // A plan has a few dozen descriptors at most.
+        let number = FIRST_DESCRIPTOR + i32::try_from(self.descriptors.len()).unwrap_or(i32::MAX);
+        self.descriptors.push((descriptor.into(), number));
+        number
+    }
+
+    /// A block node behind which is a descriptor, not a path. Its format is told, never guessed.
+    pub(super) fn node(&mut self, name: &str, descriptor: impl Into<OwnedFd>, read_only: bool) {
+        let number = self.descriptor(descriptor);
+        let mode = if read_only { "rdonly" } else { "rdwr" };
+        let read_only = if read_only { "on" } else { "off" };
+        self.option("-add-fd", format!("fd={number},set={number},opaque={mode}:{name}"));
+        self.option(
+            "-blockdev",
+            format!("driver=file,node-name={name}-file,filename=/dev/fdset/{number},read-only={read_only},discard=unmap"),
+        );
+        self.option(
+            "-blockdev",
+            format!("driver=raw,node-name={name},file={name}-file,read-only={read_only},discard=unmap"),
+        );
+    }
+
+    /// The device's own slot; for one that has none, the highest that is free.
+    pub(super) fn slot(&mut self, own: Option<u8>) -> Result<u8, HypervisorError> {
+        let free = || SLOTS.rev().find(|slot| !self.slots.contains(slot));
+        let slot = own.or_else(free).ok_or_else(|| {
+            let message = "the machine has no PCI slot left for another virtio disk or interface";
+            HypervisorError::Plan(message.to_owned())
+        })?;
+        self.slots.insert(slot);
+        Ok(slot)
+    }
+}
