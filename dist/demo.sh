@@ -40,7 +40,7 @@ trap 'exit 130' INT TERM
 
 title "Certificates"
 if [ -e certs/ca.key ]; then
-    echo "certs/ is there already"
+    echo "certs/ already exists"
 else
     run zoneward pki init --dir certs
 fi

@@ -9,7 +9,7 @@
 # ask the administrator for, and exits with 1.
 set -eu
 
-# A package is listed with a file that proves it is there.
+# A package is listed with a file that proves it is installed.
 agent='
 qemu-system-x86   /usr/bin/qemu-system-x86_64
 seabios           /usr/share/seabios/bios-256k.bin

@@ -188,7 +188,7 @@ async fn limits(config: &Config, zone: &dyn Zone) -> Finding {
 
 fn folders(config: &Config) -> Finding {
     let unusable = |path: &&PathBuf| {
-        // The folder, or the nearest one above it that is there.
+        // The folder, or the nearest one above it that exists.
         let there = path.ancestors().find(|folder| folder.exists());
         there.is_none_or(|folder| rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_err())
     };

@@ -182,7 +182,7 @@ impl Agent {
         self.control(call, uuid, etag, Control::Resume).await
     }
 
-    /// Puts `path` into the drive that has `drive`; an empty `path` takes out what is there.
+    /// Puts `path` into the drive that has `drive`; an empty `path` takes out what is in it.
     pub async fn change_media(
         &self,
         call: Call,

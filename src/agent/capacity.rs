@@ -126,7 +126,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Counts what is there of a VM's uploads.
+    /// Counts what exists of a VM's uploads.
     pub(super) fn set_uploads(&mut self, uuid: Uuid, bytes: u64) {
         self.uploads.insert(uuid, bytes);
     }

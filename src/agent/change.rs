@@ -60,7 +60,7 @@ pub(super) fn changes(old: &VmRecord, new: &VmRecord) -> Vec<Change> {
 /// A flat object as it was before the changes.
 pub(super) fn undone(object: Map<String, Value>, changes: &[Change]) -> Map<String, Value> {
     let mut whole = Value::Object(object);
-    // What was cut is not known any more.
+    // What was cut is no longer known.
     let changes: Vec<&Change> = changes.iter().filter(|change| !change.cut).collect();
     // What came goes, the last first; then what went comes back, the first first.
     for change in changes.iter().rev().filter(|change| change.old.is_none()) {
@@ -79,7 +79,7 @@ pub(super) fn undone(object: Map<String, Value>, changes: &[Change]) -> Map<Stri
 fn put(at: &mut Value, path: &str, value: Option<Value>) {
     match at {
         Value::Object(object) => {
-            // A key may have dots in it; the longest that is there is meant.
+            // A key may have dots in it; the longest that exists is meant.
             let ends: Vec<usize> = path.match_indices('.').map(|(at, _)| at).chain([path.len()]).collect();
             let key = ends.into_iter().rev().map(|end| &path[..end]).find(|key| object.contains_key(*key));
             match (key.filter(|key| key.len() < path.len()), value) {

@@ -69,7 +69,7 @@ impl Claims {
         Self(Mutex::new(Held { claims: HashMap::new(), budget }))
     }
 
-    /// Counts what a VM has that is there already: it is not refused. `running` are the interfaces that it has until
+    /// Counts what a VM has that already exists: it is not refused. `running` are the interfaces that it has until
     /// its next boot, whatever is to be then.
     pub(super) fn put(&self, uuid: Uuid, spec: &VmSpec, running: &[NicSpec]) {
         self.lock().hold(uuid, spec, Claim::of(spec), running);
@@ -108,7 +108,7 @@ impl Claims {
         self.lock().budget.begin_upload(uuid, bytes)
     }
 
-    /// Counts what is there of a VM's uploads.
+    /// Counts what exists of a VM's uploads.
     pub(super) fn put_uploads(&self, uuid: Uuid, bytes: u64) {
         self.lock().budget.set_uploads(uuid, bytes);
     }

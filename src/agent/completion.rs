@@ -1,4 +1,4 @@
-//! What this host gives to machines that leave something open.
+//! Defaults that this host gives to machines.
 
 use uuid::Uuid;
 

@@ -161,7 +161,7 @@ async fn provision(agent: &Agent, call: Call, uuid: Uuid, spec: VmSpec) -> Resul
     match answer.await.map_err(|_| agent.unanswered(uuid))? {
         // It is made; it starts with the host.
         Err(Error::Draining) => Ok(outcome),
-        // It is there all the same; a retry would make another.
+        // It exists all the same; a retry would make another.
         Err(Error::BootFailed { uuid, step, reason }) => {
             let reason = format!("{reason} (VM {uuid} was created, and is stopped)");
             Err(Error::BootFailed { uuid, step, reason })

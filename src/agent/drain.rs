@@ -1,7 +1,7 @@
 //! Powering guests off because the host goes down.
 //!
 //! ```text
-//!   drain ──▶ no VM is started any more ──▶ each VM that runs: stop, with its deadline ──▶ told one by one
+//!   drain ──▶ no more VMs are started ──▶ each VM that runs: stop, with its deadline ──▶ told one by one
 //! ```
 //!
 //! It is a stop of each VM by its own actor, so an agent that is killed in the middle leaves stops that the next one
@@ -34,7 +34,7 @@ impl Drain {
         Self { begun: begun.into(), note, host_boot: host_boot.to_owned() }
     }
 
-    /// Fails when nothing may be started any more.
+    /// Fails when nothing more may be started.
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.begun.load(Ordering::Relaxed) { Err(Error::Draining) } else { Ok(()) }
     }

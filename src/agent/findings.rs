@@ -1,4 +1,4 @@
-//! What is found out of a VM that an earlier agent left.
+//! Facts about a VM that an earlier agent left.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
 /// How long one hypervisor may hold up the start of the agent. One that answers later is taken over then.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What the host says of a VM.
+/// Facts that the host reports about a VM.
 #[derive(Debug)]
 pub(super) struct Findings {
     pub(super) hypervisor: Left,
@@ -18,7 +18,7 @@ pub(super) struct Findings {
     pub(super) has_links: bool,
 }
 
-/// What is left of a VM's hypervisor.
+/// The state of a VM's hypervisor.
 #[derive(Debug)]
 pub(super) enum Left {
     /// It had none.

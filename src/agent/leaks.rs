@@ -27,7 +27,7 @@ use crate::{
 /// Something that no VM has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leak {
-    /// The same for as long as it is there.
+    /// The same for as long as it exists.
     pub id: String,
     /// What it is.
     pub kind: LeakKind,
@@ -84,7 +84,7 @@ impl Leak {
 impl Agent {
     /// Every leak, by id.
     pub async fn leaks(&self) -> Result<Vec<Leak>, Error> {
-        // First what is there, then who has it: what is made or removed meanwhile is somebody's.
+        // First what exists, then who has it: what is made or removed meanwhile is somebody's.
         let groups = self.inner.platform.zone.groups().await;
         let agent = self.clone();
         let mut leaks = tokio::task::spawn_blocking(move || agent.leaks_in_folders())
@@ -283,7 +283,7 @@ fn verdict(leaks: &[Leak], id: String) -> Result<(&Leak, Reclaimed), Reclaimed> 
     }
 }
 
-/// Reports what is there when the agent starts; removes nothing.
+/// Reports what exists when the agent starts; removes nothing.
 pub(super) async fn report(agent: &Agent) {
     match agent.leaks().await {
         Ok(leaks) => {

@@ -40,7 +40,7 @@ pub(super) async fn expire(agent: Agent) {
 }
 
 impl Agent {
-    /// Counts the uploads of a VM against the capacity of the host: what is there of them.
+    /// Counts the uploads of a VM against the capacity of the host: what exists of them.
     pub(super) async fn count_uploads(&self, uuid: Uuid) {
         let layout = self.inner.layout.vm(uuid);
         if let Ok(cut) = blocking(move || storage::unfinished(&layout)).await {

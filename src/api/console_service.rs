@@ -249,7 +249,7 @@ impl Typing {
         }
     }
 
-    /// Opens the input at the first byte, and again for a VM that was started anew meanwhile.
+    /// Opens the input at the first byte, and again for a VM that was started again meanwhile.
     async fn write(&mut self, typed: &[u8]) -> Result<(), ConsoleError> {
         let written = match &mut self.writer {
             Some(open) => open.write(typed).await,

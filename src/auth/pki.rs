@@ -2,7 +2,7 @@
 //!
 //! `init` makes `ca.pem`, `ca.key`, the agent's `server.pem` and `server.key`, and an admin's
 //! `admin.pem` and `admin.key`; `issue` makes one client certificate more; `revoke` puts one on
-//! `crl.pem`. Keys are readable by their owner only. Nothing that is there is overwritten.
+//! `crl.pem`. Keys are readable by their owner only. Nothing that exists is overwritten.
 
 use std::{
     fs::{self, OpenOptions},
@@ -28,7 +28,7 @@ const CA_DAYS: i64 = 3650;
 /// Why a certificate could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
-    /// A file is there already.
+    /// A file already exists.
     #[error("{0} already exists and is not overwritten")]
     Exists(PathBuf),
     /// A file can't be read or written.
@@ -162,7 +162,7 @@ impl Pki {
         Ok(Issuer::from_ca_cert_pem(&read("ca.pem")?, key)?)
     }
 
-    /// Writes all of them, or none. What is there already stays as it is.
+    /// Writes all of them, or none. What already exists stays as it is.
     fn write(&self, pairs: &[(&str, Pair)]) -> Result<(), PkiError> {
         let files = pairs.iter().flat_map(|(name, pair)| {
             [(format!("{name}.key"), &pair.key, 0o600), (format!("{name}.pem"), &pair.certificate, 0o644)]

@@ -41,7 +41,7 @@ use zoneward::{
 #[derive(Debug, Parser)]
 #[command(name = "zoneward", version)]
 struct Arguments {
-    /// The configuration file (TOML) [default: /etc/zoneward/zoneward.toml if it is there]
+    /// The configuration file (TOML) [default: /etc/zoneward/zoneward.toml if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Set a key of the configuration, like qemu.accel=tcg

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! There is no client certificate here: the link says who opens it, and for what. It was made over the API in
-//! somebody's name, and the screen is cut when that one's certificate is not accepted any more.
+//! somebody's name, and the screen is cut when that person's certificate is no longer accepted.
 
 mod page;
 mod screen;

@@ -27,9 +27,9 @@ use crate::{agent::Call, auth::Link};
 /// pasted.
 const PIECE: usize = 32 << 10;
 const MAX_MESSAGE: usize = 1 << 20;
-/// A browser that says nothing for so long, not even that it is there, is gone.
+/// A browser that sends nothing for so long, not even a pong, is gone.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Between the questions whether it is there.
+/// Between the pings.
 const QUESTION: Duration = Duration::from_secs(20);
 /// How long a closing frame may take.
 const GOODBYE: Duration = Duration::from_secs(5);

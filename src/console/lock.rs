@@ -91,7 +91,7 @@ mod tests {
         let bob = lock.take("bob", true).unwrap();
         assert_eq!(alice.taken().await, "bob");
         drop(alice);
-        assert!(lock.take("carol", false).is_err(), "what alice gives back is not hers any more");
+        assert!(lock.take("carol", false).is_err(), "what alice gives back is no longer hers");
         drop(bob);
         lock.take("carol", false).unwrap();
     }

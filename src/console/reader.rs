@@ -21,7 +21,7 @@ pub enum ConsoleItem {
         /// At least one.
         bytes: Bytes,
     },
-    /// Output that is not kept any more.
+    /// Output that is no longer kept.
     Gap {
         /// First missing byte.
         from: u64,

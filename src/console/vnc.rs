@@ -38,7 +38,7 @@ const PASSWORD: usize = 16;
 const GIVES_WAY: Duration = Duration::from_secs(1);
 /// By when; a person may have to be asked for a password.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A viewer's host that is silent for so long is asked whether it is there, then so often.
+/// A viewer's host that is silent for so long is asked whether it is alive, then so often.
 const ASK_AFTER: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ASK_TIMES: u32 = 3;

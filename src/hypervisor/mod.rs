@@ -210,7 +210,7 @@ pub enum MachineEvent {
         /// The guest asked for it.
         guest: bool,
     },
-    /// Guest code does not run any more, or does again; [`Machine::status`] says why.
+    /// Guest code no longer runs, or runs again; [`Machine::status`] says why.
     Stopped,
     /// The guest panicked.
     Panicked,

@@ -1,4 +1,4 @@
-//! One guest's session, for as long as its hypervisor is there.
+//! One guest's session, for as long as its hypervisor exists.
 //!
 //! ```text
 //!   connect ──▶ line ──▶ answer ──▶ line … ──▶ end of the connection ──▶ connect
@@ -315,6 +315,6 @@ mod tests {
         for _ in 0..10 {
             bucket.take().await;
         }
-        assert_eq!(later.elapsed(), Duration::ZERO, "what was not used is there again");
+        assert_eq!(later.elapsed(), Duration::ZERO, "what was not used can be used again");
     }
 }

@@ -175,7 +175,7 @@ impl EventKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileAction {
-    /// It is there, or there anew.
+    /// It exists, or exists again.
     Put,
     /// It is gone.
     Deleted,

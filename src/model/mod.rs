@@ -1,5 +1,5 @@
-//! The nouns of a VM's life: its record, its runs, and the facts that the journal keeps. Plain data; who keeps it and who
-//! acts on it stand above.
+//! The nouns of a VM's life: its record, its runs, and the facts that the journal keeps; why requests are refused; and
+//! where an agent is found. Plain data; what keeps it and what acts on it stand above.
 
 mod change;
 mod event;

@@ -134,7 +134,7 @@ pub trait Links: Send + Sync + fmt::Debug {
     async fn unplug(&self, uuid: Uuid) -> Result<(), LinkError>;
     /// Removes what an agent that was killed left of its own: bridges that no guest is on.
     async fn sweep(&self) -> Result<(), LinkError>;
-    /// What is there with the name of a VM.
+    /// What exists with the name of a VM.
     async fn remains(&self) -> Result<Vec<Remains>, LinkError>;
 }
 

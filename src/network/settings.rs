@@ -49,7 +49,7 @@ pub enum TagKind {
     Isolated,
     /// A bridge that the agent makes, for guests alone.
     Etherstub,
-    /// A bridge that is there.
+    /// A bridge that exists.
     Bridge,
     /// A bridge that the agent makes, with an interface of the host as its way out.
     Uplink,

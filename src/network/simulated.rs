@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Assigned, LinkError, Links, Plug, Remains, Settings, Tag, TagReport, Tags, Wiring};
 
-/// Links that lead nowhere, on tags as configured; where none is, every tag is there.
+/// Links that lead nowhere, on tags as configured; where none is, every tag exists.
 #[derive(Debug)]
 pub struct SimulatedLinks {
     tags: Tags,

@@ -57,7 +57,7 @@ pub(super) fn memory_bomb(_target: &Target) -> io::Result<()> {
     Ok(())
 }
 
-/// Threads that all wait until the last is there.
+/// Threads that all wait until the last has come.
 pub(super) fn thread_bomb(_target: &Target) -> io::Result<()> {
     let (hold, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Arc::new(std::sync::Mutex::new(wait));

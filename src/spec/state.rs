@@ -34,7 +34,7 @@ pub enum VmState {
     Stopping,
     /// Being removed.
     Deleting,
-    /// The hypervisor is there but stopped the guest by itself.
+    /// The hypervisor runs but stopped the guest by itself.
     Failed,
     /// Nobody can tell whether the hypervisor lives.
     Lost,

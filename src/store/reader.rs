@@ -212,7 +212,7 @@ impl Reader {
         Ok(least)
     }
 
-    /// The time of the event with that number, or of the next one that is there.
+    /// The time of the event with that number, or of the next one that exists.
     fn time_of(&self, sequence: i64) -> Result<Timestamp, StoreError> {
         let query = "SELECT time FROM event WHERE sequence >= ?1 ORDER BY sequence LIMIT 1";
         let found: Option<i64> = self.with(|connection| {

@@ -43,7 +43,7 @@ pub(crate) struct Aim<'a> {
 
 /// Does it; gives what the kernel answered.
 pub(crate) fn act(call: i64, arguments: &[Arg], target: &Aim<'_>) -> io::Result<i64> {
-    // Page sized, so that no call writes past it; leaked, because nothing is freed here any more.
+    // Page sized, so that no call writes past it; leaked, because nothing is freed here from now on.
     let zeroes: &'static mut [u8; 4096] = Box::leak(Box::new([0; 4096]));
     let vector = |address: u64| Box::leak(Box::new([address, 1])).as_ptr() as i64;
     let mut raw: [i64; 6] = [0; 6];

@@ -31,7 +31,7 @@ const BUFFER: libc::c_int = 64 << 10;
 impl PacketSocket {
     /// Opens one; `outgoing` is whether it hears what goes out, too.
     pub(crate) fn open(link: u32, outgoing: bool) -> io::Result<Self> {
-        // Of no protocol, so that nothing is heard until the filter is there.
+        // Of no protocol, so that nothing is heard until the filter exists.
         // SAFETY: numbers alone.
         let socket = unsafe {
             libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)

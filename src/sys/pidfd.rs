@@ -103,7 +103,7 @@ fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
     // SAFETY: the structure has the kernel's layout and the size that is in the request's number, and outlives
     // the call.
     if unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) } == -1 {
-        // Also from a kernel that finds no process any more, and does not keep the status.
+        // Also from a kernel that no longer finds the process, and does not keep the status.
         return Err(io::Error::last_os_error());
     }
     Ok((info.mask & EXIT != 0).then(|| ExitStatus::from_wait(info.exit_code)))

@@ -18,7 +18,7 @@ pub(crate) fn open_tap(name: &str, owner: u32) -> io::Result<OwnedFd> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
-    // Never one that is there already: it would be another's.
+    // Never one that already exists: it would be another's.
     request.ifr_ifru.ifru_flags = flags(libc::IFF_TUN_EXCL);
     // SAFETY: the kernel reads and writes one `ifreq`, which outlives the call.
     check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;

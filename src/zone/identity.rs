@@ -23,7 +23,7 @@ impl Identity {
         Ok(Self { pid, start_time: start_time(pid)?, boot_id: boot_id()? })
     }
 
-    /// Writes it so that it is there as a whole or not at all.
+    /// Writes it as a whole or not at all.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let draft = path.with_extension("draft");
         fs::write(&draft, serde_json::to_vec(self)?)?;

@@ -83,7 +83,7 @@ pub enum Ended {
     Signal(i32),
     /// By the host, because it needed more memory than its limit.
     OutOfMemory,
-    /// It is gone, and nobody can tell its status any more.
+    /// It is gone, and its status can no longer be read.
     Unseen,
 }
 

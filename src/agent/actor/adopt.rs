@@ -1,4 +1,4 @@
-//! The first command of a VM that is older than its agent: what the host says of it is made true in its record.
+//! The first command of a VM that is older than its agent: brings its record into line with what the host says.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Actor {
     pub(super) async fn on_adoption(&mut self, findings: Findings) {
         let written = self.record.generation;
         if let Err(error) = Box::pin(self.make_true(findings)).await {
-            // It can't be written down, but it is there: known, and left alone.
+            // It can't be written down, but it exists: known, and left alone.
             tracing::error!(%error, "what became of the VM can't be written down; it is lost");
             self.live = Live::default();
             self.record.stop = self.record.stop.take().filter(|_| self.record.state != VmState::Starting);
@@ -55,7 +55,7 @@ impl Actor {
     async fn make_true(&mut self, Findings { hypervisor, has_links }: Findings) -> Result<(), Error> {
         match hypervisor {
             Left::Nothing => {
-                // What the last process had, if the agent that saw its end died just then.
+                // An agent that died while it handled the end of the process may have left some of its resources.
                 self.give_back(has_links).await;
                 Ok(())
             }
@@ -132,7 +132,7 @@ impl Actor {
         let again = self.record.stop.as_ref().is_some_and(|stop| stop.then_start);
         let calls = self.record.stop.clone().filter(|_| !again).map(|stop| stop.calls).unwrap_or_default();
         let agent = self.agent.clone();
-        // A start that was cut is undone, and a repeat starts anew.
+        // An interrupted start is undone; a repeated request starts the VM again.
         let vm = self.after(exit, again, |vm| autoboot::try_again(&agent, vm));
         self.write_down(vm, Vec::new(), calls, |vm, call| stop_result(vm, call.reboots)).await?;
         // Not before it is written down how it ended: this is what tells.

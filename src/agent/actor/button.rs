@@ -33,9 +33,9 @@ const TIMES: u32 = 4;
 /// Where the button is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Button {
-    /// Nobody knows yet whether it is heard; when that is looked at.
+    /// The hypervisor has not said whether the guest listens; the time of the next check.
     Asked { at: Instant },
-    /// Nobody could hear it; when it is looked at again.
+    /// The guest does not listen; the time of the next check.
     Deaf { at: Instant },
     /// The guest's kernel listens since a moment ago.
     Waking { at: Instant },

@@ -1,4 +1,4 @@
-//! What a VM's actor can be told.
+//! The commands of a VM's actor.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -21,10 +21,10 @@ use crate::{
 /// Where the answer to a command goes.
 pub(in crate::agent) type ReplyTo<T> = oneshot::Sender<Result<T, Error>>;
 
-/// What a VM can be told.
+/// A command to the actor of a VM.
 #[derive(Debug)]
 pub(in crate::agent) enum Command {
-    /// What an earlier agent left of it.
+    /// Adopts what an earlier agent left.
     Adopt {
         findings: Box<Findings>,
         /// What became of it is known.

@@ -18,7 +18,7 @@ use crate::{
 /// What is asked of a running machine.
 #[derive(Clone, Debug)]
 pub(in crate::agent) enum Control {
-    /// A signal for the hypervisor; none to look whether it is there.
+    /// A signal for the hypervisor; none to look whether it exists.
     Kill(Option<Signal>),
     /// A non-maskable interrupt.
     Nmi,

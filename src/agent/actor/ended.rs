@@ -168,7 +168,7 @@ impl Actor {
         }
     }
 
-    /// Guest code does not run any more, though nobody asked for it. It stays failed until it is resumed or
+    /// Guest code no longer runs, though nobody asked for it. It stays failed until it is resumed or
     /// stopped: a hypervisor that goes to and fro must not fill the journal.
     pub(super) async fn look_whether_it_runs(&mut self) {
         let was = self.record.state;

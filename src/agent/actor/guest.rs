@@ -1,4 +1,4 @@
-//! Listening to the guest of a hypervisor that is there.
+//! Listening to the guest of a hypervisor that exists.
 
 use tokio_util::task::AbortOnDropHandle;
 

@@ -1,4 +1,4 @@
-//! A hypervisor that is there, and what goes on for it.
+//! A hypervisor that exists, and what goes on for it.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     zone::{Ended, Process},
 };
 
-/// A hypervisor that is there, as far as it is known.
+/// A hypervisor that exists, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     pub(super) process: Option<Arc<dyn Process>>,

@@ -1,8 +1,8 @@
-//! What may be asked of a VM in each state: data, without an actor. `docs/states.md` is made from it.
+//! The requests that each state of a VM allows: data, without an actor. `docs/states.md` is made from it.
 
 use crate::spec::VmState;
 
-/// What a caller asks of a VM.
+/// A request to a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
     Start,
@@ -19,7 +19,7 @@ pub(super) enum Ask {
     Inspect,
 }
 
-/// What is answered.
+/// The answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is done.

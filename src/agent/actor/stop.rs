@@ -42,7 +42,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Its caller hears nothing any more, but a repeat gets the answer.
+    /// Its caller no longer hears anything, but a repeat gets the answer.
     fn of_an_earlier_agent(call: WaitingCall) -> Self {
         let (reply, _) = oneshot::channel();
         Self { reboots: call.reboots, call: Call::from_waiting(call), reply }

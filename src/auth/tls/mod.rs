@@ -66,7 +66,7 @@ impl Tls {
         }))
     }
 
-    /// Reads the files again and cuts the connections that they do not accept any more. Gives how
+    /// Reads the files again and cuts the connections that they no longer accept. Gives how
     /// many were cut.
     pub fn reload(&self) -> Result<usize, ReloadError> {
         let current = self.current.load_full();
@@ -83,7 +83,7 @@ impl Tls {
         self.reload().map(Some)
     }
 
-    /// Cuts the live connections whose certificate is not accepted (any more): revoked, of a dropped
+    /// Cuts the live connections whose certificate is not (or no longer) accepted: revoked, of a dropped
     /// root, or expired meanwhile.
     pub fn sweep(&self) -> usize {
         let verifier = self.current.load().verifier.clone();
@@ -144,7 +144,7 @@ impl Tls {
     }
 
     /// Watches over what goes on in the name of a client elsewhere than on its own connection; cut at once
-    /// if the client's certificate is not accepted any more.
+    /// if the client's certificate is no longer accepted.
     pub(crate) fn vouch(self: &Arc<Self>, chain: Chain) -> Standing {
         let standing = self.watch(chain);
         self.sweep();
@@ -168,7 +168,7 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// Cancelled when the certificate is not accepted any more.
+    /// Cancelled when the certificate is no longer accepted.
     pub(crate) fn cut(&self) -> CancellationToken {
         self.cut.clone()
     }

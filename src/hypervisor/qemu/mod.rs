@@ -145,7 +145,7 @@ impl Hypervisor for Qemu {
     }
 }
 
-/// A copy that is there as a whole or not at all.
+/// A copy that exists as a whole or not at all.
 fn copy_new(from: &Path, to: &Path) -> io::Result<()> {
     let draft = to.with_extension("draft");
     let _ = std::fs::remove_file(&draft);

@@ -93,7 +93,7 @@ pub(super) fn removal(table: &str, chains: &[&str]) -> String {
         chains.iter().filter_map(|chain| chain.strip_suffix("in")).filter(|base| owner(base).is_some())
     {
         for (kind, name, definition) in objects(base) {
-            // It is there but for one that somebody else removed.
+            // It exists but for one that somebody else removed.
             script += &format!(
                 "add {kind} netdev {table} {name} {definition}\ndelete {kind} netdev {table} {name}\n"
             );

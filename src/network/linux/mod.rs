@@ -58,7 +58,7 @@ pub struct LinuxLinks {
 
 /// An interface at its place.
 struct Place {
-    /// As the kernel has it, where the configuration does not have it any more.
+    /// As the kernel has it, where the configuration no longer has it.
     tag: Tag,
     link: String,
     mac: Mac,
@@ -107,7 +107,7 @@ impl LinuxLinks {
         links.into_iter().filter_map(own).collect()
     }
 
-    /// The rules of a VM's interfaces whose links are there. The chains are made anew each time: whatever became of
+    /// The rules of a VM's interfaces whose links are there. The chains are made again each time: whatever became of
     /// the old ones, then they are right.
     fn script(&self, wiring: &Wiring, links: &[Link]) -> String {
         let mut script = String::new();

@@ -26,7 +26,7 @@ pub(super) struct Netlink {
     _connection: AbortOnDropHandle<()>,
 }
 
-/// A link that is there.
+/// A link that exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) index: u32,

@@ -11,7 +11,7 @@ use crate::network::{LinkError, guard};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The program that installs rules, and the table that is ours. It runs once at a time, and to its end, also when
-/// nobody waits for it any more: what it was told is done or not done before it is told something else.
+/// nobody waits for it: what it was told is done or not done before it is told something else.
 #[derive(Clone, Debug)]
 pub(super) struct Nft {
     program: PathBuf,

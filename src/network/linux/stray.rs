@@ -1,5 +1,5 @@
 //! Links of running guests that were taken off their bridges: a host's network that is restarted makes its bridges
-//! anew, and an interface that was pulled comes back. They are put back as they were plugged: down, until their rules
+//! again, and an interface that was pulled comes back. They are put back as they were plugged: down, until their rules
 //! are in force.
 
 use uuid::Uuid;

@@ -84,7 +84,7 @@ fn kind(kind: &Kind) -> String {
 
 #[cfg(test)]
 mod tests {
-    /// `UPDATE=1 cargo test` writes it anew.
+    /// `UPDATE=1 cargo test` writes it again.
     #[test]
     fn the_document_is_the_tables() {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/properties.md");

@@ -9,7 +9,7 @@ pub(super) struct Setting {
     /// Of the spec.
     pub(super) property: &'static str,
     pub(super) controller: &'static str,
-    /// The first that is there is written.
+    /// The first that exists is written.
     pub(super) files: &'static [&'static str],
     pub(super) value: String,
 }

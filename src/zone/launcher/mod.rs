@@ -122,7 +122,7 @@ fn launch(report: &OwnedFd) -> io::Result<()> {
             // An agent that died meanwhile may have been followed by one that found no process yet: then
             // the gate stays shut, and the process behind it ends.
             if !send(report, format!("P{pid}").as_bytes(), Some(pidfd.as_fd())) {
-                // That one may have started the VM anew.
+                // That one may have started the VM again.
                 if Identity::read(&orders.process)? == Some(own) {
                     std::fs::remove_file(&orders.process)?;
                 }
@@ -169,7 +169,7 @@ fn namespaces(sandbox: &Sandbox) -> u64 {
     u64::from(flags.unsigned_abs())
 }
 
-/// A zone that is there: what this process makes from now on is in its pid namespace.
+/// A zone that exists: what this process makes from now on is in its pid namespace.
 fn open_zone(pid: i32) -> io::Result<OwnedFd> {
     let process = sys::PidFd::open(pid).map_err(at(format!("process {pid}")))?;
     sys::enter_namespaces(&process, libc::CLONE_NEWPID).map_err(at("entering the zone's pid namespace"))?;
@@ -210,7 +210,7 @@ fn become_hypervisor(
         return Err(io::Error::other("the launcher is gone"));
     }
     let sandbox = &orders.sandbox;
-    // In a zone that is there, this program has no name.
+    // In a zone that exists, this program has no name.
     let parked = live.map(|_| park_program(&orders.program)).transpose()?;
     if let Some(live) = live {
         let all = namespaces(sandbox) & !u64::from(libc::CLONE_NEWPID.unsigned_abs());

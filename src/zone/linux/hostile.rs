@@ -121,7 +121,7 @@ impl Hostile {
     }
 
     /// The zone of a VM that runs: its namespaces and control groups are entered, its user is become. What
-    /// can't be entered (rlimits, Landlock's rules, the filter of system calls) is applied anew, by the
+    /// can't be entered (rlimits, Landlock's rules, the filter of system calls) is applied again, by the
     /// code and with the values that the VM's hypervisor got.
     pub(crate) async fn enter(zone: &LinuxZone, layout: &VmLayout, uuid: Uuid) -> Result<Self, ZoneError> {
         let ability = zone.ability().await;

@@ -58,7 +58,7 @@ impl LinuxProcess {
         let measured = Measured::of(pid).map_err(ZoneError::at("measuring the zone"));
         let enforcements = match measured {
             Ok(Some(measured)) => measured.enforcements(landlock),
-            // It has ended already: whoever waits for it learns why, and it can do nothing any more.
+            // It has ended already: whoever waits for it learns why, and it can no longer do anything.
             Ok(None) => Vec::new(),
             Err(error) => {
                 let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);

@@ -32,7 +32,7 @@ pub(super) fn prepare(root: &Path) -> Result<(), ZoneError> {
             return Err(ZoneError::Folder {
                 path: root.join(name),
                 what: "it is not a folder, and the zone needs one there".to_owned(),
-                advice: "remove it; the next boot makes it anew",
+                advice: "remove it; the next boot makes it again",
             });
         }
     }

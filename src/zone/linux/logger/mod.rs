@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A hypervisor in a guest's hands could do to a file what it likes: take the host's disk with it, cut it, write it
-//! anew. A pipe it can only fill. The logger is one for all VMs of an agent, and no part of the agent: it outlives it,
+//! again. A pipe it can only fill. The logger is one for all VMs of an agent, and no part of the agent: it outlives it,
 //! so that no guest waits and no byte is lost while there is none. It ends when it has neither an agent nor a pipe.
 //! Bytes go from pipe to file inside the kernel (splice), so that it may be killed at any instruction, too: what it had
 //! not carried is still in the pipe, which the hypervisor holds at both ends. A pipe that nobody empties holds 1 MiB;
@@ -124,7 +124,7 @@ impl Logger {
         Ok(outputs)
     }
 
-    /// Lets the pipes of a hypervisor be emptied that is there. Again is fine.
+    /// Lets the pipes of a hypervisor be emptied, if it runs. May be repeated.
     pub(super) fn carry(&self, layout: &VmLayout) -> io::Result<()> {
         let keep = self.inner.keep;
         let ways = vec![
@@ -161,7 +161,7 @@ impl Logger {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the logger that is there; one that ended is followed by another.
+    /// Asks the logger that runs; one that ended is followed by another.
     fn ask(&self, state: &mut State, request: &Request) -> io::Result<()> {
         for _ in 0..2 {
             let connection = match &state.connection {
@@ -196,7 +196,7 @@ impl Logger {
         Ok(state.connection.insert(connection))
     }
 
-    /// Starts a logger on a socket that is there already.
+    /// Starts a logger on a socket that already exists.
     fn spawn(&self) -> io::Result<Child> {
         let path = &self.inner.socket;
         match std::fs::remove_file(path) {
@@ -244,7 +244,7 @@ impl Logger {
     }
 }
 
-/// A pipe with a name, open at both ends: for as long as the hypervisor is there nothing in it is lost.
+/// A pipe with a name, open at both ends: for as long as the hypervisor exists nothing in it is lost.
 pub(super) fn make_pipe(path: &Path) -> io::Result<File> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

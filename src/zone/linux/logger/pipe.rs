@@ -68,7 +68,7 @@ impl Pipe {
         self.stuck_until
     }
 
-    /// Carries what is there.
+    /// Carries what has come.
     pub(super) fn carry(&mut self) -> Look {
         if self.stuck_until.is_some_and(|until| Instant::now() < until) {
             return Look::Stuck;

@@ -24,7 +24,7 @@ const BEAT: Duration = Duration::from_millis(3);
 /// How long a settling may take that a guest keeps up by printing on and on.
 const SETTLE: u32 = 16;
 
-/// Between looks at whether what is carried is there still, while there is no agent.
+/// Between looks at whether what is carried still exists, while there is no agent.
 const ALONE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Serves until nobody needs it; the exit code of this program.
