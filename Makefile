@@ -8,7 +8,7 @@
 
 CARGO ?= cargo
 # Tests that found that this machine can't do them, and why.
-IGNORED = target/tmp/ignored.txt
+IGNORED = $${CARGO_TARGET_DIR:-target}/tmp/ignored.txt
 
 demo: build guest
 	dist/demo.sh

@@ -8,6 +8,7 @@ CERTS is a directory with ca.pem, admin.pem and admin.key, as `zoneward pki` mak
 
 import sys
 import threading
+import time
 import uuid
 
 import grpc
@@ -66,6 +67,7 @@ def follow(agent, vm, ready):
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.UNAVAILABLE:
                 raise
+            time.sleep(1)
 
 
 def main(certs, addresses):

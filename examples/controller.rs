@@ -41,7 +41,7 @@ pub(crate) async fn run(endpoints: impl Iterator<Item = String>) -> Result<(), A
     Ok(())
 }
 
-/// The host that has promised the smallest part of its memory.
+/// The host with the most memory left for VMs.
 async fn place(agents: Vec<Agent>) -> Result<Option<Agent>, AnyError> {
     let mut best: Option<(i64, Agent)> = None;
     for agent in agents {

@@ -79,3 +79,8 @@ mod text;
 mod tls;
 #[cfg(feature = "agent")]
 pub mod zone;
+
+#[cfg(test)]
+#[allow(dead_code, clippy::expect_used, reason = "unit tests take a part of it, and fail by a panic")]
+#[path = "../tests/support/ignored.rs"]
+mod ignored;

@@ -112,23 +112,23 @@ pub(super) fn differ(before: &VmSpec, after: &VmSpec) -> bool {
             != (&after.resolvers, &after.hostname, &after.routes)
 }
 
-/// Puts the links of a running VM back on bridges that were made anew; whether one was.
+/// Puts the links of a running VM back on bridges that were made again; whether one was.
 pub(super) async fn rejoin(agent: &Agent, vm: &VmRecord) -> bool {
     match agent.inner.platform.links.rejoin(&wiring(agent, vm)).await {
         Ok(back) => {
             if back {
-                tracing::info!(vm = %vm.uuid, "its interfaces are on their networks again");
+                tracing::info!("its interfaces are on their networks again");
             }
             back
         }
         Err(error) => {
-            tracing::error!(vm = %vm.uuid, %error, "its interfaces lead nowhere; it is tried again");
+            tracing::error!(%error, "its interfaces lead nowhere; it is tried again");
             false
         }
     }
 }
 
-/// The VMs of whose links something is there, when the agent starts; bridges that nobody is on are removed.
+/// The VMs of whose links something exists, when the agent starts; bridges that nobody is on are removed.
 pub(super) async fn remains(agent: &Agent) -> HashSet<Uuid> {
     let links = &agent.inner.platform.links;
     if let Err(error) = links.sweep().await {

@@ -65,7 +65,7 @@ pub use error::Error;
 pub use files::{FileList, Uploader};
 pub use leaks::{Leak, LeakKind};
 pub use registry::View;
-pub use reply::{FileReply, Reclaimed, Reply, UpdateReply, VmReply};
+pub use reply::{FileReply, Reclaimed, UpdateReply, VmReply};
 pub use wanted::Wanted;
 
 use crate::{

@@ -8,7 +8,7 @@ use crate::network::TagReport;
 /// Between looks at what nic tags are made of.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Says once when a nic tag can't be used any more, which running guests may notice, and once when it can again.
+/// Says once when a nic tag can no longer be used, which running guests may notice, and once when it can again.
 /// Then its guests are connected again, too.
 pub(super) async fn watch_tags(agent: Agent) {
     let links = agent.inner.platform.links.clone();
@@ -23,7 +23,7 @@ pub(super) async fn watch_tags(agent: Agent) {
                 Some(problem) if before.as_ref() != Some(&problem) => {
                     tracing::warn!(nic_tag = name, problem, "interfaces on it lead nowhere");
                 }
-                None if before.is_some() => tracing::info!(nic_tag = name, "is there again"),
+                None if before.is_some() => tracing::info!(nic_tag = name, "is back"),
                 _ => {}
             }
         }

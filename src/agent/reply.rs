@@ -1,4 +1,4 @@
-//! What calls are answered, each with its own type, and the one form in which answers are kept for repeats.
+//! Replies to calls, each with its own type, and the one form in which they are kept for repeats.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +9,8 @@ use crate::{
     storage::Entry,
 };
 
-/// What a call is answered.
-pub trait Reply: Clone + Send + Sync + 'static {
+/// A reply to a call.
+pub(super) trait Reply: Clone + Send + Sync + 'static {
     /// As it is kept.
     fn store(&self) -> StoredReply;
     /// Read back; `None` when something else was kept.
@@ -84,13 +84,13 @@ pub struct Reclaimed {
     pub reason: Option<String>,
 }
 
-/// What became of leaks.
+/// The result of reclaiming leaks.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ReclaimReply(pub Vec<Reclaimed>);
 
 /// Every reply, as the state file has it. Names and fields are a format: they stay, or the version changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum StoredReply {
+pub(super) enum StoredReply {
     /// See [`VmReply`].
     Vm(VmReply),
     /// See [`UpdateReply`].

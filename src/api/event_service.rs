@@ -288,9 +288,13 @@ impl Watch {
             Some(snapshot) => self.tell(snapshot).await,
             None => self.follow().await,
         };
-        if let Ok(item) = &item {
-            self.share.take(item.encoded_len()).await;
-        }
+        let item = match item {
+            Ok(item) => tokio::select! {
+                () = self.share.take(item.encoded_len()) => Ok(item),
+                () = &mut self.stopping => Err(status(Error::Stopping)),
+            },
+            refused => refused,
+        };
         self.over = item.is_err();
         Some(item)
     }

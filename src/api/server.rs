@@ -7,9 +7,11 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::Server;
 
 use super::{
-    console_service::Consoles, event_service::Events, host_service::Host, sight::Expressions, vms::Vms,
+    console_service::Consoles, event_service::Events, host_service::Host, sight::Expressions, status::status,
+    vms::Vms,
 };
 use crate::{
+    agent::Error,
     agent::{Agent, Refusals},
     auth::{GateLayer, Listeners, MAX_CALLS, Tls, incoming},
     proto::{
@@ -136,7 +138,7 @@ async fn drain_after(
     }
 }
 
-/// Loads changed certificates, and cuts clients whose certificate is not accepted any more.
+/// Loads changed certificates, and cuts clients whose certificate is no longer accepted.
 async fn watch_certificates(agent: Agent, tls: Option<Arc<Tls>>) {
     let Some(tls) = tls else { return };
     let seconds = agent.config().tls.reload_seconds;
@@ -153,7 +155,7 @@ async fn watch_certificates(agent: Agent, tls: Option<Arc<Tls>>) {
         }
         match tls.sweep() {
             0 => {}
-            cut => tracing::info!(cut, "connections cut: their certificates are not accepted any more"),
+            cut => tracing::info!(cut, "connections cut: their certificates are no longer accepted"),
         }
     }
 }
@@ -175,6 +177,6 @@ impl tower_http::catch_panic::ResponseForPanic for PanicToStatus {
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("no message");
         tracing::error!(panic = text, "a call panicked");
-        tonic::Status::internal("the agent has a bug; see its log").into_http()
+        status(Error::internal("the agent has a bug; see its log")).into_http()
     }
 }

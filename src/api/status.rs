@@ -1,22 +1,4 @@
-//! Errors to status codes: one exhaustive match, so that no new error is left to chance.
-//!
-//! | condition | code | reason |
-//! |---|---|---|
-//! | a field breaks a rule | INVALID_ARGUMENT | `INVALID_MACHINE`, with BadRequest |
-//! | no such VM or file | NOT_FOUND | `VM_NOT_FOUND`, `FILE_NOT_FOUND` |
-//! | a name, an address or a port is taken | ALREADY_EXISTS | `VM_EXISTS`, `FILE_EXISTS`, `CONFLICT` |
-//! | an answer was kept and can't be read | DATA_LOSS | `ANSWER_LOST` |
-//! | the VM's state does not allow it | FAILED_PRECONDITION | `VM_STATE`, with PreconditionFailure |
-//! | etag, or the same work under way | ABORTED | `ETAG_MISMATCH`, `UPLOAD_BUSY` |
-//! | a request id used twice | INVALID_ARGUMENT | `REQUEST_ID_REUSED` |
-//! | no room, too many requests | RESOURCE_EXHAUSTED | `NO_ROOM`, `QUEUE_FULL`, `UID_RANGE_EXHAUSTED` |
-//! | VMs have all that they may have | RESOURCE_EXHAUSTED | `CAPACITY`, with QuotaFailure and what is left |
-//! | an offset or cursor that does not reach | OUT_OF_RANGE | `UPLOAD_OFFSET`, `CONSOLE_OFFSET`, `CURSOR_EXPIRED` |
-//! | what came is not what was announced | DATA_LOSS | `UPLOAD_BROKEN` |
-//! | the host can't do it | UNIMPLEMENTED | `CAPABILITY_MISSING` |
-//! | the boot plan failed | FAILED_PRECONDITION | `BOOT_FAILED`, with step |
-//! | the host goes down | FAILED_PRECONDITION | `HOST_DRAINING` |
-//! | the agent stops, or can't write its state | UNAVAILABLE | `STOPPING`, `STATE_READ_ONLY`, with RetryInfo |
+//! Errors to status codes: one exhaustive match, so that no new error is left to chance. `docs/api.md` has the table.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -89,15 +89,20 @@ fn with_reason(reason: Reason, code: Code, message: &str) -> Status {
 fn explained(answer: http::Response<Body>) -> http::Response<Body> {
     let refused = Status::from_header_map(answer.headers()).filter(|status| status.details().is_empty());
     let Some(status) = refused else { return answer };
-    let reason = match status.code() {
-        Code::Unimplemented => Reason::UnknownRpc,
-        Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge,
-        Code::Internal if status.message().contains("decode") => Reason::MalformedRequest,
-        Code::Internal | Code::Unknown => Reason::Internal,
-        Code::Unauthenticated => Reason::Unauthenticated,
+    let (reason, code) = match status.code() {
+        Code::Unimplemented => (Reason::UnknownRpc, Code::Unimplemented),
+        code @ (Code::OutOfRange | Code::ResourceExhausted) => (Reason::MessageTooLarge, code),
+        Code::Internal if status.message().contains("decode") => (Reason::MalformedRequest, Code::Internal),
+        Code::Internal | Code::Unknown => (Reason::Internal, Code::Internal),
+        Code::Unauthenticated => (Reason::Unauthenticated, Code::Unauthenticated),
         _ => return answer,
     };
-    with_reason(reason, status.code(), status.message()).into_http()
+    let mut explained = with_reason(reason, code, status.message()).into_http();
+    // As which compressions the agent takes.
+    for (name, value) in answer.headers() {
+        explained.headers_mut().entry(name).or_insert_with(|| value.clone());
+    }
+    explained
 }
 
 /// One connection has as many calls under way as it may.
@@ -149,7 +154,7 @@ where
                 let answer = span.in_scope(|| self.inner.call(request));
                 let answered = async move {
                     let answer = explained(answer.await?);
-                    // The call is under way until its answer ends, or nobody wants it any more.
+                    // The call is under way until its answer ends, or nobody wants it.
                     let counted = move |frame| {
                         let _under_way = &call;
                         frame

@@ -303,7 +303,7 @@ impl Boot<'_> {
         }
         self.made.nics.clear();
         if let Err(error) = self.request.platform.links.unplug(self.request.vm.uuid).await {
-            tracing::warn!(vm = %self.request.vm.uuid, %error, "the links of a failed boot could not be removed");
+            tracing::warn!(%error, "the links of a failed boot could not be removed");
         }
     }
 

@@ -9,11 +9,10 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::{io::AsyncReadExt as _, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use tonic_types::StatusExt as _;
 
 use super::{Clients, error::CliError};
 use crate::{
-    client::is_passing,
+    client::{Backoff, Reason, is_passing, reason},
     proto::{
         state_from,
         v1::{self, attach_request, attach_response, read_log_response},
@@ -45,9 +44,9 @@ fn show(bytes: &[u8]) -> Result<(), CliError> {
 }
 
 fn tell_gap(gap: &v1::ConsoleGap) {
-    // The beginning that is not kept any more is no surprise.
+    // A beginning that is no longer kept is no surprise.
     if gap.from > 0 {
-        anstream::eprint!("\r\n[{} bytes are not kept any more]\r\n", gap.to - gap.from);
+        anstream::eprint!("\r\n[{} bytes are no longer kept]\r\n", gap.to - gap.from);
     }
 }
 
@@ -77,9 +76,6 @@ pub(super) struct Mode {
     /// Where the history begins.
     pub(super) since: i64,
 }
-
-/// Between tries to connect again; doubled after each that failed, up to the last.
-const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// History first, then what happens; what is typed goes to the guest, until Ctrl-], or `~.` at the beginning of a line. The end of the input leaves
 /// too, once the VM has all of it and everything that was printed so far is shown. A connection that breaks is made
@@ -130,12 +126,6 @@ pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Res
 /// How long an agent may take to notice that a connection broke.
 const UNNOTICED: Duration = Duration::from_secs(60);
 
-/// Whether another writes.
-fn is_busy(status: &Status) -> bool {
-    let details = status.get_error_details();
-    details.error_info().is_some_and(|info| info.reason == "CONSOLE_BUSY")
-}
-
 /// An attached console.
 struct Connection {
     /// None once all is typed.
@@ -161,7 +151,7 @@ impl Connection {
         Ok(Self { sender: Some(sender), stream, read_only })
     }
 
-    /// Tries until it is there; nothing when the escape was typed meanwhile.
+    /// Tries until it is up; nothing when the escape was typed meanwhile.
     async fn again(
         clients: &mut Clients,
         uuid: &str,
@@ -169,24 +159,24 @@ impl Connection {
         offset: i64,
         keys: &mut mpsc::Receiver<Key>,
     ) -> Result<Option<Self>, CliError> {
-        let (mut wait, longest) = WAITS;
+        let mut backoff = Backoff::default();
         // Whoever took it meanwhile keeps it. It may be ourselves, as long as the agent has not noticed the break.
         let mode = Mode { take_over: false, ..mode };
         let unnoticed = Instant::now() + UNNOTICED;
         loop {
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = backoff.wait() => {}
                 key = keys.recv() => match key {
                     Some(Key::Leave(_)) | None => return Ok(None),
                     // Typed into nothing.
                     Some(Key::Typed(_)) => continue,
                 }
             }
-            wait = (wait * 2).min(longest);
             match Self::open(clients, uuid, mode, offset).await {
                 Ok(connection) => return Ok(Some(connection)),
                 Err(status) if is_passing(&status) => {}
-                Err(status) if is_busy(&status) && Instant::now() < unnoticed => {}
+                Err(status) if reason(&status) == Some(Reason::ConsoleBusy) && Instant::now() < unnoticed => {
+                }
                 Err(status) => return Err(status.into()),
             }
         }
@@ -238,7 +228,10 @@ fn show_item(item: Option<attach_response::Item>, shown: &mut i64) -> Result<(),
             show(&data.data)?;
             *shown = data.offset.saturating_add(i64::try_from(data.data.len()).unwrap_or(i64::MAX));
         }
-        Some(attach_response::Item::Gap(gap)) => tell_gap(&gap),
+        Some(attach_response::Item::Gap(gap)) => {
+            tell_gap(&gap);
+            *shown = gap.to;
+        }
         Some(attach_response::Item::InputEnd(_)) | None => {}
     }
     Ok(())

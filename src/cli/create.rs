@@ -15,6 +15,7 @@ use super::{
     print,
 };
 use crate::{
+    client::{Reason, reason},
     proto::{
         spec_to_proto,
         v1::{self, violation},
@@ -45,12 +46,11 @@ pub(super) async fn create(clients: &mut Clients, spec: VmSpec) -> Result<(), Cl
     Ok(())
 }
 
-/// What was accepted and does nothing here.
-/// A VM that does not boot is there all the same; a retry would make another.
+/// The VM exists although it did not boot; another request would create a second one.
 fn not_booted(status: Status) -> CliError {
     let details = status.get_error_details();
-    let made = details.error_info().filter(|info| info.reason == "BOOT_FAILED");
-    let uuid = made.and_then(|info| info.metadata.get("uuid")).cloned();
+    let made = reason(&status) == Some(Reason::BootFailed);
+    let uuid = details.error_info().filter(|_| made).and_then(|info| info.metadata.get("uuid")).cloned();
     let error = CliError::from(status);
     match uuid {
         Some(uuid) => {

@@ -47,7 +47,7 @@ pub(super) async fn events(
                 continue;
             }
             Watched::Reconnected { anew } => {
-                let rest = if *anew { "the snapshot begins anew" } else { "nothing was missed" };
+                let rest = if *anew { "the snapshot begins again" } else { "nothing was missed" };
                 say!("Connected again; {rest}.");
                 continue;
             }
@@ -74,7 +74,10 @@ fn time(text: &str, now: jiff::Timestamp) -> Result<prost_types::Timestamp, CliE
 }
 
 fn time_of_day(text: &str, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
-    let time: jiff::civil::Time = text.trim_end_matches(['Z', 'z']).parse().ok()?;
+    // A date or an offset would be read and forgotten.
+    let text = text.trim_end_matches(['Z', 'z']);
+    let forms = ["%H:%M", "%H:%M:%S", "%H:%M:%S%.f"];
+    let time = forms.iter().find_map(|form| jiff::civil::Time::strptime(form, text).ok())?;
     let now = now.to_zoned(jiff::tz::TimeZone::UTC);
     let today = now.with().time(time).build().ok()?;
     let last = if today > now { today.checked_sub(jiff::Span::new().days(1)).ok()? } else { today };

@@ -1,6 +1,9 @@
 //! `start`, `stop`, `reboot`, `delete`.
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _},
+    sync::{Mutex, PoisonError},
+};
 
 use anstyle::Style;
 use tonic::Streaming;
@@ -41,9 +44,14 @@ pub(super) async fn start(
     let failed = |status: tonic::Status| CliError::from(status).with_prefix(&prefix);
     let live = verbose || io::stderr().is_terminal();
     // As one call: an agent that dies in the middle undoes the start, and the next one is asked for it again.
+    // A repeat has all phases again, of the same boot or of another.
+    let shown: Mutex<Vec<v1::BootPhase>> = Mutex::default();
     let started = persist(|| {
-        let (mut vms, request) = (clients.vms.clone(), request.clone());
-        async move { follow(vms.start_vm(request).await?.into_inner(), live).await.map(tonic::Response::new) }
+        let (mut vms, request, shown) = (clients.vms.clone(), request.clone(), &shown);
+        async move {
+            let stream = vms.start_vm(request).await?.into_inner();
+            follow(stream, shown, live).await.map(tonic::Response::new)
+        }
     });
     let already = started.await.map_err(failed)?;
     match already {
@@ -53,19 +61,31 @@ pub(super) async fn start(
     Ok(())
 }
 
-/// Shows the phases of a boot, and gives whether the VM ran already.
-async fn follow(mut stream: Streaming<v1::StartVmResponse>, live: bool) -> Result<bool, tonic::Status> {
+/// Shows the phases of a boot that were not shown yet, and gives whether the VM ran already.
+async fn follow(
+    mut stream: Streaming<v1::StartVmResponse>,
+    shown: &Mutex<Vec<v1::BootPhase>>,
+    live: bool,
+) -> Result<bool, tonic::Status> {
     let dim = Style::new().dimmed();
     let mut phases = 0;
     while let Some(item) = stream.message().await? {
-        if let Some(Item::Phase(phase)) = item.item {
-            phases += 1;
-            if live {
-                anstream::eprintln!("{dim}{}{dim:#}", phase_line(&phase));
+        match item.item {
+            Some(Item::Phase(phase)) => {
+                phases += 1;
+                let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                if !shown.contains(&phase) {
+                    if live {
+                        anstream::eprintln!("{dim}{}{dim:#}", phase_line(&phase));
+                    }
+                    shown.push(phase);
+                }
             }
+            Some(Item::Vm(_)) => return Ok(phases == 0),
+            None => {}
         }
     }
-    Ok(phases == 0)
+    Err(tonic::Status::unavailable("the agent ended the stream before the VM was running"))
 }
 
 /// `RUNNING +812.4 ms`

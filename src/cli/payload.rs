@@ -47,6 +47,7 @@ fn bounded(from: impl Read, name: &str) -> Result<Vec<u8>, CliError> {
     Ok(text)
 }
 
+/// Says what was accepted and has no effect, or was adjusted.
 pub(super) fn tell(notes: &[v1::Note]) {
     for note in notes {
         say!("    note: {}: {}", note.field, note.message);

@@ -173,8 +173,8 @@ fn host_and_port(authority: &str) -> Option<(String, u16)> {
     (!host.is_empty() && host.bytes().all(plain)).then(|| (host.to_owned(), port))
 }
 
-/// By when the agent has said its first word to a client that it accepted.
-const WELCOME: Duration = Duration::from_secs(10);
+/// By when the agent has said its first word to a client that it accepted; within the time for all of it.
+const WELCOME: Duration = Duration::from_secs(5);
 
 async fn handshake(
     host: String,

@@ -1,15 +1,10 @@
 //! A console's output, from any byte on, over breaks of the connection.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tonic::{Status, Streaming, transport::Channel};
 
-use super::watcher::is_passing;
+use super::{backoff::Backoff, watcher::is_passing};
 use crate::proto::v1::{self, console_service_client::ConsoleServiceClient, read_log_response::Item};
-
-/// Between tries to connect again; doubled after each that failed, up to the last.
-const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// What a console printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +26,7 @@ pub struct ConsoleLog {
     client: ConsoleServiceClient<Channel>,
     request: v1::ReadLogRequest,
     stream: Option<Streaming<v1::ReadLogResponse>>,
-    wait: Duration,
+    wait: Backoff,
 }
 
 impl ConsoleLog {
@@ -43,7 +38,7 @@ impl ConsoleLog {
     ) -> Result<Self, Status> {
         let request = v1::ReadLogRequest { uuid: uuid.to_owned(), offset, follow: true };
         let stream = client.read_log(request.clone()).await?.into_inner();
-        Ok(Self { client, request, stream: Some(stream), wait: WAITS.0 })
+        Ok(Self { client, request, stream: Some(stream), wait: Backoff::default() })
     }
 
     /// The byte behind what was given.
@@ -56,8 +51,7 @@ impl ConsoleLog {
     pub async fn next(&mut self) -> Result<Printed, Status> {
         loop {
             let Some(stream) = &mut self.stream else {
-                tokio::time::sleep(self.wait).await;
-                self.wait = (self.wait * 2).min(WAITS.1);
+                self.wait.wait().await;
                 match self.client.read_log(self.request.clone()).await {
                     Ok(answer) => self.stream = Some(answer.into_inner()),
                     Err(status) if is_passing(&status) => {}
@@ -67,7 +61,7 @@ impl ConsoleLog {
             };
             match stream.message().await {
                 Ok(Some(message)) => {
-                    self.wait = WAITS.0;
+                    self.wait = Backoff::default();
                     match message.item {
                         Some(Item::Data(data)) => {
                             let length = i64::try_from(data.data.len()).unwrap_or(i64::MAX);

@@ -32,6 +32,7 @@
 //! ```
 
 mod agent;
+mod backoff;
 mod connect;
 mod console;
 pub mod pages;
@@ -44,6 +45,7 @@ use tonic_types::StatusExt as _;
 
 pub use crate::model::Reason;
 pub use agent::Agent;
+pub(crate) use backoff::Backoff;
 pub use connect::{Certificates, ConnectError, Endpoint};
 pub use console::{ConsoleLog, Printed};
 pub use retry::persist;

@@ -7,13 +7,13 @@ use std::{
 
 use tonic::{Response, Status};
 
-use super::{reason, watcher::is_passing};
+use super::{backoff::Backoff, reason, watcher::is_passing};
 use crate::model::Reason;
 
-/// Between tries; doubled after each that failed, up to the last.
-const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 /// How long an agent may be away.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A call that lasted longer had reached an agent: to connect takes less.
+const HEARD: Duration = Duration::from_secs(15);
 
 /// Whether the connection, and not the agent, is at fault.
 fn is_lost(status: &Status) -> bool {
@@ -29,9 +29,9 @@ pub async fn persist<T, F>(on_lost: impl FnOnce(), mut call: impl FnMut() -> F) 
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {
-    let (mut wait, longest) = WAITS;
-    let (mut on_lost, mut lost) = (Some(on_lost), Instant::now());
+    let (mut on_lost, mut lost, mut backoff) = (Some(on_lost), Instant::now(), Backoff::default());
     loop {
+        let asked = Instant::now();
         let status = match call().await {
             Ok(answer) => return Ok(answer.into_inner()),
             Err(status) if is_lost(&status) => status,
@@ -39,12 +39,14 @@ where
         };
         if let Some(on_lost) = on_lost.take() {
             on_lost();
-            lost = Instant::now();
+        }
+        if asked.elapsed() > HEARD {
+            // An agent took it, and is lost only now.
+            (lost, backoff) = (Instant::now(), Backoff::default());
         }
         if lost.elapsed() > PATIENCE {
             return Err(status);
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(longest);
+        backoff.wait().await;
     }
 }

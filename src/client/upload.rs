@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{Agent, pages};
+use super::Agent;
 use crate::proto::v1::{self, put_file_request::Item};
 
 /// Bytes that are sent at once.
@@ -132,20 +132,5 @@ impl Upload {
         let answer = agent.vms.clone().put_file(ReceiverStream::new(stream)).await;
         read.await.map_err(io::Error::other)??;
         Ok(answer?.into_inner().file.unwrap_or_default())
-    }
-
-    /// Every file in a directory of a VM's zone.
-    pub async fn list(agent: &Agent, uuid: &str, path: &str) -> Result<Vec<v1::FileEntry>, Status> {
-        pages::all(|page_token| {
-            let mut vms = agent.vms.clone();
-            let request = v1::ListFilesRequest {
-                uuid: uuid.to_owned(),
-                path: path.to_owned(),
-                page_token,
-                page_size: 0,
-            };
-            async move { vms.list_files(request).await }
-        })
-        .await
     }
 }

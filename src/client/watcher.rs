@@ -4,13 +4,11 @@
 //!            ┌───────────── item with a cursor: kept ────────────┐
 //!            ▼                                                   │
 //!   asking ─▶ following ──connection breaks, agent stops──▶ waiting ─▶ asking, from the cursor
-//!            │                                                       (or the snapshot anew)
+//!            │                                                       (or the snapshot again)
 //!            └── OUT_OF_RANGE, INVALID_ARGUMENT, no permission ──▶ an error for the caller
 //! ```
 //!
 //! Every event comes once and in order: the cursor of the last item is where the next stream begins.
-
-use std::time::Duration;
 
 use tonic::{Code, Status, Streaming, transport::Channel};
 
@@ -18,10 +16,7 @@ use crate::proto::v1::{
     self, event_service_client::EventServiceClient, watch_events_request::Start, watch_events_response::Item,
 };
 
-/// Between tries; doubled after each that failed.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// The longest wait.
-const LAST_WAIT: Duration = Duration::from_secs(5);
+use super::backoff::Backoff;
 
 /// What a watch gives.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +31,7 @@ pub enum Watched {
     Bookmark,
     /// The connection broke, for this reason; it is tried again.
     Disconnected(String),
-    /// It is there again. Nothing was missed; with `anew` an unfinished snapshot begins from its beginning.
+    /// It is back. Nothing was missed; with `anew` an unfinished snapshot begins from its beginning.
     Reconnected {
         /// What was told of the snapshot so far does not count.
         anew: bool,
@@ -49,10 +44,10 @@ pub struct EventWatcher {
     client: EventServiceClient<Channel>,
     request: v1::WatchEventsRequest,
     stream: Option<Streaming<v1::WatchEventsResponse>>,
-    /// What came with the news that the connection is there again.
+    /// What came with the news that the connection is back.
     next: Option<v1::WatchEventsResponse>,
     broken: bool,
-    wait: Duration,
+    wait: Backoff,
 }
 
 impl EventWatcher {
@@ -62,7 +57,14 @@ impl EventWatcher {
         request: v1::WatchEventsRequest,
     ) -> Result<Self, Status> {
         let stream = client.watch_events(request.clone()).await?.into_inner();
-        Ok(Self { client, request, stream: Some(stream), next: None, broken: false, wait: FIRST_WAIT })
+        Ok(Self {
+            client,
+            request,
+            stream: Some(stream),
+            next: None,
+            broken: false,
+            wait: Backoff::default(),
+        })
     }
 
     /// The place behind the last item: a watch that starts there misses nothing. Nothing before the first.
@@ -74,15 +76,14 @@ impl EventWatcher {
         }
     }
 
-    /// What comes next. An error is final: the caller has to decide where to start anew.
+    /// What comes next. An error is final: the caller has to decide where to begin again.
     pub async fn next(&mut self) -> Result<Watched, Status> {
         if let Some(item) = self.next.take().and_then(|message| self.take(message)) {
             return Ok(item);
         }
         loop {
             let Some(stream) = &mut self.stream else {
-                tokio::time::sleep(self.wait).await;
-                self.wait = (self.wait * 2).min(LAST_WAIT);
+                self.wait.wait().await;
                 match self.client.watch_events(self.request.clone()).await {
                     Ok(answer) => self.stream = Some(answer.into_inner()),
                     Err(status) if is_passing(&status) => {}
@@ -110,7 +111,7 @@ impl EventWatcher {
     /// given, so a caller that leaves in between misses nothing.
     fn take(&mut self, message: v1::WatchEventsResponse) -> Option<Watched> {
         if std::mem::take(&mut self.broken) {
-            self.wait = FIRST_WAIT;
+            self.wait = Backoff::default();
             let anew = self.cursor().is_none();
             self.next = Some(message);
             return Some(Watched::Reconnected { anew });

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{
     error::StorageError,
-    plan::{DRAFT, EXTENSION, is_old},
+    plan::{DEED, DEED_DRAFT, is_old},
     zone_root::{Entry, ZoneRoot},
 };
 use crate::{crash, layout::VmLayout};
@@ -61,13 +61,13 @@ pub struct Note {
 
 impl Note {
     /// Writes it, durably; nothing where a full disk has no room for it: what is removed gives room, and what was
-    /// uploaded is there already.
+    /// uploaded already exists.
     pub(super) fn write(layout: &VmLayout, deed: &Deed) -> Result<Option<Self>, StorageError> {
         let folder = layout.uploads();
         let id = Uuid::new_v4();
-        let path = folder.join(format!("{id}.{EXTENSION}"));
+        let path = folder.join(format!("{id}.{DEED}"));
         // Nobody takes it for one before it is whole, and locked.
-        let draft = path.with_extension(DRAFT);
+        let draft = path.with_extension(DEED_DRAFT);
         let write = || -> io::Result<File> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
             rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
@@ -153,8 +153,8 @@ pub fn noted(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError> {
     for entry in entries {
         let path = entry.map_err(at)?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some(EXTENSION) => {}
-            Some(DRAFT) if is_old(&path) => {
+            Some(DEED) => {}
+            Some(DEED_DRAFT) if is_old(&path) => {
                 // Of a deed that was not begun.
                 let _ = fs::remove_file(&path);
                 continue;
@@ -197,7 +197,7 @@ fn was_done(layout: &VmLayout, deed: &Deed) -> Result<bool, StorageError> {
         }
         Act::Remove => match ZoneRoot::open(&layout.root())?.stat(&deed.entry.path) {
             Ok(found) => Ok(found.is_none()),
-            // Its folder is gone, too, or is none any more.
+            // Its folder is gone, too, or is no longer a folder.
             Err(StorageError::Missing { .. } | StorageError::Unsafe { .. }) => Ok(true),
             Err(error) => Err(error),
         },

@@ -11,7 +11,7 @@ use std::{
 use super::error::StorageError;
 use crate::{crash, layout::VmLayout, spec::disk::disk_number};
 
-/// Makes the zonepath and the zone's root. It is an error when it is there already: a new UUID has
+/// Makes the zonepath and the zone's root. It is an error when it already exists: a new UUID has
 /// nothing.
 pub fn make_zone(layout: &VmLayout) -> Result<(), StorageError> {
     let path = layout.zonepath();

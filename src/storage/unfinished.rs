@@ -11,7 +11,7 @@ use rustix::fs::FlockOperation;
 
 use super::{
     error::StorageError,
-    plan::{DRAFT, EXTENSION, UploadPlan, is_old},
+    plan::{DEED, DEED_DRAFT, UploadPlan, is_old},
 };
 use crate::layout::VmLayout;
 
@@ -140,7 +140,7 @@ fn is_lonely(path: &Path) -> bool {
         Some("part") => "json",
         Some("json") => "part",
         // Of what is about to be journaled, or will be by the next start.
-        Some(EXTENSION | DRAFT) => return false,
+        Some(DEED | DEED_DRAFT) => return false,
         _ => return true,
     };
     !path.with_extension(other).exists()

@@ -73,7 +73,7 @@ impl Volumes for FileVolumes {
 }
 
 /// Takes an open disk for one machine: for itself alone where it writes, else together with others that read. Holds for
-/// as long as anybody has the descriptor, the hypervisor too, whichever agent is there.
+/// as long as anybody has the descriptor, the hypervisor too, whichever agent runs.
 pub fn take_disk(file: &File, path: &str, writable: bool) -> Result<(), StorageError> {
     let lock = match writable {
         true => FlockOperation::NonBlockingLockExclusive,

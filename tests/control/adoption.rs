@@ -1,5 +1,7 @@
 //! A new agent on an old host.
 
+use std::path::Path;
+
 use tonic::Code;
 use zoneward::{
     hypervisor::{MachineEvent, simulated::Faults},
@@ -24,6 +26,11 @@ async fn restarted(between: impl AsyncFnOnce(&Simulated, &str)) -> (Simulated, S
 }
 
 /// Rewrites a record as an agent that was killed would have left it.
+/// `chattr`: what root can't remove either.
+fn immutable(how: &str, file: &Path) -> bool {
+    std::process::Command::new("chattr").arg(how).arg(file).status().is_ok_and(|status| status.success())
+}
+
 async fn left_as(agent: &Simulated, uuid: &str, state: VmState) {
     left(agent, uuid, |vm| vm.state = state).await;
 }
@@ -184,9 +191,6 @@ async fn what_was_half_created_or_half_deleted_is_removed() {
 /// What can't be removed yet keeps its UUID, so that nobody's new VM is removed for it.
 #[tokio::test]
 async fn the_uuid_of_one_that_cannot_be_removed_yet_is_taken() {
-    let immutable = |how: &str, file: &std::path::Path| {
-        std::process::Command::new("chattr").arg(how).arg(file).status().is_ok_and(|status| status.success())
-    };
     let (agent, uuid) = restarted(async |agent, uuid| {
         let file = agent.zonepath(uuid).join("kept");
         std::fs::write(&file, "").unwrap();
@@ -218,6 +222,25 @@ async fn the_uuid_of_one_that_cannot_be_removed_yet_is_taken() {
     let deleted = |event: &v1::Event| matches!(event.kind, Some(v1::event::Kind::Deleted(_)));
     assert_eq!(told.filter(deleted).count(), 1);
     assert!(agent.zonepath(&uuid).join("root").exists());
+}
+
+#[tokio::test]
+async fn a_deletion_that_failed_is_repeated() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(machine()).await;
+    let file = agent.zonepath(&uuid).join("kept");
+    std::fs::write(&file, "").unwrap();
+    if !immutable("+i", &file) {
+        return ignore("nothing can be made immutable here");
+    }
+    let failed = clients.delete(&uuid).await;
+    let between = clients.state(&uuid).await;
+    assert!(immutable("-i", &file));
+    assert!(failed.is_err());
+    assert_eq!(between, v1::VmState::Deleting);
+    clients.delete(&uuid).await.unwrap();
+    assert!(!agent.zonepath(&uuid).exists());
 }
 
 #[tokio::test]

@@ -265,7 +265,7 @@ async fn a_creation_whose_boot_fails_leaves_a_stopped_vm() {
     assert_eq!(clients.state(&metadata(&status, "uuid")).await, v1::VmState::Stopped);
 }
 
-/// A VM that does not boot when it is made is there all the same, and everything says so.
+/// A VM that does not boot when it is made exists all the same, and everything says so.
 #[tokio::test]
 async fn one_that_is_made_and_does_not_boot_is_named() {
     let agent = Simulated::start().await;

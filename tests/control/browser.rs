@@ -164,7 +164,7 @@ async fn only_for_a_vm_that_runs_where_there_is_a_browser_console() {
     assert_eq!(reason(&link(&mut clients, &uuid).await.unwrap_err()), "CAPABILITY_MISSING");
 }
 
-/// Whom the agent does not let in any more has no screen either, by links that were made before.
+/// Whom the agent no longer lets in has no screen either, by links that were made before.
 #[tokio::test]
 async fn a_screen_ends_with_its_makers_certificate() {
     let door = door().await;

@@ -92,7 +92,7 @@ async fn nobody_gets_what_another_has_just_got() {
     assert_eq!(creations.join_all().await.into_iter().filter(|made| *made).count(), 3);
 }
 
-/// What is there is never refused, whatever the configuration says now.
+/// What exists is never refused, whatever the configuration says now.
 #[tokio::test]
 async fn a_lower_limit_takes_nothing_away() {
     let mut agent = Simulated::start().await;

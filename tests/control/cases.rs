@@ -467,7 +467,7 @@ const PORTABLE: &str = "A01 A03 A04 A05 A06 A08 A11 A12 A14 A15 A16 A17 A18 A20 
     E01 E02 E03 E04 E06 E07 E11 E12 E13 F02 F04 F09 G08 H03 H06 H08 H09 H11 \
     I01 I02 I04 I05 I06 I07 J03 J04 J06 J07 J08 K02 K03 K04 K05 K06 K07 L01 L02 L03 L04 L05 L06 M02";
 
-/// Each case has a verdict, and each test that the table names is there.
+/// Each case has a verdict, and each test that the table names exists.
 #[test]
 fn every_portable_case_has_its_verdict() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -93,7 +93,7 @@ async fn every_field_is_kept() {
     assert!(!json.contains("secret"), "no password in a file for people: {json}");
 }
 
-/// Everything that was given is there; secrets are not.
+/// Everything that was given is kept; secrets are not.
 fn compare(at: &str, given: &Value, kept: &Value) {
     match (given, kept) {
         (Value::Object(given), Value::Object(kept)) => {

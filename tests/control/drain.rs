@@ -47,7 +47,7 @@ async fn guests_are_powered_off_and_start_with_the_host() {
         let exit = vm.status.unwrap().exit.unwrap();
         assert_eq!(exit.reason(), v1::ExitReason::HostShutdown);
     }
-    // Nothing is started any more, by whatever way.
+    // Nothing more is started, by whatever way.
     let status = clients.start(&stopped).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "HOST_DRAINING"));
     let request = v1::CreateVmRequest { vm: Some(named("d")), ..Default::default() };

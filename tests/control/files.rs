@@ -87,7 +87,7 @@ async fn a_cut_upload_never_shows_and_is_resumed() {
     {
         sender.send(v1::PutFileRequest { item: Some(item) }).await.unwrap();
     }
-    eventually("the part is there", || {
+    eventually("the part exists", || {
         let (mut clients, uuid) = (clients.clone(), uuid.clone());
         async move {
             let uploads = list(&mut clients, &uuid, "/").await.uploads;

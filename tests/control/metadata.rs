@@ -318,7 +318,7 @@ async fn cloud_inits_seed_disk() {
         assert!(text.contains(word), "{word} in {text}");
     }
     assert_eq!(found["interfaces"][1]["subnets"][0]["type"], "dhcp4");
-    // Each start makes it anew.
+    // Each start makes it again.
     clients.stop(&uuid, true).await.unwrap();
     super::update::update(
         &mut clients,
@@ -338,7 +338,7 @@ async fn cloud_inits_seed_disk() {
     let change = serde_json::json!({"remove_internal_metadata": ["cloudinit_datasource"]});
     super::update::update(&mut clients, &uuid, change).await.unwrap();
     clients.start(&uuid).await.unwrap();
-    assert!(!disk.exists(), "it is not asked for any more");
+    assert!(!disk.exists(), "it is no longer asked for");
 }
 
 /// Nothing that a guest says harms another, or costs more than its own time.

@@ -73,7 +73,7 @@ async fn a_guest_that_is_killed_for_memory_while_nobody_looks() {
     assert_eq!(exit.reason(), ExitReason::OutOfMemory, "{exit:?}");
 }
 
-/// The same four under an agent that is there, and a hypervisor that an earlier agent started and a signal ends.
+/// The same four under an agent that runs, and a hypervisor that an earlier agent started and a signal ends.
 #[tokio::test]
 async fn a_guest_under_an_agent_that_is_there() {
     let mut agent = Real::start().await;

@@ -7,7 +7,7 @@
  *     name TEXT                  calls itself so
  *     end CODE                   ends
  *     leader                     ends its first thread; another lives on
- *     qmp silent                 says nothing to the control socket any more
+ *     qmp silent                 no longer says anything to the control socket
  *
  * Arguments are numbers, @buffer (zeroed memory, 64 KiB), @int (four bytes in it that hold the number 4), or
  * @control (the descriptor of the control connection). */

@@ -102,7 +102,7 @@ async fn nothing_that_it_holds_takes_more_of_the_host_than_the_machine_has() {
     let hole = libc::FALLOC_FL_PUNCH_HOLE | keep;
     assert_eq!(hostile.call(libc::SYS_fallocate, &[&DISK, &hole, &0, &(4 * MIB)]).await, 0);
     assert_eq!(hostile.call(libc::SYS_pwrite64, &[&DISK, &"@buffer", &65536, &0]).await, 0);
-    // Output and last words are no files: nothing in them can be cut, made larger or written anew.
+    // Output and last words are no files: nothing in them can be cut, made larger or overwritten.
     for fd in [1, 2] {
         assert_eq!(hostile.call(libc::SYS_fcntl, &[&fd, &libc::F_SETFL, &libc::O_NONBLOCK]).await, 0);
         assert_eq!(hostile.call(libc::SYS_pwrite64, &[&fd, &"@buffer", &65536, &0]).await, libc::ESPIPE);
@@ -260,7 +260,7 @@ async fn one_whose_first_thread_ended_is_not_dead() {
     assert_eq!(hostile.clients.state(&uuid).await, v1::VmState::Stopped);
 }
 
-/// What it took from a disk's size is there again for the next one.
+/// What it took from a disk's size is back for the next one.
 #[tokio::test]
 async fn a_disk_that_it_emptied_has_its_size_again() {
     if ignored() {
@@ -331,7 +331,7 @@ async fn history_outlives_the_agent_and_the_logger() {
     hostile.agent.kill();
     end(old);
     hostile.resume().await;
-    eventually("all of it is there", || {
+    eventually("all of it has arrived", || {
         let all = zeroes(&std::fs::read(&log).unwrap()) >= written;
         async move { all.then_some(()) }
     })
@@ -360,7 +360,7 @@ async fn history_outlives_the_agent_and_the_logger() {
     .await;
 }
 
-/// What it says while no agent is there, and then ends, is said.
+/// What it says while no agent runs, and then ends, is said.
 #[tokio::test]
 async fn its_last_words_outlive_it() {
     if ignored() {

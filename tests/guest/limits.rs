@@ -15,7 +15,7 @@ pub(crate) fn starved() -> v1::VmSpec {
     v1::VmSpec { ram: Some(256), max_physical_memory: Some(256), ..machine() }
 }
 
-/// Nothing of a VM is left: the agent's socket is there, and that of who carries output.
+/// Nothing of a VM is left: the agent's socket exists, and that of who carries output.
 fn only_sockets(agent: &Real) {
     let run = std::fs::read_dir(agent.dir.path().join("run")).unwrap();
     let mut names: Vec<_> = run.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -45,7 +45,7 @@ async fn a_hypervisor_that_needs_too_much_memory_is_killed_and_that_is_said() {
     assert_eq!(told.unwrap().new_value, "\"out_of_memory\"");
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
 
-    // The same while no agent is there to see it.
+    // The same while no agent runs to see it.
     let log = agent.dir.path().join("zones").join(&uuid).join("console.log");
     let end = i64::try_from(log.metadata().unwrap().len()).unwrap();
     agent.vmadm_ok(&["boot", &uuid, "order=d", "cdrom=/tiny.iso,ide"]);

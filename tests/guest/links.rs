@@ -98,7 +98,7 @@ async fn each_kind_leads_where_it_says() {
     host.run(&agent, ping, "reached\r").await;
     let forge = "ip addr add 10.0.0.66/24 dev eth0; ping -c 1 -W 1 -I 10.0.0.66 10.0.0.20";
     host.run(&agent, forge, " 0 packets received").await;
-    // While no agent is there, too; and the cable that an uplink is made of.
+    // While no agent runs, too; and the cable that an uplink is made of.
     let mut wan = Guest::boot(&agent, json!({"nics": [nic("shared", 8), nic("wan", 7)]})).await;
     wan.run(&agent, &take(7).replace("eth0", "eth1"), "taken\r").await;
     // What can't come back keeps nothing else from it.
@@ -227,7 +227,7 @@ async fn nothing_is_left() {
             pids.push(rustix::process::Pid::from_raw(pid).unwrap());
         }
         if life % 2 == 0 {
-            // Some end while no agent is there.
+            // Some end while no agent runs.
             agent.kill();
             for pid in pids.iter().step_by(2) {
                 rustix::process::kill_process(*pid, rustix::process::Signal::KILL).unwrap();

@@ -1,4 +1,4 @@
-//! What a guest reaches by itself is told once for its boot, whichever agent is there then.
+//! What a guest reaches by itself is told once for its boot, whichever agent runs then.
 
 use serde_json::json;
 use zoneward::proto::v1::{BootPhase, boot_phase::Phase};

@@ -58,7 +58,7 @@ impl Drop for Volume {
     }
 }
 
-/// A disk that fails under the state: nothing is changed any more, and nobody is disturbed.
+/// A disk that fails under the state: nothing more is changed, and nobody is disturbed.
 #[tokio::test]
 async fn a_state_folder_that_becomes_read_only() {
     let dir = tempfile::tempdir().unwrap();
@@ -117,7 +117,7 @@ async fn a_state_folder_that_becomes_read_only() {
     drop((clients, agent, volume));
 }
 
-/// No thread can be made any more, as on a host where somebody else made too many: the agent answers, and says of
+/// No more threads can be made, as on a host where somebody else made too many: the agent answers, and says of
 /// what needs one that it can't.
 #[tokio::test]
 async fn no_more_threads() {

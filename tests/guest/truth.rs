@@ -26,7 +26,7 @@ async fn vms(clients: &mut Clients) -> Vec<v1::Vm> {
 pub(crate) async fn check_host(what: &str, agent: &Real, clients: &mut Clients) -> BTreeMap<String, i32> {
     let leaks = clients.host.list_leaks(v1::ListLeaksRequest::default()).await.unwrap().into_inner().leaks;
     assert_eq!(leaks, [], "{what}: leaks");
-    // Asked anew each time: the agent may be about to start one.
+    // Asked again each time: the agent may be about to start one.
     let (all, run) =
         eventually(&format!("{what}: what runs has processes, groups and files, and nothing else"), || {
             let mut clients = clients.clone();

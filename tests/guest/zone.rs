@@ -101,7 +101,7 @@ async fn a_running_guests_hypervisor_is_kept_from_all_five() {
     let other_pid = clients.get(&other).await.unwrap().status.unwrap().pid.unwrap();
     assert_ne!(status_of(other_pid)["Uid"], status["Uid"]);
 
-    // Measured anew by the next agent.
+    // Measured again by the next agent.
     agent.kill();
     agent.resume().await;
     let mut clients = agent.clients().await;

@@ -30,6 +30,6 @@ async fn within<T>(
     patience: Duration,
     asked: impl Future<Output = Result<T, HypervisorError>>,
 ) -> Result<T, HypervisorError> {
-    let seconds = patience.as_secs();
+    let seconds = u64::try_from(patience.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
     tokio::time::timeout(patience, asked).await.unwrap_or(Err(HypervisorError::Unanswered { seconds }))
 }

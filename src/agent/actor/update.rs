@@ -144,7 +144,7 @@ impl Actor {
                 let Some(name) = disk.file_name() else { continue };
                 let size = disk.mebibytes();
                 let done = match was.iter().find(|old| old.path == disk.path) {
-                    // What is there is not ours to undo.
+                    // What exists is not ours to undo.
                     None => match volumes.create(&zone, name, size) {
                         Err(error @ StorageError::Exists { .. }) => Err(error),
                         created => {
@@ -212,7 +212,7 @@ impl Actor {
         {
             self.close_vnc().await;
             self.open_vnc(&machine).await;
-            let port = self.live.vnc.as_ref().map(|vnc| vnc.address().port());
+            let port = self.vnc_port();
             let vm = self.changed(|vm| vm.vnc_port = port);
             self.commit_surely(&Call::own(), vm, None).await;
         }

@@ -83,13 +83,13 @@ pub async fn probe_kvm(binary: &Path, cpu: &str) -> Result<(), String> {
     let Ok(status) = timeout(PATIENCE, child.wait()).await else {
         let _ = child.kill().await;
         return Err(format!(
-            "/dev/kvm is there, but a probe guest did not finish in {} s: guests would not run",
+            "/dev/kvm exists, but a probe guest did not finish in {} s: guests would not run",
             PATIENCE.as_secs()
         ));
     };
     match status.map(|status| status.code()) {
         Ok(Some(SUCCESS)) => Ok(()),
-        _ => Err(format!("/dev/kvm is there, but a probe guest failed: {}", last_line(stderr).await)),
+        _ => Err(format!("/dev/kvm exists, but a probe guest failed: {}", last_line(stderr).await)),
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
     async fn the_probe_guest_succeeds_where_guests_run() {
         let binary = Settings::default().binary;
         if !binary.exists() {
-            eprintln!("IGNORED: {} is missing, the probe guest was not run", binary.display());
+            crate::ignored::ignore(&format!("{} is missing, the probe guest was not run", binary.display()));
             return;
         }
         let mut sector = tempfile::NamedTempFile::new().unwrap();

@@ -1,7 +1,7 @@
 //! What this QEMU has, by its own word: asked once for each binary, so that nothing is created that it can't start.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -34,11 +34,23 @@ struct Offers {
 pub(super) struct Catalogue {
     binary: PathBuf,
     known: Mutex<Option<(Stamp, Arc<Offers>)>>,
+    /// CPUs that were tried, one at a time, with what is wrong with each.
+    tried: Mutex<Tried>,
 }
+
+/// What is wrong with CPUs, by the word of one binary.
+#[derive(Debug, Default)]
+struct Tried {
+    stamp: Option<Stamp>,
+    faults: HashMap<String, Option<String>>,
+}
+
+/// CPUs that are remembered.
+const TRIED: usize = 256;
 
 impl Catalogue {
     pub(super) fn new(binary: &Path) -> Self {
-        Self { binary: binary.to_owned(), known: Mutex::new(None) }
+        Self { binary: binary.to_owned(), known: Mutex::new(None), tried: Mutex::default() }
     }
 
     /// What of a machine this QEMU does not have. A QEMU that says nothing refuses nothing here.
@@ -90,8 +102,27 @@ impl Catalogue {
 }
 
 impl Catalogue {
-    /// What QEMU says of a CPU when it makes one, in a machine that never runs.
+    /// What is wrong with a CPU, by QEMU's word. Callers wait for each other: whoever asks for many starts one at a time.
     async fn cpu_fault(&self, model: &str, accelerator: &Accelerator) -> Option<String> {
+        let stamp = Stamp::of(&self.binary).await.ok()?;
+        let mut tried = self.tried.lock().await;
+        if tried.stamp.as_ref() != Some(&stamp) || tried.faults.len() >= TRIED {
+            *tried = Tried { stamp: Some(stamp), faults: HashMap::new() };
+        }
+        if let Some(fault) = tried.faults.get(model) {
+            return fault.clone();
+        }
+        let fault = match self.try_cpu(model, accelerator).await {
+            // It is the model's own fault only where another one is made.
+            Some(fault) if self.try_cpu(KNOWN_CPU, accelerator).await.is_none() => Some(fault),
+            _ => None,
+        };
+        tried.faults.insert(model.to_owned(), fault.clone());
+        fault
+    }
+
+    /// What QEMU says of a CPU when it makes one, in a machine that never runs.
+    async fn try_cpu(&self, model: &str, accelerator: &Accelerator) -> Option<String> {
         let tried = tokio::process::Command::new(&self.binary)
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-S", "-monitor", "stdio"])
             .args(["-machine", &format!("pc,accel={}", accelerator.name), "-m", "16", "-cpu", model])
@@ -124,6 +155,9 @@ impl Catalogue {
         }
     }
 }
+
+/// A model that every QEMU makes.
+const KNOWN_CPU: &str = "qemu64";
 
 /// How long it may take to say what it has.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
