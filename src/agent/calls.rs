@@ -4,57 +4,38 @@
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{
-    Agent,
-    actor::{
-        self, Command,
-        control::{Control, parse_signal},
-    },
-    call::{BootProgress, Call},
-    completion, create,
-    error::Error,
-    links,
-    reply::{DeleteReply, Reply, UpdateReply, VmReply},
-};
 use crate::{
+    agent::{
+        Agent,
+        context::command::{Command, Control, ReplyTo},
+        error::Error,
+        guest::links,
+        request::{
+            call::{BootProgress, Call},
+            reply::{DeleteReply, Reply, UpdateReply, VmReply},
+        },
+        vm::{create, signal::parse_signal, validation},
+    },
     model::{StopCause, VmRecord},
-    spec::machine_json::Parsed,
-    spec::{BootOptions, Note, Violation, VmSpec, defaults, validate},
+    spec::{BootOptions, Note, Violation, VmSpec, defaults, machine_json::Parsed},
 };
 
 impl Agent {
     /// Everything that is wrong with a machine, as [`Self::create`] finds it: with the payload, and with the machine that
     /// it becomes. On success gives what becomes of it that was not asked for.
     pub async fn validate(&self, spec: &VmSpec) -> Result<Vec<Note>, Vec<Violation>> {
-        let found: Vec<_> = validate::check(spec).into_iter().chain(self.violations_of_host(spec)).collect();
-        if !found.is_empty() {
-            return Err(found);
-        }
-        let mut whole = spec.clone();
-        completion::complete(self, spec.uuid.unwrap_or_else(Uuid::new_v4), &mut whole);
-        let found = self.violations_of_whole(&whole).await;
-        if found.is_empty() { Ok(defaults::adjusted(spec, &whole)) } else { Err(found) }
-    }
-
-    /// What is wrong with a complete machine that is new.
-    async fn violations_of_whole(&self, spec: &VmSpec) -> Vec<Violation> {
-        let mut found = validate::check_whole(spec);
-        found.extend(validate::outgrown(spec, None));
-        if let Some(hypervisor) = spec.brand.and_then(|brand| self.inner.platform.hypervisor(brand)) {
-            found.extend(hypervisor.faults(spec).await);
-        }
-        found
+        validation::judge(&self.context, spec).await
     }
 
     /// What is wrong with a machine on this host alone.
     #[must_use]
     pub fn violations_of_host(&self, spec: &VmSpec) -> Vec<Violation> {
-        links::violations(self, spec)
+        links::violations(&self.context, spec)
     }
 
     /// Everything that [`Self::create`] would say of a payload: what is wrong, or what becomes of it that was not asked for.
     pub async fn validate_payload(&self, parsed: Parsed) -> (Vec<Violation>, Vec<Note>) {
-        let judged = match self.read(&parsed) {
+        let judged = match validation::read(&self.context, &parsed) {
             Ok(spec) => self.validate(spec).await,
             Err(found) => Err(found),
         };
@@ -64,16 +45,6 @@ impl Agent {
         }
     }
 
-    /// The machine that a payload says, unless something is wrong with the payload by itself.
-    fn read<'p>(&self, parsed: &'p Parsed) -> Result<&'p VmSpec, Vec<Violation>> {
-        let mut found = parsed.all_violations();
-        if found.is_empty() {
-            return Ok(&parsed.spec);
-        }
-        found.extend(self.violations_of_host(&parsed.spec));
-        Err(found)
-    }
-
     /// Makes a VM; says too what became of the payload that was not asked for.
     pub async fn create(
         &self,
@@ -81,8 +52,8 @@ impl Agent {
         parsed: Parsed,
         validate_only: bool,
     ) -> Result<(VmRecord, Vec<Note>), Error> {
-        let spec = self.read(&parsed).map_err(Error::Invalid)?.clone();
-        let vm = create::create(self, call, spec, validate_only).await?;
+        let spec = validation::read(&self.context, &parsed).map_err(Error::Invalid)?.clone();
+        let vm = create::create(&self.context, call, spec, validate_only).await?;
         let adjusted = defaults::adjusted(&parsed.spec, &vm.spec);
         Ok((vm, parsed.notes.into_iter().chain(adjusted).collect()))
     }
@@ -210,39 +181,14 @@ impl Agent {
     }
 
     /// Queues a command with the VM's actor, as a task that outlives the caller.
-    pub(super) async fn command<T: Reply>(
+    async fn command<T: Reply>(
         &self,
         call: Call,
         uuid: Uuid,
-        command: impl FnOnce(Call, actor::ReplyTo<T>) -> Command + Send + 'static,
+        command: impl FnOnce(Call, ReplyTo<T>) -> Command + Send + 'static,
     ) -> Result<T, Error> {
-        let agent = self.clone();
-        self.once(call, move |call| async move {
-            let handle = agent.inner.registry.get(uuid)?;
-            let (reply, answer) = tokio::sync::oneshot::channel();
-            handle.send(command(call, reply))?;
-            answer.await.map_err(|_| agent.unanswered(uuid))?
-        })
-        .await
-    }
-
-    /// Why a VM's actor left a command without an answer: it ends with the agent, or with its VM.
-    pub(super) fn unanswered(&self, uuid: Uuid) -> Error {
-        if self.inner.stopping.is_cancelled() { Error::Stopping } else { Error::VmNotFound { uuid } }
-    }
-
-    /// Runs a mutation as a tracked task, once for each request id.
-    pub(super) async fn once<T: Reply, F>(
-        &self,
-        call: Call,
-        work: impl FnOnce(Call) -> F + Send + 'static,
-    ) -> Result<T, Error>
-    where
-        F: Future<Output = Result<T, Error>> + Send + 'static,
-    {
-        if self.inner.stopping.is_cancelled() {
-            return Err(Error::Stopping);
-        }
-        self.inner.requests.once(&self.inner.tasks, call, work).await
+        let registry = self.context.registry.clone();
+        let work = move |call| async move { registry.get(uuid)?.ask(|reply| command(call, reply)).await };
+        self.context.once(call, work).await
     }
 }

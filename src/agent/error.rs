@@ -1,5 +1,7 @@
 //! Why a request was not done. Each variant is one thing that a caller can act on.
 
+use std::{io, path::PathBuf};
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -283,4 +285,26 @@ impl From<ConsoleError> for Error {
             ConsoleError::System { .. } => Self::internal(error),
         }
     }
+}
+
+/// Why the agent can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A folder can't be used.
+    #[error("{path}: {source}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another agent has the folders.
+    #[error("another agent is using the directory {0}; give this agent its own directories")]
+    Locked(PathBuf),
+    /// The state file can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No notifications.
+    #[error("cannot watch consoles: {0}")]
+    Consoles(#[source] io::Error),
 }

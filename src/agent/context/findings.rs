@@ -1,0 +1,37 @@
+//! Facts about a VM that an earlier agent left.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    hypervisor::{Machine, RunStatus},
+    zone::{Ended, Process},
+};
+
+/// How long one hypervisor may hold up the start of the agent. One that answers later is taken over then.
+pub(in crate::agent) const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Facts that the host reports about a VM.
+#[derive(Debug)]
+pub(in crate::agent) struct Findings {
+    pub(in crate::agent) hypervisor: Left,
+    /// Something of its links exists.
+    pub(in crate::agent) has_links: bool,
+}
+
+/// The state of a VM's hypervisor.
+#[derive(Debug)]
+pub(in crate::agent) enum Left {
+    /// It had none.
+    Nothing,
+    /// It ended meanwhile.
+    Gone(Ended),
+    /// It answers.
+    Answers {
+        process: Arc<dyn Process>,
+        machine: Arc<dyn Machine>,
+        status: RunStatus,
+        accelerator: &'static str,
+    },
+    /// It says nothing; or nobody can tell which process it is.
+    Silent { process: Option<Arc<dyn Process>>, why: String },
+}

@@ -1,0 +1,54 @@
+//! The agent's own directories: made, and locked for as long as it lives.
+
+use std::{
+    fs::{DirBuilder, File},
+    os::unix::fs::DirBuilderExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use rustix::fs::FlockOperation;
+
+use crate::{agent::error::StartError, layout::Layout};
+
+/// Makes what is missing.
+pub(in crate::agent) fn make(layout: &Layout) -> Result<(), StartError> {
+    for (folder, mode) in [(layout.zones(), 0o755), (layout.state(), 0o700), (layout.run(), 0o755)] {
+        make_folder(folder, mode)?;
+    }
+    Ok(())
+}
+
+fn make_folder(path: &Path, mode: u32) -> Result<(), StartError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|source| StartError::Folder { path: path.to_owned(), source })
+}
+
+/// A program that an agent was just starting when it was killed has its lock for a moment longer.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// An agent has each of its folders for itself. They are locked, and not files in them: a full disk, or one that can
+/// only be read, keeps no agent from its guests.
+pub(in crate::agent) async fn lock(layout: &Layout) -> Result<Vec<File>, StartError> {
+    let began = Instant::now();
+    let mut locks = Vec::new();
+    for folder in [layout.state(), layout.zones(), layout.run()] {
+        let failed = |source| StartError::Folder { path: folder.to_owned(), source };
+        let file = File::open(folder).map_err(failed)?;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LINGER => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Locked(folder.to_owned())),
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        locks.push(file);
+    }
+    Ok(locks)
+}

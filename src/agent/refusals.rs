@@ -1,0 +1,37 @@
+//! Refused calls, in the journal.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use super::{Agent, context::transition::Transition, request::call::Call};
+
+/// Of one caller and rpc one refusal is told in that time.
+const REFUSAL: Duration = Duration::from_secs(60);
+/// Callers and rpcs that are told apart.
+const KNOWN: usize = 1024;
+
+/// Calls that were refused for a role that is too low; who is refused again and again must not fill the journal.
+#[derive(Debug, Default)]
+pub struct Refusals(HashMap<(String, String), Instant>);
+
+impl Refusals {
+    /// Writes down that `caller` may not call `rpc`, unless that was said a moment ago.
+    pub async fn tell(&mut self, agent: &Agent, caller: String, rpc: String) {
+        let now = Instant::now();
+        if self.0.len() >= KNOWN {
+            self.0.retain(|_, told| now.duration_since(*told) < REFUSAL);
+        }
+        let key = (caller, rpc);
+        let is_new = self.0.get(&key).is_none_or(|told| now.duration_since(*told) >= REFUSAL);
+        if !is_new || self.0.len() >= KNOWN {
+            return;
+        }
+        let refused = Call::by(&key.0).refused(&key.1);
+        if let Err(error) = Transition::new(&agent.context).event(refused).only().await {
+            tracing::warn!(caller = key.0, rpc = key.1, %error, "a call was refused, and that is not in the journal");
+        }
+        self.0.insert(key, now);
+    }
+}

@@ -1,0 +1,27 @@
+//! A VM as operators see it, in vmadm's flat object: one function for `get`, `list`, filters, events and `vm.json`.
+
+use serde_json::{Map, Value};
+
+use crate::{
+    model::{VmRecord, flat},
+    spec::secret,
+};
+
+/// A VM as operators see it, in vmadm's flat object.
+pub(in crate::agent) fn object(vm: &VmRecord, zonepath: &str) -> Map<String, Value> {
+    flat(machine(&secret::shown(&vm.spec)), &vm.status(zonepath))
+}
+
+/// The same for everybody who may read the host's files.
+pub(in crate::agent) fn for_a_file(vm: &VmRecord, zonepath: &str) -> Value {
+    let mut object = object(vm, zonepath);
+    secret::redact(&mut object);
+    Value::Object(object)
+}
+
+pub(super) fn machine(spec: &impl serde::Serialize) -> Map<String, Value> {
+    match serde_json::to_value(spec) {
+        Ok(Value::Object(object)) => object,
+        _ => Map::new(),
+    }
+}

@@ -1,0 +1,28 @@
+//! Defaults that this host gives to machines.
+
+use uuid::Uuid;
+
+use crate::{
+    agent::context::VmContext,
+    spec::{
+        Mac, VmSpec,
+        defaults::{self, Host},
+    },
+};
+
+/// What this host gives to a machine that leaves something open.
+pub(in crate::agent) fn host_for<'a>(
+    context: &VmContext,
+    disk_path: &'a dyn Fn(usize) -> String,
+    new_mac: &'a dyn Fn() -> Mac,
+) -> Host<'a> {
+    Host { overhead: context.settings.overhead, disk_path, new_mac }
+}
+
+/// Fills in what a payload leaves open.
+pub(in crate::agent) fn complete(context: &VmContext, uuid: Uuid, spec: &mut VmSpec) {
+    let layout = context.layout_of(uuid);
+    let new_mac = || context.new_mac();
+    let disk_path = |number| layout.disk(number).display().to_string();
+    defaults::complete(spec, uuid, &host_for(context, &disk_path, &new_mac));
+}

@@ -1,0 +1,217 @@
+//! How a VM comes to be.
+//!
+//! ```text
+//!   check ─▶ reserve the UUID ─▶ commit "provisioning" ─▶ folders, disks ─▶ commit "stopped" ─▶ boot?
+//!                                     │ the next start finds it here      │ a failure removes all
+//!                                     ▼ and removes all                   ▼ and the record
+//! ```
+
+use uuid::Uuid;
+
+use crate::{
+    agent::{
+        context::{VmContext, command::Command, transition::Transition},
+        error::Error,
+        request::{
+            call::Call,
+            reply::{DeleteReply, VmReply},
+        },
+        vm::{Actor, completion, seat::Seat, validation},
+    },
+    layout::VmLayout,
+    model::{Timestamp, VmRecord, WaitingCall},
+    spec::{BootOptions, Brand, VmSpec, VmState, secret},
+    storage::{self, StorageError},
+};
+
+/// Makes a VM; starts it too when it says so.
+pub(in crate::agent) async fn create(
+    context: &VmContext,
+    call: Call,
+    spec: VmSpec,
+    validate_only: bool,
+) -> Result<VmRecord, Error> {
+    validation::judge(context, &spec).await.map_err(Error::Invalid)?;
+    let brand = spec.brand.unwrap_or(Brand::Kvm);
+    if context.platform.hypervisor(brand).is_none() {
+        return Err(Error::Unsupported {
+            capability: format!("brand:{}", brand.as_str()),
+            message: format!("this host can't run brand {}; it needs an illumos host", brand.as_str()),
+        });
+    }
+    if spec.disks.iter().any(|disk| disk.other.contains_key("image_uuid")) {
+        return Err(Error::Unsupported {
+            capability: "images".to_owned(),
+            message: "this agent has no images yet; give size for an empty disk".to_owned(),
+        });
+    }
+    let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
+    if validate_only {
+        drop(context.registry.reserve(uuid, context.settings.users)?);
+        let vm = record(context, uuid, 0, spec, VmState::Stopped);
+        let claimed = context.claim(uuid, &vm.spec, &[]);
+        context.claims.release(uuid);
+        return claimed.map(|()| vm);
+    }
+    let work = {
+        let context = context.clone();
+        move |call| async move { provision(&context, call, uuid, spec).await }
+    };
+    let created: VmReply = context.once(call, work).await?;
+    Ok(*created.vm)
+}
+
+fn record(context: &VmContext, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: VmState) -> VmRecord {
+    completion::complete(context, uuid, &mut spec);
+    let (now, autoboot) = (Timestamp::now(), spec.autoboot());
+    VmRecord {
+        uuid,
+        // By chance, so that an etag of another life of this UUID is none of this one.
+        generation: Uuid::new_v4().as_fields().0.into(),
+        spec,
+        state,
+        zone_index,
+        created: now,
+        modified: now,
+        machine: None,
+        boot: None,
+        exit: None,
+        stop: None,
+        unsettled: Vec::new(),
+        waiting: Vec::new(),
+        kill: None,
+        // With autoboot it has its turn when it is started: if not by this agent, then by the next.
+        host_boot: Some(if autoboot { String::new() } else { context.platform.host_boot.clone() }),
+        vnc_port: None,
+        vnc_secret: context.settings.vnc_password.then(secret::new_password),
+    }
+}
+
+/// Between tries to remove what is left of a VM.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// What a VM that is being made has claimed; given back unless the VM comes to be.
+struct Claimed<'a> {
+    context: &'a VmContext,
+    uuid: Option<Uuid>,
+}
+
+impl<'a> Claimed<'a> {
+    fn take(context: &'a VmContext, uuid: Uuid, spec: &VmSpec) -> Result<Self, Error> {
+        context.claim(uuid, spec, &[])?;
+        Ok(Self { context, uuid: Some(uuid) })
+    }
+
+    fn keep(mut self) {
+        self.uuid = None;
+    }
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        if let Some(uuid) = self.uuid {
+            self.context.claims.release(uuid);
+        }
+    }
+}
+
+async fn provision(context: &VmContext, call: Call, uuid: Uuid, spec: VmSpec) -> Result<VmReply, Error> {
+    if spec.autoboot() {
+        context.draining.check()?;
+    }
+    let reservation = context.registry.reserve(uuid, context.settings.users)?;
+    let zonepath = context.layout_of(uuid).zonepath().display().to_string();
+    if tokio::fs::symlink_metadata(&zonepath).await.is_ok() {
+        let message = format!("{zonepath} already exists and belongs to no VM of this agent; move it away");
+        return Err(Error::FileExists { path: zonepath, message });
+    }
+    let draft = record(context, uuid, reservation.zone_index(), spec, VmState::Provisioning);
+    let claims = Claimed::take(context, uuid, &draft.spec)?;
+    let (handle, seat) = Seat::prepare(context, &draft);
+    let show = || context.registry.insert(handle.clone());
+    Transition::new(context).insert(&call, &draft, show).await?;
+
+    let layout = context.layout_of(uuid);
+    if let Err(error) = make(context, &layout, &draft.spec).await {
+        // Before its UUID is free: what another of that name claims is its own.
+        drop(claims);
+        discard(context, &call, &draft).await;
+        return Err(error);
+    }
+
+    let vm = draft.next(|vm| vm.state = VmState::Stopped);
+    let outcome = VmReply::of(&vm);
+    let autoboot = vm.spec.autoboot();
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let (etag, options) = (String::new(), BootOptions::default());
+    // Before what it was told while it was made.
+    let start = Command::Start { call: call.clone(), etag, options, progress: None, reply };
+    // With autoboot this is the answer until it is known how the boot went.
+    let transition = Transition::new(context).answers(call.answer(&Ok(outcome.clone())));
+    if let Err(error) = transition.put(&call, &draft, &vm, || seat.publish(&vm)).await {
+        drop(claims);
+        discard(context, &call, &draft).await;
+        return Err(error);
+    }
+    Actor::take(context, seat, vm, autoboot.then_some(start));
+    claims.keep();
+    if !autoboot {
+        return Ok(outcome);
+    }
+    match answer.await.map_err(|_| handle.unanswered())? {
+        // It is made; it starts with the host.
+        Err(Error::Draining) => Ok(outcome),
+        // It exists all the same; a retry would make another.
+        Err(Error::BootFailed { uuid, step, reason }) => {
+            let reason = format!("{reason} (VM {uuid} was created, and is stopped)");
+            Err(Error::BootFailed { uuid, step, reason })
+        }
+        started => started,
+    }
+}
+
+/// Makes folders and disks.
+async fn make(context: &VmContext, layout: &VmLayout, spec: &VmSpec) -> Result<(), Error> {
+    let (layout, disks) = (layout.clone(), spec.disks.clone());
+    let volumes = context.platform.volumes.clone();
+    let make = move || -> Result<(), StorageError> {
+        storage::make_zone(&layout)?;
+        for disk in disks.iter().filter(|disk| disk.is_made_here()) {
+            volumes.create(layout.zonepath(), disk.file_name().unwrap_or_default(), disk.mebibytes())?;
+        }
+        Ok(())
+    };
+    Ok(tokio::task::spawn_blocking(make).await.map_err(Error::internal)??)
+}
+
+/// Removes what a creation that did not end well, or a deletion that was cut, has left, and its record last. What can't
+/// be done now, as on a full disk, is tried until it can.
+pub(in crate::agent) async fn discard(context: &VmContext, call: &Call, vm: &VmRecord) {
+    let Err(error) = try_discard(context, call, vm).await else { return };
+    tracing::error!(vm = %vm.uuid, %error, "what is left of the VM can't be removed; it is tried again");
+    // Meanwhile no other VM is made under its UUID: that would be removed. One that was just made has it still.
+    let taken = context.registry.reserve(vm.uuid, u32::MAX).ok();
+    let (context, call, vm) = (context.clone(), call.clone(), vm.clone());
+    let tasks = context.tasks.clone();
+    tasks.spawn(async move {
+        let _taken = taken;
+        while try_discard(&context, &call, &vm).await.is_err() {
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = context.stopping.cancelled() => return,
+            }
+        }
+    });
+}
+
+async fn try_discard(context: &VmContext, call: &Call, vm: &VmRecord) -> Result<(), Error> {
+    let layout = context.layout_of(vm.uuid);
+    if let Err(error) = context.platform.links.unplug(vm.uuid).await {
+        tracing::warn!(vm = %vm.uuid, %error, "its links");
+    }
+    // Until that is done the record stays, so that what is left is still known to be a VM's.
+    tokio::task::spawn_blocking(move || storage::remove_zone(&layout)).await.map_err(Error::internal)??;
+    let answer = |call: &WaitingCall| Call::from_waiting(call.clone()).answer(&Ok(DeleteReply));
+    let answers = vm.waiting.iter().filter_map(answer);
+    Transition::new(context).answers(answers).delete(call, vm).await
+}

@@ -1,0 +1,27 @@
+//! The disks of a machine whose hypervisor ended.
+
+use crate::{agent::context::VmContext, model::VmRecord, spec::DiskSpec};
+
+/// Gives disks and UEFI variables their sizes again, whatever the hypervisor made of them.
+pub(in crate::agent) async fn settle(context: &VmContext, vm: &VmRecord) {
+    let (volumes, layout) = (context.platform.volumes.clone(), context.layout_of(vm.uuid));
+    let disks: Vec<DiskSpec> = vm.spec.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
+    let hypervisor = context.hypervisor(vm).clone();
+    let settle = move || {
+        if let Err(error) = hypervisor.settle_uefi(&layout.efi_vars()) {
+            tracing::warn!(%error, zone = %layout.zonepath().display(), "the size of its UEFI variables is not known");
+        }
+        for (disk, name) in disks.iter().filter_map(|disk| Some((disk, disk.file_name()?))) {
+            match volumes.settle(layout.zonepath(), name, disk.mebibytes()) {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::warn!(disk = name, zone = %layout.zonepath().display(), "the hypervisor changed the size of its disk; it has its own again");
+                }
+                Err(error) => {
+                    tracing::debug!(%error, disk = name, "the size of the disk could not be checked")
+                }
+            }
+        }
+    };
+    let _ = tokio::task::spawn_blocking(settle).await;
+}

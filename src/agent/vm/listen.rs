@@ -1,0 +1,34 @@
+//! Listening to the guest of a hypervisor that exists.
+
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    agent::{
+        guest::{late_phases::LatePhases, metadata},
+        vm::Actor,
+    },
+    console::Console,
+    model::Phase,
+};
+
+impl Actor {
+    /// Answers its questions, and tells what it reaches; `is_new` is whether this agent booted it.
+    pub(super) fn listen_to_guest(&mut self, is_new: bool) {
+        let late = LatePhases::of(&self.context, &self.record, is_new);
+        self.live._first_byte = late.clone().map(|late| await_first_byte(&self.console, late));
+        self.live._metadata = Some(metadata::serve(&self.context, self.record.uuid, late.clone()));
+        self.live.late = late;
+    }
+}
+
+/// Tells the moment when the guest first prints something.
+fn await_first_byte(console: &Console, late: LatePhases) -> AbortOnDropHandle<()> {
+    let console = console.clone();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        if let Ok(mut reader) = console.boot_reader().await
+            && let Ok(Some(_)) = reader.next().await
+        {
+            late.reached(Phase::FirstConsoleByte).await;
+        }
+    }))
+}

@@ -1,0 +1,267 @@
+//! One VM: its actor, to which commands queue. It alone changes the record; each verb has a file.
+//!
+//! ```text
+//!   commands ──┐
+//!   process ended ──┤
+//!   hypervisor events ──┼──▶ actor ──▶ commit ──▶ watchers, `record`
+//!   stop deadline ──┘
+//! ```
+//!
+//! The states are drawn in [`crate::spec::VmState`]. A stop is answered when the process is gone,
+//! so its callers wait in [`Stop`] meanwhile, and other commands are heard: a second, forced stop
+//! may overtake a patient one. A boot is done in one go; commands wait until it is over. What may
+//! fail is a commit (disk full): then a command changes nothing, but the end of a process is a fact
+//! and is committed again and again until it can be.
+
+mod adopt;
+mod button;
+mod completion;
+mod control;
+pub(super) mod create;
+mod delete;
+mod disks;
+mod ended;
+mod exit;
+mod listen;
+mod live;
+pub(super) mod patience;
+mod policy;
+mod reboot;
+mod record;
+mod resets;
+mod screen;
+mod seat;
+pub(super) mod signal;
+mod sleeps;
+mod start;
+mod stop;
+pub(super) mod turn;
+mod update;
+pub(super) mod validation;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tracing::Instrument as _;
+
+use super::{
+    context::{
+        VmContext,
+        command::{Command, Look},
+    },
+    error::Error,
+    guest::links::{self, Attended},
+    request::{call::check_etag, reply::VmReply},
+};
+use crate::{
+    console::{Console, VncEndpoint},
+    hypervisor::MachineEvent,
+    layout::VmLayout,
+    model::VmRecord,
+    spec::VmState,
+};
+use live::{Live, ended, next_event};
+use policy::{Ask, Verdict, judge};
+use resets::Resets;
+use seat::Seat;
+use sleeps::Sleeps;
+use stop::{Manner, Stop};
+
+/// Between looks for a hypervisor that does not answer.
+const LOOK_FOR_LOST: Duration = Duration::from_secs(5);
+/// Between attempts to put in force what a VM may send.
+const GUARD_AGAIN: Duration = Duration::from_secs(5);
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Actor {
+    context: VmContext,
+    layout: VmLayout,
+    console: Console,
+    record: VmRecord,
+    published: watch::Sender<Arc<VmRecord>>,
+    commands: mpsc::Receiver<Command>,
+    live: Live,
+    stop: Option<Stop>,
+    /// When a lost hypervisor is looked for again.
+    look_at: Option<Instant>,
+    last_words: Option<MachineEvent>,
+    resets: Resets,
+    sleeps: Sleeps,
+}
+
+enum Then {
+    GoOn,
+    End,
+}
+
+impl Actor {
+    /// Starts the actor of a VM that is known already. `first` is what it does before anything that it was told
+    /// meanwhile.
+    pub(super) fn take(context: &VmContext, seat: Seat, record: VmRecord, first: Option<Command>) {
+        let Seat { layout, console, published, commands } = seat;
+        published.send_replace(Arc::new(record.clone()));
+        let mut actor = Self {
+            context: context.clone(),
+            layout,
+            console,
+            record,
+            published,
+            commands,
+            live: Live::default(),
+            stop: None,
+            look_at: None,
+            last_words: None,
+            resets: Resets::default(),
+            sleeps: Sleeps::default(),
+        };
+        // Everything that is logged of this VM says so.
+        let span = tracing::info_span!("vm", uuid = %actor.record.uuid);
+        let work = async move {
+            if let Some(first) = first {
+                Box::pin(actor.obey(first)).await;
+            }
+            actor.run().await;
+        };
+        context.tasks.spawn(work.instrument(span));
+    }
+
+    /// Serves a hypervisor that was not started just now.
+    async fn attend(&mut self) {
+        self.console.watch().await;
+        self.listen_to_guest(false);
+        // What was committed is in force, whatever the agent before came to, and the host meanwhile.
+        links::rejoin(&self.context, &self.record).await;
+        self.follow_links().await;
+    }
+
+    async fn run(mut self) {
+        let stopping = self.context.stopping.clone();
+        loop {
+            let deadline = self.stop.as_ref().map(|stop| stop.deadline);
+            self.look_at = (self.record.state == VmState::Lost)
+                .then(|| self.look_at.unwrap_or_else(|| Instant::now() + LOOK_FOR_LOST));
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => break,
+                ended = ended(self.live.process.clone()) => self.on_ended(ended).await,
+                () = until(deadline) => self.on_deadline(),
+                () = until(self.stop.as_ref().and_then(|stop| stop.button.due())) => self.on_button().await,
+                () = until(self.resets.due()) => self.tell_resets().await,
+                () = until(self.sleeps.due()) => self.look_whether_it_runs().await,
+                () = until(self.look_at) => self.look_for_lost().await,
+                () = until(self.live.guard_again) => self.follow_links().await,
+                command = self.commands.recv() => match command {
+                    // A VM that has nothing to do needs no room for what it could be told.
+                    Some(command) => if matches!(Box::pin(self.obey(command)).await, Then::End) { break },
+                    None => break,
+                },
+                // Last: a hypervisor in a guest's hands may flood, and must not starve what is above.
+                event = next_event(self.live.machine.clone()) => self.on_event(event).await,
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) -> Then {
+        match command {
+            Command::Adopt { findings, done } => {
+                self.on_adoption(*findings).await;
+                let _ = done.send(());
+                if self.live.process.is_some() {
+                    self.attend().await;
+                }
+                self.resume_stop().await;
+            }
+            Command::Start { call, etag, options, progress, reply } => {
+                let result = match self.may_start(&etag) {
+                    Ok(None) => {
+                        self.start(&call, &options, progress, |vm| vm.spec.autoboot = Some(true)).await
+                    }
+                    Ok(Some(already)) => self.keep_answer(&call, already).await,
+                    Err(error) => Err(error),
+                };
+                let _ = reply.send(result);
+            }
+            Command::Stop { call, etag, force, timeout_seconds, cause, reply } => {
+                let timeout = Duration::from_secs(timeout_seconds.min(stop::MAX_TIMEOUT).into());
+                let manner = Manner { force, timeout, cause, then_start: false, answered: true };
+                self.begin_stop(call, &etag, manner, reply).await;
+            }
+            Command::Reboot { call, etag, force, reply } => self.reboot(call, &etag, force, reply).await,
+            Command::Update { call, etag, payload, validate_only, reply } => {
+                let _ = reply.send(self.update(&call, &etag, payload, validate_only).await);
+            }
+            Command::Control { call, etag, control, reply } => {
+                let _ = reply.send(self.control(&call, &etag, control).await);
+            }
+            Command::Delete { call, etag, reply } => {
+                let result = self.delete(&call, &etag).await;
+                let gone = result.is_ok();
+                let _ = reply.send(result);
+                if gone {
+                    return Then::End;
+                }
+            }
+            Command::Rejoin => {
+                if self.live.process.is_some() && links::rejoin(&self.context, &self.record).await {
+                    self.follow_links().await;
+                }
+            }
+            Command::Look { what, reply } => {
+                let _ = reply.send(self.look(what));
+            }
+        }
+        Then::GoOn
+    }
+
+    /// Lets a change of what its interfaces may send and are told take effect.
+    async fn follow_links(&mut self) {
+        let guarded = links::guard(&self.context, &self.record).await;
+        if let (Err(error), None) = (&guarded, self.live.guard_again) {
+            tracing::error!(%error, "the interfaces keep their earlier rules; the new ones are tried again");
+        }
+        self.live.guard_again = guarded.is_err().then(|| Instant::now() + GUARD_AGAIN);
+        match &mut self.live.links {
+            Some(attended) => attended.follow(&self.context, &self.record),
+            None => {
+                let late = self.live.late.clone();
+                self.live.links = Some(Attended::begin(&self.context, &self.record, late));
+            }
+        }
+    }
+
+    fn check_etag(&self, etag: &str) -> Result<(), Error> {
+        check_etag(&self.record, etag)
+    }
+
+    fn wrong_state(&self, message: impl Into<String>) -> Error {
+        Error::WrongState { uuid: self.record.uuid, state: self.record.state, message: message.into() }
+    }
+
+    fn reply(&self, already: bool) -> VmReply {
+        VmReply { already, ..VmReply::of(&self.record) }
+    }
+
+    /// The machine, to do `what` with it, like "get info for".
+    fn look(&self, what: &str) -> Result<Look, Error> {
+        let is_allowed = judge(self.record.state, Ask::Inspect) == Verdict::Act;
+        match &self.live.machine {
+            Some(machine) if is_allowed => {
+                Ok(Look { machine: machine.clone(), vnc: self.live.vnc.as_ref().map(VncEndpoint::address) })
+            }
+            _ => Err(self.wrong_state(format!(
+                "Unable to {what} vm from state \"{}\", must be \"running\" or \"stopping\".",
+                self.record.state
+            ))),
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,40 @@
+//! The VNC endpoint of a machine that runs.
+
+use std::sync::Arc;
+
+use crate::{
+    agent::vm::{Actor, patience::patient},
+    boot,
+    hypervisor::Machine,
+};
+
+impl Actor {
+    /// Closes the VNC endpoint; its port is free then.
+    pub(super) async fn close_vnc(&mut self) {
+        if let Some(endpoint) = self.live.vnc.take() {
+            endpoint.close().await;
+        }
+    }
+
+    /// Opens the VNC endpoint as the machine says now.
+    pub(super) async fn open_vnc(&mut self, machine: &Arc<dyn Machine>) {
+        if let Err(error) = patient(machine.set_vnc_password(self.record.vnc_password())).await {
+            tracing::warn!(%error, "the VNC password could not be set");
+        }
+        self.listen_vnc(machine).await;
+    }
+
+    /// The same, where the password is set already.
+    pub(super) async fn listen_vnc(&mut self, machine: &Arc<dyn Machine>) {
+        let address = self.context.settings.vnc_address;
+        match boot::listen_vnc(&self.record, address, machine.clone()).await {
+            Ok(endpoint) => self.live.vnc = endpoint,
+            Err(error) => tracing::error!(%error, "the VNC endpoint could not be opened"),
+        }
+    }
+
+    /// The endpoint's TCP port.
+    pub(super) fn vnc_port(&self) -> Option<u16> {
+        self.live.vnc.as_ref().map(|vnc| vnc.address().port())
+    }
+}

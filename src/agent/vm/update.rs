@@ -1,0 +1,235 @@
+//! Changing the machine: checked as a whole, committed as a whole, then made effective where that needs no
+//! boot.
+//!
+//! ```text
+//!   read ─▶ apply ─▶ claims ─▶ disks noted ─▶ new ones made ─▶ commit ─▶ limits, VNC ─▶ old ones removed
+//!                       │                           │             │ the next start removes disks that
+//!                       ▼                           ▼             ▼ are noted and the machine does not have
+//!                  given back                 removed again    all undone
+//! ```
+
+use serde_json::{Map, Value};
+
+use crate::{
+    agent::{
+        error::Error,
+        guest::links,
+        request::{call::Call, reply::UpdateReply},
+        view::diff,
+        vm::{
+            Actor,
+            completion::host_for,
+            policy::{Ask, Verdict, judge},
+        },
+    },
+    crash,
+    model::VmRecord,
+    spec::{DiskSpec, Limits, Note, VmSpec, VmState, update},
+    storage::{StorageError, ZoneRoot, is_qcow2},
+};
+
+impl Actor {
+    pub(super) async fn update(
+        &mut self,
+        call: &Call,
+        etag: &str,
+        payload: Map<String, Value>,
+        validate_only: bool,
+    ) -> Result<UpdateReply, Error> {
+        self.check_etag(etag)?;
+        if judge(self.record.state, Ask::Update) == Verdict::Refuse {
+            return Err(self.wrong_state("the VM is being deleted"));
+        }
+        let patch = update::read(payload, self.record.spec.brand).map_err(Error::Invalid)?;
+        let context = self.context.clone();
+        let updated = {
+            let new_mac = || context.new_mac();
+            let disk_path = |number| self.layout.disk(number).display().to_string();
+            update::apply(&self.record.spec, &patch, &host_for(&context, &disk_path, &new_mac))
+                .map_err(Error::Invalid)?
+        };
+        if self.record.state != VmState::Stopped && update::needs_stopped(&self.record.spec, &updated.spec) {
+            let (state, zone) = (self.record.state, self.record.state.zone_state());
+            return Err(self.wrong_state(format!(
+                "updates to disks are only allowed when state is \"stopped\", currently: {state} ({zone})"
+            )));
+        }
+        // Tags that were configured away keep nobody from changing something else.
+        let violations = links::violations(&self.context, &updated.spec);
+        if updated.spec.nics != self.record.spec.nics && !violations.is_empty() {
+            return Err(Error::Invalid(violations));
+        }
+        // What it was created with before anybody looked keeps nobody from changing something else.
+        let known = self.context.hypervisor(&self.record).faults(&self.record.spec).await;
+        let faults = self.context.hypervisor(&self.record).faults(&updated.spec).await;
+        let new: Vec<_> = faults.into_iter().filter(|fault| !known.contains(fault)).collect();
+        if !new.is_empty() {
+            return Err(Error::Invalid(new));
+        }
+        let mut notes = updated.notes;
+        notes.extend(self.containers(&updated.spec).await);
+        let vm = self.changed(|vm| vm.spec = updated.spec.clone());
+        let changes = diff::changes(&self.record, &vm);
+        let next_boot = if self.record.state == VmState::Stopped { Vec::new() } else { updated.next_boot };
+        let outcome = |vm: VmRecord| UpdateReply { vm: Box::new(vm), changes, next_boot, notes };
+        if validate_only {
+            return Ok(outcome(vm));
+        }
+        if updated.spec == self.record.spec {
+            return self.keep_answer(call, outcome(self.record.clone())).await;
+        }
+        if self.live.process.is_some() && links::rules_differ(&self.record.spec, &updated.spec) {
+            // What would not be in force is not promised.
+            links::check(&self.context, &vm).await?;
+        }
+        self.context.claim(self.record.uuid, &updated.spec, self.record.running_nics())?;
+        let before = self.record.spec.clone();
+        let result = self.carry_out(call, vm, outcome).await;
+        if result.is_err() {
+            self.context.claims.put(self.record.uuid, &before, self.record.running_nics());
+        }
+        result
+    }
+
+    /// Files that are attached raw and look as if another program made them for itself: no mistake, and worth saying.
+    async fn containers(&self, spec: &VmSpec) -> Vec<Note> {
+        let is_new =
+            |path: &&String| !self.record.spec.disks.iter().any(|disk| disk.path.as_ref() == Some(path));
+        let files = spec.disks.iter().enumerate().filter(|(_, disk)| !disk.is_made_here());
+        let files =
+            files.filter_map(|(index, disk)| Some((index, disk.path.as_ref().filter(is_new)?.clone())));
+        let (root, files) = (self.layout.root(), files.collect::<Vec<_>>());
+        let look = move || {
+            let root = ZoneRoot::open(&root).ok()?;
+            let is_container = |path: &str| root.open_file(path, false).is_ok_and(|file| is_qcow2(&file));
+            let why =
+                "the file is a qcow2 image and is attached raw; qemu-img convert -O raw makes one of it";
+            let found = files.into_iter().filter(|(_, path)| is_container(path));
+            Some(found.map(|(index, _)| Note::new(format!("disks.{index}.path"), why)).collect::<Vec<_>>())
+        };
+        tokio::task::spawn_blocking(look).await.ok().flatten().unwrap_or_default()
+    }
+
+    async fn carry_out(
+        &mut self,
+        call: &Call,
+        vm: VmRecord,
+        outcome: impl FnOnce(VmRecord) -> UpdateReply,
+    ) -> Result<UpdateReply, Error> {
+        let before = self.record.spec.clone();
+        let unsettled = unsettled(&before, &vm.spec);
+        if !unsettled.is_empty() {
+            self.note(|vm| vm.unsettled.clone_from(&unsettled)).await?;
+        }
+        let vm = VmRecord { unsettled, ..vm };
+        let made = self.make_disks(&before, &vm.spec).await?;
+        crash::point("update.disks");
+        let outcome = outcome(vm.clone());
+        let answer = call.answer(&Ok(outcome.clone()));
+        if let Err(error) = self.commit(call, vm, Vec::new(), answer).await {
+            self.remove_disks(made).await;
+            return Err(error);
+        }
+        self.make_effective(&before).await;
+        crash::point("update.effective");
+        self.remove_disks(self.record.leftover_disks()).await;
+        // Written down with the next change.
+        self.record.unsettled.clear();
+        Ok(outcome)
+    }
+
+    /// Makes the disks that are new, and grows those that grow; gives what was made. On an error none is
+    /// left.
+    async fn make_disks(&self, before: &VmSpec, after: &VmSpec) -> Result<Vec<String>, Error> {
+        let (volumes, zone) = (self.context.platform.volumes.clone(), self.layout.zonepath().to_owned());
+        let was = before.disks.clone();
+        let disks: Vec<DiskSpec> = after.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
+        let work = move || {
+            let mut made = Vec::new();
+            for disk in disks {
+                let Some(name) = disk.file_name() else { continue };
+                let size = disk.mebibytes();
+                let done = match was.iter().find(|old| old.path == disk.path) {
+                    // What exists is not ours to undo.
+                    None => match volumes.create(&zone, name, size) {
+                        Err(error @ StorageError::Exists { .. }) => Err(error),
+                        created => {
+                            made.push(name.to_owned());
+                            created
+                        }
+                    },
+                    Some(old) if old.size != disk.size => volumes.grow(&zone, name, size),
+                    Some(_) => Ok(()),
+                };
+                if let Err(error) = done {
+                    return Err((made, error));
+                }
+            }
+            Ok(made)
+        };
+        match tokio::task::spawn_blocking(work).await.map_err(Error::internal)? {
+            Ok(made) => Ok(made),
+            Err((made, error)) => {
+                self.remove_disks(made).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// They may be gone already.
+    async fn remove_disks(&self, names: Vec<String>) {
+        if names.is_empty() {
+            return;
+        }
+        let (volumes, zone) = (self.context.platform.volumes.clone(), self.layout.zonepath().to_owned());
+        let remove = move || {
+            for name in names {
+                if let Err(error) = volumes.remove(&zone, &name) {
+                    tracing::warn!(%error, disk = name, zone = %zone.display(), "cannot remove; the next start tries again");
+                }
+            }
+        };
+        let _ = tokio::task::spawn_blocking(remove).await;
+    }
+
+    /// What can take effect while the VM runs does. A part that fails waits for the next boot.
+    async fn make_effective(&mut self, before: &VmSpec) {
+        let after = self.record.spec.clone();
+        if let Some(process) = &self.live.process
+            && Limits::of(before) != Limits::of(&after)
+        {
+            let reports = process.bound(&Limits::of(&after));
+            for report in reports.iter().filter(|report| !report.is_effective()) {
+                tracing::warn!(property = report.property, reason = report.reason, "limit");
+            }
+            let vm = self.changed(|vm| {
+                if let Some(machine) = &mut vm.machine {
+                    machine.limits = reports;
+                }
+            });
+            self.commit_surely(&Call::own(), vm, None).await;
+        }
+        if self.live.process.is_some() && links::differ(before, &after) {
+            self.follow_links().await;
+        }
+        let display = |spec: &VmSpec| (spec.vnc_port, spec.vnc_password.clone());
+        if let Some(machine) = self.live.machine.clone()
+            && display(before) != display(&after)
+        {
+            self.close_vnc().await;
+            self.open_vnc(&machine).await;
+            let port = self.vnc_port();
+            let vm = self.changed(|vm| vm.vnc_port = port);
+            self.commit_surely(&Call::own(), vm, None).await;
+        }
+    }
+}
+
+/// File names of disks that are made or removed between these machines.
+fn unsettled(before: &VmSpec, after: &VmSpec) -> Vec<String> {
+    let not_in = |spec: &VmSpec, disk: &DiskSpec| !spec.disks.iter().any(|other| other.path == disk.path);
+    let made = after.disks.iter().filter(|disk| not_in(before, disk));
+    let gone = before.disks.iter().filter(|disk| not_in(after, disk));
+    let ours = made.chain(gone).filter(|disk| disk.is_made_here());
+    ours.filter_map(DiskSpec::file_name).map(str::to_owned).collect()
+}

@@ -1,0 +1,44 @@
+//! What is wrong with a machine that is to be created: by itself, and on this host.
+
+use uuid::Uuid;
+
+use crate::{
+    agent::{context::VmContext, guest::links, vm::completion},
+    spec::{Note, Violation, VmSpec, defaults, machine_json::Parsed, validate},
+};
+
+/// The machine that a payload says, unless something is wrong with the payload by itself.
+pub(in crate::agent) fn read<'p>(
+    context: &VmContext,
+    parsed: &'p Parsed,
+) -> Result<&'p VmSpec, Vec<Violation>> {
+    let mut found = parsed.all_violations();
+    if found.is_empty() {
+        return Ok(&parsed.spec);
+    }
+    found.extend(links::violations(context, &parsed.spec));
+    Err(found)
+}
+
+/// Everything that is wrong with a machine, and with the one that it becomes. On success gives what becomes of it that
+/// was not asked for.
+pub(in crate::agent) async fn judge(context: &VmContext, spec: &VmSpec) -> Result<Vec<Note>, Vec<Violation>> {
+    let found: Vec<_> = validate::check(spec).into_iter().chain(links::violations(context, spec)).collect();
+    if !found.is_empty() {
+        return Err(found);
+    }
+    let mut whole = spec.clone();
+    completion::complete(context, spec.uuid.unwrap_or_else(Uuid::new_v4), &mut whole);
+    let found = violations_of_whole(context, &whole).await;
+    if found.is_empty() { Ok(defaults::adjusted(spec, &whole)) } else { Err(found) }
+}
+
+/// What is wrong with a complete machine that is new.
+async fn violations_of_whole(context: &VmContext, spec: &VmSpec) -> Vec<Violation> {
+    let mut found = validate::check_whole(spec);
+    found.extend(validate::outgrown(spec, None));
+    if let Some(hypervisor) = spec.brand.and_then(|brand| context.platform.hypervisor(brand)) {
+        found.extend(hypervisor.faults(spec).await);
+    }
+    found
+}

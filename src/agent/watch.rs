@@ -1,0 +1,130 @@
+//! Which events a watcher wants.
+//!
+//! A filter looks at the VM as it was before an event and after it, and the journal alone decides: a watch that was cut
+//! and goes on from its cursor gets what it would have got.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::{
+    agent::{
+        Agent,
+        view::{diff, object},
+    },
+    events::WatchError,
+    model::{Event, EventKind, VmRecord},
+    spec::filter::Filter,
+};
+
+/// Which events are wanted, and what is known of their VMs.
+#[derive(Debug)]
+pub struct Wanted {
+    uuids: HashSet<Uuid>,
+    kinds: Vec<&'static str>,
+    filters: Vec<Filter>,
+    /// Whether a VM met the filters after its last event, where that is known.
+    met: HashMap<Uuid, bool>,
+    /// With a snapshot: how new each VM was in it.
+    seen: HashMap<Uuid, u64>,
+}
+
+impl Wanted {
+    /// Of these VMs, kinds (by their names in the journal) and filters; of all where there are none.
+    #[must_use]
+    pub fn new(uuids: HashSet<Uuid>, kinds: Vec<&'static str>, filters: Vec<Filter>) -> Self {
+        Self { uuids, kinds, filters, met: HashMap::new(), seen: HashMap::new() }
+    }
+
+    /// What every VM has to meet.
+    #[must_use]
+    pub fn filters(&self) -> &[Filter] {
+        &self.filters
+    }
+
+    /// Whether a VM that meets the filters belongs into the snapshot; what it had seen is not told again.
+    pub fn shows(&mut self, vm: &VmRecord) -> bool {
+        let wanted = self.uuids.is_empty() || self.uuids.contains(&vm.uuid);
+        if wanted {
+            self.met.insert(vm.uuid, true);
+            self.seen.insert(vm.uuid, vm.generation);
+        }
+        wanted
+    }
+
+    /// Whether an event is wanted; they come in their order.
+    pub async fn has(&mut self, agent: &Agent, event: &Event) -> Result<bool, WatchError> {
+        let fact = &event.fact;
+        if !self.uuids.is_empty() && !self.uuids.contains(&fact.uuid) {
+            return Ok(false);
+        }
+        if let EventKind::Created { vm } | EventKind::Modified { vm, .. } = &fact.kind
+            && self.seen.get(&vm.uuid).is_some_and(|seen| vm.generation <= *seen)
+        {
+            return Ok(false);
+        }
+        if matches!(fact.kind, EventKind::Deleted { .. }) {
+            // One that is made again under this UUID is another.
+            self.seen.remove(&fact.uuid);
+        }
+        if !self.filters.is_empty() && !self.passes(agent, event).await? {
+            return Ok(false);
+        }
+        Ok(self.kinds.is_empty() || self.kinds.contains(&fact.kind.name()))
+    }
+
+    /// Whether the VM met the filters before an event or meets them after it.
+    async fn passes(&mut self, agent: &Agent, event: &Event) -> Result<bool, WatchError> {
+        let uuid = event.fact.uuid;
+        let before = match self.met.get(&uuid) {
+            Some(met) => *met,
+            None => self.met_before(agent, event).await?,
+        };
+        let after = match &event.fact.kind {
+            EventKind::Created { vm } | EventKind::Modified { vm, .. } => self.meets(agent, vm),
+            _ => before,
+        };
+        match event.fact.kind {
+            EventKind::Deleted { .. } => self.met.remove(&uuid),
+            _ => self.met.insert(uuid, after),
+        };
+        Ok(before || after)
+    }
+
+    /// Whether the VM of the first event that is seen of it met the filters before.
+    async fn met_before(&self, agent: &Agent, event: &Event) -> Result<bool, WatchError> {
+        let uuid = event.fact.uuid;
+        if matches!(event.fact.kind, EventKind::Created { .. }) {
+            return Ok(false);
+        }
+        Ok(match (agent.journal().vm_before(uuid, event.sequence).await?, &event.fact.kind) {
+            (Some(vm), _) => vm.is_some_and(|vm| self.meets(agent, &vm)),
+            // Trimmed: what changed says what it was.
+            (None, EventKind::Modified { vm, changes }) => {
+                self.meet(&diff::undone(seen_by_filters(agent, vm), changes))
+            }
+            // One that did not change since is as it was.
+            (None, _) => agent.vm(uuid).is_ok_and(|vm| self.meets(agent, &vm)),
+        })
+    }
+
+    /// Whether a VM as it is in this record meets all filters.
+    fn meets(&self, agent: &Agent, vm: &VmRecord) -> bool {
+        let shown = agent.context.registry.get(vm.uuid).ok().map(|handle| handle.view());
+        let same = |record: &VmRecord| (record.generation, record.created) == (vm.generation, vm.created);
+        match shown.filter(|view| same(&view.record)) {
+            // Made once for everybody.
+            Some(view) => self.meet(&view.object),
+            None => self.meet(&seen_by_filters(agent, vm)),
+        }
+    }
+
+    fn meet(&self, object: &Map<String, Value>) -> bool {
+        self.filters.iter().all(|filter| filter.matches(object))
+    }
+}
+
+fn seen_by_filters(agent: &Agent, vm: &VmRecord) -> Map<String, Value> {
+    object::object(vm, &agent.zonepath(vm.uuid))
+}
