@@ -1,10 +1,14 @@
 //! Zoneward: the agent that runs on every VM host of a datacenter.
 //!
+//! For other programs there are [`client`], [`proto`] and [`spec`]; the rest is private.
+//!
 //! The rooms of the house; each uses only rooms that stand below it. `tests/layers.rs` has the same as a table, and
 //! fails on any other import.
 //!
 //! ```text
 //!   bin/zoneward                                    bin/vmadm
+//!      |                                               |
+//!   internals ---------------------------------- internals         the way in for these programs and the tests
 //!      |                                               |
 //!   api  browser  doctor  probe                     cli            the edges: gRPC, screens, an operator's commands
 //!      |                                               |
@@ -28,57 +32,64 @@
 
 #![cfg_attr(
     not(all(feature = "agent", feature = "vmadm")),
-    allow(dead_code, unused_imports, reason = "what only the agent or the command converts")
+    allow(
+        dead_code,
+        unreachable_pub,
+        unused_imports,
+        reason = "what only the agent or the command converts"
+    )
 )]
 
 #[cfg(feature = "agent")]
-pub mod agent;
+mod agent;
 #[cfg(feature = "agent")]
-pub mod api;
+mod api;
 #[cfg(feature = "agent")]
-pub mod auth;
+mod auth;
 #[cfg(feature = "agent")]
-pub mod boot;
+mod boot;
 #[cfg(feature = "agent")]
-pub mod browser;
+mod browser;
 #[cfg(feature = "vmadm")]
-pub mod cli;
+mod cli;
 pub mod client;
 #[cfg(feature = "agent")]
-pub mod config;
+mod config;
 #[cfg(feature = "agent")]
-pub mod console;
+mod console;
 #[cfg(feature = "agent")]
 mod crash;
 #[cfg(feature = "agent")]
-pub mod doctor;
+mod doctor;
 #[cfg(feature = "agent")]
-pub mod events;
+mod events;
 #[cfg(feature = "agent")]
-pub mod hypervisor;
+mod hypervisor;
+#[doc(hidden)]
+pub mod internals;
 #[cfg(feature = "agent")]
-pub mod layout;
+mod layout;
 #[cfg(feature = "agent")]
 mod logfile;
 #[cfg(feature = "agent")]
-pub mod metadata;
-pub mod model;
+mod metadata;
+mod model;
 #[cfg(feature = "agent")]
-pub mod network;
+mod network;
 #[cfg(feature = "agent")]
-pub mod probe;
+mod probe;
 pub mod proto;
 pub mod spec;
 #[cfg(feature = "agent")]
-pub mod storage;
+mod storage;
 #[cfg(feature = "agent")]
-pub mod store;
+mod store;
 #[cfg(feature = "agent")]
 mod sys;
 mod text;
 mod tls;
 #[cfg(feature = "agent")]
-pub mod zone;
+mod zone;
 
 #[cfg(test)]
 #[allow(dead_code, clippy::expect_used, reason = "unit tests take a part of it, and fail by a panic")]

@@ -2,7 +2,7 @@
 //!
 //! Every path in product code (tests are left out) is resolved to the module that it names. An arrow between two
 //! rooms that the table does not allow fails with its file and line, and so does a circle of files inside one room. What a
-//! folder's own file re-exports counts as the folder's; the programs in `src/bin` stand above all rooms.
+//! folder's own file re-exports counts as the folder's; the programs in `src/bin` stand above all rooms, and reach them through `internals`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 
 use std::{
@@ -81,7 +81,31 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("doctor", &["config", "auth", "zone", "hypervisor", "network", "spec"]),
     ("probe", &["zone", "layout", "sys", "spec"]),
     ("cli", &["client", "proto", "model", "spec", "text"]),
+    // What the project's own programs and tests take from the rooms that nobody else may enter.
+    (
+        "internals",
+        &[
+            "agent",
+            "api",
+            "auth",
+            "boot",
+            "browser",
+            "cli",
+            "config",
+            "doctor",
+            "hypervisor",
+            "metadata",
+            "model",
+            "network",
+            "probe",
+            "storage",
+            "store",
+            "zone",
+        ],
+    ),
 ];
+/// The rooms that other programs may enter.
+const PUBLIC: [&str; 4] = ["client", "internals", "proto", "spec"];
 
 /// Files of the agent itself, which may use all of its rooms.
 const DOORS: [&str; 4] = ["calls", "inspect", "refusals", "watch"];
@@ -178,6 +202,16 @@ fn the_tables_name_each_room_once_and_from_the_ground() {
         let rooms: BTreeSet<_> = modules.keys().filter_map(|module| (plan.room)(module)).collect();
         assert_eq!(rooms, below);
     }
+}
+
+#[test]
+fn other_programs_may_enter_the_public_rooms_alone() {
+    let file = syn::parse_file(include_str!("../src/lib.rs")).unwrap();
+    let public = file.items.iter().filter_map(|item| match item {
+        Item::Mod(item) if matches!(item.vis, syn::Visibility::Public(_)) => Some(item.ident.to_string()),
+        _ => None,
+    });
+    assert_eq!(public.collect::<Vec<_>>(), PUBLIC);
 }
 
 #[test]

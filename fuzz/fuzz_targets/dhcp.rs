@@ -3,7 +3,7 @@
 
 use etherparse::PacketBuilder;
 use libfuzzer_sys::fuzz_target;
-use zoneward::network::{
+use zoneward::internals::network::{
     Lease,
     dhcp::{Responder, SERVER_MAC, acknowledged},
 };

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use zoneward::metadata::{
+use zoneward::internals::metadata::{
     protocol::{Command, Line, Reply, framed, parse, plain},
     route,
 };

@@ -7,7 +7,11 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use zoneward::{
     proto::{json_to_update, update_to_json},
-    spec::{Brand, Mac, VmSpec, defaults::{self, Host}, machine_json, update},
+    spec::{
+        Brand, Mac, VmSpec,
+        defaults::{self, Host},
+        machine_json, update,
+    },
 };
 
 const MACHINE: &str = r#"{"brand":"kvm","disks":[{"size":5},{"media":"cdrom","path":"/a"}],

@@ -47,20 +47,17 @@ use uuid::Uuid;
 use context::VmContext;
 use host::{adoption, autoboot, folders, nic_tags};
 
-pub use context::capacity::{Capacity, Resource};
-pub use error::{Error, StartError};
-pub use files::{FileList, Uploader};
-pub use host::{
-    drain::Drained,
-    leaks::{Leak, LeakKind},
-};
-pub use refusals::Refusals;
-pub use request::{
-    call::{BootProgress, Call},
+pub(crate) use context::capacity::Capacity;
+pub(crate) use error::{Error, StartError};
+pub(crate) use files::Uploader;
+pub(crate) use host::leaks::{Leak, LeakKind};
+pub(crate) use refusals::Refusals;
+pub(crate) use request::{
+    call::Call,
     reply::{FileReply, Reclaimed, UpdateReply, VmReply},
 };
-pub use view::View;
-pub use watch::Wanted;
+pub(crate) use view::View;
+pub(crate) use watch::Wanted;
 
 use crate::{
     boot::Platform,

@@ -14,11 +14,11 @@ const KNOWN: usize = 1024;
 
 /// Calls that were refused for a role that is too low; who is refused again and again must not fill the journal.
 #[derive(Debug, Default)]
-pub struct Refusals(HashMap<(String, String), Instant>);
+pub(crate) struct Refusals(HashMap<(String, String), Instant>);
 
 impl Refusals {
     /// Writes down that `caller` may not call `rpc`, unless that was said a moment ago.
-    pub async fn tell(&mut self, agent: &Agent, caller: String, rpc: String) {
+    pub(crate) async fn tell(&mut self, agent: &Agent, caller: String, rpc: String) {
         let now = Instant::now();
         if self.0.len() >= KNOWN {
             self.0.retain(|_, told| now.duration_since(*told) < REFUSAL);

@@ -20,7 +20,7 @@ use crate::{
 
 /// Which events are wanted, and what is known of their VMs.
 #[derive(Debug)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     uuids: HashSet<Uuid>,
     kinds: Vec<&'static str>,
     filters: Vec<Filter>,
@@ -33,18 +33,18 @@ pub struct Wanted {
 impl Wanted {
     /// Of these VMs, kinds (by their names in the journal) and filters; of all where there are none.
     #[must_use]
-    pub fn new(uuids: HashSet<Uuid>, kinds: Vec<&'static str>, filters: Vec<Filter>) -> Self {
+    pub(crate) fn new(uuids: HashSet<Uuid>, kinds: Vec<&'static str>, filters: Vec<Filter>) -> Self {
         Self { uuids, kinds, filters, met: HashMap::new(), seen: HashMap::new() }
     }
 
     /// What every VM has to meet.
     #[must_use]
-    pub fn filters(&self) -> &[Filter] {
+    pub(crate) fn filters(&self) -> &[Filter] {
         &self.filters
     }
 
     /// Whether a VM that meets the filters belongs into the snapshot; what it had seen is not told again.
-    pub fn shows(&mut self, vm: &VmRecord) -> bool {
+    pub(crate) fn shows(&mut self, vm: &VmRecord) -> bool {
         let wanted = self.uuids.is_empty() || self.uuids.contains(&vm.uuid);
         if wanted {
             self.met.insert(vm.uuid, true);
@@ -54,7 +54,7 @@ impl Wanted {
     }
 
     /// Whether an event is wanted; they come in their order.
-    pub async fn has(&mut self, agent: &Agent, event: &Event) -> Result<bool, WatchError> {
+    pub(crate) async fn has(&mut self, agent: &Agent, event: &Event) -> Result<bool, WatchError> {
         let fact = &event.fact;
         if !self.uuids.is_empty() && !self.uuids.contains(&fact.uuid) {
             return Ok(false);

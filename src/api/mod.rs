@@ -15,4 +15,4 @@ mod status;
 mod vm_service;
 mod vms;
 
-pub use server::{ServeError, serve};
+pub use server::serve;

@@ -19,7 +19,7 @@ use super::{peer::Peer, places::Place};
 
 /// A connection with a kill switch: hyper has no handle on a single connection, so the switch works
 /// on the transport. Once cut, the next poll fails and the connection is dropped.
-pub struct Connection {
+pub(crate) struct Connection {
     io: Io,
     peer: Peer,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,

@@ -27,7 +27,7 @@ pub(crate) type Refused = (String, String);
 
 /// Puts the role check before a service.
 #[derive(Clone, Debug)]
-pub struct GateLayer {
+pub(crate) struct GateLayer {
     refused: mpsc::Sender<Refused>,
 }
 
@@ -49,7 +49,7 @@ impl<S> Layer<S> for GateLayer {
 
 /// Lets through what the caller's role allows.
 #[derive(Clone, Debug)]
-pub struct Gate<S> {
+pub(crate) struct Gate<S> {
     inner: S,
     refused: mpsc::Sender<Refused>,
 }

@@ -41,7 +41,7 @@ pub struct Listeners {
 
 /// Accepts until `stop`, and cuts UNIX connections at `cut`.
 #[must_use]
-pub fn incoming(
+pub(crate) fn incoming(
     listeners: Listeners,
     stop: &CancellationToken,
     cut: &CancellationToken,

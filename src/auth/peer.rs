@@ -18,7 +18,7 @@ pub(crate) type Chain = Arc<[CertificateDer<'static>]>;
 
 /// Who calls. Each request carries it in its extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// As the journal names the caller: a SPIFFE ID, or `unix:uid=0`.
     pub name: Arc<str>,
     /// What the caller may do.

@@ -1,4 +1,4 @@
-//! The operator's command; see [`zoneward::cli`].
+//! The operator's command.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(zoneward::cli::run(std::env::args_os()));
+    let code = runtime.block_on(zoneward::internals::cli::run(std::env::args_os()));
     // A read of standard input that never ends must not hold the program up.
     runtime.shutdown_background();
     code

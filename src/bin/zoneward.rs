@@ -22,7 +22,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
-use zoneward::{
+use zoneward::internals::{
     agent::Agent,
     api,
     auth::{Files, Links, Listeners, Role, Tls, pki::Pki},

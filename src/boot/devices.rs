@@ -57,7 +57,7 @@ fn is_named(device: &BootDevice, disk: &DiskSpec) -> bool {
 
 /// The CD drives of a machine that is booted so.
 #[must_use]
-pub fn cd_drives(spec: &VmSpec, options: &BootOptions) -> Vec<CdDrive> {
+pub(crate) fn cd_drives(spec: &VmSpec, options: &BootOptions) -> Vec<CdDrive> {
     let cd = |attached: Attached| {
         let is_cd = attached.media == Media::Cdrom;
         let path = attached.disk.path.unwrap_or_default();

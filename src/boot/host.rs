@@ -12,7 +12,7 @@ pub fn this_host_boot() -> io::Result<String> {
 
 /// Microseconds of this boot of the host, the same for every agent in it. Nobody sets it.
 #[must_use]
-pub fn host_clock() -> u64 {
+pub(crate) fn host_clock() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let micros = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000);
     u64::try_from(micros).unwrap_or(0)

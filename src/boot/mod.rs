@@ -34,9 +34,10 @@ use crate::{
     zone::{Process, Zone},
 };
 
-pub use devices::cd_drives;
-pub use host::{host_clock, this_host_boot};
-pub use plan::{boot, listen_vnc};
+pub(crate) use devices::cd_drives;
+pub(crate) use host::host_clock;
+pub use host::this_host_boot;
+pub(crate) use plan::{boot, listen_vnc};
 
 /// The mechanisms of this host.
 #[derive(Clone, Debug)]
@@ -66,7 +67,7 @@ impl Platform {
 
 /// A boot to be done.
 #[derive(Debug)]
-pub struct BootRequest<'a> {
+pub(crate) struct BootRequest<'a> {
     /// The mechanisms.
     pub platform: &'a Platform,
     /// The VM.
@@ -91,7 +92,7 @@ impl BootRequest<'_> {
 
 /// A VM that runs.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     /// The hypervisor's process.
     pub process: Arc<dyn Process>,
     /// The hypervisor's control connection.
@@ -104,7 +105,7 @@ pub struct Running {
 
 /// A boot that failed; everything was undone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BootFailure {
+pub(crate) struct BootFailure {
     /// In which step.
     pub step: &'static str,
     /// Why, with the hypervisor's last words.
@@ -115,18 +116,18 @@ pub struct BootFailure {
 
 /// Tells the phases of a boot as they are reached.
 #[derive(Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     called_us: u64,
     phases: mpsc::Sender<BootPhase>,
 }
 
 impl Clock {
     /// Room that the channel of phases needs, so that telling never waits.
-    pub const PHASES: usize = 16;
+    pub(crate) const PHASES: usize = 16;
 
     /// Counts from when the call came, by [`host_clock`].
     #[must_use]
-    pub fn new(called_us: u64, phases: mpsc::Sender<BootPhase>) -> Self {
+    pub(crate) fn new(called_us: u64, phases: mpsc::Sender<BootPhase>) -> Self {
         Self { called_us, phases }
     }
 
@@ -138,6 +139,6 @@ impl Clock {
 
 /// A phase that is reached now, of a boot that was called for then.
 #[must_use]
-pub fn phase_at(called_us: u64, phase: Phase) -> BootPhase {
+pub(crate) fn phase_at(called_us: u64, phase: Phase) -> BootPhase {
     BootPhase { phase, elapsed_us: host_clock().saturating_sub(called_us) }
 }

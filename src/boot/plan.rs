@@ -81,7 +81,7 @@ impl Step {
 }
 
 /// Boots a VM, or leaves nothing behind.
-pub async fn boot(request: BootRequest<'_>, clock: Clock) -> Result<Running, BootFailure> {
+pub(crate) async fn boot(request: BootRequest<'_>, clock: Clock) -> Result<Running, BootFailure> {
     let mut boot = Boot { request, made: Made::default() };
     for (index, step) in PLAN.iter().enumerate() {
         crash::point(format_args!("boot.{}", step.name()));
@@ -351,7 +351,7 @@ impl Boot<'_> {
 }
 
 /// Opens a VM's VNC endpoint, unless it has none. Also how a running machine gets it back.
-pub async fn listen_vnc(
+pub(crate) async fn listen_vnc(
     vm: &crate::model::VmRecord,
     address: IpAddr,
     machine: Arc<dyn Machine>,

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 /// Without --endpoint the local agent's UNIX socket is used.
 #[derive(Debug, Parser)]
 #[command(name = "vmadm", version, disable_help_subcommand = false, after_help = EXAMPLES, allow_external_subcommands = true)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The agent: unix:/path/to/socket, or https://host:port with --ca, --cert and --key
     #[arg(
         long,

@@ -38,8 +38,6 @@ use arguments::{Arguments, Command};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use error::CliError;
 
-pub use arguments::Arguments as Cli;
-
 use crate::{client::Agent as Clients, spec::forms::parse_uuid, text};
 
 /// Runs the command line; gives the exit code.

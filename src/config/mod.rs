@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use sections::{Browser, Capacity, Journal, Vnc};
+pub(crate) use sections::{Browser, Capacity, Journal, Vnc};
 use serde::Deserialize;
 use toml::{Table, Value};
 

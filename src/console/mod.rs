@@ -27,14 +27,14 @@ use std::{
 
 use rustix::fs::{CWD, Mode};
 
-pub use hub::ConsoleHub;
-pub use input::{ConsoleInput, ConsoleWriter};
+pub(crate) use hub::ConsoleHub;
+pub(crate) use input::{ConsoleInput, ConsoleWriter};
 use lock::WriterLock;
-pub use lock::WriterRight;
+pub(crate) use lock::WriterRight;
 use log::Log;
-pub use reader::{ConsoleItem, ConsoleReader};
-pub use settings::Settings;
-pub use vnc::VncEndpoint;
+pub(crate) use reader::{ConsoleItem, ConsoleReader};
+pub(crate) use settings::Settings;
+pub(crate) use vnc::VncEndpoint;
 
 use crate::{
     layout::VmLayout,
@@ -46,7 +46,7 @@ const LAST_WORDS: u64 = 16 << 10;
 
 /// The end of what a hypervisor said about itself in its last boot; nothing when that can't be read.
 #[must_use]
-pub fn last_words(log: &Path) -> String {
+pub(crate) fn last_words(log: &Path) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(log)?;
         let end = file.metadata()?.len();

@@ -47,7 +47,7 @@ const TAKE_WITHIN: Duration = Duration::from_secs(120);
 
 /// A listening endpoint; dropping it ends it with all its viewers.
 #[derive(Debug)]
-pub struct VncEndpoint {
+pub(crate) struct VncEndpoint {
     address: SocketAddr,
     task: AbortOnDropHandle<()>,
 }
@@ -55,7 +55,7 @@ pub struct VncEndpoint {
 impl VncEndpoint {
     /// Listens on `port`, or on any port when it is 0 (then `preferred` is tried first). Each
     /// viewer's other end goes to `hand_over`; `asks` is whether it is asked for a password there.
-    pub async fn listen<H, F>(
+    pub(crate) async fn listen<H, F>(
         ip: IpAddr,
         port: u16,
         preferred: Option<u16>,
@@ -80,14 +80,14 @@ impl VncEndpoint {
     }
 
     /// Ends it; its port is free again when this returns.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 
     /// Where it listens.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }

@@ -7,5 +7,5 @@
 mod cursor;
 mod journal;
 
-pub use cursor::{Cursor, CursorError};
-pub use journal::{Journal, WatchError, Watcher};
+pub(crate) use cursor::{Cursor, CursorError};
+pub(crate) use journal::{Journal, WatchError, Watcher};

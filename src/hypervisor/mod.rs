@@ -18,7 +18,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-pub use plan::{Drive, Firmware, MachinePlan, Medium, Nic, NicBackend, Tuning};
+pub(crate) use plan::{Drive, Firmware, MachinePlan, Medium, Nic, NicBackend, Tuning};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -41,10 +41,10 @@ pub struct Program {
 
 /// Bytes that a file of a hypervisor may have whatever its disks are: a picture of the screen, which is in 16 MiB of
 /// video memory.
-pub const LEAST_FILE: u64 = 16 << 20;
+pub(crate) const LEAST_FILE: u64 = 16 << 20;
 
 /// Bytes of a picture of the screen that is taken: what a message of 4 MiB can hold, which clients take by default.
-pub const MAX_PICTURE: usize = (4 << 20) - (4 << 10);
+pub(crate) const MAX_PICTURE: usize = (4 << 20) - (4 << 10);
 
 /// What is left to do once the program answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -210,7 +210,7 @@ pub enum MachineEvent {
         /// The guest asked for it.
         guest: bool,
     },
-    /// Guest code no longer runs, or runs again; [`Machine::status`] says why.
+    /// Guest code no longer runs, or runs again; `Machine::status` says why.
     Stopped,
     /// The guest panicked.
     Panicked,
@@ -272,7 +272,7 @@ impl InfoType {
 }
 
 /// JSON of several info types.
-pub type Info = Map<String, Value>;
+pub(crate) type Info = Map<String, Value>;
 
 /// What goes wrong with a hypervisor.
 #[derive(Debug, thiserror::Error)]

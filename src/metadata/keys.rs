@@ -34,7 +34,7 @@ pub enum Place {
 
 /// What is known of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// This.
     Value(String),
     /// Nothing.
@@ -59,7 +59,7 @@ pub fn route<'k>(key: &'k str, namespaces: &[String]) -> Route<'k> {
 impl Answer {
     /// A value of a flat object, as text.
     #[must_use]
-    pub fn of(value: Option<&Value>) -> Self {
+    pub(crate) fn of(value: Option<&Value>) -> Self {
         match value {
             None | Some(Value::Null) => Self::NotFound,
             Some(Value::String(text)) => Self::Value(text.clone()),
@@ -70,7 +70,7 @@ impl Answer {
 
     /// A value with structure, as JSON.
     #[must_use]
-    pub fn json(value: &Value) -> Self {
+    pub(crate) fn json(value: &Value) -> Self {
         Self::Value(value.to_string())
     }
 }

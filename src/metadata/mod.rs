@@ -12,8 +12,9 @@
 
 mod keys;
 pub mod protocol;
-pub mod seed;
+pub(crate) mod seed;
 mod session;
 
-pub use keys::{Answer, Place, Route, route};
-pub use session::{Source, serve};
+pub use keys::route;
+pub(crate) use keys::{Answer, Place, Route};
+pub(crate) use session::{Source, serve};

@@ -16,7 +16,7 @@ const ASKED_BY: (&str, &str) = ("cloudinit_datasource", "nocloud");
 
 /// The files by name, for a VM that is to have them.
 #[must_use]
-pub fn files(uuid: Uuid, spec: &VmSpec) -> Option<Vec<(&'static str, String)>> {
+pub(crate) fn files(uuid: Uuid, spec: &VmSpec) -> Option<Vec<(&'static str, String)>> {
     let asked = text(&spec.internal_metadata, ASKED_BY.0);
     if !asked.is_some_and(|asked| asked.eq_ignore_ascii_case(ASKED_BY.1)) {
         return None;

@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a session asks about its VM.
 #[async_trait]
-pub trait Source: Send + Sync {
+pub(crate) trait Source: Send + Sync {
     /// The guest asked for the first time.
     async fn first_request(&self);
     /// What a key has.
@@ -52,7 +52,7 @@ pub trait Source: Send + Sync {
 }
 
 /// Serves the guest whose hypervisor listens at `socket`. Ends when it is dropped.
-pub async fn serve(socket: &Path, source: &dyn Source) {
+pub(crate) async fn serve(socket: &Path, source: &dyn Source) {
     let mut session =
         Session { source, asked: false, reads: Bucket::new(READS), writes: Bucket::new(WRITES) };
     loop {

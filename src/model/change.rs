@@ -26,7 +26,7 @@ const MAX_CHANGES: usize = 256 << 10;
 /// Changes that an event has room for beside its VM: with long values cut, and with one for each property where there
 /// are too many.
 #[must_use]
-pub fn bounded(changes: &[Change]) -> Cow<'_, [Change]> {
+pub(crate) fn bounded(changes: &[Change]) -> Cow<'_, [Change]> {
     let length = |value: &Option<Value>| value.as_ref().map_or(0, |value| value.to_string().len());
     let size = |change: &Change| change.path.len() + length(&change.old) + length(&change.new) + ROW;
     let total: usize = changes.iter().map(size).sum();

@@ -74,7 +74,7 @@ impl VmRecord {
 
 /// Completes a machine JSON to the flat object.
 #[must_use]
-pub fn flat(machine: Map<String, Value>, status: &Status) -> Map<String, Value> {
+pub(crate) fn flat(machine: Map<String, Value>, status: &Status) -> Map<String, Value> {
     let mut object = machine;
     let brand = object.get("brand").and_then(Value::as_str);
     let brand =
@@ -124,7 +124,7 @@ pub fn flat(machine: Map<String, Value>, status: &Status) -> Map<String, Value> 
 
 /// What a hypervisor is kept from: `{"NETWORK": ["seccomp"], ...}`, or why not.
 #[must_use]
-pub fn restrictions(all: &[Enforcement]) -> Value {
+pub(crate) fn restrictions(all: &[Enforcement]) -> Value {
     let entry = |found: &Enforcement| {
         let value =
             if found.is_enforced() { json!(found.mechanisms) } else { json!({"missing": found.reason}) };
@@ -135,7 +135,7 @@ pub fn restrictions(all: &[Enforcement]) -> Value {
 
 /// What bounds a VM: `{"max_lwps": "cgroup v2 pids.max=2000", ...}`, or why nothing does.
 #[must_use]
-pub fn limits(all: &[LimitReport]) -> Value {
+pub(crate) fn limits(all: &[LimitReport]) -> Value {
     let entry = |limit: &LimitReport| {
         let value =
             if limit.is_effective() { json!(limit.mechanism) } else { json!({"missing": limit.reason}) };

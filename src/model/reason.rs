@@ -4,7 +4,7 @@
 use std::str::FromStr;
 
 /// The domain of the reasons.
-pub const ERROR_DOMAIN: &str = "zoneward";
+pub(crate) const ERROR_DOMAIN: &str = "zoneward";
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {

@@ -30,8 +30,9 @@ use std::{fmt, fs::File, net::IpAddr, os::fd::OwnedFd};
 
 use async_trait::async_trait;
 pub use lease::Lease;
-pub use settings::{Settings, Tag, TagKind};
-pub use tag::{TagReport, Tags};
+pub(crate) use settings::Settings;
+pub use settings::{Tag, TagKind};
+pub(crate) use tag::{TagReport, Tags};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 

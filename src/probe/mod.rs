@@ -24,8 +24,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+pub use acts::ACTS;
+pub(crate) use acts::Act;
 use acts::Deed;
-pub use acts::{ACTS, Act};
 use deeds::Target;
 pub use table::print;
 use uuid::Uuid;

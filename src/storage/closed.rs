@@ -20,7 +20,7 @@ use crate::layout::{Layout, VmLayout};
 const DEPTH: usize = 16;
 
 /// The folder of the state, the database, and what SQLite has beside it.
-pub fn close_state(layout: &Layout) -> io::Result<()> {
+pub(crate) fn close_state(layout: &Layout) -> io::Result<()> {
     close(layout.state())?;
     let database = layout.database();
     for suffix in ["", "-wal", "-shm", "-journal"] {
@@ -35,7 +35,7 @@ pub fn close_state(layout: &Layout) -> io::Result<()> {
 }
 
 /// The zonepath, the files in it, and those in the zone's root.
-pub fn close_to_others(layout: &VmLayout) -> Result<(), StorageError> {
+pub(crate) fn close_to_others(layout: &VmLayout) -> Result<(), StorageError> {
     let zonepath = layout.zonepath();
     let at = || StorageError::at(zonepath.display().to_string());
     match close(zonepath) {

@@ -30,7 +30,7 @@ use crate::{crash, layout::VmLayout};
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Act {
+pub(crate) enum Act {
     /// The upload of this name becomes the file.
     Put {
         /// File name of its part.
@@ -42,7 +42,7 @@ pub enum Act {
 
 /// A change of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deed {
+pub(crate) struct Deed {
     /// What.
     pub act: Act,
     /// The file as it is afterwards, or was before.
@@ -53,7 +53,7 @@ pub struct Deed {
 
 /// The note of a deed, held by who does it.
 #[derive(Debug)]
-pub struct Note {
+pub(crate) struct Note {
     id: Uuid,
     path: PathBuf,
     _lock: File,
@@ -93,12 +93,12 @@ impl Note {
 
     /// Tells its deed from any other: one may be journaled whose note is still there.
     #[must_use]
-    pub fn id(&self) -> Uuid {
+    pub(crate) fn id(&self) -> Uuid {
         self.id
     }
 
     /// The deed is journaled, or was not done.
-    pub fn remove(self) {
+    pub(crate) fn remove(self) {
         crash::point("file.journaled");
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(%error, note = %self.path.display(), "the note of a deed stays");
@@ -107,7 +107,7 @@ impl Note {
 }
 
 /// Removes a file, a link or an empty folder from a zone's root.
-pub fn remove_file(
+pub(crate) fn remove_file(
     layout: &VmLayout,
     path: &str,
     owner: Value,
@@ -142,7 +142,7 @@ pub(super) fn settle(
 }
 
 /// Deeds that were done, and whose notes are there. Notes of those that were not done are removed.
-pub fn noted(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError> {
+pub(crate) fn noted(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError> {
     let folder = layout.uploads();
     let at = |error| StorageError::at(folder.display().to_string())(error);
     let entries = match fs::read_dir(&folder) {

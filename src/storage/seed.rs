@@ -15,7 +15,7 @@ const SIZE: u64 = 16 << 20;
 const LABEL: [u8; 11] = *b"CIDATA     ";
 
 /// Writes the disk as a whole or not at all, and opens it for reading. What it says may be secret.
-pub fn write_seed(path: &Path, files: &[(&str, String)]) -> io::Result<File> {
+pub(crate) fn write_seed(path: &Path, files: &[(&str, String)]) -> io::Result<File> {
     let draft = path.with_extension("draft");
     let mut disk =
         OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&draft)?;

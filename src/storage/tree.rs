@@ -13,7 +13,7 @@ use crate::{crash, layout::VmLayout, spec::disk::disk_number};
 
 /// Makes the zonepath and the zone's root. It is an error when it already exists: a new UUID has
 /// nothing.
-pub fn make_zone(layout: &VmLayout) -> Result<(), StorageError> {
+pub(crate) fn make_zone(layout: &VmLayout) -> Result<(), StorageError> {
     let path = layout.zonepath();
     DirBuilder::new().mode(0o700).create(path).map_err(StorageError::at(path.display().to_string()))?;
     crash::point("zone.made(zonepath)");
@@ -35,7 +35,7 @@ fn folder_name(folder: &Path) -> std::borrow::Cow<'_, str> {
 }
 
 /// Removes disks of a VM by their file names. What is gone already is fine.
-pub fn remove_disks(layout: &VmLayout, names: &[String]) -> Result<(), StorageError> {
+pub(crate) fn remove_disks(layout: &VmLayout, names: &[String]) -> Result<(), StorageError> {
     for name in names {
         if disk_number(name).is_none() {
             continue;
@@ -53,7 +53,7 @@ pub fn remove_disks(layout: &VmLayout, names: &[String]) -> Result<(), StorageEr
 }
 
 /// Removes everything of a VM. What is gone already is fine.
-pub fn remove_zone(layout: &VmLayout) -> Result<(), StorageError> {
+pub(crate) fn remove_zone(layout: &VmLayout) -> Result<(), StorageError> {
     crash::point("zone.remove");
     remove_run(layout)?;
     crash::point("zone.remove(run folder is gone)");
@@ -63,7 +63,7 @@ pub fn remove_zone(layout: &VmLayout) -> Result<(), StorageError> {
 }
 
 /// Removes what a VM has for its run alone.
-pub fn remove_run(layout: &VmLayout) -> Result<(), StorageError> {
+pub(crate) fn remove_run(layout: &VmLayout) -> Result<(), StorageError> {
     remove_folder(layout.run())
 }
 
@@ -88,7 +88,7 @@ fn remove_folder(folder: &Path) -> Result<(), StorageError> {
 }
 
 /// Writes the record for people to read. It is never read back as truth.
-pub fn write_vm_json(layout: &VmLayout, text: &str) -> Result<(), StorageError> {
+pub(crate) fn write_vm_json(layout: &VmLayout, text: &str) -> Result<(), StorageError> {
     let path = layout.vm_json();
     let draft = path.with_extension("json.draft");
     let write = || -> io::Result<()> {

@@ -27,14 +27,17 @@ pub struct Partial {
 }
 
 /// The uploads of a VM that are under way or were cut.
-pub fn unfinished(layout: &VmLayout) -> Result<Vec<Partial>, StorageError> {
+pub(crate) fn unfinished(layout: &VmLayout) -> Result<Vec<Partial>, StorageError> {
     let mut found: Vec<Partial> = noted(layout)?.into_iter().map(|(partial, _)| partial).collect();
     found.sort_by(|a, b| a.plan.path.cmp(&b.plan.path));
     Ok(found)
 }
 
 /// Removes uploads that were cut; one that is under way stays. Gives what was removed.
-pub fn give_up(layout: &VmLayout, which: impl Fn(&Partial) -> bool) -> Result<Vec<Partial>, StorageError> {
+pub(crate) fn give_up(
+    layout: &VmLayout,
+    which: impl Fn(&Partial) -> bool,
+) -> Result<Vec<Partial>, StorageError> {
     let mut gone = Vec::new();
     for (partial, part) in noted(layout)?.into_iter().filter(|(partial, _)| which(partial)) {
         // The lock is kept until both are gone, so that nobody takes it up meanwhile.
@@ -46,7 +49,7 @@ pub fn give_up(layout: &VmLayout, which: impl Fn(&Partial) -> bool) -> Result<Ve
 }
 
 /// Gives room back that an upload has beyond what came of it.
-pub fn shrink(layout: &VmLayout) -> Result<(), StorageError> {
+pub(crate) fn shrink(layout: &VmLayout) -> Result<(), StorageError> {
     for (partial, part) in noted(layout)? {
         // The lock is kept: who takes it up again must not lose what it adds.
         let Some(_lock) = lock(&part) else { continue };
@@ -101,14 +104,14 @@ fn lock(part: &Path) -> Option<File> {
 
 /// A file of an upload that nobody can go on with.
 #[derive(Debug)]
-pub struct Orphan {
+pub(crate) struct Orphan {
     path: PathBuf,
     _lock: File,
 }
 
 impl Orphan {
     /// Parts without a note and notes without a part.
-    pub fn all(layout: &VmLayout) -> io::Result<Vec<PathBuf>> {
+    pub(crate) fn all(layout: &VmLayout) -> io::Result<Vec<PathBuf>> {
         let entries = match fs::read_dir(layout.uploads()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
@@ -119,7 +122,7 @@ impl Orphan {
     }
 
     /// Takes one, so that nobody begins an upload of that name.
-    pub fn take(path: &Path) -> Result<Self, StorageError> {
+    pub(crate) fn take(path: &Path) -> Result<Self, StorageError> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(StorageError::at(name.as_str()))?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_lonely(path) {
@@ -129,7 +132,7 @@ impl Orphan {
     }
 
     /// Removes it.
-    pub fn remove(self) -> Result<(), StorageError> {
+    pub(crate) fn remove(self) -> Result<(), StorageError> {
         fs::remove_file(&self.path).map_err(StorageError::at(self.path.display().to_string()))
     }
 }

@@ -34,7 +34,7 @@ use crate::{crash, layout::VmLayout};
 
 /// An upload under way.
 #[derive(Debug)]
-pub struct Upload {
+pub(crate) struct Upload {
     plan: UploadPlan,
     overwrite: bool,
     root: ZoneRoot,
@@ -48,7 +48,7 @@ pub struct Upload {
 
 impl Upload {
     /// Begins, or goes on with, an upload whose first chunk belongs at `offset`.
-    pub fn begin(
+    pub(crate) fn begin(
         layout: &VmLayout,
         plan: UploadPlan,
         offset: u64,
@@ -134,7 +134,7 @@ impl Upload {
     }
 
     /// Takes the next bytes.
-    pub fn write(&mut self, chunk: &[u8]) -> Result<(), StorageError> {
+    pub(crate) fn write(&mut self, chunk: &[u8]) -> Result<(), StorageError> {
         let after = self.written + chunk.len() as u64;
         if after > self.plan.size {
             let error =
@@ -151,7 +151,7 @@ impl Upload {
 
     /// The client says that this was all: checks it, and puts the file under its name. The note stands for its
     /// `owner` until that is journaled.
-    pub fn finish(self, owner: Value) -> Result<(Entry, Option<Note>), StorageError> {
+    pub(crate) fn finish(self, owner: Value) -> Result<(Entry, Option<Note>), StorageError> {
         if self.written < self.plan.size {
             // As good as a cut: what came is kept.
             return Err(StorageError::Length {

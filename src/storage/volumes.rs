@@ -74,7 +74,7 @@ impl Volumes for FileVolumes {
 
 /// Takes an open disk for one machine: for itself alone where it writes, else together with others that read. Holds for
 /// as long as anybody has the descriptor, the hypervisor too, whichever agent runs.
-pub fn take_disk(file: &File, path: &str, writable: bool) -> Result<(), StorageError> {
+pub(crate) fn take_disk(file: &File, path: &str, writable: bool) -> Result<(), StorageError> {
     let lock = match writable {
         true => FlockOperation::NonBlockingLockExclusive,
         false => FlockOperation::NonBlockingLockShared,
@@ -88,7 +88,7 @@ pub fn take_disk(file: &File, path: &str, writable: bool) -> Result<(), StorageE
 
 /// Whether a file is what QEMU makes for itself by default: its own container, with the disk inside.
 #[must_use]
-pub fn is_qcow2(file: &File) -> bool {
+pub(crate) fn is_qcow2(file: &File) -> bool {
     let mut head = [0; 4];
     file.read_exact_at(&mut head, 0).is_ok() && disk::is_qcow2(&head)
 }

@@ -26,7 +26,7 @@ const MAX_ENTRIES: usize = 10_000;
 
 /// A zone's root folder.
 #[derive(Debug)]
-pub struct ZoneRoot {
+pub(crate) struct ZoneRoot {
     root: OwnedFd,
 }
 
@@ -59,7 +59,7 @@ pub enum EntryKind {
 
 impl ZoneRoot {
     /// Opens the root itself, whose path only the agent can change.
-    pub fn open(root: &Path) -> Result<Self, StorageError> {
+    pub(crate) fn open(root: &Path) -> Result<Self, StorageError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, root, flags, Mode::empty())
             .map_err(StorageError::at(root.display().to_string()))?;
@@ -77,7 +77,7 @@ impl ZoneRoot {
     }
 
     /// Opens a regular file. Opening never waits (a pipe in the guest's hand would make it).
-    pub fn open_file(&self, path: &str, writable: bool) -> Result<File, StorageError> {
+    pub(crate) fn open_file(&self, path: &str, writable: bool) -> Result<File, StorageError> {
         let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         let fd = self.resolve(path, access | OFlags::NONBLOCK | OFlags::NOCTTY)?;
         let stat = rustix::fs::fstat(&fd).map_err(StorageError::at(path))?;
@@ -95,7 +95,7 @@ impl ZoneRoot {
     }
 
     /// What is at `path`; `None` when nothing is.
-    pub fn stat(&self, path: &str) -> Result<Option<Entry>, StorageError> {
+    pub(crate) fn stat(&self, path: &str) -> Result<Option<Entry>, StorageError> {
         let (folder, name) = self.parent(path)?;
         match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(entry(path.to_owned(), &stat))),
@@ -105,7 +105,7 @@ impl ZoneRoot {
     }
 
     /// The entries of a folder, by name.
-    pub fn list(&self, path: &str) -> Result<Vec<Entry>, StorageError> {
+    pub(crate) fn list(&self, path: &str) -> Result<Vec<Entry>, StorageError> {
         let folder = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut entries = Vec::new();
         for found in Dir::read_from(&folder).map_err(StorageError::at(path))? {
@@ -128,7 +128,12 @@ impl ZoneRoot {
     }
 
     /// Moves a finished file of the agent's into the zone under `path`.
-    pub fn place(&self, from: (impl AsFd, &str), path: &str, overwrite: bool) -> Result<Entry, StorageError> {
+    pub(crate) fn place(
+        &self,
+        from: (impl AsFd, &str),
+        path: &str,
+        overwrite: bool,
+    ) -> Result<Entry, StorageError> {
         let (folder, name) = self.parent(path)?;
         let flags = if overwrite { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         match rustix::fs::renameat_with(from.0, from.1, &folder, name, flags) {
@@ -144,7 +149,7 @@ impl ZoneRoot {
 
     /// Writes a small file of the agent's own, replacing what was there; `draft` lies outside the root on
     /// the same file system. The folder is made when it is missing.
-    pub fn put(&self, draft: &Path, path: &str, content: &[u8]) -> Result<Entry, StorageError> {
+    pub(crate) fn put(&self, draft: &Path, path: &str, content: &[u8]) -> Result<Entry, StorageError> {
         let (parent, _) = path.rsplit_once('/').unwrap_or_default();
         if !parent.is_empty() && self.stat(parent)?.is_none() {
             let (folder, name) = self.parent(parent)?;
@@ -162,7 +167,7 @@ impl ZoneRoot {
     }
 
     /// Removes a file, a link (not what it leads to) or an empty folder.
-    pub fn remove(&self, path: &str) -> Result<Entry, StorageError> {
+    pub(crate) fn remove(&self, path: &str) -> Result<Entry, StorageError> {
         let found = self.stat(path)?.ok_or_else(|| StorageError::Missing { what: path.to_owned() })?;
         let (folder, name) = self.parent(path)?;
         let flags = if found.kind == EntryKind::Folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };

@@ -10,6 +10,8 @@ mod reader;
 mod schema;
 mod writer;
 
-pub use error::StoreError;
-pub use reader::{EventQuery, Found, JournalRange, Reader};
-pub use writer::{Answer, Commit, Keep, Store, VmChange};
+pub(crate) use error::StoreError;
+pub use reader::Reader;
+pub(crate) use reader::{EventQuery, Found, JournalRange};
+pub(crate) use writer::Answer;
+pub use writer::{Commit, Keep, Store, VmChange};

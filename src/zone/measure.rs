@@ -10,7 +10,7 @@ const NAMESPACES: &[&str] = &["mnt", "pid", "net", "ipc", "uts", "cgroup"];
 
 /// What the kernel says of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// A filter of system calls is in force.
     pub filtered: bool,
     /// It can't gain privileges.
@@ -29,7 +29,7 @@ pub struct Measured {
 
 impl Measured {
     /// Looks at a process; `None` when it has ended, so that there is nothing to measure.
-    pub fn of(pid: i32) -> io::Result<Option<Self>> {
+    pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let fields: HashMap<&str, &str> =
             status.lines().filter_map(|line| line.split_once(':')).map(|(k, v)| (k, v.trim())).collect();
@@ -60,7 +60,7 @@ impl Measured {
 
     /// What that amounts to. Landlock can't be seen from outside; `landlock` says that it was applied.
     #[must_use]
-    pub fn enforcements(&self, landlock: bool) -> Vec<Enforcement> {
+    pub(crate) fn enforcements(&self, landlock: bool) -> Vec<Enforcement> {
         let pid = self.namespaces.contains(&"pid");
         let sealed = self.filtered && self.no_new_privs && self.powerless;
         let by = |condition: bool, name: &'static str| condition.then_some(name);

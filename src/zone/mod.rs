@@ -22,7 +22,7 @@ pub mod identity;
 pub mod launcher;
 mod level;
 pub mod linux;
-pub mod measure;
+pub(crate) mod measure;
 pub mod sandbox;
 mod settings;
 pub mod simulated;
@@ -45,7 +45,7 @@ use crate::{
 };
 
 pub use linux::logger::{SUBCOMMAND as LOGGER, serve::run as log};
-pub use settings::{LimitPolicy, Settings};
+pub(crate) use settings::{LimitPolicy, Settings};
 
 /// A program with everything that it may touch.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Who did what: no act of an operator is without its name in the journal.
 
 use tokio_stream::wrappers::ReceiverStream;
-use zoneward::{auth::Role, proto::v1};
+use zoneward::{internals::auth::Role, proto::v1};
 
 use super::{
     auth::door,

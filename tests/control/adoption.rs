@@ -4,12 +4,14 @@ use std::path::Path;
 
 use tonic::Code;
 use zoneward::{
-    hypervisor::{MachineEvent, simulated::Faults},
-    model::{StopCause, StopPlan, Timestamp, VmRecord, WaitingCall},
+    internals::{
+        hypervisor::{MachineEvent, simulated::Faults},
+        model::{StopCause, StopPlan, Timestamp, VmRecord, WaitingCall},
+        store::{Commit, Store, VmChange},
+        zone::Ended,
+    },
     proto::v1,
     spec::VmState,
-    store::{Commit, Store, VmChange},
-    zone::Ended,
 };
 
 use super::support::{Clients, disk, eventually, ignored::ignore, machine, reason, simulated::Simulated};
@@ -37,10 +39,10 @@ async fn left_as(agent: &Simulated, uuid: &str, state: VmState) {
 
 async fn left(agent: &Simulated, uuid: &str, edit: impl FnOnce(&mut VmRecord)) {
     let path = agent.config.state_dir.join("state.db");
-    let reader = zoneward::store::Reader::open(&path).unwrap();
+    let reader = zoneward::internals::store::Reader::open(&path).unwrap();
     let mut record = reader.vms().unwrap().into_iter().find(|vm| vm.uuid.to_string() == uuid).unwrap();
     edit(&mut record);
-    let store = Store::open(&path, zoneward::store::Keep::default(), |_| ()).unwrap();
+    let store = Store::open(&path, zoneward::internals::store::Keep::default(), |_| ()).unwrap();
     let vm = Some(VmChange::Put(Box::new(record)));
     store.commit(Commit { vm, ..Commit::default() }).await.unwrap();
 }
@@ -398,7 +400,7 @@ async fn a_boot_that_was_interrupted_before_the_process_is_stopped() {
 #[tokio::test]
 async fn two_agents_do_not_share_folders() {
     let agent = Simulated::start().await;
-    let second = zoneward::agent::Agent::start(agent.config.clone(), agent.platform()).await;
+    let second = zoneward::internals::agent::Agent::start(agent.config.clone(), agent.platform()).await;
     let error = second.map(drop).unwrap_err().to_string();
     assert!(error.contains("another agent is using"), "{error}");
 }
@@ -462,7 +464,7 @@ async fn a_boot_that_was_cut_after_the_guest_ran_is_done() {
     let mut clients = agent.clients().await;
     let vm = clients.get(&uuid).await.unwrap().status.unwrap();
     assert_eq!(vm.state(), v1::VmState::Running);
-    let reader = zoneward::store::Reader::open(&agent.config.state_dir.join("state.db")).unwrap();
+    let reader = zoneward::internals::store::Reader::open(&agent.config.state_dir.join("state.db")).unwrap();
     let record = reader.vms().unwrap().remove(0);
     assert_eq!((record.stop, record.waiting), (None, vec![]));
     for id in ids {
@@ -484,7 +486,7 @@ async fn a_deletion_that_was_cut_is_its_callers() {
     let deleted = clients.journal().await.pop().unwrap();
     assert!(matches!(deleted.kind, Some(v1::event::Kind::Deleted(_))), "{deleted:?}");
     assert_eq!((deleted.actor.as_str(), deleted.request_id), ("alice", id.to_string()));
-    let reader = zoneward::store::Reader::open(&agent.config.state_dir.join("state.db")).unwrap();
+    let reader = zoneward::internals::store::Reader::open(&agent.config.state_dir.join("state.db")).unwrap();
     assert!(reader.answer(id).unwrap().is_some());
 }
 

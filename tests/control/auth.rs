@@ -12,10 +12,12 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 use zoneward::{
-    api,
-    auth::{Files, Links, Listeners, Role, Tls, pki::Pki},
-    browser::{self, Browser},
-    config::Config,
+    internals::{
+        api,
+        auth::{Files, Links, Listeners, Role, Tls, pki::Pki},
+        browser::{self, Browser},
+        config::Config,
+    },
     proto::{Rpc, v1},
 };
 
@@ -40,7 +42,7 @@ pub(super) async fn door() -> Door {
     let pki = Pki::new(certs.path().to_owned(), "zoneward".to_owned());
     pki.init(&["localhost".to_owned(), "127.0.0.1".to_owned()], 30).unwrap();
     let config = Config::default().tls;
-    let files = Files::new(&zoneward::auth::Settings { dir: certs.path().to_owned(), ..config });
+    let files = Files::new(&zoneward::internals::auth::Settings { dir: certs.path().to_owned(), ..config });
     let tls = Tls::load(files, "zoneward".to_owned()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -154,7 +156,7 @@ async fn each_rpc_has_its_role() {
             let stream = tokio_stream::iter([()]);
             let answer = grpc.streaming(tonic::Request::new(stream), path, codec).await;
             let refused = answer.err().filter(|status| status.code() == Code::PermissionDenied);
-            let needed = zoneward::auth::needed(*rpc);
+            let needed = zoneward::internals::auth::needed(*rpc);
             assert_eq!(refused.is_some(), role < needed, "{rpc:?} for {role}");
             if let Some(status) = refused {
                 assert_eq!(reason(&status), "ROLE_REQUIRED");

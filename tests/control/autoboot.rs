@@ -1,6 +1,6 @@
 //! VMs that start with their host.
 
-use zoneward::{proto::v1, zone::Ended};
+use zoneward::{internals::zone::Ended, proto::v1};
 
 use super::support::{Clients, eventually, machine, simulated::Simulated};
 

@@ -2,7 +2,7 @@
 
 use tonic::Code;
 use zoneward::{
-    hypervisor::simulated::Faults,
+    internals::hypervisor::simulated::Faults,
     proto::v1::{self, boot_phase::Phase},
 };
 
@@ -269,9 +269,10 @@ async fn a_creation_whose_boot_fails_leaves_a_stopped_vm() {
 #[tokio::test]
 async fn one_that_is_made_and_does_not_boot_is_named() {
     let agent = Simulated::start().await;
-    agent
-        .hypervisor
-        .set_faults(zoneward::hypervisor::simulated::Faults { resume: true, ..Default::default() });
+    agent.hypervisor.set_faults(zoneward::internals::hypervisor::simulated::Faults {
+        resume: true,
+        ..Default::default()
+    });
     let mut clients = agent.clients().await;
     let vm = v1::VmSpec { autoboot: Some(true), ..machine() };
     let create = v1::CreateVmRequest { vm: Some(vm), ..Default::default() };

@@ -14,7 +14,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::CloseFrame},
 };
 use tonic::Status;
-use zoneward::{auth::Role, proto::v1};
+use zoneward::{internals::auth::Role, proto::v1};
 
 use super::{
     auth::{Door, door},

@@ -1,7 +1,7 @@
 //! The power button: pressed once, when the guest can hear it.
 
 use zoneward::{
-    hypervisor::{Hearing, MachineEvent, simulated::Faults},
+    internals::hypervisor::{Hearing, MachineEvent, simulated::Faults},
     proto::v1,
 };
 

@@ -265,13 +265,13 @@ async fn c_networking() {
     create(&mut clients, other).await.unwrap();
     // C11: the owner fails.
     clients.start(uuid.as_str().unwrap()).await.unwrap();
-    agent.hypervisor.set_faults(zoneward::hypervisor::simulated::Faults {
+    agent.hypervisor.set_faults(zoneward::internals::hypervisor::simulated::Faults {
         stopped: Some("internal-error"),
         ..Default::default()
     });
     agent
         .hypervisor
-        .tell(uuid.as_str().unwrap().parse().unwrap(), zoneward::hypervisor::MachineEvent::Stopped)
+        .tell(uuid.as_str().unwrap().parse().unwrap(), zoneward::internals::hypervisor::MachineEvent::Stopped)
         .await;
     super::support::eventually("failed", || {
         let (mut clients, uuid) = (clients.clone(), uuid.clone());

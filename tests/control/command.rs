@@ -8,10 +8,12 @@ use std::{
 
 use serde_json::json;
 use zoneward::{
-    auth::{Role, pki::Pki},
-    hypervisor::simulated::Faults,
+    internals::{
+        auth::{Role, pki::Pki},
+        hypervisor::simulated::Faults,
+        zone::Ended,
+    },
     proto::v1,
-    zone::Ended,
 };
 
 use super::{

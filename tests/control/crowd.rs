@@ -2,7 +2,7 @@
 
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use tonic::Code;
-use zoneward::{auth::Role, proto::v1};
+use zoneward::{internals::auth::Role, proto::v1};
 
 use super::{
     auth::door,

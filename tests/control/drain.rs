@@ -1,7 +1,10 @@
 //! The host goes down.
 
 use tonic::Code;
-use zoneward::{hypervisor::simulated::Faults, proto::v1, zone::Ended};
+use zoneward::{
+    internals::{hypervisor::simulated::Faults, zone::Ended},
+    proto::v1,
+};
 
 use super::support::{Clients, eventually, machine, reason, simulated::Simulated};
 

@@ -5,8 +5,8 @@ use std::{fs, path::Path};
 use tonic::Code;
 use uuid::Uuid;
 use zoneward::{
+    internals::zone::Group,
     proto::v1::{self, leak::Kind},
-    zone::Group,
 };
 
 use super::support::{Clients, fields, machine, sha256, simulated::Simulated};

@@ -2,9 +2,11 @@
 
 use tonic::Code;
 use zoneward::{
-    hypervisor::{MachineEvent, simulated::Faults},
+    internals::{
+        hypervisor::{MachineEvent, simulated::Faults},
+        zone::Ended,
+    },
     proto::v1,
-    zone::Ended,
 };
 
 use super::support::{Clients, eventually, fields, machine, metadata, reason, simulated::Simulated};

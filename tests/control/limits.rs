@@ -1,7 +1,7 @@
 //! What bounds a VM reaches its zone, and is told.
 
 use tonic::Code;
-use zoneward::{proto::v1, zone::Ended};
+use zoneward::{internals::zone::Ended, proto::v1};
 
 use super::support::{fields, machine, metadata, reason, simulated::Simulated};
 

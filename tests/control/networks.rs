@@ -4,8 +4,10 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use zoneward::{
-    config::Config,
-    network::{Tag, TagKind},
+    internals::{
+        config::Config,
+        network::{Tag, TagKind},
+    },
     proto::v1::{self, nic_tag::Kind},
 };
 

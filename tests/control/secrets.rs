@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tonic::Code;
-use zoneward::{auth::Role, proto::v1};
+use zoneward::{internals::auth::Role, proto::v1};
 
 use super::{
     auth::door,

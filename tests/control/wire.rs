@@ -4,7 +4,7 @@ use std::{net::Ipv6Addr, process::Command};
 
 use dhcproto::{Encodable as _, v4, v6};
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder};
-use zoneward::network::{Lease, dhcp::Responder};
+use zoneward::internals::network::{Lease, dhcp::Responder};
 
 const GUEST: [u8; 6] = [2, 0, 0, 0, 0, 5];
 

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use zoneward::{probe::ACTS, proto::v1};
+use zoneward::{internals::probe::ACTS, proto::v1};
 
 use super::support::{disk, ignored::needs_root, machine, real::run_with};
 

@@ -224,7 +224,7 @@ impl Drop for Real {
         for folder in folders.flatten() {
             let _groups = Groups(folder.path().join("cgroup.json"));
             let Ok(Some(identity)) =
-                zoneward::zone::identity::Identity::read(&folder.path().join("process.json"))
+                zoneward::internals::zone::identity::Identity::read(&folder.path().join("process.json"))
             else {
                 continue;
             };
@@ -232,7 +232,9 @@ impl Drop for Real {
             let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
                 continue;
             };
-            if zoneward::zone::identity::Identity::of(identity.pid).is_ok_and(|found| found == identity) {
+            if zoneward::internals::zone::identity::Identity::of(identity.pid)
+                .is_ok_and(|found| found == identity)
+            {
                 let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
             }
         }

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tokio::{net::UnixListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use zoneward::{
+use zoneward::internals::{
     agent::Agent,
     api,
     auth::Listeners,
@@ -27,7 +27,7 @@ use super::{Clients, connect_unix, machine};
 struct Processes(SimulatedHost);
 
 #[tonic::async_trait]
-impl zoneward::hypervisor::simulated::SimulatedProcess for Processes {
+impl zoneward::internals::hypervisor::simulated::SimulatedProcess for Processes {
     fn end(&self, uuid: Uuid) {
         if let Some(process) = self.0.process(uuid) {
             process.end(Ended::Code(0));

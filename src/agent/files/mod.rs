@@ -22,7 +22,7 @@ use crate::{
     storage::{self, Entry, Partial, StorageError, Upload, UploadPlan, ZoneRoot},
 };
 
-pub use uploader::Uploader;
+pub(crate) use uploader::Uploader;
 use uploader::{CHUNKS, receive};
 
 /// What is in a folder, and what is on its way.

@@ -24,7 +24,7 @@ pub struct Call {
 }
 
 /// Where boot phases go while the caller listens; `None` when nobody does.
-pub type BootProgress = Option<mpsc::Sender<BootPhase>>;
+pub(crate) type BootProgress = Option<mpsc::Sender<BootPhase>>;
 
 impl Call {
     /// One of which no repeat is known.

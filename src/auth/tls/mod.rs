@@ -34,7 +34,8 @@ use super::{
     role::Role,
 };
 use crate::text::is_hidden;
-pub use load::{Files, ReloadError};
+pub use load::Files;
+pub(crate) use load::ReloadError;
 use load::{Loaded, load};
 
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The launcher: this program again, single threaded, between the agent and the hypervisor.
 //!
 //! It finds its orders in descriptor 3 and reports on 4, then it is gone. See the picture in
-//! [`super`]. What the new process goes through, in this order, because each step needs a privilege
+//! `zone`. What the new process goes through, in this order, because each step needs a privilege
 //! that a later one takes away:
 //!
 //! ```text
