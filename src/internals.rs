@@ -19,7 +19,7 @@ mod of_the_agent {
         pub use crate::api::serve;
     }
     pub mod auth {
-        pub use crate::auth::{Files, Links, Listeners, Role, Settings, Tls, needed};
+        pub use crate::auth::{Files, Listeners, Role, ScreenLinks, Settings, Tls, needed};
         pub mod pki {
             pub use crate::auth::pki::Pki;
         }
@@ -31,7 +31,7 @@ mod of_the_agent {
         pub use crate::browser::{Browser, serve};
     }
     pub mod config {
-        pub use crate::config::Config;
+        pub use crate::config::{Config, Log, LogFormat};
     }
     pub mod doctor {
         pub use crate::doctor::{Verdict, examine};

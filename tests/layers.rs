@@ -433,3 +433,24 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         visit::visit_macro(self, call);
     }
 }
+
+/// A crate that no code names is compiled for nothing.
+#[test]
+fn every_dependency_is_named_in_the_code() {
+    let manifest: toml::Table = include_str!("../Cargo.toml").parse().unwrap();
+    let mut code = String::new();
+    let mut read = |path: &Path| code += &fs::read_to_string(path).unwrap();
+    House::read().modules.values().for_each(|path| read(path));
+    for path in ["src/lib.rs", "src/bin/zoneward.rs", "src/bin/vmadm.rs", "build.rs"] {
+        read(Path::new(path));
+    }
+    let crates = |table: &str| manifest[table].as_table().unwrap().keys().cloned().collect::<Vec<_>>();
+    let all = crates("dependencies").into_iter().chain(crates("build-dependencies"));
+    let unused: Vec<_> =
+        all.filter(|name| !code.contains(&format!("{}::", name.replace('-', "_")))).collect();
+    assert_eq!(
+        unused,
+        ["tonic-prost"],
+        "generated code alone names tonic-prost; remove the others from Cargo.toml"
+    );
+}

@@ -7,7 +7,7 @@ use tokio::{net::UnixStream, time::timeout};
 use uuid::Uuid;
 
 use crate::{
-    agent::{Agent, context::command::Look, error::Error, request::call::Call, vm::patience::patient},
+    agent::{Agent, context::command::Inspection, error::Error, request::call::Call, vm::patience::patient},
     hypervisor::{HypervisorError, Info, InfoType},
     sys::pair_in_passing,
 };
@@ -27,7 +27,7 @@ impl Agent {
         let types = InfoType::parse_list(types).map_err(|why| Error::invalid("types", why))?;
         let looked = async {
             // Whatever holds up the VM's actor, too.
-            let look = self.look(uuid, "get info for").await?;
+            let look = self.inspect(uuid, "get info for").await?;
             let vm = self.vm(uuid)?;
             let password = vm.vnc_password().filter(|_| with_password);
             let mut info = Info::new();
@@ -43,19 +43,19 @@ impl Agent {
         timeout(PATIENCE, looked).await.unwrap_or(Err(HypervisorError::silent(PATIENCE).into()))
     }
 
-    async fn look(&self, uuid: Uuid, what: &'static str) -> Result<Look, Error> {
-        self.context.registry.get(uuid)?.look(what).await
+    async fn inspect(&self, uuid: Uuid, what: &'static str) -> Result<Inspection, Error> {
+        self.context.registry.get(uuid)?.inspect(what).await
     }
 
     /// Fails unless the VM runs.
     pub async fn check_running(&self, uuid: Uuid) -> Result<(), Error> {
-        self.look(uuid, "get info for").await.map(drop)
+        self.inspect(uuid, "get info for").await.map(drop)
     }
 
     /// A connection to the guest's screen that speaks RFB.
     pub async fn connect_vnc(&self, call: &Call, uuid: Uuid) -> Result<UnixStream, Error> {
-        let machine = self.look(uuid, "connect to the screen of").await?.machine;
-        self.tell_call(call, Some(uuid), "ConnectVnc", "").await;
+        let machine = self.inspect(uuid, "connect to the screen of").await?.machine;
+        self.journal_call(call, Some(uuid), "ConnectVnc", "").await;
         let (ours, theirs) = pair_in_passing().map_err(Error::internal)?;
         ours.set_nonblocking(true).map_err(Error::internal)?;
         let ours = UnixStream::from_std(ours).map_err(Error::internal)?;
@@ -66,14 +66,14 @@ impl Agent {
 
     /// Sends a break on the guest's serial console.
     pub async fn send_break(&self, uuid: Uuid) -> Result<(), Error> {
-        let machine = self.look(uuid, "send a break to").await?.machine;
+        let machine = self.inspect(uuid, "send a break to").await?.machine;
         Ok(patient(machine.send_break()).await?)
     }
 
     /// The guest's screen as a PNG.
     pub async fn screenshot(&self, call: &Call, uuid: Uuid) -> Result<Vec<u8>, Error> {
-        let machine = self.look(uuid, "take a screenshot of").await?.machine;
-        self.tell_call(call, Some(uuid), "TakeScreenshot", "").await;
+        let machine = self.inspect(uuid, "take a screenshot of").await?.machine;
+        self.journal_call(call, Some(uuid), "TakeScreenshot", "").await;
         Ok(patient(machine.screenshot()).await?)
     }
 }

@@ -57,7 +57,7 @@ pub(crate) use request::{
     reply::{FileReply, Reclaimed, UpdateReply, VmReply},
 };
 pub(crate) use view::View;
-pub(crate) use watch::Wanted;
+pub(crate) use watch::EventFilter;
 
 use crate::{
     boot::Platform,
@@ -143,8 +143,8 @@ impl Agent {
 
     /// Journals what a caller is about to do; of the host when no VM is named. A full disk keeps nobody from looking at a
     /// guest or typing into it: then the log has the word.
-    pub async fn tell_call(&self, call: &Call, vm: Option<Uuid>, rpc: &str, detail: &str) {
-        self.context.tell_call(call, vm, rpc, detail).await;
+    pub async fn journal_call(&self, call: &Call, vm: Option<Uuid>, rpc: &str, detail: &str) {
+        self.context.journal_call(call, vm, rpc, detail).await;
     }
 
     /// The configuration.

@@ -20,7 +20,7 @@ use crate::{
 
 /// Which events are wanted, and what is known of their VMs.
 #[derive(Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct EventFilter {
     uuids: HashSet<Uuid>,
     kinds: Vec<&'static str>,
     filters: Vec<Filter>,
@@ -30,7 +30,7 @@ pub(crate) struct Wanted {
     seen: HashMap<Uuid, u64>,
 }
 
-impl Wanted {
+impl EventFilter {
     /// Of these VMs, kinds (by their names in the journal) and filters; of all where there are none.
     #[must_use]
     pub(crate) fn new(uuids: HashSet<Uuid>, kinds: Vec<&'static str>, filters: Vec<Filter>) -> Self {

@@ -25,7 +25,7 @@ fn phase_item(reached: &BootPhase) -> v1::StartVmResponse {
 }
 
 /// Passes phases on as they come; gives how many.
-pub(super) async fn tell_phases(mut phases: mpsc::Receiver<BootPhase>, items: Items) -> usize {
+pub(super) async fn send_phases(mut phases: mpsc::Receiver<BootPhase>, items: Items) -> usize {
     let mut told = 0;
     while let Some(phase) = phases.recv().await {
         // A client that left does not stop the boot.
@@ -37,7 +37,7 @@ pub(super) async fn tell_phases(mut phases: mpsc::Receiver<BootPhase>, items: It
 
 impl Vms {
     /// The last items: of a repeated request also the phases of the first run.
-    pub(super) async fn tell_outcome(
+    pub(super) async fn send_outcome(
         &self,
         outcome: Result<VmReply, Error>,
         told: usize,

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, Call, Error},
-    auth::Links,
+    auth::ScreenLinks,
     console::{ConsoleError, ConsoleInput, ConsoleItem, ConsoleReader, ConsoleWriter, WriterRight},
     proto::{
         offset,
@@ -42,11 +42,11 @@ const MAX_INPUT: usize = 64 << 10;
 pub(super) struct Consoles {
     agent: Agent,
     /// Where there is a browser console.
-    links: Option<Arc<Links>>,
+    links: Option<Arc<ScreenLinks>>,
 }
 
 impl Consoles {
-    pub(super) fn new(agent: Agent, links: Option<Arc<Links>>) -> Self {
+    pub(super) fn new(agent: Agent, links: Option<Arc<ScreenLinks>>) -> Self {
         Self { agent, links }
     }
 
@@ -157,7 +157,7 @@ impl ConsoleService for Consoles {
         };
         self.agent.check_running(vm).await.map_err(status)?;
         let call = Call::by(&*caller.name);
-        self.agent.tell_call(&call, Some(vm), "CreateVncLink", "").await;
+        self.agent.journal_call(&call, Some(vm), "CreateVncLink", "").await;
         tracing::info!(%vm, caller = %caller.name, "made a link to the screen");
         let url = links.make(vm, caller).map_err(link_status)?;
         let expire_time = Some((SystemTime::now() + links.life()).into());
@@ -237,7 +237,7 @@ impl Typing {
             return Err(invalid("input", "attached read only"));
         }
         if let Some(call) = self.call.take() {
-            self.agent.tell_call(&call, Some(self.vm), "Attach", "types").await;
+            self.agent.journal_call(&call, Some(self.vm), "Attach", "types").await;
         }
         match item {
             attach_request::Item::Attach(_) => Err(invalid("attach", "only input may follow attach")),

@@ -22,7 +22,7 @@ use super::{
     status::{status, watch_status},
 };
 use crate::{
-    agent::{Agent, Error, View, Wanted},
+    agent::{Agent, Error, EventFilter, View},
     events::{Cursor, CursorError, Watcher},
     model::{Event, Timestamp},
     proto::{
@@ -32,7 +32,7 @@ use crate::{
             watch_events_response::Item,
         },
     },
-    store::{EventQuery, Found},
+    store::{EventPage, EventQuery},
 };
 
 /// Between bookmarks on an idle stream.
@@ -172,7 +172,7 @@ impl EventService for Events {
         let request = request.into_inner();
         let (uuids, kinds) = (uuids(&request.uuids)?.into_iter().collect(), kinds(&request.kinds)?);
         let (filters, held) = self.expressions.filters(&caller, request.filters).await?;
-        let wanted = Wanted::new(uuids, kinds, filters);
+        let wanted = EventFilter::new(uuids, kinds, filters);
         let snapshot = matches!(request.start, Some(Start::Snapshot(true)));
         // Before the snapshot is taken: what changes meanwhile comes after it.
         let this = self.clone();
@@ -200,7 +200,7 @@ impl EventService for Events {
         let rows = u32::try_from(page_size(request.page_size)?).unwrap_or(1000);
         let (uuids, kinds) = (uuids(&request.uuids)?, kinds(&request.kinds)?);
         let query = EventQuery { backwards: request.newest_first, uuids, kinds, ..EventQuery::default() };
-        let Found { events, rest } = journal.list(from, query, rows).await.map_err(watch_status)?;
+        let EventPage { events, rest } = journal.list(from, query, rows).await.map_err(watch_status)?;
         let (mut page, mut bytes, mut rest) = (Vec::new(), 0, rest);
         for event in &events {
             let Some(Item::Event(told)) = shown(&self.agent, event, sight).item else { continue };
@@ -225,7 +225,7 @@ struct Watch {
     _held: Held,
     share: Share,
     watcher: Watcher,
-    wanted: Wanted,
+    wanted: EventFilter,
     /// What is left of the snapshot to tell.
     snapshot: Option<Snapshot>,
     told_end: bool,
@@ -252,7 +252,7 @@ impl Watch {
     fn new(
         events: &Events,
         watcher: Watcher,
-        wanted: Wanted,
+        wanted: EventFilter,
         snapshot: bool,
         sight: Sight,
         (held, share): (Held, Share),

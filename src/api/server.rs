@@ -78,7 +78,7 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
         AbortOnDropHandle::new(tokio::spawn(drain_after(agent.clone(), stop.clone(), drain, tls, cut)));
 
     let (refused, told) = mpsc::channel(REFUSED);
-    let _refused = AbortOnDropHandle::new(tokio::spawn(tell_refused(agent.clone(), told)));
+    let _refused = AbortOnDropHandle::new(tokio::spawn(journal_refused(agent.clone(), told)));
 
     macro_rules! limited {
         ($server:ident, $service:expr) => {
@@ -110,7 +110,7 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
 }
 
 /// Writes down who was refused.
-async fn tell_refused(agent: Agent, mut refused: mpsc::Receiver<(String, String)>) {
+async fn journal_refused(agent: Agent, mut refused: mpsc::Receiver<(String, String)>) {
     let mut refusals = Refusals::default();
     while let Some((caller, rpc)) = refused.recv().await {
         refusals.tell(&agent, caller, rpc).await;

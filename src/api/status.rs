@@ -7,7 +7,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     agent::Error,
-    auth::LinkError,
+    auth::ScreenLinkError,
     console::ConsoleError,
     events::WatchError,
     model::{ERROR_DOMAIN, Reason},
@@ -169,15 +169,15 @@ pub(super) fn watch_status(error: WatchError) -> Status {
 }
 
 /// The status of a link that can't be made.
-pub(super) fn link_status(error: LinkError) -> Status {
+pub(super) fn link_status(error: ScreenLinkError) -> Status {
     match error {
-        LinkError::TooMany => {
+        ScreenLinkError::TooMany => {
             let mut details =
                 ErrorDetails::with_error_info(Reason::TooManyLinks.as_str(), ERROR_DOMAIN, HashMap::new());
             details.set_retry_info(Some(Duration::from_secs(1)));
             Status::with_error_details(Code::ResourceExhausted, error.to_string(), details)
         }
-        LinkError::Random => status(Error::internal(error)),
+        ScreenLinkError::Random => status(Error::internal(error)),
     }
 }
 

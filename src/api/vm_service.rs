@@ -6,7 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    boot_stream::{PhaseStream, tell_phases},
+    boot_stream::{PhaseStream, send_phases},
     convert,
     payload::{no_machine, payload},
     request::{actor, call, invalid, page_size, peer, uuid, uuid_at},
@@ -216,10 +216,10 @@ impl VmService for Vms {
         let (items, stream) = mpsc::channel(PHASES);
         let this = self.clone();
         tokio::spawn(async move {
-            let told = tokio::spawn(tell_phases(phases, items.clone()));
+            let told = tokio::spawn(send_phases(phases, items.clone()));
             let outcome = this.agent.start_vm(call, vm, request.etag, options, Some(sender)).await;
             let told = told.await.unwrap_or_default();
-            this.tell_outcome(outcome, told, sight, &items).await;
+            this.send_outcome(outcome, told, sight, &items).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }

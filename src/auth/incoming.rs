@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::Connection,
-    links::Links,
     peer::Peer,
     places::{Complaints, Places},
     role::Role,
+    screen_links::ScreenLinks,
     tls::Tls,
 };
 
@@ -36,7 +36,7 @@ pub struct Listeners {
     /// For everybody else.
     pub tcp: Option<(TcpListener, Arc<Tls>)>,
     /// Where there is a browser console: whom it lets in.
-    pub links: Option<Arc<Links>>,
+    pub links: Option<Arc<ScreenLinks>>,
 }
 
 /// Accepts until `stop`, and cuts UNIX connections at `cut`.

@@ -11,20 +11,20 @@
 mod connection;
 mod gate;
 mod incoming;
-mod links;
 mod peer;
 pub(crate) mod pki;
 mod places;
 mod role;
+mod screen_links;
 mod settings;
 mod tls;
 
 pub(crate) use gate::{GateLayer, MAX_CALLS};
 pub use incoming::Listeners;
 pub(crate) use incoming::incoming;
-pub use links::Links;
-pub(crate) use links::{Link, LinkError};
 pub(crate) use peer::Peer;
 pub use role::{Role, needed};
+pub use screen_links::ScreenLinks;
+pub(crate) use screen_links::{ScreenLink, ScreenLinkError};
 pub use settings::Settings;
 pub use tls::{Files, Tls};

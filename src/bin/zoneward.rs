@@ -22,13 +22,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 use zoneward::internals::{
     agent::Agent,
     api,
-    auth::{Files, Links, Listeners, Role, Tls, pki::Pki},
+    auth::{Files, Listeners, Role, ScreenLinks, Tls, pki::Pki},
     boot::{Platform, this_host_boot},
     browser::{self, Browser},
-    config::Config,
+    config::{Config, Log, LogFormat},
     doctor::{self, Verdict},
     hypervisor::qemu::Qemu,
     network::linux::LinuxLinks,
@@ -167,11 +168,21 @@ fn raise_descriptors() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
 }
 
-async fn serve(config: Config) -> Result<(), AnyError> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let colour = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
+fn begin_log(log: &Log) -> Result<(), AnyError> {
+    let filter = match EnvFilter::try_from_default_env() {
+        Ok(filter) => filter,
+        Err(_) => EnvFilter::try_new(&log.filter).map_err(|error| format!("log.filter: {error}"))?,
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
 
+async fn serve(config: Config) -> Result<(), AnyError> {
+    begin_log(&config.log)?;
     raise_descriptors();
     let host_boot = this_host_boot()?;
     let layout = config.layout();
@@ -248,7 +259,7 @@ async fn serve_browser(
     agent: &Agent,
     tls: Arc<Tls>,
     stop: CancellationToken,
-) -> Result<Arc<Links>, AnyError> {
+) -> Result<Arc<ScreenLinks>, AnyError> {
     let config = &agent.config().browser;
     if !config.novnc.join("core/rfb.js").exists() {
         let folder = config.novnc.display();
@@ -264,7 +275,7 @@ async fn serve_browser(
         url => url.to_owned(),
     };
     tracing::info!(address = %listener.local_addr()?, "serving browsers");
-    let links = Arc::new(Links::new(&base, Duration::from_secs(config.link_seconds.into())));
+    let links = Arc::new(ScreenLinks::new(&base, Duration::from_secs(config.link_seconds.into())));
     tokio::spawn(browser::serve(Browser::new(agent.clone(), links.clone(), tls), listener, stop));
     Ok(links)
 }

@@ -43,7 +43,7 @@ pub(super) fn routes(browser: Browser) -> Router {
 /// Lets through what has a fresh link in its first word.
 async fn guard(State(browser): State<Browser>, request: Request, next: Next) -> Response {
     let token = request.uri().path().split('/').nth(1).unwrap_or_default();
-    let mut response = match browser.links.look(token) {
+    let mut response = match browser.links.peek(token) {
         Some(_) => next.run(request).await,
         None => super::gone().await,
     };
@@ -62,7 +62,7 @@ async fn machine(
     State(browser): State<Browser>,
     Path(token): Path<String>,
 ) -> Result<Json<Value>, StatusCode> {
-    let link = browser.links.look(&token).ok_or(StatusCode::NOT_FOUND)?;
+    let link = browser.links.peek(&token).ok_or(StatusCode::NOT_FOUND)?;
     let vm = browser.agent.vm(link.vm).map_err(|_| StatusCode::NOT_FOUND)?;
     Ok(Json(json!({"uuid": link.vm, "alias": vm.spec.alias})))
 }

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::Browser;
-use crate::{agent::Call, auth::Link};
+use crate::{agent::Call, auth::ScreenLink};
 
 /// Bytes that are carried at once, and the largest message of a browser: noVNC's are small, but for what is
 /// pasted.
@@ -44,7 +44,7 @@ pub(super) async fn open(
     upgrade.max_message_size(MAX_MESSAGE).on_upgrade(move |socket| show(browser, link, socket))
 }
 
-async fn show(browser: Browser, link: Link, socket: WebSocket) {
+async fn show(browser: Browser, link: ScreenLink, socket: WebSocket) {
     let standing = link.maker.chain.clone().map(|chain| browser.tls.vouch(chain));
     let refused = async {
         match &standing {
@@ -72,7 +72,7 @@ async fn show(browser: Browser, link: Link, socket: WebSocket) {
 /// Gives why it ended.
 async fn connect_and_carry(
     browser: &Browser,
-    link: &Link,
+    link: &ScreenLink,
     sink: &mut SplitSink<WebSocket, Message>,
     stream: SplitStream<WebSocket>,
 ) -> String {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::page;
 use crate::{
     agent::Agent,
-    auth::{Links, Tls},
+    auth::{ScreenLinks, Tls},
 };
 
 /// Connections at once; a browser opens some for each page.
@@ -32,7 +32,7 @@ const MAX_HEADERS: usize = 16 << 10;
 #[derive(Clone, Debug)]
 pub struct Browser {
     pub(super) agent: Agent,
-    pub(super) links: Arc<Links>,
+    pub(super) links: Arc<ScreenLinks>,
     pub(super) tls: Arc<Tls>,
     /// Places of screens that are open.
     pub(super) screens: Arc<Semaphore>,
@@ -41,7 +41,7 @@ pub struct Browser {
 impl Browser {
     /// Shows the agent's guests to whom the links let in, under the certificate of `tls`.
     #[must_use]
-    pub fn new(agent: Agent, links: Arc<Links>, tls: Arc<Tls>) -> Self {
+    pub fn new(agent: Agent, links: Arc<ScreenLinks>, tls: Arc<Tls>) -> Self {
         Self { agent, links, tls, screens: Arc::new(Semaphore::new(SCREENS)) }
     }
 }

@@ -1,21 +1,16 @@
 //! `console`.
 
-use std::{
-    io::{self, IsTerminal as _, Write as _},
-    time::{Duration, Instant},
-};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use tokio::{io::AsyncReadExt as _, sync::mpsc};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tokio::{io::AsyncReadExt as _, sync::oneshot};
 
 use super::{Clients, error::CliError};
 use crate::{
-    client::{Backoff, Reason, is_passing, reason},
+    client::{self, Attached, ConsoleInput, ConsoleOutput, Printed},
     proto::{
         state_from,
-        v1::{self, attach_request, attach_response, read_log_response},
+        v1::{self, read_log_response},
     },
 };
 
@@ -43,10 +38,10 @@ fn show(bytes: &[u8]) -> Result<(), CliError> {
     })
 }
 
-fn tell_gap(gap: &v1::ConsoleGap) {
+fn print_gap(from: i64, to: i64) {
     // A beginning that is no longer kept is no surprise.
-    if gap.from > 0 {
-        anstream::eprint!("\r\n[{} bytes are no longer kept]\r\n", gap.to - gap.from);
+    if from > 0 {
+        anstream::eprint!("\r\n[{} bytes are no longer kept]\r\n", to - from);
     }
 }
 
@@ -61,7 +56,7 @@ async fn log_from(clients: &mut Clients, uuid: &str, offset: i64) -> Result<(), 
     while let Some(message) = stream.message().await? {
         match message.item {
             Some(read_log_response::Item::Data(data)) => show(&data.data)?,
-            Some(read_log_response::Item::Gap(gap)) => tell_gap(&gap),
+            Some(read_log_response::Item::Gap(gap)) => print_gap(gap.from, gap.to),
             None => {}
         }
     }
@@ -77,9 +72,9 @@ pub(super) struct Mode {
     pub(super) since: i64,
 }
 
-/// History first, then what happens; what is typed goes to the guest, until Ctrl-], or `~.` at the beginning of a line. The end of the input leaves
-/// too, once the VM has all of it and everything that was printed so far is shown. A connection that breaks is made
-/// again, and goes on at the byte where it broke.
+/// History first, then what happens; what is typed goes to the guest, until Ctrl-], or `~.` at the beginning of a line.
+/// The end of the input leaves too, once the VM has all of it and everything that was printed so far is shown. A
+/// connection that breaks is made again, and goes on at the byte where it broke.
 pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Result<(), CliError> {
     let vm = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?.into_inner().vm;
     let state = state_from(vm.unwrap_or_default().status.unwrap_or_default().state());
@@ -89,166 +84,61 @@ pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Res
             "cannot connect to console when state is \"{state}\" must be \"running\"."
         )));
     }
-    let (typed, mut keys) = mpsc::channel(8);
-    let mut connection = Connection::open(clients, uuid, mode, mode.since).await?;
+    let Mode { read_only, take_over, since } = mode;
+    let start = v1::AttachStart { uuid: uuid.to_owned(), offset: Some(since), read_only, take_over };
+    let (input, mut output) = client::attach(clients.consoles.clone(), start).await?;
     let terminal = RawTerminal::enter()?;
     if terminal.is_some() {
-        let what = if mode.read_only { "Watching" } else { "Connected to" };
+        let what = if read_only { "Watching" } else { "Connected to" };
         anstream::eprint!("[{what} the console of VM {uuid}; Ctrl-], or Enter ~ . leaves]\r\n");
     }
-    let typing = tokio::spawn(type_in(typed));
-    let mut shown = mode.since;
-    let left = loop {
-        let broke = match connection.carry(&mut keys, &mut shown).await {
-            Carried::Left(left) => break Ok(left),
-            Carried::Failed(error) => break Err(error),
-            Carried::Broke(why) => why,
-        };
-        anstream::eprint!("\r\n[The connection is lost ({broke}); trying again]\r\n");
-        match Connection::again(clients, uuid, mode, shown, &mut keys).await {
-            Ok(Some(again)) => connection = again,
-            Ok(None) => break Ok(Left::Escaped),
-            Err(error) => break Err(error),
-        }
-        anstream::eprint!("[Connected again; no output was missed]\r\n");
+    let (escape, escaped) = oneshot::channel();
+    let typing = AbortOnDrop(tokio::spawn(type_in(input, read_only, escape)));
+    let left = tokio::select! {
+        left = show_output(&mut output) => left,
+        // The end of the input is no escape.
+        () = async { if escaped.await.is_err() { std::future::pending().await } } => Ok(Left::Escaped),
     };
-    typing.abort();
+    drop(typing);
     if terminal.is_some() {
         anstream::eprint!("\r\n[Left the console]\r\n");
     }
     drop(terminal);
     match left? {
         Left::Escaped => Ok(()),
-        Left::AtEnd => log_from(clients, uuid, shown).await,
+        Left::AtEnd => log_from(clients, uuid, output.offset().unwrap_or(since)).await,
     }
 }
 
-/// How long an agent may take to notice that a connection broke.
-const UNNOTICED: Duration = Duration::from_secs(60);
-
-/// An attached console.
-struct Connection {
-    /// None once all is typed.
-    sender: Option<mpsc::Sender<v1::AttachRequest>>,
-    stream: Streaming<v1::AttachResponse>,
-    read_only: bool,
-}
-
-enum Carried {
-    Left(Left),
-    Broke(String),
-    Failed(CliError),
-}
-
-impl Connection {
-    async fn open(clients: &mut Clients, uuid: &str, mode: Mode, offset: i64) -> Result<Self, Status> {
-        let (sender, input) = mpsc::channel(8);
-        let Mode { read_only, take_over, .. } = mode;
-        let start = v1::AttachStart { uuid: uuid.to_owned(), offset: Some(offset), read_only, take_over };
-        let first = v1::AttachRequest { item: Some(attach_request::Item::Attach(start)) };
-        let _ = sender.send(first).await;
-        let stream = clients.consoles.attach(ReceiverStream::new(input)).await?.into_inner();
-        Ok(Self { sender: Some(sender), stream, read_only })
-    }
-
-    /// Tries until it is up; nothing when the escape was typed meanwhile.
-    async fn again(
-        clients: &mut Clients,
-        uuid: &str,
-        mode: Mode,
-        offset: i64,
-        keys: &mut mpsc::Receiver<Key>,
-    ) -> Result<Option<Self>, CliError> {
-        let mut backoff = Backoff::default();
-        // Whoever took it meanwhile keeps it. It may be ourselves, as long as the agent has not noticed the break.
-        let mode = Mode { take_over: false, ..mode };
-        let unnoticed = Instant::now() + UNNOTICED;
-        loop {
-            tokio::select! {
-                () = backoff.wait() => {}
-                key = keys.recv() => match key {
-                    Some(Key::Leave(_)) | None => return Ok(None),
-                    // Typed into nothing.
-                    Some(Key::Typed(_)) => continue,
-                }
-            }
-            match Self::open(clients, uuid, mode, offset).await {
-                Ok(connection) => return Ok(Some(connection)),
-                Err(status) if is_passing(&status) => {}
-                Err(status) if reason(&status) == Some(Reason::ConsoleBusy) && Instant::now() < unnoticed => {
-                }
-                Err(status) => return Err(status.into()),
-            }
-        }
-    }
-
-    async fn carry(&mut self, keys: &mut mpsc::Receiver<Key>, shown: &mut i64) -> Carried {
-        loop {
-            tokio::select! {
-                key = keys.recv(), if self.sender.is_some() => match key {
-                    // Who only looks may lean on the keyboard.
-                    Some(Key::Typed(_)) if self.read_only => {}
-                    Some(Key::Typed(typed)) => self.send(typed).await,
-                    // The agent says when the VM has it all.
-                    Some(Key::Leave(Left::AtEnd)) => self.sender = None,
-                    Some(Key::Leave(Left::Escaped)) | None => return Carried::Left(Left::Escaped),
-                },
-                message = self.stream.message() => {
-                    let item = match message {
-                        Ok(Some(message)) => message.item,
-                        Ok(None) => return Carried::Failed(CliError::failed("the agent ended the console")),
-                        // What was typed may be lost, and can't be typed again unasked.
-                        Err(status) if is_passing(&status) && self.sender.is_some() => {
-                            return Carried::Broke(status.message().to_owned());
-                        }
-                        Err(status) => return Carried::Failed(status.into()),
-                    };
-                    if let Some(attach_response::Item::InputEnd(_)) = item {
-                        return Carried::Left(Left::AtEnd);
-                    }
-                    if let Err(error) = show_item(item, shown) {
-                        return Carried::Failed(error);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn send(&self, typed: Vec<u8>) {
-        if let Some(sender) = &self.sender {
-            let item = Some(attach_request::Item::Input(typed.into()));
-            let _ = sender.send(v1::AttachRequest { item }).await;
-        }
-    }
-}
-
-fn show_item(item: Option<attach_response::Item>, shown: &mut i64) -> Result<(), CliError> {
-    match item {
-        Some(attach_response::Item::Data(data)) => {
-            show(&data.data)?;
-            *shown = data.offset.saturating_add(i64::try_from(data.data.len()).unwrap_or(i64::MAX));
-        }
-        Some(attach_response::Item::Gap(gap)) => {
-            tell_gap(&gap);
-            *shown = gap.to;
-        }
-        Some(attach_response::Item::InputEnd(_)) | None => {}
-    }
-    Ok(())
-}
-
-/// What was typed, or that typing is over.
-#[derive(Debug)]
-enum Key {
-    Typed(Vec<u8>),
-    Leave(Left),
-}
-
-/// Why typing ended.
+/// Why the console was left.
 #[derive(Clone, Copy, Debug)]
 enum Left {
     Escaped,
+    /// The VM has all of the input.
     AtEnd,
+}
+
+async fn show_output(output: &mut ConsoleOutput) -> Result<Left, CliError> {
+    loop {
+        match output.next().await? {
+            Attached::Printed(Printed::Bytes(bytes)) => show(&bytes)?,
+            Attached::Printed(Printed::Gap { from, to }) => print_gap(from, to),
+            Attached::Broken(why) => {
+                anstream::eprint!("\r\n[The connection is lost ({}); trying again]\r\n", why.message());
+            }
+            Attached::Reconnected => anstream::eprint!("[Connected again; no output was missed]\r\n"),
+            Attached::InputEnd { .. } => return Ok(Left::AtEnd),
+        }
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Tilde {
@@ -274,7 +164,7 @@ impl Tilde {
 }
 
 /// Passes on what is typed until an escape. In what comes from a file or a pipe a tilde is one.
-async fn type_in(keys: mpsc::Sender<Key>) {
+async fn type_in(input: ConsoleInput, read_only: bool, escape: oneshot::Sender<()>) {
     let mut tilde = io::stdin().is_terminal().then(Tilde::default);
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 4096];
@@ -287,15 +177,16 @@ async fn type_in(keys: mpsc::Sender<Key>) {
                 (typed[..leave.unwrap_or(count)].to_vec(), leave.is_some())
             }
         };
-        if !typed.is_empty() && keys.send(Key::Typed(typed)).await.is_err() {
-            return;
+        // Who only looks may lean on the keyboard. While the connection is broken, keys are typed into nothing.
+        if !typed.is_empty() && !read_only {
+            input.send(typed).await;
         }
         if leaves {
-            let _ = keys.send(Key::Leave(Left::Escaped)).await;
+            let _ = escape.send(());
             return;
         }
     }
-    let _ = keys.send(Key::Leave(Left::AtEnd)).await;
+    input.end();
 }
 
 /// The terminal in raw mode; as it was again when this is dropped.

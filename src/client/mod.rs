@@ -5,6 +5,7 @@
 //!   connection;
 //! - [`EventWatcher`] and [`ConsoleLog`] follow the journal and a console, and continue where they were when the
 //!   connection breaks;
+//! - [`attach`] types into a console, too, and comes back to it at its byte;
 //! - [`persist`] repeats a call by its request id until an agent answers it;
 //! - [`Upload`] continues an upload that was interrupted, and [`pages::all`] reads a list page by page;
 //! - [`reason`] names errors.
@@ -32,6 +33,7 @@
 //! ```
 
 mod agent;
+mod attach;
 mod backoff;
 mod connect;
 mod console;
@@ -45,12 +47,13 @@ use tonic_types::StatusExt as _;
 
 pub use crate::model::Reason;
 pub use agent::Agent;
-pub(crate) use backoff::Backoff;
+pub use attach::{Attached, ConsoleInput, ConsoleOutput, attach};
+use backoff::Backoff;
 pub use connect::{Certificates, ConnectError, Endpoint};
 pub use console::{ConsoleLog, Printed};
 pub use retry::persist;
 pub use upload::{Upload, UploadError};
-pub(crate) use watcher::is_passing;
+use watcher::is_passing;
 pub use watcher::{EventWatcher, Watched};
 
 /// Why the agent refused; `None` when it was not the agent, or for a reason that is newer than this program.

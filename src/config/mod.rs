@@ -12,6 +12,7 @@ use std::{
 };
 
 pub(crate) use sections::{Browser, Capacity, Journal, Vnc};
+pub use sections::{Log, LogFormat};
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub drain_seconds: u64,
     /// VMs with autoboot that start at the same time after a start of the host. 0: none is started.
     pub autoboot_parallel: u32,
+    /// The agent's own log.
+    pub log: Log,
     /// Certificates.
     pub tls: auth::Settings,
     /// Sandboxes of hypervisors.
@@ -65,6 +68,7 @@ impl Default for Config {
             socket: None,
             drain_seconds: 5,
             autoboot_parallel: 4,
+            log: Log::default(),
             tls: auth::Settings::default(),
             zone: zone::Settings::default(),
             qemu: qemu::Settings::default(),
@@ -291,8 +295,8 @@ mod tests {
         let default = Config { socket: Some("/run/zoneward/zoneward.sock".into()), ..Config::default() };
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         let keys = example.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        // Less nine sections; zone.level and zone.limits, which have no default; and the table of tags.
-        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 12, "every key stands there");
+        // Less ten sections; zone.level and zone.limits, which have no default; and the table of tags.
+        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 13, "every key stands there");
     }
 
     #[test]

@@ -50,6 +50,33 @@ impl Default for Browser {
     }
 }
 
+/// The agent's own log, on standard error.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Least severe level, or levels by module like `info,zoneward::zone=debug`. `RUST_LOG` overrides it.
+    pub filter: String,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people; with colours on a terminal.
+    #[default]
+    Text,
+    /// One JSON object per line, with the fields of the spans around it: the call's method, request id and actor, the VM.
+    Json,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info,netlink_proto=error".to_owned() }
+    }
+}
+
 /// The journal of events. It is trimmed by these alone.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::cursor::Cursor;
 use crate::{
     model::{Event, Timestamp, VmRecord},
-    store::{EventQuery, Found, JournalRange, Keep, Reader, Store, StoreError},
+    store::{EventPage, EventQuery, JournalRange, Keep, Reader, Store, StoreError},
 };
 
 /// Newest events kept in memory for watchers that keep up, and their bytes in the journal.
@@ -122,7 +122,7 @@ impl Journal {
         from: Option<Cursor>,
         query: EventQuery,
         limit: u32,
-    ) -> Result<Found, WatchError> {
+    ) -> Result<EventPage, WatchError> {
         let journal = self.clone();
         let read = move || {
             let from = match from {

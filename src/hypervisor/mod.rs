@@ -138,7 +138,7 @@ pub trait Machine: Send + Sync + fmt::Debug {
     /// Lets the guest run.
     async fn resume(&self) -> Result<(), HypervisorError>;
     /// Whether the guest would hear the power button.
-    async fn hears_power_button(&self) -> Result<Hearing, HypervisorError>;
+    async fn listens_to_power_button(&self) -> Result<Hearing, HypervisorError>;
     /// Wakes a guest that sleeps.
     async fn wake(&self) -> Result<(), HypervisorError>;
     /// Presses the power button.
@@ -146,7 +146,7 @@ pub trait Machine: Send + Sync + fmt::Debug {
     /// Presses reset.
     async fn reset(&self) -> Result<(), HypervisorError>;
     /// Whether guest code runs, and the hypervisor's word for it.
-    async fn status(&self) -> Result<RunStatus, HypervisorError>;
+    async fn status(&self) -> Result<GuestStatus, HypervisorError>;
     /// What it says about itself.
     async fn info(&self, kind: InfoType) -> Result<Value, HypervisorError>;
     /// The screen as a PNG.
@@ -170,14 +170,14 @@ pub enum Hearing {
 
 /// Whether guest code runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunStatus {
+pub struct GuestStatus {
     /// It does.
     pub running: bool,
     /// The hypervisor's word.
     pub status: String,
 }
 
-impl RunStatus {
+impl GuestStatus {
     /// What that means for the VM.
     #[must_use]
     pub fn state(&self) -> VmState {

@@ -15,8 +15,8 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use uuid::Uuid;
 
 use super::{
-    Description, Firmware, Hearing, Hypervisor, HypervisorError, InfoType, LastWords, Machine, MachineEvent,
-    MachinePlan, Medium, Program, RunStatus, Said, Setup,
+    Description, Firmware, GuestStatus, Hearing, Hypervisor, HypervisorError, InfoType, LastWords, Machine,
+    MachineEvent, MachinePlan, Medium, Program, Said, Setup,
 };
 use crate::spec::{Violation, VmSpec};
 
@@ -258,7 +258,7 @@ impl Machine for SimulatedMachine {
         Ok(())
     }
 
-    async fn hears_power_button(&self) -> Result<Hearing, HypervisorError> {
+    async fn listens_to_power_button(&self) -> Result<Hearing, HypervisorError> {
         Ok(lock(&self.host.faults).hearing.unwrap_or(Hearing::Unknown))
     }
 
@@ -281,9 +281,9 @@ impl Machine for SimulatedMachine {
         Ok(())
     }
 
-    async fn status(&self) -> Result<RunStatus, HypervisorError> {
+    async fn status(&self) -> Result<GuestStatus, HypervisorError> {
         let stopped = lock(&self.host.faults).stopped;
-        Ok(RunStatus { running: stopped.is_none(), status: stopped.unwrap_or("running").into() })
+        Ok(GuestStatus { running: stopped.is_none(), status: stopped.unwrap_or("running").into() })
     }
 
     async fn info(&self, kind: InfoType) -> Result<Value, HypervisorError> {

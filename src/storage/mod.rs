@@ -5,8 +5,8 @@
 //! root: what lies there may have been made by a guest that owns its hypervisor.
 
 mod closed;
-mod deed;
 mod error;
+mod intent;
 mod plan;
 mod seed;
 mod tree;
@@ -16,8 +16,8 @@ mod volumes;
 mod zone_root;
 
 pub(crate) use closed::{close_state, close_to_others};
-pub(crate) use deed::{Act, Note, noted, remove_file};
 pub(crate) use error::StorageError;
+pub(crate) use intent::{FileAct, IntentNote, intents, remove_file};
 pub(crate) use plan::UploadPlan;
 pub(crate) use seed::write_seed;
 pub(crate) use tree::{make_zone, remove_disks, remove_run, remove_zone, write_vm_json};

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// How the name of a note ends.
-pub(super) const DEED: &str = "deed";
+pub(super) const INTENT: &str = "deed";
 /// How it ends while it is written.
-pub(super) const DEED_DRAFT: &str = "draft";
+pub(super) const INTENT_DRAFT: &str = "draft";
 
 /// What an upload is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

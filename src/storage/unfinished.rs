@@ -11,7 +11,7 @@ use rustix::fs::FlockOperation;
 
 use super::{
     error::StorageError,
-    plan::{DEED, DEED_DRAFT, UploadPlan, is_old},
+    plan::{INTENT, INTENT_DRAFT, UploadPlan, is_old},
 };
 use crate::layout::VmLayout;
 
@@ -28,7 +28,7 @@ pub struct Partial {
 
 /// The uploads of a VM that are under way or were cut.
 pub(crate) fn unfinished(layout: &VmLayout) -> Result<Vec<Partial>, StorageError> {
-    let mut found: Vec<Partial> = noted(layout)?.into_iter().map(|(partial, _)| partial).collect();
+    let mut found: Vec<Partial> = intents(layout)?.into_iter().map(|(partial, _)| partial).collect();
     found.sort_by(|a, b| a.plan.path.cmp(&b.plan.path));
     Ok(found)
 }
@@ -39,7 +39,7 @@ pub(crate) fn give_up(
     which: impl Fn(&Partial) -> bool,
 ) -> Result<Vec<Partial>, StorageError> {
     let mut gone = Vec::new();
-    for (partial, part) in noted(layout)?.into_iter().filter(|(partial, _)| which(partial)) {
+    for (partial, part) in intents(layout)?.into_iter().filter(|(partial, _)| which(partial)) {
         // The lock is kept until both are gone, so that nobody takes it up meanwhile.
         let Some(_lock) = lock(&part) else { continue };
         remove(&part).map_err(StorageError::at(partial.plan.path.as_str()))?;
@@ -50,7 +50,7 @@ pub(crate) fn give_up(
 
 /// Gives room back that an upload has beyond what came of it.
 pub(crate) fn shrink(layout: &VmLayout) -> Result<(), StorageError> {
-    for (partial, part) in noted(layout)? {
+    for (partial, part) in intents(layout)? {
         // The lock is kept: who takes it up again must not lose what it adds.
         let Some(_lock) = lock(&part) else { continue };
         let shrink = || {
@@ -73,7 +73,7 @@ pub(super) fn remove(part: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn noted(layout: &VmLayout) -> Result<Vec<(Partial, PathBuf)>, StorageError> {
+fn intents(layout: &VmLayout) -> Result<Vec<(Partial, PathBuf)>, StorageError> {
     let folder = layout.uploads();
     let at = || StorageError::at(folder.display().to_string());
     let mut found = Vec::new();
@@ -143,7 +143,7 @@ fn is_lonely(path: &Path) -> bool {
         Some("part") => "json",
         Some("json") => "part",
         // Of what is about to be journaled, or will be by the next start.
-        Some(DEED | DEED_DRAFT) => return false,
+        Some(INTENT | INTENT_DRAFT) => return false,
         _ => return true,
     };
     !path.with_extension(other).exists()

@@ -24,8 +24,8 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    deed::{self, Act, Deed, Note},
     error::StorageError,
+    intent::{self, FileAct, Intent, IntentNote},
     plan::UploadPlan,
     unfinished::{self, Partial},
     zone_root::{Entry, EntryKind, ZoneRoot},
@@ -151,7 +151,7 @@ impl Upload {
 
     /// The client says that this was all: checks it, and puts the file under its name. The note stands for its
     /// `owner` until that is journaled.
-    pub(crate) fn finish(self, owner: Value) -> Result<(Entry, Option<Note>), StorageError> {
+    pub(crate) fn finish(self, owner: Value) -> Result<(Entry, Option<IntentNote>), StorageError> {
         if self.written < self.plan.size {
             // As good as a cut: what came is kept.
             return Err(StorageError::Length {
@@ -167,8 +167,8 @@ impl Upload {
         }
         self.file.sync_all().map_err(self.at())?;
         crash::point("upload.synced");
-        let deed = self.deed(owner)?;
-        let note = Note::write(&self.layout, &deed)?;
+        let intent = self.intent(owner)?;
+        let note = IntentNote::write(&self.layout, &intent)?;
         let part = self.part.to_string_lossy().into_owned();
         let placed = self.root.place((rustix::fs::CWD, &part), &self.plan.path, self.overwrite);
         crash::point("upload.placed");
@@ -176,10 +176,10 @@ impl Upload {
             let _ = fs::remove_file(&self.note);
         }
         crash::point("upload.done");
-        deed::settle(&self.layout, deed, note, placed)
+        intent::settle(&self.layout, intent, note, placed)
     }
 
-    fn deed(&self, owner: Value) -> Result<Deed, StorageError> {
+    fn intent(&self, owner: Value) -> Result<Intent, StorageError> {
         let part = self.part.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let modified = self.file.metadata().and_then(|found| found.modified()).map_err(self.at())?;
         let modified = modified.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
@@ -189,7 +189,7 @@ impl Upload {
             size: self.plan.size,
             modified: i64::try_from(modified).unwrap_or(i64::MAX),
         };
-        Ok(Deed { act: Act::Put { part }, entry, owner })
+        Ok(Intent { act: FileAct::Put { part }, entry, owner })
     }
 
     fn discard(&self) {
@@ -236,8 +236,8 @@ mod tests {
         assert_eq!(second.finish(Value::Null).unwrap().0.size, 300_000);
         assert_eq!(fs::read(layout.root().join("a.iso")).unwrap(), content);
         assert_eq!(unfinished::unfinished(&layout).unwrap(), []);
-        let (deed, note) = deed::noted(&layout).unwrap().pop().unwrap();
-        assert_eq!((deed.entry.path.as_str(), deed.entry.size), ("/a.iso", 300_000));
+        let (intent, note) = intent::intents(&layout).unwrap().pop().unwrap();
+        assert_eq!((intent.entry.path.as_str(), intent.entry.size), ("/a.iso", 300_000));
         note.remove();
         assert_eq!(fs::read_dir(layout.uploads()).unwrap().count(), 0);
     }

@@ -12,6 +12,6 @@ mod writer;
 
 pub(crate) use error::StoreError;
 pub use reader::Reader;
-pub(crate) use reader::{EventQuery, Found, JournalRange};
+pub(crate) use reader::{EventPage, EventQuery, JournalRange};
 pub(crate) use writer::Answer;
 pub use writer::{Commit, Keep, Store, VmChange};

@@ -35,7 +35,7 @@ pub struct EventQuery {
 
 /// Events that were looked for.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
+pub struct EventPage {
     /// In the order that was asked for.
     pub events: Vec<Arc<Event>>,
     /// The place from which to look on, should there be more: there may be none among many that were looked at.
@@ -107,10 +107,10 @@ impl Reader {
 
     /// At most `limit` events behind (or before) a place, of some VMs and kinds only. Others who read wait for a short
     /// span of the journal at most, however few events are wanted.
-    pub fn events_where(&self, query: &EventQuery, limit: u32) -> Result<Found, StoreError> {
+    pub fn events_where(&self, query: &EventQuery, limit: u32) -> Result<EventPage, StoreError> {
         let began = Instant::now();
         let range = self.journal_range()?;
-        let mut found = Found { events: Vec::new(), rest: None };
+        let mut found = EventPage { events: Vec::new(), rest: None };
         let mut from =
             if query.backwards { query.from.min(range.newest + 1) } else { query.from.max(range.oldest - 1) };
         let mut room = READ;
@@ -320,7 +320,7 @@ mod tests {
                     }
                     let mut listed = Vec::new();
                     loop {
-                        let Found { events, rest } = reader.events_where(&query, 300).unwrap();
+                        let EventPage { events, rest } = reader.events_where(&query, 300).unwrap();
                         assert!(events.len() <= 300);
                         listed.extend(events.iter().map(|event| event.sequence));
                         let Some(place) = rest else { break };

@@ -14,7 +14,7 @@ use tonic::{
 use zoneward::{
     internals::{
         api,
-        auth::{Files, Links, Listeners, Role, Tls, pki::Pki},
+        auth::{Files, Listeners, Role, ScreenLinks, Tls, pki::Pki},
         browser::{self, Browser},
         config::Config,
     },
@@ -50,7 +50,7 @@ pub(super) async fn door() -> Door {
     let serving = agent.agent().clone();
     let browsers = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("https://{}", browsers.local_addr().unwrap());
-    let links = Arc::new(Links::new(&base, std::time::Duration::from_secs(60)));
+    let links = Arc::new(ScreenLinks::new(&base, std::time::Duration::from_secs(60)));
     let console = Browser::new(serving.clone(), links.clone(), tls.clone());
     tokio::spawn(browser::serve(console, browsers, stop.clone()));
     let unix = agent.dir.path().join("door.sock");

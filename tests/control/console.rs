@@ -3,9 +3,12 @@
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, Status, Streaming};
-use zoneward::proto::v1::{self, attach_request, attach_response, read_log_response::Item};
+use zoneward::{
+    client::{self, Attached, ConsoleOutput, Printed, Reason},
+    proto::v1::{self, attach_request, attach_response, read_log_response::Item},
+};
 
-use super::support::{Clients, GUEST, fields, metadata, reason, simulated::Simulated};
+use super::support::{Clients, fields, metadata, patience, reason, simulated::Simulated};
 
 async fn running() -> (Simulated, Clients, String) {
     Simulated::start_with(|config| config.console.keep_kib = 64).await.with_a_guest().await
@@ -168,7 +171,7 @@ async fn followers_end_when_the_vm_is_deleted() {
     let (_sender, mut attached) = attach(&mut clients, start(&uuid, None)).await.unwrap();
     clients.delete(&uuid).await.unwrap();
     assert!(stream.next().await.is_none());
-    let end = tokio::time::timeout(GUEST, attached.next()).await;
+    let end = tokio::time::timeout(patience(), attached.next()).await;
     assert!(end.expect("an end").is_none(), "also who could type");
 }
 
@@ -186,7 +189,7 @@ async fn a_writer_that_waits_is_taken_over_from() {
         .await;
     let over = v1::AttachStart { uuid: uuid.clone(), take_over: true, ..Default::default() };
     let (_second, _out) = attach(&mut clients, attach_request::Item::Attach(over)).await.unwrap();
-    let told = tokio::time::timeout(GUEST, first_out.next()).await.expect("an end");
+    let told = tokio::time::timeout(patience(), first_out.next()).await.expect("an end");
     assert_eq!(reason(&told.unwrap().unwrap_err()), "CONSOLE_BUSY");
 }
 
@@ -260,4 +263,42 @@ async fn a_screen_over_the_api() {
     clients.stop(&uuid, true).await.unwrap();
     let status = open(&mut clients, connect(&uuid)).await.map(drop).unwrap_err();
     assert_eq!(reason(&status), "VM_STATE");
+}
+
+/// Output until `end`, and whether the connection broke and came back meanwhile.
+async fn read_until(output: &mut ConsoleOutput, end: &str) -> (String, Vec<&'static str>) {
+    let (mut text, mut told) = (String::new(), Vec::new());
+    while !text.ends_with(end) {
+        match tokio::time::timeout(patience(), output.next()).await.expect("something").unwrap() {
+            Attached::Printed(Printed::Bytes(bytes)) => text += std::str::from_utf8(&bytes).unwrap(),
+            Attached::Printed(gap) => panic!("{gap:?}"),
+            Attached::Broken(_) => told.push("broken"),
+            Attached::Reconnected => told.push("reconnected"),
+            Attached::InputEnd { bytes } => panic!("{bytes} bytes of input, which was not ended"),
+        }
+    }
+    (text, told)
+}
+
+#[tokio::test]
+async fn a_client_comes_back_at_its_byte_and_types_on() {
+    let (mut agent, clients, uuid) = running().await;
+    let start = v1::AttachStart { uuid: uuid.clone(), offset: Some(0), ..Default::default() };
+    let (input, mut output) = client::attach(clients.consoles.clone(), start.clone()).await.unwrap();
+    agent.process(&uuid).print("one ");
+    assert_eq!(read_until(&mut output, "one ").await, ("one ".to_owned(), vec![]));
+    let second = client::attach(clients.consoles.clone(), start).await.map(drop).unwrap_err();
+    assert_eq!(client::reason(&second), Some(Reason::ConsoleBusy));
+    agent.stop().await;
+    agent.process(&uuid).print("two ");
+    agent.resume().await;
+    agent.process(&uuid).print("three");
+    let back = read_until(&mut output, "three").await;
+    assert_eq!(back, ("two three".to_owned(), vec!["broken", "reconnected"]));
+    assert_eq!(output.offset(), Some(13));
+    assert!(input.send("typed").await);
+    assert_eq!(agent.typed(&uuid, 5).await, b"typed");
+    input.end();
+    let end = tokio::time::timeout(patience(), output.next()).await.expect("an end").unwrap();
+    assert!(matches!(end, Attached::InputEnd { bytes: 5 }), "{end:?}");
 }

@@ -120,3 +120,30 @@ fn enum_lines(outer: &str, found: &EnumDescriptorProto, out: &mut Vec<String>) {
         out.push(format!("{outer}{}.{} = {}", found.name(), value.name(), value.number()));
     }
 }
+
+/// Generated clients take their documentation from these comments.
+#[test]
+fn every_field_and_value_of_the_contract_is_explained() {
+    let mut bare = Vec::new();
+    for entry in std::fs::read_dir("proto/zoneward/v1").unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut before = "";
+        for (index, line) in text.lines().map(str::trim).enumerate() {
+            // Requests and replies are explained by their rpc.
+            let is_wrapper = line.starts_with("message ")
+                && line.split_whitespace().nth(1).is_some_and(|name| {
+                    let name = name.trim_end_matches("{}");
+                    name.ends_with("Request") || name.ends_with("Response")
+                });
+            let is_field =
+                line.split_once(" = ").is_some_and(|(_, number)| number.starts_with(char::is_numeric));
+            let is_type = ["message ", "enum ", "service ", "rpc "].iter().any(|word| line.starts_with(word));
+            if (is_field || is_type) && !is_wrapper && !before.starts_with("//") {
+                bare.push(format!("{}:{}: {line}", path.display(), index + 1));
+            }
+            before = line;
+        }
+    }
+    assert!(bare.is_empty(), "without a comment:\n{}", bare.join("\n"));
+}

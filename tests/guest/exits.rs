@@ -12,6 +12,7 @@ use super::{
 /// Lets a guest do that, with no agent there; gives what the next agent says.
 async fn while_away(spec: v1::VmSpec, words: &str, ends: bool) -> (Real, Clients, String, v1::VmStatus) {
     let mut agent = Real::start_with(&["zone.min_overhead=0"]).await;
+    agent.tolerate(&["the guest panicked"]);
     let (mut clients, uuid, _) = booted_as(&agent, spec).await;
     let pid = clients.get(&uuid).await.unwrap().status.unwrap().pid.unwrap();
     let log = agent.dir.path().join("zones").join(&uuid).join("console.log");
@@ -77,6 +78,7 @@ async fn a_guest_that_is_killed_for_memory_while_nobody_looks() {
 #[tokio::test]
 async fn a_guest_under_an_agent_that_is_there() {
     let mut agent = Real::start().await;
+    agent.tolerate(&["the guest panicked"]);
     let spec = v1::VmSpec { on_panic: Some("shutdown".into()), ..machine() };
     let (mut clients, uuid, offset) = booted_as(&agent, spec).await;
     agent.vmadm_with(&["console", &uuid], "reboot -f\n");

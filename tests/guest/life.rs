@@ -59,6 +59,7 @@ async fn a_guest_that_sleeps_is_woken() {
 #[tokio::test]
 async fn a_guest_that_panics_goes_its_own_way() {
     let agent = Real::start().await;
+    agent.tolerate(&["the guest panicked"]);
     let (mut clients, uuid, offset) = booted(&agent).await;
     let words = "echo 1 > /proc/sys/kernel/panic; echo c > /proc/sysrq-trigger\n";
     agent.vmadm_with(&["console", &uuid], words);
@@ -73,6 +74,7 @@ async fn a_guest_that_panics_goes_its_own_way() {
 #[tokio::test]
 async fn a_guest_that_panics_is_halted_where_that_is_asked_for() {
     let agent = Real::start().await;
+    agent.tolerate(&["the guest panicked", "guest failed"]);
     let spec = v1::VmSpec { on_panic: Some("pause".into()), ..machine() };
     let (clients, uuid, _) = booted_as(&agent, spec).await;
     agent.vmadm_with(&["console", &uuid], "echo c > /proc/sysrq-trigger\n");

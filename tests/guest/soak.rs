@@ -30,6 +30,11 @@ fn operations() -> usize {
     std::env::var("SOAK").map_or(300, |text| text.parse().expect("a number"))
 }
 
+/// `SOAK_SEED` repeats the work of an earlier run, though not how its clients take turns.
+fn seed() -> Uuid {
+    std::env::var("SOAK_SEED").map_or_else(|_| Uuid::new_v4(), |text| text.parse().expect("a UUID"))
+}
+
 /// One random operation on one random VM; what came of it.
 async fn operate(clients: &mut Clients, dice: [u64; 2], request_id: String) -> Result<&'static str, Status> {
     let uuid =
@@ -130,9 +135,10 @@ fn fds(agent: &Real) -> usize {
 async fn random_work_and_random_kills() {
     let mut agent = Real::start().await;
     let fresh = fds(&agent);
-    let seed: [u8; 32] = Uuid::new_v4().as_bytes().repeat(2).try_into().unwrap();
-    eprintln!("seed {seed:?}");
-    let dice = Arc::new(Mutex::new(TestRng::from_seed(RngAlgorithm::ChaCha, &seed)));
+    let seed = seed();
+    eprintln!("the same again: SOAK={} SOAK_SEED={seed}", operations());
+    let dice = TestRng::from_seed(RngAlgorithm::ChaCha, &seed.as_bytes().repeat(2));
+    let dice = Arc::new(Mutex::new(dice));
     let total = operations();
     let (begun, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let refusals: Arc<Mutex<std::collections::BTreeMap<String, u32>>> = Arc::default();

@@ -67,6 +67,7 @@ async fn a_state_folder_that_becomes_read_only() {
         return;
     };
     let mut agent = Real::start_with(&[&format!("state_dir={}", volume.at.display())]).await;
+    agent.tolerate(&["a change could not be written", "done without a word in the journal"]);
     let (mut clients, uuid, offset) = booted(&agent).await;
     let request = v1::CreateVmRequest { vm: Some(machine()), ..Default::default() };
     volume.protect(true);

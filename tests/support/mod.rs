@@ -150,7 +150,7 @@ impl Clients {
                 }
             }
         };
-        match tokio::time::timeout(GUEST, read).await {
+        match tokio::time::timeout(patience(), read).await {
             Ok(end) => {
                 text.truncate(end);
                 let behind = offset + i64::try_from(end).expect("size");
@@ -177,12 +177,20 @@ pub(crate) async fn connect_unix(path: std::path::PathBuf) -> Channel {
     Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
 }
 
+/// How long a test waits for a value: for a simulated host seconds, for a guest under TCG minutes.
+pub(crate) fn patience() -> Duration {
+    match env!("CARGO_CRATE_NAME") {
+        "control" => Duration::from_secs(30),
+        _ => GUEST,
+    }
+}
+
 /// Waits until `look` gives something. For what has no event to wait for.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut look: impl FnMut() -> F,
 ) -> T {
-    let deadline = tokio::time::Instant::now() + GUEST;
+    let deadline = tokio::time::Instant::now() + patience();
     loop {
         if let Some(found) = look().await {
             return found;

@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock},
     time::Duration,
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Real {
     wrapper: Vec<String>,
     sets: Vec<String>,
     agent: Option<Child>,
+    /// What it may warn of.
+    tolerated: Mutex<Vec<&'static str>>,
 }
 
 impl Real {
@@ -62,9 +64,14 @@ impl Real {
         all.push("qemu.accel=tcg".to_owned());
         all.extend(sets.iter().map(|set| (*set).to_owned()));
         let wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
-        let mut real = Self { dir, wrapper, sets: all, agent: None };
+        let mut real = Self { dir, wrapper, sets: all, agent: None, tolerated: Mutex::default() };
         real.resume().await;
         real
+    }
+
+    /// The test provokes these warnings and errors; any other in the agent's log fails it.
+    pub(crate) fn tolerate(&self, texts: &[&'static str]) {
+        self.tolerated.lock().expect("not poisoned").extend(texts);
     }
 
     /// How its control groups are called.
@@ -217,9 +224,27 @@ impl Drop for Real {
             let _ = agent.kill();
             let _ = agent.wait();
         }
+        self.end_hypervisors();
         if std::thread::panicking() {
             eprintln!("--- the agent's log\n{}", self.log());
+        } else if env!("CARGO_CRATE_NAME") == "guest" {
+            let unexpected = self.unexpected();
+            assert!(unexpected.is_empty(), "the agent warns of:\n{}", unexpected.join("\n"));
         }
+    }
+}
+
+impl Real {
+    /// Lines of the log that need an operator, and that no test asked for.
+    fn unexpected(&self) -> Vec<String> {
+        let tolerated = self.tolerated.lock().expect("not poisoned");
+        let is_loud = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+        let log = self.log();
+        let loud = log.lines().filter(is_loud).map(str::to_owned);
+        loud.filter(|line| !tolerated.iter().any(|text| line.contains(text))).collect()
+    }
+
+    fn end_hypervisors(&self) {
         let Ok(folders) = std::fs::read_dir(self.dir.path().join("run")) else { return };
         for folder in folders.flatten() {
             let _groups = Groups(folder.path().join("cgroup.json"));

@@ -140,7 +140,7 @@ impl Budget {
         self.uploads.remove(&uuid);
     }
 
-    pub(in crate::agent) fn look(&self) -> Vec<Capacity> {
+    pub(in crate::agent) fn report(&self) -> Vec<Capacity> {
         let look = |(index, (resource, total, limit))| Capacity {
             resource,
             total,
@@ -217,7 +217,7 @@ mod tests {
         budget.check(a, &spec(r#""ram":600"#)).unwrap();
         budget.check(a, &spec(r#""ram":500,"vcpus":64"#)).unwrap();
         budget.check(a, &spec(r#""ram":601"#)).unwrap_err();
-        assert_eq!(budget.look()[0].promised, 600);
+        assert_eq!(budget.report()[0].promised, 600);
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Claims {
 
     /// What the host has, and what is left of it.
     pub(in crate::agent) fn capacity(&self) -> Vec<Capacity> {
-        self.lock().budget.look()
+        self.lock().budget.report()
     }
 
     /// Whether an interface has that address.

@@ -74,10 +74,10 @@ pub(in crate::agent) enum Command {
     /// Some of its links were taken off their bridges.
     Rejoin,
     /// Gives the running machine, for looking at it.
-    Look {
+    Inspect {
         /// What for, like "get info for".
         what: &'static str,
-        reply: ReplyTo<Look>,
+        reply: ReplyTo<Inspection>,
     },
 }
 
@@ -101,7 +101,7 @@ pub(in crate::agent) enum Control {
 
 /// A running machine and where its screen is.
 #[derive(Debug)]
-pub(in crate::agent) struct Look {
+pub(in crate::agent) struct Inspection {
     pub(in crate::agent) machine: Arc<dyn Machine>,
     pub(in crate::agent) vnc: Option<SocketAddr>,
 }

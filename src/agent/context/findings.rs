@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    hypervisor::{Machine, RunStatus},
+    hypervisor::{GuestStatus, Machine},
     zone::{Ended, Process},
 };
 
@@ -13,14 +13,14 @@ pub(in crate::agent) const PATIENCE: Duration = Duration::from_secs(3);
 /// Facts that the host reports about a VM.
 #[derive(Debug)]
 pub(in crate::agent) struct Findings {
-    pub(in crate::agent) hypervisor: Left,
+    pub(in crate::agent) hypervisor: Remains,
     /// Something of its links exists.
     pub(in crate::agent) has_links: bool,
 }
 
 /// The state of a VM's hypervisor.
 #[derive(Debug)]
-pub(in crate::agent) enum Left {
+pub(in crate::agent) enum Remains {
     /// It had none.
     Nothing,
     /// It ended meanwhile.
@@ -29,7 +29,7 @@ pub(in crate::agent) enum Left {
     Answers {
         process: Arc<dyn Process>,
         machine: Arc<dyn Machine>,
-        status: RunStatus,
+        status: GuestStatus,
         accelerator: &'static str,
     },
     /// It says nothing; or nobody can tell which process it is.

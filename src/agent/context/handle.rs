@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     agent::{
-        context::command::{Command, Look, ReplyTo},
+        context::command::{Command, Inspection, ReplyTo},
         error::Error,
         view::View,
     },
@@ -86,8 +86,8 @@ impl VmHandle {
     }
 
     /// Looks at a running machine from outside the actor, to do `what` with it, like "get info for".
-    pub(in crate::agent) async fn look(&self, what: &'static str) -> Result<Look, Error> {
-        self.ask(|reply| Command::Look { what, reply }).await
+    pub(in crate::agent) async fn inspect(&self, what: &'static str) -> Result<Inspection, Error> {
+        self.ask(|reply| Command::Inspect { what, reply }).await
     }
 
     /// Queues a command; an error when the queue is full or the VM is gone.

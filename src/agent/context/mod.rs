@@ -187,7 +187,7 @@ impl VmContext {
 
     /// Journals what a caller is about to do; of the host when no VM is named. A full disk keeps nobody from looking at a
     /// guest or typing into it: then the log has the word.
-    pub(super) async fn tell_call(&self, call: &Call, vm: Option<Uuid>, rpc: &str, detail: &str) {
+    pub(super) async fn journal_call(&self, call: &Call, vm: Option<Uuid>, rpc: &str, detail: &str) {
         let event = call.made(vm, rpc, detail.to_owned());
         if let Err(error) = Transition::new(self).event(event).only().await {
             tracing::error!(actor = call.actor, ?vm, rpc, detail, %error, "done without a word in the journal");

@@ -13,7 +13,7 @@ use crate::{
         request::{call::Call, reply::FileReply},
     },
     model::{EventKind, FileAction},
-    storage::{self, Act, Entry, Note},
+    storage::{self, Entry, FileAct, IntentNote},
 };
 
 /// Journals a change that was made. Where that can't be done its note stays, and it is tried again before the
@@ -24,12 +24,12 @@ pub(super) async fn changed(
     uuid: Uuid,
     entry: &Entry,
     action: FileAction,
-    note: Option<Note>,
+    note: Option<IntentNote>,
 ) -> Result<FileReply, Error> {
     let outcome = FileReply::from(entry);
     let kind = EventKind::File { path: entry.path.clone(), action, size: entry.size };
     // Under the note's name as well, so that whoever finds the note knows that it is journaled.
-    let by_note = Call { request_id: note.as_ref().map(Note::id), ..Call::own() };
+    let by_note = Call { request_id: note.as_ref().map(IntentNote::id), ..Call::own() };
     let answers = [call, &by_note].into_iter().filter_map(|call| call.answer(&Ok(outcome.clone())));
     Transition::new(context).event(call.event(uuid, kind)).answers(answers).only().await?;
     if let Some(note) = note {
@@ -47,18 +47,18 @@ pub(in crate::agent) async fn settle(
 ) -> Result<Option<FileReply>, Error> {
     let layout = context.layout_of(uuid);
     let mut answer = None;
-    for (deed, note) in blocking(move || storage::noted(&layout)).await? {
+    for (intent, note) in blocking(move || storage::intents(&layout)).await? {
         if context.requests.knows(note.id()).await? {
             tokio::task::spawn_blocking(move || note.remove()).await.map_err(Error::internal)?;
             continue;
         }
         let owner =
-            serde_json::from_value(deed.owner).map(Call::from_waiting).unwrap_or_else(|_| Call::own());
-        let action = match deed.act {
-            Act::Put { .. } => FileAction::Put,
-            Act::Remove => FileAction::Deleted,
+            serde_json::from_value(intent.owner).map(Call::from_waiting).unwrap_or_else(|_| Call::own());
+        let action = match intent.act {
+            FileAct::Put { .. } => FileAction::Put,
+            FileAct::Remove => FileAction::Deleted,
         };
-        let outcome = changed(context, &owner, uuid, &deed.entry, action, Some(note)).await?;
+        let outcome = changed(context, &owner, uuid, &intent.entry, action, Some(note)).await?;
         match call.request_id.filter(|id| owner.request_id == Some(*id)) {
             Some(_) if owner.digest == call.digest => answer = Some(outcome),
             Some(request_id) => return Err(Error::RequestIdReused { request_id }),

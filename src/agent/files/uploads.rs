@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Between looks for uploads that nobody went on with.
-const LOOK: Duration = Duration::from_secs(600);
+const EVERY: Duration = Duration::from_secs(600);
 
 /// What an earlier agent left of a VM's files: no more than came of each upload, and for root's eyes only.
 pub(in crate::agent) async fn settle(context: &VmContext, uuid: Uuid) {
@@ -39,7 +39,7 @@ pub(in crate::agent) async fn expire(context: VmContext) {
         }
         tokio::select! {
             () = context.stopping.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(EVERY) => {}
         }
     }
 }

@@ -34,11 +34,11 @@ struct Inner {
     context: VmContext,
     uuid: Uuid,
     boot: BootCall,
-    told: Mutex<Told>,
+    told: Mutex<Reported>,
 }
 
 #[derive(Debug)]
-enum Told {
+enum Reported {
     /// By an agent before this one; the journal knows.
     Unread,
     These(HashSet<Phase>),
@@ -49,7 +49,7 @@ enum Told {
 impl LatePhases {
     /// Of a boot that is over just now, or that another agent did.
     pub(in crate::agent) fn of(context: &VmContext, vm: &VmRecord, is_new: bool) -> Option<Self> {
-        let told = if is_new { Told::These(HashSet::new()) } else { Told::Unread };
+        let told = if is_new { Reported::These(HashSet::new()) } else { Reported::Unread };
         let (context, uuid, boot) = (context.clone(), vm.uuid, vm.boot.clone()?);
         Some(Self(Arc::new(Inner { context, uuid, boot, told: Mutex::new(told) })))
     }
@@ -58,7 +58,7 @@ impl LatePhases {
     pub(in crate::agent) async fn reached(&self, phase: Phase) {
         let Inner { context, uuid, boot, told } = &*self.0;
         let mut told = told.lock().await;
-        if matches!(*told, Told::Unread) {
+        if matches!(*told, Reported::Unread) {
             match self.read().await {
                 Ok(read) => *told = read,
                 Err(error) => {
@@ -67,7 +67,7 @@ impl LatePhases {
                 }
             }
         }
-        let Told::These(told) = &mut *told else { return };
+        let Reported::These(told) = &mut *told else { return };
         let is_address = |phase: &Phase| matches!(phase, Phase::GuestAddress { .. });
         if is_address(&phase) && told.iter().filter(|told| is_address(told)).count() == ADDRESSES {
             return;
@@ -80,7 +80,7 @@ impl LatePhases {
     }
 
     /// What was told, from the newest back to RUNNING; or to the beginning, of a boot whose RUNNING nobody told.
-    async fn read(&self) -> Result<Told, WatchError> {
+    async fn read(&self) -> Result<Reported, WatchError> {
         let journal = &self.0.context.journal;
         let (mut told, mut from) = (HashSet::new(), None);
         loop {
@@ -88,7 +88,7 @@ impl LatePhases {
             let query = EventQuery { backwards: true, uuids, kinds, ..EventQuery::default() };
             let found = match journal.list(from, query, PAGE).await {
                 // Trimmed just now.
-                Err(WatchError::Expired { .. }) => return Ok(Told::Enough),
+                Err(WatchError::Expired { .. }) => return Ok(Reported::Enough),
                 found => found?,
             };
             for event in found.events {
@@ -96,7 +96,7 @@ impl LatePhases {
                     EventKind::Boot(reached)
                         if matches!(reached.phase, Phase::Running | Phase::ZoneReady) =>
                     {
-                        return Ok(Told::These(told));
+                        return Ok(Reported::These(told));
                     }
                     EventKind::Boot(reached) => drop(told.insert(reached.phase.clone())),
                     _ => {}
@@ -104,7 +104,7 @@ impl LatePhases {
             }
             match found.rest {
                 Some(place) => from = Some(journal.cursor(place)),
-                None => return Ok(Told::Enough),
+                None => return Ok(Reported::Enough),
             }
         }
     }

@@ -50,7 +50,7 @@ impl metadata::Source for Source {
 
     async fn get(&self, key: &str) -> Answer {
         let vm = self.context.registry.get(self.uuid);
-        vm.map_or(Answer::NotFound, |vm| look(&vm.view(), key))
+        vm.map_or(Answer::NotFound, |vm| value_of(&vm.view(), key))
     }
 
     async fn keys(&self) -> Vec<String> {
@@ -104,7 +104,7 @@ fn namespaces(vm: &VmRecord) -> Vec<String> {
 }
 
 /// What a key has.
-fn look(view: &View, key: &str) -> Answer {
+fn value_of(view: &View, key: &str) -> Answer {
     let vm = &view.record;
     match route(key, &namespaces(vm)) {
         Route::Machine(name) => machine(view, name),

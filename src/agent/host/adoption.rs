@@ -21,13 +21,13 @@ use crate::{
     agent::{
         context::{
             VmContext,
-            findings::{Findings, Left, PATIENCE},
+            findings::{Findings, PATIENCE, Remains},
         },
         guest::links,
         request::call::Call,
         vm::{Actor, create},
     },
-    hypervisor::{HypervisorError, InfoType, Machine, RunStatus},
+    hypervisor::{GuestStatus, HypervisorError, InfoType, Machine},
     model::VmRecord,
     spec::VmState,
     zone::Found,
@@ -56,23 +56,23 @@ async fn adopt(context: &VmContext, record: VmRecord, with_links: &HashSet<Uuid>
     Actor::adopt(context, record, findings).await;
 }
 
-async fn find(context: &VmContext, record: &VmRecord) -> Left {
+async fn find(context: &VmContext, record: &VmRecord) -> Remains {
     if record.state == VmState::Stopped {
-        return Left::Nothing;
+        return Remains::Nothing;
     }
     let layout = context.layout_of(record.uuid);
     let process = match context.platform.zone.find(record.uuid, &layout) {
-        Found::Gone(ended) => return Left::Gone(ended),
-        Found::Unknown(why) => return Left::Silent { process: None, why },
+        Found::Gone(ended) => return Remains::Gone(ended),
+        Found::Unknown(why) => return Remains::Silent { process: None, why },
         Found::Alive(process) => process,
     };
-    let silent = |why: String| Left::Silent { process: Some(process.clone()), why };
+    let silent = |why: String| Remains::Silent { process: Some(process.clone()), why };
     match timeout(PATIENCE, greet(context, record)).await {
-        Ok(Ok((machine, status, accelerator))) => Left::Answers { process, machine, status, accelerator },
+        Ok(Ok((machine, status, accelerator))) => Remains::Answers { process, machine, status, accelerator },
         // It may have been on its way out.
         Ok(Err(error)) if record.state == VmState::Starting => match timeout(PATIENCE, process.ended()).await
         {
-            Ok(ended) => Left::Gone(ended),
+            Ok(ended) => Remains::Gone(ended),
             Err(_) => silent(error.to_string()),
         },
         Ok(Err(error)) => silent(error.to_string()),
@@ -84,7 +84,7 @@ async fn find(context: &VmContext, record: &VmRecord) -> Left {
 async fn greet(
     context: &VmContext,
     record: &VmRecord,
-) -> Result<(Arc<dyn Machine>, RunStatus, &'static str), HypervisorError> {
+) -> Result<(Arc<dyn Machine>, GuestStatus, &'static str), HypervisorError> {
     let layout = context.layout_of(record.uuid);
     let machine = context.hypervisor(record).attach(record.uuid, &layout.control(), PATIENCE).await?;
     if let Some(password) = record.vnc_password() {

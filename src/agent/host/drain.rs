@@ -37,7 +37,7 @@ pub struct Drained {
 impl Agent {
     /// VMs may be started again: the host stays.
     pub async fn end_drain(&self, call: &Call) -> Result<(), Error> {
-        self.tell_call(call, None, "DrainHost", "ended").await;
+        self.journal_call(call, None, "DrainHost", "ended").await;
         self.context.draining.end().map_err(Error::internal)
     }
 
@@ -45,7 +45,7 @@ impl Agent {
     pub async fn drain(&self, call: Call, timeout_seconds: u32) -> mpsc::Receiver<Drained> {
         self.context.draining.begin();
         let detail = format!("timeout {timeout_seconds} s");
-        self.tell_call(&call, None, "DrainHost", &detail).await;
+        self.journal_call(&call, None, "DrainHost", &detail).await;
         // All of them: one that is stopped now may be about to start. Its actor knows.
         let vms = self.context.registry.all();
         tracing::info!(vms = vms.len(), timeout_seconds, actor = call.actor, "the host goes down");

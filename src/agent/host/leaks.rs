@@ -225,25 +225,25 @@ impl Agent {
                 if self.vm(leak.uuid).is_ok_and(|vm| vm.state != VmState::Stopped) {
                     return Err(Error::internal("the VM runs now"));
                 }
-                self.tell_reclaimed(call, leak).await?;
+                self.journal_reclaimed(call, leak).await?;
                 self.context.platform.zone.remove_group(Path::new(&leak.path)).await.map_err(Error::internal)
             }
             LeakKind::Upload => {
                 let orphan = Orphan::take(Path::new(&leak.path))?;
-                self.tell_reclaimed(call, leak).await?;
+                self.journal_reclaimed(call, leak).await?;
                 Ok(orphan.remove()?)
             }
             LeakKind::Link => {
                 let _taken = self.context.registry.reserve(leak.uuid, u32::MAX)?;
                 self.end_process(leak, &layout).await?;
-                self.tell_reclaimed(call, leak).await?;
+                self.journal_reclaimed(call, leak).await?;
                 self.context.platform.links.unplug(leak.uuid).await.map_err(Error::internal)
             }
             LeakKind::Process | LeakKind::RunFolder | LeakKind::ZoneFolder => {
                 // Nobody makes a VM of that name meanwhile.
                 let _taken = self.context.registry.reserve(leak.uuid, u32::MAX)?;
                 self.end_process(leak, &layout).await?;
-                self.tell_reclaimed(call, leak).await?;
+                self.journal_reclaimed(call, leak).await?;
                 self.context.platform.zone.forget(leak.uuid, &layout).await;
                 let whole = leak.kind == LeakKind::ZoneFolder;
                 let remove = move || match whole {
@@ -279,7 +279,7 @@ impl Agent {
         }
     }
 
-    async fn tell_reclaimed(&self, call: &Call, leak: &Leak) -> Result<(), Error> {
+    async fn journal_reclaimed(&self, call: &Call, leak: &Leak) -> Result<(), Error> {
         let fact = EventKind::Reclaimed { leak: leak.kind.as_str().to_owned(), path: leak.path.clone() };
         Transition::new(&self.context).event(call.event(leak.uuid, fact)).only().await
     }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Between looks at what nic tags are made of.
-const LOOK: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(10);
 
 /// Says once when a nic tag can no longer be used, which running guests may notice, and once when it can again.
 /// Then its guests are connected again, too.
@@ -35,7 +35,7 @@ pub(in crate::agent) async fn watch_tags(context: VmContext) {
         }
         tokio::select! {
             () = context.stopping.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(EVERY) => {}
         }
     }
 }

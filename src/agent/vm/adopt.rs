@@ -9,7 +9,7 @@ use crate::{
         context::{
             VmContext,
             command::Command,
-            findings::{Findings, Left, PATIENCE},
+            findings::{Findings, PATIENCE, Remains},
         },
         error::Error,
         files::{journal, uploads},
@@ -17,7 +17,7 @@ use crate::{
         vm::{Actor, disks, ended::stop_result, exit, live::Live, seat::Seat, start::runs, turn},
     },
     boot,
-    hypervisor::{Machine, RunStatus},
+    hypervisor::{GuestStatus, Machine},
     model::{EventKind, Phase, VmRecord, WaitingCall},
     spec::{Limits, VmState},
     storage,
@@ -30,7 +30,7 @@ impl Actor {
         let (handle, seat) = Seat::prepare(context, &record);
         context.registry.insert(handle);
         let (done, known) = oneshot::channel();
-        Self::take(context, seat, record, Some(Command::Adopt { findings: Box::new(findings), done }));
+        Self::spawn(context, seat, record, Some(Command::Adopt { findings: Box::new(findings), done }));
         // An actor that ends with the agent says nothing.
         let _ = known.await;
     }
@@ -54,15 +54,15 @@ impl Actor {
 
     async fn make_true(&mut self, Findings { hypervisor, has_links }: Findings) -> Result<(), Error> {
         match hypervisor {
-            Left::Nothing => {
+            Remains::Nothing => {
                 // An agent that died while it handled the end of the process may have left some of its resources.
                 self.give_back(has_links).await;
                 Ok(())
             }
-            Left::Gone(ended) => self.was_over(ended, has_links).await,
-            Left::Silent { process, why } => self.lose(process, &why).await,
+            Remains::Gone(ended) => self.was_over(ended, has_links).await,
+            Remains::Silent { process, why } => self.lose(process, &why).await,
             // It never ran guest code; nothing is lost.
-            Left::Answers { process, status, .. }
+            Remains::Answers { process, status, .. }
                 if self.record.state == VmState::Starting && !status.running =>
             {
                 process.kill().map_err(Error::internal)?;
@@ -71,7 +71,7 @@ impl Actor {
                     Err(_) => self.lose(Some(process), "it does not end").await,
                 }
             }
-            Left::Answers { process, machine, status, accelerator } => {
+            Remains::Answers { process, machine, status, accelerator } => {
                 self.take_over(process, machine, status, accelerator).await
             }
         }
@@ -81,7 +81,7 @@ impl Actor {
         &mut self,
         process: Arc<dyn Process>,
         machine: Arc<dyn Machine>,
-        status: RunStatus,
+        status: GuestStatus,
         accelerator: &str,
     ) -> Result<(), Error> {
         // Its password was set by whoever found it.

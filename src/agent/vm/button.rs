@@ -69,7 +69,7 @@ impl Actor {
         let Some(stop) = &mut self.stop else { return };
         match stop.button {
             _ if is_pressed => stop.button = Button::Pressed,
-            Button::Asked { .. } => self.look_at_button().await,
+            Button::Asked { .. } => self.check_button().await,
             Button::Deaf { .. } | Button::Waking { .. } | Button::Pressed => {}
         }
     }
@@ -77,7 +77,7 @@ impl Actor {
     /// The time has come to look at it.
     pub(super) async fn on_button(&mut self) {
         match self.stop.as_ref().map(|stop| stop.button) {
-            Some(Button::Asked { .. } | Button::Deaf { .. }) => self.look_at_button().await,
+            Some(Button::Asked { .. } | Button::Deaf { .. }) => self.check_button().await,
             Some(Button::Waking { .. }) => self.press().await,
             Some(Button::Pressed) | None => {}
         }
@@ -91,9 +91,9 @@ impl Actor {
         }
     }
 
-    async fn look_at_button(&mut self) {
+    async fn check_button(&mut self) {
         let (Some(machine), Some(stop)) = (self.live.machine.clone(), &self.stop) else { return };
-        let hearing = briefly(stop.deadline, machine.hears_power_button()).await;
+        let hearing = briefly(stop.deadline, machine.listens_to_power_button()).await;
         let (now, up) = (Instant::now(), self.up());
         let later = now + LOOK_AGAIN;
         let Some(stop) = &mut self.stop else { return };

@@ -46,14 +46,14 @@ impl Actor {
                 }
             }
             Control::Nmi => {
-                let machine = self.look("send an NMI to")?.machine;
+                let machine = self.inspect("send an NMI to")?.machine;
                 let told = ("SendSysrq", "nmi".to_owned());
                 return self.once(call, told, |_| (), patient(machine.inject_nmi())).await;
             }
             Control::Screenshot => {
-                let machine = self.look("take a screenshot of")?.machine;
+                let machine = self.inspect("take a screenshot of")?.machine;
                 let (rpc, detail) = ("SendSysrq", "screenshot");
-                self.context.tell_call(call, Some(self.record.uuid), rpc, detail).await;
+                self.context.journal_call(call, Some(self.record.uuid), rpc, detail).await;
                 patient(machine.wake_screen()).await?;
                 let picture = patient(machine.screenshot()).await?;
                 let (root, draft) = (self.layout.root(), self.layout.picture_draft());
@@ -62,11 +62,11 @@ impl Actor {
             }
             Control::Pause => {
                 self.expect(Ask::Pause, VmState::Running, "pause")?;
-                patient(self.look("pause")?.machine.pause()).await?;
+                patient(self.inspect("pause")?.machine.pause()).await?;
                 return self.enter(call, |vm| vm.state = VmState::Paused).await;
             }
             Control::Resume => {
-                let machine = self.look("resume")?.machine;
+                let machine = self.inspect("resume")?.machine;
                 self.expect(Ask::Resume, VmState::Paused, "resume")?;
                 match self.record.state {
                     VmState::Suspended => patient(machine.wake()).await?,

@@ -153,7 +153,7 @@ async fn provision(context: &VmContext, call: Call, uuid: Uuid, spec: VmSpec) ->
         discard(context, &call, &draft).await;
         return Err(error);
     }
-    Actor::take(context, seat, vm, autoboot.then_some(start));
+    Actor::spawn(context, seat, vm, autoboot.then_some(start));
     claims.keep();
     if !autoboot {
         return Ok(outcome);

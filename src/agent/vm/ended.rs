@@ -22,7 +22,7 @@ use crate::{
 const REATTACH: Duration = Duration::from_secs(2);
 
 /// How long it may take to say what it does.
-const LOOK: Duration = Duration::from_secs(1);
+const STATUS_TIME: Duration = Duration::from_secs(1);
 
 /// Between two panics of a guest that are told.
 const PANICS: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ fn refuse(waiting: Vec<Waiting>) {
 impl Actor {
     /// The process is gone, by whatever.
     pub(super) async fn on_ended(&mut self, ended: Ended) {
-        self.hear_last_events().await;
+        self.drain_last_events().await;
         crash::point("ended");
         let answers = self.stop.as_ref().is_none_or(|stop| !stop.button.is_unknown());
         let exit = exit::exit(&self.context, &self.record, ended, self.last_words.take(), answers);
@@ -124,7 +124,7 @@ impl Actor {
     }
 
     /// What the hypervisor said just before it went may still be in the pipe.
-    async fn hear_last_events(&mut self) {
+    async fn drain_last_events(&mut self) {
         let Some(machine) = self.live.machine.clone() else { return };
         let hear = async {
             while let Some(event) = machine.next_event().await {
@@ -145,7 +145,7 @@ impl Actor {
         let Some(event) = event else { return self.on_silence().await };
         self.note_last_words(&event);
         match event {
-            MachineEvent::Stopped => self.look_whether_it_runs().await,
+            MachineEvent::Stopped => self.check_run_status().await,
             MachineEvent::Reset { guest } => {
                 let before = self.record.machine.as_ref().and_then(|machine| machine.last_reset);
                 self.resets.count(guest, before);
@@ -153,13 +153,13 @@ impl Actor {
                 self.last_words = None;
                 self.release_button().await;
             }
-            MachineEvent::Panicked => self.tell_panic().await,
+            MachineEvent::Panicked => self.journal_panic().await,
             MachineEvent::Shutdown { .. } => {}
         }
     }
 
     /// A guest that panics again and again must not fill the journal.
-    async fn tell_panic(&mut self) {
+    async fn journal_panic(&mut self) {
         let now = Instant::now();
         if self.live.panic_told.is_some_and(|told| now < told + PANICS) {
             return;
@@ -174,14 +174,14 @@ impl Actor {
 
     /// Guest code no longer runs, though nobody asked for it. It stays failed until it is resumed or
     /// stopped: a hypervisor that goes to and fro must not fill the journal.
-    pub(super) async fn look_whether_it_runs(&mut self) {
+    pub(super) async fn check_run_status(&mut self) {
         let was = self.record.state;
         if !matches!(was, VmState::Running | VmState::Suspended) {
             return;
         }
         let Some(machine) = self.live.machine.clone() else { return };
         // It may flood its events and say nothing else: who waits for the VM is not held up for long.
-        let deadline = Instant::now() + LOOK;
+        let deadline = Instant::now() + STATUS_TIME;
         let status = match briefly(deadline, machine.status()).await {
             // On the way out, or on the way through a reset.
             Ok(status) if status.state() == was || status.status == "shutdown" => return,
@@ -242,13 +242,13 @@ impl Actor {
         };
         self.open_vnc(&machine).await;
         self.live.machine = Some(machine);
-        self.look_whether_it_runs().await;
+        self.check_run_status().await;
         true
     }
 
     /// A lost VM of whose process nothing was known: what the host says now.
-    pub(super) async fn look_again(&mut self) {
-        self.look_at = None;
+    pub(super) async fn find_process(&mut self) {
+        self.recover_at = None;
         match self.context.platform.zone.find(self.record.uuid, &self.layout) {
             Found::Alive(process) => {
                 self.live.process = Some(process);
@@ -260,10 +260,10 @@ impl Actor {
     }
 
     /// A lost VM may be found again; then it is what it was.
-    pub(super) async fn look_for_lost(&mut self) {
-        self.look_at = None;
+    pub(super) async fn recover(&mut self) {
+        self.recover_at = None;
         if self.live.process.is_none() {
-            self.look_again().await;
+            self.find_process().await;
         }
         if self.live.process.is_none() || !self.reattach(REATTACH).await {
             return;
@@ -278,7 +278,7 @@ impl Actor {
             // Its deadline goes on.
             (true, Some(_)) => self.begin_button().await,
             // It may be paused, or have failed.
-            (false, _) => self.look_whether_it_runs().await,
+            (false, _) => self.check_run_status().await,
         }
     }
 }

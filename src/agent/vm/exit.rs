@@ -15,14 +15,14 @@ use crate::{
 };
 
 /// Who wanted it goes before the kernel, and the kernel before what a hypervisor says.
-fn reason(wanted: Option<Wanted>, ended: Ended, said: Option<&MachineEvent>) -> ExitReason {
+fn reason(wanted: Option<Requested>, ended: Ended, said: Option<&MachineEvent>) -> ExitReason {
     match wanted {
-        Some(Wanted::Asked(StopCause::Operator)) if lost_its_power(ended, said) => {
+        Some(Requested::Asked(StopCause::Operator)) if lost_its_power(ended, said) => {
             return ExitReason::PowerCut;
         }
-        Some(Wanted::Asked(cause) | Wanted::Forced(cause)) => return cause.reason(),
-        Some(Wanted::Killed(signal)) if was_killed(signal, ended, said) => return ExitReason::Operator,
-        Some(Wanted::Killed(_)) | None => {}
+        Some(Requested::Asked(cause) | Requested::Forced(cause)) => return cause.reason(),
+        Some(Requested::Killed(signal)) if was_killed(signal, ended, said) => return ExitReason::Operator,
+        Some(Requested::Killed(_)) | None => {}
     }
     match (ended, said) {
         (Ended::OutOfMemory, _) => ExitReason::OutOfMemory,
@@ -39,7 +39,7 @@ fn reason(wanted: Option<Wanted>, ended: Ended, said: Option<&MachineEvent>) -> 
 
 /// How a caller wants the VM to end.
 #[derive(Clone, Copy, Debug)]
-enum Wanted {
+enum Requested {
     /// The guest is asked.
     Asked(StopCause),
     /// It is not.
@@ -49,14 +49,14 @@ enum Wanted {
 }
 
 /// Who wants the VM stopped, if anybody does.
-fn wanted(vm: &VmRecord) -> Option<Wanted> {
+fn wanted(vm: &VmRecord) -> Option<Requested> {
     let stop = vm.stop.as_ref().map(|stop| match stop.forced {
-        true => Wanted::Forced(stop.cause),
-        false => Wanted::Asked(stop.cause),
+        true => Requested::Forced(stop.cause),
+        false => Requested::Asked(stop.cause),
     });
-    let killed = vm.kill.as_ref().map(|kill| Wanted::Killed(kill.signal));
+    let killed = vm.kill.as_ref().map(|kill| Requested::Killed(kill.signal));
     match vm.state {
-        VmState::Stopping => Some(stop.unwrap_or(Wanted::Forced(StopCause::default()))),
+        VmState::Stopping => Some(stop.unwrap_or(Requested::Forced(StopCause::default()))),
         // It fell silent on its way down.
         VmState::Lost => stop.or(killed),
         _ => killed,
@@ -79,14 +79,14 @@ fn was_killed(signal: i32, ended: Ended, said: Option<&MachineEvent>) -> bool {
 /// What a stop came to, for people. `answers` is whether the hypervisor said anything of its guest.
 fn manner(vm: &VmRecord, ended: Ended, said: Option<&MachineEvent>, answers: bool) -> String {
     let text = match (wanted(vm), &vm.stop) {
-        (Some(Wanted::Killed(signal)), _) => return format!("signal {signal} was sent by {}", killer(vm)),
-        (Some(Wanted::Forced(_)), _) => "the power was cut, as requested",
-        (Some(Wanted::Asked(_)), Some(stop)) if lost_its_power(ended, said) => match stop.pressed {
+        (Some(Requested::Killed(signal)), _) => return format!("signal {signal} was sent by {}", killer(vm)),
+        (Some(Requested::Forced(_)), _) => "the power was cut, as requested",
+        (Some(Requested::Asked(_)), Some(stop)) if lost_its_power(ended, said) => match stop.pressed {
             _ if !answers => "the hypervisor did not answer, so the guest was not asked; its power was cut",
             true => "the guest did not shut down in time after the power button; its power was cut",
             false => "the guest was never ready for the power button; its power was cut",
         },
-        (Some(Wanted::Asked(_)), _) if ended != Ended::Unseen || said.is_some() => {
+        (Some(Requested::Asked(_)), _) if ended != Ended::Unseen || said.is_some() => {
             "the guest obeyed the power button"
         }
         _ => "",
@@ -164,7 +164,7 @@ pub(in crate::agent) fn exit(
         }
         _ => String::new(),
     };
-    let asked = matches!(wanted(vm), Some(Wanted::Asked(_)));
+    let asked = matches!(wanted(vm), Some(Requested::Asked(_)));
     let obeyed = asked && !lost_its_power(ended, said.as_ref()) && (ended != Ended::Unseen || said.is_some());
     Exit { reason, status: status(ended), time, detail, obeyed }
 }
@@ -213,23 +213,23 @@ mod tests {
         let off = shutdown(true, "guest-shutdown");
         for (cause, ended, said, wanted) in [
             (
-                Some(Wanted::Asked(StopCause::HostShutdown)),
+                Some(Requested::Asked(StopCause::HostShutdown)),
                 Ended::Signal(9),
                 Some(&off),
                 ExitReason::HostShutdown,
             ),
-            (Some(Wanted::Asked(StopCause::Operator)), Ended::Signal(9), Some(&off), ExitReason::Operator),
-            (Some(Wanted::Asked(StopCause::Operator)), Ended::Signal(9), None, ExitReason::PowerCut),
-            (Some(Wanted::Forced(StopCause::Operator)), Ended::Signal(9), None, ExitReason::Operator),
+            (Some(Requested::Asked(StopCause::Operator)), Ended::Signal(9), Some(&off), ExitReason::Operator),
+            (Some(Requested::Asked(StopCause::Operator)), Ended::Signal(9), None, ExitReason::PowerCut),
+            (Some(Requested::Forced(StopCause::Operator)), Ended::Signal(9), None, ExitReason::Operator),
             (
-                Some(Wanted::Killed(15)),
+                Some(Requested::Killed(15)),
                 Ended::Code(0),
                 Some(&shutdown(false, "host-signal")),
                 ExitReason::Operator,
             ),
-            (Some(Wanted::Killed(9)), Ended::Signal(9), None, ExitReason::Operator),
-            (Some(Wanted::Killed(10)), Ended::Signal(9), None, ExitReason::Signal),
-            (Some(Wanted::Killed(9)), Ended::Code(0), Some(&off), ExitReason::GuestShutdown),
+            (Some(Requested::Killed(9)), Ended::Signal(9), None, ExitReason::Operator),
+            (Some(Requested::Killed(10)), Ended::Signal(9), None, ExitReason::Signal),
+            (Some(Requested::Killed(9)), Ended::Code(0), Some(&off), ExitReason::GuestShutdown),
             (None, Ended::OutOfMemory, Some(&off), ExitReason::OutOfMemory),
             (None, Ended::Unseen, Some(&off), ExitReason::GuestShutdown),
             (None, Ended::Unseen, Some(&MachineEvent::Panicked), ExitReason::GuestPanic),

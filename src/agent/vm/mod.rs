@@ -50,7 +50,7 @@ use tracing::Instrument as _;
 use super::{
     context::{
         VmContext,
-        command::{Command, Look},
+        command::{Command, Inspection},
     },
     error::Error,
     guest::links::{self, Attended},
@@ -71,7 +71,7 @@ use sleeps::Sleeps;
 use stop::{Manner, Stop};
 
 /// Between looks for a hypervisor that does not answer.
-const LOOK_FOR_LOST: Duration = Duration::from_secs(5);
+const RECOVER_EVERY: Duration = Duration::from_secs(5);
 /// Between attempts to put in force what a VM may send.
 const GUARD_AGAIN: Duration = Duration::from_secs(5);
 /// See the module.
@@ -86,7 +86,7 @@ pub(super) struct Actor {
     live: Live,
     stop: Option<Stop>,
     /// When a lost hypervisor is looked for again.
-    look_at: Option<Instant>,
+    recover_at: Option<Instant>,
     last_words: Option<MachineEvent>,
     resets: Resets,
     sleeps: Sleeps,
@@ -100,7 +100,7 @@ enum Then {
 impl Actor {
     /// Starts the actor of a VM that is known already. `first` is what it does before anything that it was told
     /// meanwhile.
-    pub(super) fn take(context: &VmContext, seat: Seat, record: VmRecord, first: Option<Command>) {
+    pub(super) fn spawn(context: &VmContext, seat: Seat, record: VmRecord, first: Option<Command>) {
         let Seat { layout, console, published, commands } = seat;
         published.send_replace(Arc::new(record.clone()));
         let mut actor = Self {
@@ -112,7 +112,7 @@ impl Actor {
             commands,
             live: Live::default(),
             stop: None,
-            look_at: None,
+            recover_at: None,
             last_words: None,
             resets: Resets::default(),
             sleeps: Sleeps::default(),
@@ -141,17 +141,17 @@ impl Actor {
         let stopping = self.context.stopping.clone();
         loop {
             let deadline = self.stop.as_ref().map(|stop| stop.deadline);
-            self.look_at = (self.record.state == VmState::Lost)
-                .then(|| self.look_at.unwrap_or_else(|| Instant::now() + LOOK_FOR_LOST));
+            self.recover_at = (self.record.state == VmState::Lost)
+                .then(|| self.recover_at.unwrap_or_else(|| Instant::now() + RECOVER_EVERY));
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
                 ended = ended(self.live.process.clone()) => self.on_ended(ended).await,
                 () = until(deadline) => self.on_deadline(),
                 () = until(self.stop.as_ref().and_then(|stop| stop.button.due())) => self.on_button().await,
-                () = until(self.resets.due()) => self.tell_resets().await,
-                () = until(self.sleeps.due()) => self.look_whether_it_runs().await,
-                () = until(self.look_at) => self.look_for_lost().await,
+                () = until(self.resets.due()) => self.journal_resets().await,
+                () = until(self.sleeps.due()) => self.check_run_status().await,
+                () = until(self.recover_at) => self.recover().await,
                 () = until(self.live.guard_again) => self.follow_links().await,
                 command = self.commands.recv() => match command {
                     // A VM that has nothing to do needs no room for what it could be told.
@@ -209,8 +209,8 @@ impl Actor {
                     self.follow_links().await;
                 }
             }
-            Command::Look { what, reply } => {
-                let _ = reply.send(self.look(what));
+            Command::Inspect { what, reply } => {
+                let _ = reply.send(self.inspect(what));
             }
         }
         Then::GoOn
@@ -245,12 +245,13 @@ impl Actor {
     }
 
     /// The machine, to do `what` with it, like "get info for".
-    fn look(&self, what: &str) -> Result<Look, Error> {
+    fn inspect(&self, what: &str) -> Result<Inspection, Error> {
         let is_allowed = judge(self.record.state, Ask::Inspect) == Verdict::Act;
         match &self.live.machine {
-            Some(machine) if is_allowed => {
-                Ok(Look { machine: machine.clone(), vnc: self.live.vnc.as_ref().map(VncEndpoint::address) })
-            }
+            Some(machine) if is_allowed => Ok(Inspection {
+                machine: machine.clone(),
+                vnc: self.live.vnc.as_ref().map(VncEndpoint::address),
+            }),
             _ => Err(self.wrong_state(format!(
                 "Unable to {what} vm from state \"{}\", must be \"running\" or \"stopping\".",
                 self.record.state

@@ -67,7 +67,7 @@ impl Actor {
     }
 
     async fn reset(&mut self, call: &Call) -> Result<VmReply, Error> {
-        let machine = self.look("reset")?.machine;
+        let machine = self.inspect("reset")?.machine;
         let done = self.once(call, ("RebootVm", "force".to_owned()), |_| (), patient(machine.reset())).await;
         if done.is_ok() {
             self.resets.asked_by(call.clone());

@@ -58,7 +58,7 @@ impl Resets {
 impl Actor {
     /// Writes them down; later, where that can't be done now. A guest that resets itself must not keep its VM from
     /// hearing anything else.
-    pub(super) async fn tell_resets(&mut self) {
+    pub(super) async fn journal_resets(&mut self) {
         let resets = std::mem::take(&mut self.resets);
         let size = serde_json::to_string(&self.record.spec).map_or(0, |text| text.len());
         let pause = TELL_EVERY.max(Duration::from_secs(u64::try_from(size).unwrap_or(0) / BYTES_A_SECOND));

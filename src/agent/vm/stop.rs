@@ -77,7 +77,7 @@ impl Actor {
         reply: ReplyTo<VmReply>,
     ) {
         if self.record.state == VmState::Lost && self.live.process.is_none() && manner.force {
-            self.look_again().await;
+            self.find_process().await;
         }
         if judge(self.record.state, Ask::Stop) == Verdict::Already {
             let outcome = match self.check_etag(etag) {

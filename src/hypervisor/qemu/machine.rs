@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{
     super::{
-        Hearing, HypervisorError, InfoType, MAX_PICTURE, Machine, MachineEvent, Medium, RunStatus, Setup,
+        GuestStatus, Hearing, HypervisorError, InfoType, MAX_PICTURE, Machine, MachineEvent, Medium, Setup,
     },
     info,
     qmp::Qmp,
@@ -115,7 +115,7 @@ impl Machine for QemuMachine {
         self.query("cont").await.map(drop)
     }
 
-    async fn hears_power_button(&self) -> Result<Hearing, HypervisorError> {
+    async fn listens_to_power_button(&self) -> Result<Hearing, HypervisorError> {
         for port in PM1_ENABLE {
             let command = json!({"command-line": format!("i /h {port:#x}")});
             let said = self.qmp.execute("human-monitor-command", command).await?;
@@ -144,9 +144,9 @@ impl Machine for QemuMachine {
         self.query("system_reset").await.map(drop)
     }
 
-    async fn status(&self) -> Result<RunStatus, HypervisorError> {
+    async fn status(&self) -> Result<GuestStatus, HypervisorError> {
         let answer = self.query("query-status").await?;
-        Ok(RunStatus {
+        Ok(GuestStatus {
             running: answer["running"].as_bool().unwrap_or_default(),
             status: known_status(answer["status"].as_str().unwrap_or_default()).to_owned(),
         })

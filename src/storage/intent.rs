@@ -1,4 +1,4 @@
-//! Changes of a zone's root, noted before they are made and until they are journaled.
+//! Changes of a zone's root, intents before they are made and until they are journaled.
 //!
 //! ```text
 //!   note ──▶ made ──▶ journaled ──▶ the note is removed
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{
     error::StorageError,
-    plan::{DEED, DEED_DRAFT, is_old},
+    plan::{INTENT, INTENT_DRAFT, is_old},
     zone_root::{Entry, ZoneRoot},
 };
 use crate::{crash, layout::VmLayout};
@@ -30,7 +30,7 @@ use crate::{crash, layout::VmLayout};
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Act {
+pub(crate) enum FileAct {
     /// The upload of this name becomes the file.
     Put {
         /// File name of its part.
@@ -42,42 +42,42 @@ pub(crate) enum Act {
 
 /// A change of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Deed {
+pub(crate) struct Intent {
     /// What.
-    pub act: Act,
+    pub act: FileAct,
     /// The file as it is afterwards, or was before.
     pub entry: Entry,
     /// Whose doing it is; the agent's own business.
     pub owner: Value,
 }
 
-/// The note of a deed, held by who does it.
+/// The note of a intent, held by who does it.
 #[derive(Debug)]
-pub(crate) struct Note {
+pub(crate) struct IntentNote {
     id: Uuid,
     path: PathBuf,
     _lock: File,
 }
 
-impl Note {
+impl IntentNote {
     /// Writes it, durably; nothing where a full disk has no room for it: what is removed gives room, and what was
     /// uploaded already exists.
-    pub(super) fn write(layout: &VmLayout, deed: &Deed) -> Result<Option<Self>, StorageError> {
+    pub(super) fn write(layout: &VmLayout, intent: &Intent) -> Result<Option<Self>, StorageError> {
         let folder = layout.uploads();
         let id = Uuid::new_v4();
-        let path = folder.join(format!("{id}.{DEED}"));
+        let path = folder.join(format!("{id}.{INTENT}"));
         // Nobody takes it for one before it is whole, and locked.
-        let draft = path.with_extension(DEED_DRAFT);
+        let draft = path.with_extension(INTENT_DRAFT);
         let write = || -> io::Result<File> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
             rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            file.write_all(&serde_json::to_vec(deed)?)?;
+            file.write_all(&serde_json::to_vec(intent)?)?;
             file.sync_all()?;
             fs::rename(&draft, &path)?;
             File::open(&folder)?.sync_all()?;
             Ok(file)
         };
-        match write().map_err(StorageError::at(deed.entry.path.as_str())) {
+        match write().map_err(StorageError::at(intent.entry.path.as_str())) {
             Ok(lock) => {
                 crash::point("file.noted");
                 Ok(Some(Self { id, path, _lock: lock }))
@@ -91,17 +91,17 @@ impl Note {
         }
     }
 
-    /// Tells its deed from any other: one may be journaled whose note is still there.
+    /// Tells its intent from any other: one may be journaled whose note is still there.
     #[must_use]
     pub(crate) fn id(&self) -> Uuid {
         self.id
     }
 
-    /// The deed is journaled, or was not done.
+    /// The intent is journaled, or was not done.
     pub(crate) fn remove(self) {
         crash::point("file.journaled");
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, note = %self.path.display(), "the note of a deed stays");
+            tracing::warn!(%error, note = %self.path.display(), "the note of a intent stays");
         }
     }
 }
@@ -111,38 +111,38 @@ pub(crate) fn remove_file(
     layout: &VmLayout,
     path: &str,
     owner: Value,
-) -> Result<(Entry, Option<Note>), StorageError> {
+) -> Result<(Entry, Option<IntentNote>), StorageError> {
     let root = ZoneRoot::open(&layout.root())?;
     let entry = root.stat(path)?.ok_or_else(|| StorageError::Missing { what: path.to_owned() })?;
-    let deed = Deed { act: Act::Remove, entry, owner };
-    let note = Note::write(layout, &deed)?;
+    let intent = Intent { act: FileAct::Remove, entry, owner };
+    let note = IntentNote::write(layout, &intent)?;
     let removed = root.remove(path);
     crash::point("file.removed");
-    settle(layout, deed, note, removed)
+    settle(layout, intent, note, removed)
 }
 
-/// What came of a deed. One that failed behind the change was done.
+/// What came of a intent. One that failed behind the change was done.
 pub(super) fn settle(
     layout: &VmLayout,
-    deed: Deed,
-    note: Option<Note>,
+    intent: Intent,
+    note: Option<IntentNote>,
     done: Result<Entry, StorageError>,
-) -> Result<(Entry, Option<Note>), StorageError> {
+) -> Result<(Entry, Option<IntentNote>), StorageError> {
     match done {
         Ok(entry) => Ok((entry, note)),
-        Err(error) if was_done(layout, &deed).unwrap_or(false) => {
-            tracing::warn!(%error, path = deed.entry.path, "a file was changed, and may not outlive a power cut");
-            Ok((deed.entry, note))
+        Err(error) if was_done(layout, &intent).unwrap_or(false) => {
+            tracing::warn!(%error, path = intent.entry.path, "a file was changed, and may not outlive a power cut");
+            Ok((intent.entry, note))
         }
         Err(error) => {
-            note.into_iter().for_each(Note::remove);
+            note.into_iter().for_each(IntentNote::remove);
             Err(error)
         }
     }
 }
 
 /// Deeds that were done, and whose notes are there. Notes of those that were not done are removed.
-pub(crate) fn noted(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError> {
+pub(crate) fn intents(layout: &VmLayout) -> Result<Vec<(Intent, IntentNote)>, StorageError> {
     let folder = layout.uploads();
     let at = |error| StorageError::at(folder.display().to_string())(error);
     let entries = match fs::read_dir(&folder) {
@@ -153,9 +153,9 @@ pub(crate) fn noted(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError
     for entry in entries {
         let path = entry.map_err(at)?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some(DEED) => {}
-            Some(DEED_DRAFT) if is_old(&path) => {
-                // Of a deed that was not begun.
+            Some(INTENT) => {}
+            Some(INTENT_DRAFT) if is_old(&path) => {
+                // Of a intent that was not begun.
                 let _ = fs::remove_file(&path);
                 continue;
             }
@@ -167,11 +167,11 @@ pub(crate) fn noted(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError
             // Who does it is about to journal it.
             continue;
         }
-        let note = Note { id, path, _lock: lock };
-        let deed = fs::read(&note.path).ok().and_then(|text| serde_json::from_slice::<Deed>(&text).ok());
-        match deed {
-            Some(deed) => match was_done(layout, &deed) {
-                Ok(true) => found.push((deed, note)),
+        let note = IntentNote { id, path, _lock: lock };
+        let intent = fs::read(&note.path).ok().and_then(|text| serde_json::from_slice::<Intent>(&text).ok());
+        match intent {
+            Some(intent) => match was_done(layout, &intent) {
+                Ok(true) => found.push((intent, note)),
                 Ok(false) => note.remove(),
                 // Looked at again; others do not wait for it.
                 Err(error) => {
@@ -184,18 +184,18 @@ pub(crate) fn noted(layout: &VmLayout) -> Result<Vec<(Deed, Note)>, StorageError
     Ok(found)
 }
 
-fn was_done(layout: &VmLayout, deed: &Deed) -> Result<bool, StorageError> {
-    match &deed.act {
-        Act::Put { part } => {
+fn was_done(layout: &VmLayout, intent: &Intent) -> Result<bool, StorageError> {
+    match &intent.act {
+        FileAct::Put { part } => {
             let part = layout.uploads().join(part);
-            let placed = !part.try_exists().map_err(StorageError::at(deed.entry.path.as_str()))?;
+            let placed = !part.try_exists().map_err(StorageError::at(intent.entry.path.as_str()))?;
             if placed {
                 // What is left of the upload.
                 let _ = fs::remove_file(part.with_extension("json"));
             }
             Ok(placed)
         }
-        Act::Remove => match ZoneRoot::open(&layout.root())?.stat(&deed.entry.path) {
+        FileAct::Remove => match ZoneRoot::open(&layout.root())?.stat(&intent.entry.path) {
             Ok(found) => Ok(found.is_none()),
             // Its folder is gone, too, or is no longer a folder.
             Err(StorageError::Missing { .. } | StorageError::Unsafe { .. }) => Ok(true),
@@ -226,16 +226,20 @@ mod tests {
         }
         let (entry, held) = remove_file(&layout, "/a", json!("me")).unwrap();
         assert_eq!((entry.path.as_str(), entry.size), ("/a", 1));
-        assert!(noted(&layout).unwrap().is_empty(), "who did it is still there");
+        assert!(intents(&layout).unwrap().is_empty(), "who did it is still there");
         drop(held);
-        let found = noted(&layout).unwrap();
+        let found = intents(&layout).unwrap();
         assert_eq!((&found[0].0.entry, &found[0].0.owner), (&entry, &json!("me")));
         found.into_iter().for_each(|(_, note)| note.remove());
 
         let entry = Entry { path: "/b".into(), ..entry };
-        drop(Note::write(&layout, &Deed { act: Act::Remove, entry, owner: json!(null) }).unwrap().unwrap());
+        drop(
+            IntentNote::write(&layout, &Intent { act: FileAct::Remove, entry, owner: json!(null) })
+                .unwrap()
+                .unwrap(),
+        );
         fs::write(layout.uploads().join("x.deed"), "{").unwrap();
-        assert!(noted(&layout).unwrap().is_empty());
+        assert!(intents(&layout).unwrap().is_empty());
         assert_eq!(fs::read_dir(layout.uploads()).unwrap().count(), 0);
         assert!(layout.root().join("b").exists());
         assert!(matches!(remove_file(&layout, "/c", json!(null)), Err(StorageError::Missing { .. })));

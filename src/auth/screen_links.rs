@@ -1,4 +1,4 @@
-//! Links to the browser console: who has one may see one guest's screen, once.
+//! ScreenLinks to the browser console: who has one may see one guest's screen, once.
 //!
 //! ```text
 //!   make ──▶ fresh ──use up──▶ forgotten
@@ -26,15 +26,15 @@ const MOST: usize = 1024;
 
 /// The links of one agent.
 #[derive(Debug)]
-pub struct Links {
+pub struct ScreenLinks {
     base: String,
     life: Duration,
-    fresh: Mutex<HashMap<[u8; 32], Link>>,
+    fresh: Mutex<HashMap<[u8; 32], ScreenLink>>,
 }
 
 /// What a link is good for.
 #[derive(Clone, Debug)]
-pub(crate) struct Link {
+pub(crate) struct ScreenLink {
     /// Whose screen.
     pub(crate) vm: Uuid,
     /// In whose name.
@@ -44,7 +44,7 @@ pub(crate) struct Link {
 
 /// Why there is no link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum LinkError {
+pub(crate) enum ScreenLinkError {
     /// Too many.
     #[error("{MOST} links wait to be opened; try again later")]
     TooMany,
@@ -53,8 +53,8 @@ pub(crate) enum LinkError {
     Random,
 }
 
-impl Links {
-    /// Links that begin with `base` and can be opened for as long as `life`.
+impl ScreenLinks {
+    /// ScreenLinks that begin with `base` and can be opened for as long as `life`.
     #[must_use]
     pub fn new(base: &str, life: Duration) -> Self {
         Self { base: base.trim_end_matches('/').to_owned(), life, fresh: Mutex::default() }
@@ -66,31 +66,31 @@ impl Links {
     }
 
     /// A new link, as a URL.
-    pub(crate) fn make(&self, vm: Uuid, maker: Peer) -> Result<String, LinkError> {
+    pub(crate) fn make(&self, vm: Uuid, maker: Peer) -> Result<String, ScreenLinkError> {
         let mut random = [0; 32];
-        crate::tls::provider().secure_random.fill(&mut random).map_err(|_| LinkError::Random)?;
+        crate::tls::provider().secure_random.fill(&mut random).map_err(|_| ScreenLinkError::Random)?;
         let token = BASE64_URL_SAFE_NO_PAD.encode(random);
         let now = Instant::now();
         let mut fresh = self.fresh();
         fresh.retain(|_, link| link.until > now);
         if fresh.len() >= MOST {
-            return Err(LinkError::TooMany);
+            return Err(ScreenLinkError::TooMany);
         }
-        fresh.insert(digest(&token), Link { vm, maker, until: now + self.life });
+        fresh.insert(digest(&token), ScreenLink { vm, maker, until: now + self.life });
         Ok(format!("{}/{token}/", self.base))
     }
 
     /// What a token is good for, if it is.
-    pub(crate) fn look(&self, token: &str) -> Option<Link> {
+    pub(crate) fn peek(&self, token: &str) -> Option<ScreenLink> {
         self.fresh().get(&digest(token)).filter(|link| link.until > Instant::now()).cloned()
     }
 
     /// As [`Self::look`]; the token is good for nothing afterwards.
-    pub(crate) fn use_up(&self, token: &str) -> Option<Link> {
+    pub(crate) fn use_up(&self, token: &str) -> Option<ScreenLink> {
         self.fresh().remove(&digest(token)).filter(|link| link.until > Instant::now())
     }
 
-    fn fresh(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Link>> {
+    fn fresh(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], ScreenLink>> {
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -114,30 +114,30 @@ mod tests {
 
     #[test]
     fn a_link_is_good_once() {
-        let links = Links::new("https://host:1/", Duration::from_secs(60));
+        let links = ScreenLinks::new("https://host:1/", Duration::from_secs(60));
         let (one, other) = (Uuid::new_v4(), Uuid::new_v4());
         let (first, second) = (links.make(one, maker()).unwrap(), links.make(other, maker()).unwrap());
         assert_eq!(token(&first).len(), 43, "256 bits");
-        assert_eq!(links.look(token(&first)).unwrap().vm, one);
+        assert_eq!(links.peek(token(&first)).unwrap().vm, one);
         assert_eq!(links.use_up(token(&first)).unwrap().maker, maker());
-        assert!(links.look(token(&first)).is_none());
+        assert!(links.peek(token(&first)).is_none());
         assert!(links.use_up(token(&first)).is_none());
         assert_eq!(links.use_up(token(&second)).unwrap().vm, other);
-        assert!(links.look("").is_none());
+        assert!(links.peek("").is_none());
     }
 
     #[test]
     fn a_link_has_an_end_and_makes_room() {
-        let links = Links::new("https://host:1", Duration::ZERO);
+        let links = ScreenLinks::new("https://host:1", Duration::ZERO);
         for _ in 0..=MOST {
             let url = links.make(Uuid::nil(), maker()).unwrap();
-            assert!(links.look(token(&url)).is_none());
+            assert!(links.peek(token(&url)).is_none());
             assert!(links.use_up(token(&url)).is_none());
         }
-        let links = Links::new("https://host:1", Duration::from_secs(60));
+        let links = ScreenLinks::new("https://host:1", Duration::from_secs(60));
         for _ in 0..MOST {
             links.make(Uuid::nil(), maker()).unwrap();
         }
-        assert_eq!(links.make(Uuid::nil(), maker()).unwrap_err(), LinkError::TooMany);
+        assert_eq!(links.make(Uuid::nil(), maker()).unwrap_err(), ScreenLinkError::TooMany);
     }
 }
