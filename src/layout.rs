@@ -81,6 +81,12 @@ impl Layout {
         self.state.join("draining")
     }
 
+    /// The host's UUID, where none is configured.
+    #[must_use]
+    pub fn server_uuid(&self) -> PathBuf {
+        self.state.join("server_uuid")
+    }
+
     /// What is kept of one VM.
     #[must_use]
     pub fn vm(&self, uuid: Uuid) -> VmLayout {

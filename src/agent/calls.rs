@@ -106,19 +106,20 @@ impl Agent {
         self.command(call, uuid, move |call, reply| Command::Reboot { call, etag, force, reply }).await
     }
 
-    /// Changes a VM by vmadm's update payload.
+    /// Changes a VM by vmadm's update payload, in which lists may be whole.
     pub async fn update_vm(
         &self,
         call: Call,
         uuid: Uuid,
         etag: String,
-        payload: Map<String, Value>,
+        (payload, replace_lists): (Map<String, Value>, bool),
         validate_only: bool,
     ) -> Result<UpdateReply, Error> {
         self.command(call, uuid, move |call, reply| Command::Update {
             call,
             etag,
             payload,
+            replace_lists,
             validate_only,
             reply,
         })

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     agent::{Agent, context::command::Inspection, error::Error, request::call::Call, vm::patience::patient},
-    hypervisor::{HypervisorError, Info, InfoType},
+    hypervisor::{HypervisorError, Info, InfoType, Picture},
     sys::pair_in_passing,
 };
 
@@ -74,7 +74,7 @@ impl Agent {
     pub async fn screenshot(&self, call: &Call, uuid: Uuid) -> Result<Vec<u8>, Error> {
         let machine = self.inspect(uuid, "take a screenshot of").await?.machine;
         self.journal_call(call, Some(uuid), "TakeScreenshot", "").await;
-        Ok(patient(machine.screenshot()).await?)
+        Ok(patient(machine.screenshot(Picture::Png)).await?)
     }
 }
 

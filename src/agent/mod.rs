@@ -67,7 +67,7 @@ use crate::{
     hypervisor::Description,
     layout::Layout,
     metadata::seed,
-    model::VmRecord,
+    model::{Site, VmRecord},
     network::TagReport,
     spec::{Enforcement, LimitReport, filter::Filter, place, secret},
     storage,
@@ -99,7 +99,8 @@ impl Agent {
         let state = Journal::open(&layout.database(), keep(&config))?;
         let records = mended(state.1.vms()?, &config);
         let consoles = ConsoleHub::new().map_err(StartError::Consoles)?;
-        let context = VmContext::new(&config, platform, consoles, state);
+        let server_uuid = folders::server_uuid(&layout, &config.server_uuid)?;
+        let context = VmContext::new(&config, server_uuid, platform, consoles, state);
         adoption::adopt_all(&context, records).await;
         autoboot::begin(&context);
         let agent = Self { config: Arc::new(config), context, _locks: locks.into() };
@@ -159,10 +160,16 @@ impl Agent {
         &self.context.layout
     }
 
-    /// Where a VM's zone is on the host.
+    /// Where a VM is.
     #[must_use]
-    pub fn zonepath(&self, uuid: Uuid) -> String {
-        self.context.zonepath(uuid)
+    pub fn site(&self, uuid: Uuid) -> Site {
+        self.context.site(uuid)
+    }
+
+    /// The host's UUID.
+    #[must_use]
+    pub fn server_uuid(&self) -> Uuid {
+        self.context.server_uuid
     }
 
     /// The journal of this host.

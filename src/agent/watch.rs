@@ -126,5 +126,5 @@ impl EventFilter {
 }
 
 fn seen_by_filters(agent: &Agent, vm: &VmRecord) -> Map<String, Value> {
-    object::object(vm, &agent.zonepath(vm.uuid))
+    object::object(vm, &agent.site(vm.uuid))
 }

@@ -11,9 +11,9 @@ use crate::{
 pub(super) fn view(view: &View, sight: Sight) -> v1::Vm {
     match sight {
         Sight::Redacted if !is_the_same_for_all(&view.record.spec) => {
-            vm_to_proto(&view.record, &view.zonepath, sight)
+            vm_to_proto(&view.record, &view.site, sight)
         }
-        _ => vm_with(&view.record, &view.zonepath, view.spec.clone()),
+        _ => vm_with(&view.record, &view.site, view.spec.clone()),
     }
 }
 

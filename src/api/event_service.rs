@@ -155,7 +155,7 @@ impl Shared {
 /// An event as its readers see it.
 fn shown(agent: &Agent, event: &Event, sight: Sight) -> v1::WatchEventsResponse {
     let cursor = agent.journal().cursor(event.sequence).to_string();
-    event_to_proto(event, cursor, &agent.zonepath(event.fact.uuid), sight)
+    event_to_proto(event, cursor, &agent.site(event.fact.uuid), sight)
 }
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<Packed, Status>> + Send>>;

@@ -126,6 +126,7 @@ impl HostService for Host {
         let memory = rustix::system::sysinfo();
         let mib = memory.totalram.saturating_mul(memory.mem_unit.into()) >> 20;
         Ok(Response::new(v1::GetHostResponse {
+            server_uuid: self.agent.server_uuid().to_string(),
             hostname: text(uname.nodename()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: format!("{} {}", text(uname.sysname()), text(uname.release())),

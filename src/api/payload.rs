@@ -44,12 +44,15 @@ impl Vms {
             let known = Brand::NAMES.iter().find(|(name, _)| *name == brand);
             let (_, brand) = known.ok_or_else(|| invalid("brand", "required; one of: kvm, bhyve"))?;
             return Ok(match update::read(payload, Some(*brand)) {
-                Ok(patch) => (Vec::new(), patch.notes),
+                Ok(patch) => (patch.unchangeable(), patch.notes),
                 Err(violations) => (violations, Vec::new()),
             });
         }
         let call = Call::by(actor);
-        let looked = self.agent.update_vm(call, uuid(&request.uuid)?, request.etag, payload, true).await;
+        let looked = self
+            .agent
+            .update_vm(call, uuid(&request.uuid)?, request.etag, (payload, request.replace_lists), true)
+            .await;
         match looked {
             Ok(updated) => Ok((Vec::new(), updated.notes)),
             Err(Error::Invalid(violations)) => Ok((violations, Vec::new())),

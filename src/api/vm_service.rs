@@ -82,7 +82,14 @@ impl VmService for Vms {
         let request = request.into_inner();
         let vm = uuid(&request.uuid)?;
         let payload = payload(&request).map_err(|violations| status(Error::Invalid(violations)))?;
-        let updated = self.agent.update_vm(call, vm, request.etag, payload, request.validate_only).await;
+        let updated = self.agent.update_vm(
+            call,
+            vm,
+            request.etag,
+            (payload, request.replace_lists),
+            request.validate_only,
+        );
+        let updated = updated.await;
         let UpdateReply { vm, changes, next_boot, notes } = updated.map_err(status)?;
         Ok(Response::new(v1::UpdateVmResponse {
             vm: Some(self.vm(&vm, sight)),

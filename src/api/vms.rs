@@ -20,6 +20,6 @@ impl Vms {
     }
 
     pub(super) fn vm(&self, record: &VmRecord, sight: Sight) -> v1::Vm {
-        vm_to_proto(record, &self.agent.zonepath(record.uuid), sight)
+        vm_to_proto(record, &self.agent.site(record.uuid), sight)
     }
 }

@@ -101,7 +101,21 @@ fn open_disk(
         other => other,
     })?;
     take_disk(&file, &path, writable)?;
+    if !disk.is_made_here() && disk.size.is_some() {
+        has_size(&file, &path, disk.mebibytes())?;
+    }
     Ok(Drive { file: Some(file), model, media, boot, path, place })
+}
+
+/// Checks that a file which the agent did not make is as large as the machine says.
+fn has_size(file: &File, path: &str, mebibytes: u64) -> Result<(), StorageError> {
+    let found = file.metadata().map_or(0, |metadata| metadata.len());
+    // SmartOS rounds volumes up.
+    if found.div_ceil(1 << 20) == mebibytes {
+        return Ok(());
+    }
+    let why = "the file is not as large as the disk's size says; give the right one, or none";
+    Err(StorageError::Unsafe { path: path.to_owned(), why })
 }
 
 /// The disk that tells a guest about itself which asks for one.

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 ///
 /// Without --endpoint the local agent's UNIX socket is used.
 #[derive(Debug, Parser)]
-#[command(name = "vmadm", version, disable_help_subcommand = false, after_help = EXAMPLES, allow_external_subcommands = true)]
+#[command(name = "vmadm", version, disable_help_subcommand = false, after_help = EXAMPLES, allow_external_subcommands = true, infer_long_args = true)]
 pub(crate) struct Arguments {
     /// The agent: unix:/path/to/socket, or https://host:port with --ca, --cert and --key
     #[arg(
@@ -17,6 +17,7 @@ pub(crate) struct Arguments {
         env = "ZONEWARD_ENDPOINT",
         value_name = "URL",
         hide_env_values = true,
+        hide_short_help = true,
         help_heading = "Connection"
     )]
     pub(super) endpoint: Option<String>,
@@ -27,6 +28,7 @@ pub(crate) struct Arguments {
         env = "ZONEWARD_CERTS",
         value_name = "DIR",
         hide_env_values = true,
+        hide_short_help = true,
         help_heading = "Connection"
     )]
     pub(super) certs: Option<PathBuf>,
@@ -37,6 +39,7 @@ pub(crate) struct Arguments {
         env = "ZONEWARD_CA",
         value_name = "FILE",
         hide_env_values = true,
+        hide_short_help = true,
         help_heading = "Connection"
     )]
     pub(super) ca: Option<PathBuf>,
@@ -47,6 +50,7 @@ pub(crate) struct Arguments {
         env = "ZONEWARD_CERT",
         value_name = "FILE",
         hide_env_values = true,
+        hide_short_help = true,
         help_heading = "Connection"
     )]
     pub(super) cert: Option<PathBuf>,
@@ -57,11 +61,21 @@ pub(crate) struct Arguments {
         env = "ZONEWARD_KEY",
         value_name = "FILE",
         hide_env_values = true,
+        hide_short_help = true,
         help_heading = "Connection"
     )]
     pub(super) key: Option<PathBuf>,
+    /// Accept properties that do not exist, with a note; for old tools
+    #[arg(
+        long,
+        global = true,
+        env = "ZONEWARD_IGNORE_UNKNOWN",
+        value_parser = clap::builder::FalseyValueParser::new(),
+        hide_env_values = true
+    )]
+    pub(super) ignore_unknown: bool,
     /// Say more on standard error
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, short_alias = 'd', alias = "debug")]
     pub(super) verbose: bool,
     #[command(subcommand)]
     pub(super) command: Command,
@@ -127,6 +141,11 @@ pub(super) enum Command {
         /// The payload; - is standard input
         #[arg(short)]
         file: Option<PathBuf>,
+        /// Take disks, nics, tags, routes and metadata in the payload for all that the VM shall have
+        ///
+        /// Disks are found by path, interfaces by mac. What is missing is removed, what is new is added.
+        #[arg(long)]
+        replace_lists: bool,
         /// Like ram=2048 alias=web1
         #[arg(value_name = "KEY=VALUE")]
         changes: Vec<String>,
@@ -156,7 +175,7 @@ pub(super) enum Command {
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
         /// Cut the power at once
-        #[arg(short = 'F', long)]
+        #[arg(short = 'F', long, short_alias = 'f')]
         force: bool,
         /// Seconds until the power is cut [default: 180]
         #[arg(short, long, value_name = "SECONDS")]
@@ -168,7 +187,7 @@ pub(super) enum Command {
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
         /// Reset the machine instead
-        #[arg(short = 'F', long)]
+        #[arg(short = 'F', long, short_alias = 'f')]
         force: bool,
     },
     /// Remove a VM with its disks
@@ -192,7 +211,7 @@ pub(super) enum Command {
         /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
-        /// nmi, or screenshot: a picture of the screen as /tmp/vm.png in the zone
+        /// nmi, or screenshot: a picture of the screen as /tmp/vm.ppm in the zone
         #[arg(value_name = "TYPE", default_value = "", hide_default_value = true)]
         kind: String,
     },
@@ -399,7 +418,10 @@ pub(super) struct EventOptions {
     /// One JSON object a line
     #[arg(short, long)]
     pub(super) json: bool,
-    /// Say when the stream has caught up with the journal
+    /// With -j: also boot phases, files, calls and panics; without, only create, modify and delete
+    #[arg(short, long, requires = "json")]
+    pub(super) all: bool,
+    /// Say when the stream has caught up with the journal; with -j, with every VM as it is
     #[arg(short, long)]
     pub(super) ready: bool,
     /// Begin with the oldest event in the journal

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{
     Clients,
     error::CliError,
-    payload::{payload, tell},
+    payload::{payload, print_notes},
     persist::persist,
     print,
 };
@@ -20,17 +20,22 @@ use crate::{
         spec_to_proto,
         v1::{self, violation},
     },
-    spec::{Brand, Kind, Violation, VmSpec, machine_json, update},
+    spec::{
+        Brand, Kind, Violation, filter,
+        machine_json::{self, Parsed, Strictness},
+        update,
+    },
 };
 
 /// Reads the payload; everything that is wrong with it by itself is told at once.
-pub(super) fn read(file: Option<&Path>, command: &str) -> Result<VmSpec, CliError> {
-    let parsed = machine_json::parse_object(payload(file, command)?);
+pub(super) fn read(file: Option<&Path>, strictness: Strictness) -> Result<Parsed, CliError> {
+    let parsed = machine_json::parse_as(payload(file, "create")?, strictness);
     let violations = parsed.all_violations();
-    if violations.is_empty() { Ok(parsed.spec) } else { Err(CliError::violations(&violations)) }
+    if violations.is_empty() { Ok(parsed) } else { Err(CliError::violations(&violations)) }
 }
 
-pub(super) async fn create(clients: &mut Clients, spec: VmSpec) -> Result<(), CliError> {
+pub(super) async fn create(clients: &mut Clients, payload: Parsed, verbose: bool) -> Result<(), CliError> {
+    let Parsed { spec, notes, .. } = payload;
     let request = v1::CreateVmRequest {
         vm: Some(spec_to_proto(&spec)),
         request_id: Uuid::new_v4().to_string(),
@@ -42,7 +47,7 @@ pub(super) async fn create(clients: &mut Clients, spec: VmSpec) -> Result<(), Cl
     });
     let answer = answer.await.map_err(not_booted)?;
     say!("Successfully created VM {}", answer.vm.unwrap_or_default().uuid);
-    tell(&answer.notes);
+    print_notes(&notes, answer.notes, verbose);
     Ok(())
 }
 
@@ -90,10 +95,18 @@ pub(super) fn read_for_validation(
     }
 }
 
-pub(super) async fn validate(clients: &mut Clients, validation: Validation) -> Result<(), CliError> {
+pub(super) async fn validate(
+    clients: &mut Clients,
+    validation: Validation,
+    strictness: Strictness,
+    verbose: bool,
+) -> Result<(), CliError> {
+    let mut here = Vec::new();
+    let bad_brand = bad_brand(&validation);
     let (action, brand, asked) = match validation {
         Validation::Create(object) => {
-            let parsed = machine_json::parse_object(object);
+            let parsed = machine_json::parse_as(object, strictness);
+            here.clone_from(&parsed.notes);
             let brand = parsed.spec.brand.map(|brand| brand.as_str()).unwrap_or_default();
             let violations = parsed.all_violations();
             let vm = Some(Box::new(spec_to_proto(&parsed.spec)));
@@ -102,9 +115,12 @@ pub(super) async fn validate(clients: &mut Clients, validation: Validation) -> R
         }
         Validation::Update(brand, object) => {
             let known = Brand::NAMES.iter().find(|(name, _)| *name == brand).map(|(_, brand)| *brand);
-            let asked = match update::read(object, known) {
+            let read = update::read_as(object, known, strictness);
+            let asked = match read.map(|patch| (patch.unchangeable(), patch)) {
                 Err(violations) => Err(violations),
-                Ok(patch) => {
+                Ok((unchangeable, _)) if !unchangeable.is_empty() => Err(unchangeable),
+                Ok((_, patch)) => {
+                    here.clone_from(&patch.notes);
                     let update = Some(Box::new(super::update::request(&patch)?));
                     Ok(v1::ValidateVmRequest { update, brand: brand.to_owned(), vm: None })
                 }
@@ -121,18 +137,26 @@ pub(super) async fn validate(clients: &mut Clients, validation: Validation) -> R
     };
     if violations.is_empty() {
         say!("VALID '{action}' payload for {brand} brand VMs.");
-        tell(&notes);
+        print_notes(&here, notes, verbose);
         return Ok(());
     }
-    print(&serde_json::to_string_pretty(&report(&violations)).unwrap_or_default())?;
+    print(&serde_json::to_string_pretty(&report(&violations, bad_brand.as_deref())).unwrap_or_default())?;
     for violation in &violations {
         say!("{violation}");
     }
     Err(CliError::quiet())
 }
 
-/// vmadm's report: `{bad_values, bad_properties, missing_properties}`.
-fn report(violations: &[Violation]) -> Value {
+/// The brand of a payload, where there is none of that name.
+fn bad_brand(validation: &Validation) -> Option<String> {
+    let Validation::Create(object) = validation else { return None };
+    let brand = object.get("brand").filter(|brand| !brand.is_null())?;
+    let is_known = Brand::NAMES.iter().any(|(name, _)| brand == name);
+    (!is_known).then(|| filter::text(brand))
+}
+
+/// vmadm's report: `{bad_values, bad_properties, missing_properties}`, and `bad_brand` of a brand that does not exist.
+fn report(violations: &[Violation], brand: Option<&str>) -> Value {
     let names = |kind| {
         let fields: Vec<&str> =
             violations.iter().filter(|v| v.kind == kind).map(|v| v.field.as_str()).collect();
@@ -142,6 +166,9 @@ fn report(violations: &[Violation]) -> Value {
     report.insert("bad_values".to_owned(), names(Kind::BadValue));
     report.insert("bad_properties".to_owned(), names(Kind::BadProperty));
     report.insert("missing_properties".to_owned(), names(Kind::MissingProperty));
+    if let Some(brand) = brand {
+        report.insert("bad_brand".to_owned(), json!(brand));
+    }
     Value::Object(report)
 }
 

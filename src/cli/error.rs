@@ -3,7 +3,7 @@
 use std::{fmt, process::ExitCode};
 
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{model::Reason, spec::Violation, text::escaped};
 
@@ -79,6 +79,11 @@ impl From<Status> for CliError {
             })
             .unwrap_or_default();
         let message = match status.code() {
+            // vmadm's words, by which programs know that a VM is gone.
+            Code::NotFound if is_vm_not_found(&given) => match vm_of(&given) {
+                Some(uuid) => format!("zoneadm: {uuid}: No such zone configured"),
+                None => status.message().to_owned(),
+            },
             // What the transport says is for programmers; what to do is for people.
             Code::Unavailable if given.error_info().is_none() => {
                 format!("the agent can't be reached: {}", cause(&status))
@@ -92,11 +97,20 @@ impl From<Status> for CliError {
     }
 }
 
+fn is_vm_not_found(details: &ErrorDetails) -> bool {
+    details.error_info().is_some_and(|info| info.reason == Reason::VmNotFound.as_str())
+}
+
+fn vm_of(details: &ErrorDetails) -> Option<&str> {
+    Some(details.error_info()?.metadata.get("uuid")?)
+}
+
 /// What to type, where the agent's own words name fields of its rpcs.
 fn hint(reason: Reason) -> Option<&'static str> {
     Some(match reason {
         Reason::FileExists => "--overwrite replaces it",
         Reason::ConsoleBusy => "--read-only watches, --take-over writes instead",
+        Reason::Conflict => "leave out nics.*.mac for an address that is free",
         Reason::HostDraining => "vmadm drain --end says that the host stays",
         _ => return None,
     })

@@ -1,6 +1,7 @@
 //! `events`.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use tonic::Code;
 
 use super::{Clients, arguments::EventOptions, error::CliError, lifecycle::phase_line, machine, print};
 use crate::{
@@ -16,20 +17,28 @@ pub(super) async fn events(
     options: &EventOptions,
 ) -> Result<(), CliError> {
     if let Some(uuid) = uuid {
-        clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?;
+        let found = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await;
+        found.map_err(|status| match status.code() {
+            Code::NotFound => CliError::failed(status.message()),
+            _ => CliError::from(status),
+        })?;
     }
+    // What other programs read begins with every VM as it is.
+    let inventory = options.ready && options.json;
     let start = match (&options.cursor, &options.since) {
         (Some(cursor), _) => Start::Cursor(cursor.clone()),
         (None, Some(since)) => Start::Time(time(since, jiff::Timestamp::now())?),
         (None, None) if options.from_start => Start::Beginning(true),
-        (None, None) if options.snapshot => Start::Snapshot(true),
+        (None, None) if options.snapshot || inventory => Start::Snapshot(true),
         (None, None) => Start::Now(true),
     };
     let uuids = uuid.map(str::to_owned).into_iter().collect();
     let filters = options.filters.clone();
-    let request = v1::WatchEventsRequest { start: Some(start), uuids, filters, ..Default::default() };
+    let kinds = if options.json && !options.all { KINDS.map(Into::into).to_vec() } else { Vec::new() };
+    let request = v1::WatchEventsRequest { start: Some(start), uuids, kinds, filters };
     let mut watcher = EventWatcher::start(clients.events.clone(), request).await?;
     let mut ready = !options.ready;
+    let mut vms = Map::new();
     loop {
         let item = watcher.next().await?;
         let cursor = watcher.cursor().unwrap_or_default();
@@ -38,8 +47,14 @@ pub(super) async fn events(
             Watched::Event(event) => lines(event, options.full),
             Watched::Bookmark | Watched::SnapshotEnd if !ready => {
                 ready = true;
-                ready_line(options, cursor)
+                ready_line(options, std::mem::take(&mut vms), cursor)
             }
+            Watched::Snapshot(vm) if inventory && !ready => {
+                vms.insert(vm.uuid.clone(), machine::machine(vm).into());
+                if options.snapshot { snapshot_line(vm, options) } else { String::new() }
+            }
+            // It was told already: a connection that broke began the snapshot again.
+            Watched::Snapshot(_) if inventory && !options.snapshot => String::new(),
             Watched::Snapshot(vm) => snapshot_line(vm, options),
             Watched::Bookmark | Watched::SnapshotEnd => String::new(),
             Watched::Disconnected(why) => {
@@ -47,6 +62,7 @@ pub(super) async fn events(
                 continue;
             }
             Watched::Reconnected { anew } => {
+                vms.clear();
                 let rest = if *anew { "the snapshot begins again" } else { "nothing was missed" };
                 say!("Connected again; {rest}.");
                 continue;
@@ -60,6 +76,9 @@ pub(super) async fn events(
         }
     }
 }
+
+/// The kinds of events that vmadm's own readers know.
+const KINDS: [v1::EventKind; 3] = [v1::EventKind::Created, v1::EventKind::Modified, v1::EventKind::Deleted];
 
 /// A time, the last time that a clock of UTC showed so, or how long ago it was.
 fn time(text: &str, now: jiff::Timestamp) -> Result<prost_types::Timestamp, CliError> {
@@ -107,10 +126,10 @@ fn snapshot_line(vm: &v1::Vm, options: &EventOptions) -> String {
     format!("{uuid} {alias} is {}", text("state"))
 }
 
-fn ready_line(options: &EventOptions, cursor: &str) -> String {
+fn ready_line(options: &EventOptions, vms: Map<String, Value>, cursor: &str) -> String {
     let now = format!("{:.3}", jiff::Timestamp::now());
     if options.json {
-        return json!({"type": "ready", "date": now, "cursor": cursor}).to_string();
+        return json!({"type": "ready", "date": now, "vms": vms, "cursor": cursor}).to_string();
     }
     format!("[{}] ready", stamp(&now, options.full))
 }
@@ -225,10 +244,9 @@ fn json_line(event: &v1::Event, cursor: &str) -> Result<String, CliError> {
     match &event.kind {
         Some(Kind::Created(v1::VmCreated { vm: Some(vm) })) => object["vm"] = machine::machine(vm).into(),
         Some(Kind::Modified(modified)) => {
-            if let Some(vm) = &modified.vm {
-                object["vm"] = machine::machine(vm).into();
-            }
-            object["changes"] = modified.changes.iter().map(change_json).collect();
+            let vm: Value = modified.vm.as_ref().map(machine::machine).unwrap_or_default().into();
+            object["changes"] = modified.changes.iter().map(|change| change_json(change, &vm)).collect();
+            object["vm"] = vm;
         }
         Some(Kind::Boot(phase)) => {
             object["phase"] = json!(phase.phase().as_str_name().trim_start_matches("PHASE_"));
@@ -262,7 +280,8 @@ fn json_line(event: &v1::Event, cursor: &str) -> Result<String, CliError> {
     Ok(object.to_string())
 }
 
-fn change_json(change: &v1::Change) -> Value {
+/// A change of an item says of which, by the name that an update finds it by.
+fn change_json(change: &v1::Change, vm: &Value) -> Value {
     let path: Vec<Value> = change
         .path
         .split('.')
@@ -274,7 +293,26 @@ fn change_json(change: &v1::Change) -> Value {
             object[key] = serde_json::from_str(text).unwrap_or(Value::Null);
         }
     }
+    if let Some(ident) = ident(&change.path, &object, vm) {
+        object["ident"] = ident;
+    }
     object
+}
+
+fn ident(path: &str, change: &Value, vm: &Value) -> Option<Value> {
+    let mut names = path.split('.');
+    let (list, index) = (names.next()?, names.next()?.parse::<usize>().ok()?);
+    let key = match list {
+        "disks" | "pci_devices" => "path",
+        "nics" => "mac",
+        _ => return None,
+    };
+    // One that is gone is no longer in the VM.
+    let item = match names.next() {
+        None => change.get("oldValue").or(change.get("newValue"))?,
+        Some(_) => vm.get(list)?.get(index)?,
+    };
+    item.get(key).cloned()
 }
 
 #[cfg(test)]
@@ -291,10 +329,18 @@ mod tests {
         };
         assert_eq!(change_line(&change("1", "2")), "disks.*.size changed :: 1 -> 2");
         assert_eq!(change_line(&change("", "2")), "disks.*.size added :: 2");
+        let vm = json!({"disks": [{"path": "/zones/u/disk0"}]});
         assert_eq!(
-            change_json(&change("1", "")),
-            json!({"path": ["disks", null, "size"], "prettyPath": "disks.*.size", "action": "removed", "oldValue": 1})
+            change_json(&change("1", ""), &vm),
+            json!({"path": ["disks", null, "size"], "prettyPath": "disks.*.size", "action": "removed", "oldValue": 1,
+                "ident": "/zones/u/disk0"})
         );
+        let gone = v1::Change {
+            path: "nics.1".into(),
+            old_value: r#"{"mac":"02:00:00:00:00:01"}"#.into(),
+            ..Default::default()
+        };
+        assert_eq!(change_json(&gone, &vm)["ident"], "02:00:00:00:00:01");
     }
 
     #[test]

@@ -29,13 +29,15 @@ struct Column {
 }
 
 impl Column {
-    /// A property that has a column, or an item of a list like `nics.0.ip`, or a tag.
+    /// A property, an item of a list like `nics.0.ip`, or a tag.
     fn parse(name: &str) -> Option<Self> {
-        if let Some((header, width)) = find(VM, name).and_then(|property| property.column) {
+        let property = find(VM, name).filter(|property| property.is_shown());
+        if let Some((header, width)) = property.and_then(|property| property.column) {
             return Some(Self { path: name.to_owned(), header: header.to_owned(), width });
         }
         let nested = name.contains('.') && !name.contains('*') && filter::is_path(name);
-        nested.then(|| Self { path: name.to_owned(), header: name.to_uppercase(), width: name.len() })
+        let is_column = property.is_some() || nested;
+        is_column.then(|| Self { path: name.to_owned(), header: name.to_uppercase(), width: name.len() })
     }
 }
 
@@ -95,11 +97,11 @@ impl<'o> Query<'o> {
     }
 }
 
-/// Filters are looked at here too, so that a mistake is one of usage, in vmadm's words.
+/// Filters are checked here too, so that a mistake is told in vmadm's words, and with its exit code.
 fn check(filters: &[String], what: &str) -> Result<(), CliError> {
     for text in filters {
         Filter::parse(text).map_err(|why| {
-            CliError::usage(why.replace("Invalid filter key", &format!("Invalid {what} key")))
+            CliError::failed(why.replace("Invalid filter key", &format!("Invalid {what} key")))
         })?;
     }
     Ok(())

@@ -38,11 +38,20 @@ use arguments::{Arguments, Command};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use error::CliError;
 
-use crate::{client::Agent as Clients, spec::forms::parse_uuid, text};
+use crate::{
+    client::Agent as Clients,
+    spec::{forms::parse_uuid, machine_json::Strictness},
+    text,
+};
 
 /// Runs the command line; gives the exit code.
 pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(signal_as_option(words)) {
+    let words = as_clap_reads(words);
+    if let Some(error) = help_on_nothing(&words) {
+        say!("{error}");
+        return error.code();
+    }
+    let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
@@ -58,9 +67,10 @@ pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// `kill -KILL` is `kill -s KILL`.
-fn signal_as_option(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut all: Vec<OsString> = words.collect();
+/// `kill -KILL` is `kill -s KILL`, and `-?` asks for help.
+fn as_clap_reads(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> =
+        words.map(|word| if word == "-?" { "--help".into() } else { word }).collect();
     if all.get(1).is_some_and(|command| command == "kill")
         && let Some(word) = all.iter_mut().skip(2).find(|word| {
             let text = word.to_string_lossy();
@@ -73,6 +83,14 @@ fn signal_as_option(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
     all
 }
 
+/// `vmadm help lst` is answered as `vmadm lst`.
+fn help_on_nothing(words: &[OsString]) -> Option<CliError> {
+    let [_, help, command, ..] = words else { return None };
+    let command = command.to_str()?;
+    let is_known = Arguments::command().find_subcommand(command).is_some() || command == "help";
+    (help == "help" && !is_known && !command.starts_with('-')).then(|| unknown(&[command.to_owned()]))
+}
+
 fn usage(error: &clap::Error) -> ExitCode {
     let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     // A closed pipe is the reader's choice.
@@ -82,6 +100,10 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 async fn obey(arguments: Arguments) -> Result<(), CliError> {
     let clients = async |arguments: &Arguments| connect::connect(arguments).await;
+    let strictness = match arguments.ignore_unknown {
+        true => Strictness::Lenient,
+        false => Strictness::Strict,
+    };
     match &arguments.command {
         Command::Other(words) => Err(unknown(words)),
         Command::Completions { shell } => {
@@ -91,12 +113,12 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
             print(String::from_utf8_lossy(&script).trim_end())
         }
         Command::Create { file } => {
-            let spec = create::read(file.as_deref(), "create")?;
-            create::create(&mut clients(&arguments).await?, spec).await
+            let payload = create::read(file.as_deref(), strictness)?;
+            create::create(&mut clients(&arguments).await?, payload, arguments.verbose).await
         }
         Command::Validate { action, brand, file } => {
             let payload = create::read_for_validation(action, brand.as_deref(), file.as_deref())?;
-            create::validate(&mut clients(&arguments).await?, payload).await
+            create::validate(&mut clients(&arguments).await?, payload, strictness, arguments.verbose).await
         }
         Command::Get { uuid } => {
             let uuid = checked(uuid, "get")?;
@@ -110,10 +132,11 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
             list::check_lookup(options)?;
             list::lookup(&mut clients(&arguments).await?, options).await
         }
-        Command::Update { uuid, file, changes } => {
+        Command::Update { uuid, file, replace_lists, changes } => {
             let uuid = checked(uuid, "update")?;
-            let patch = update::read(changes, file.as_deref())?;
-            update::update(&mut clients(&arguments).await?, uuid, &patch).await
+            let patch = update::read(changes, file.as_deref(), strictness)?;
+            let mut clients = clients(&arguments).await?;
+            update::update(&mut clients, uuid, &patch, *replace_lists, arguments.verbose).await
         }
         Command::Kill { uuid, signal } => {
             let uuid = checked(uuid, "kill")?;
@@ -223,15 +246,31 @@ fn checked<'u>(uuid: &'u str, command: &str) -> Result<&'u str, CliError> {
 fn unknown(words: &[String]) -> CliError {
     let given = words.first().map(String::as_str).unwrap_or_default();
     let command = Arguments::command();
-    let near = command
-        .get_subcommands()
-        .flat_map(|c| std::iter::once(c.get_name()).chain(c.get_all_aliases()))
-        .map(|name| (strsim::damerau_levenshtein(given, name), name))
-        .min()
-        .filter(|(distance, _)| *distance <= 2)
-        .map(|(_, name)| format!(" Did you mean \"{name}\"?"))
-        .unwrap_or_default();
-    CliError::usage(format!("Invalid command: \"{given}\".{near}\n\nFor the commands: vmadm help"))
+    let near = || {
+        command
+            .get_subcommands()
+            .flat_map(|c| std::iter::once(c.get_name()).chain(c.get_all_aliases()))
+            .map(|name| (strsim::damerau_levenshtein(given, name), name))
+            .min()
+            .filter(|(distance, _)| *distance <= 2)
+            .map(|(_, name)| format!(" Did you mean \"{name}\"?"))
+    };
+    let hint = instead(given).map(str::to_owned).or_else(near).unwrap_or_default();
+    CliError::usage(format!("Invalid command: \"{given}\".{hint}\n\nFor the commands: vmadm help"))
+}
+
+/// Commands of SmartOS's vmadm that do not exist here, and the way to the same end.
+fn instead(command: &str) -> Option<&'static str> {
+    Some(match command {
+        "create-snapshot" | "delete-snapshot" | "rollback-snapshot" => {
+            " Snapshots do not exist yet; stop the VM and copy its disks."
+        }
+        "send" | "receive" | "recv" | "install" => {
+            " Moving VMs does not exist yet; vmadm get UUID | vmadm create makes a VM like it, without the disks' content."
+        }
+        "reprovision" => " Images do not exist yet; delete the VM and create it again.",
+        _ => return None,
+    })
 }
 
 /// Prints data. A reader that closed the pipe has had enough: that is fine.

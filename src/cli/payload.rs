@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::error::CliError;
 use crate::{
     proto::v1,
-    spec::{MAX_PAYLOAD, machine_json},
+    spec::{MAX_PAYLOAD, Note, machine_json},
 };
 
 /// Reads a JSON object from a file or standard input.
@@ -47,9 +47,20 @@ fn bounded(from: impl Read, name: &str) -> Result<Vec<u8>, CliError> {
     Ok(text)
 }
 
-/// Says what was accepted and has no effect, or was adjusted.
-pub(super) fn tell(notes: &[v1::Note]) {
-    for note in notes {
-        say!("    note: {}: {}", note.field, note.message);
+/// Whether more than the line of success is printed on standard error.
+pub(super) fn talks(verbose: bool) -> bool {
+    verbose || io::stderr().is_terminal()
+}
+
+/// Prints what was accepted and has no effect, or was adjusted: what was noticed here, and what the agent says. A program
+/// gets it only if it asks, because programs take all of standard error for the line of success.
+pub(super) fn print_notes(here: &[Note], agents: Vec<v1::Note>, verbose: bool) {
+    if !talks(verbose) {
+        return;
+    }
+    let is_new = |note: &&Note| !agents.iter().any(|known| known.field == note.field);
+    let here = here.iter().filter(is_new).map(|note| (&note.field, &note.message));
+    for (field, message) in here.chain(agents.iter().map(|note| (&note.field, &note.message))) {
+        say!("    note: {field}: {message}");
     }
 }

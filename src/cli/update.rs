@@ -7,17 +7,21 @@ use uuid::Uuid;
 use super::{
     Clients,
     error::CliError,
-    payload::{payload, tell},
+    machine,
+    payload::{payload, print_notes, talks},
     persist::persist,
 };
 use crate::{
     proto::{json_to_update, v1},
-    spec::update::{self, Patch},
+    spec::{
+        machine_json::Strictness,
+        update::{self, Patch},
+    },
     text::escaped,
 };
 
 /// What to change: `key=value` words, or a JSON payload.
-pub(super) fn read(words: &[String], file: Option<&Path>) -> Result<Patch, CliError> {
+pub(super) fn read(words: &[String], file: Option<&Path>, strictness: Strictness) -> Result<Patch, CliError> {
     let object = if words.is_empty() {
         payload(file, "update")?
     } else if file.is_some() {
@@ -25,17 +29,31 @@ pub(super) fn read(words: &[String], file: Option<&Path>) -> Result<Patch, CliEr
     } else {
         update::from_words(words).map_err(CliError::usage)?
     };
-    update::read(object, None).map_err(|violations| CliError::violations(&violations))
+    update::read_as(object, None, strictness).map_err(|violations| CliError::violations(&violations))
 }
 
 pub(super) fn request(patch: &Patch) -> Result<v1::UpdateVmRequest, CliError> {
     json_to_update(patch.payload().clone()).map_err(CliError::failed)
 }
 
-pub(super) async fn update(clients: &mut Clients, uuid: &str, patch: &Patch) -> Result<(), CliError> {
+pub(super) async fn update(
+    clients: &mut Clients,
+    uuid: &str,
+    patch: &Patch,
+    replace_lists: bool,
+    verbose: bool,
+) -> Result<(), CliError> {
+    if patch.says_what_is_known() {
+        let vm = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?.into_inner().vm;
+        let untrue = patch.untrue(&machine::machine(&vm.unwrap_or_default()));
+        if !untrue.is_empty() {
+            return Err(CliError::violations(&untrue));
+        }
+    }
     let request = v1::UpdateVmRequest {
         uuid: uuid.to_owned(),
         request_id: Uuid::new_v4().to_string(),
+        replace_lists,
         ..request(patch)?
     };
     let answer = persist(|| {
@@ -44,6 +62,9 @@ pub(super) async fn update(clients: &mut Clients, uuid: &str, patch: &Patch) -> 
     });
     let answer = answer.await?;
     say!("Successfully updated VM {uuid}");
+    if !talks(verbose) {
+        return Ok(());
+    }
     for change in &answer.changes {
         let top = change.path.split('.').next().unwrap_or_default();
         let later = answer.next_boot.iter().any(|name| name == top);
@@ -51,7 +72,7 @@ pub(super) async fn update(clients: &mut Clients, uuid: &str, patch: &Patch) -> 
         let when = if later { " (at the next boot)" } else { "" };
         say!("    {}", escaped(&format!("{}: {old} -> {new}{when}", change.path)));
     }
-    tell(&answer.notes);
+    print_notes(&patch.notes, answer.notes, verbose);
     Ok(())
 }
 

@@ -28,6 +28,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Sockets and what does not survive a boot of the host.
     pub run_dir: PathBuf,
+    /// The host's UUID, which VMs show as server_uuid. Empty: made once, and kept in state_dir.
+    pub server_uuid: String,
     /// TCP address of the gRPC endpoint (TLS 1.3, client certificates required). Empty: none.
     pub listen: String,
     /// UNIX socket for the local operator. Default: `<run_dir>/zoneward.sock`.
@@ -64,6 +66,7 @@ impl Default for Config {
             zones_dir: "/zones".into(),
             state_dir: "/var/lib/zoneward".into(),
             run_dir: places::RUN.into(),
+            server_uuid: String::new(),
             listen: String::new(),
             socket: None,
             drain_seconds: 5,
@@ -144,6 +147,11 @@ impl Config {
     }
 
     fn check(self) -> Result<Self, ConfigError> {
+        if !self.server_uuid.is_empty()
+            && let Err(why) = forms::parse_uuid(&self.server_uuid)
+        {
+            return Err(ConfigError::Value(format!("server_uuid: {why}")));
+        }
         for (key, address) in [("listen", &self.listen), ("browser.listen", &self.browser.listen)] {
             if !address.is_empty() && address.parse::<SocketAddr>().is_err() {
                 let text = format!("{key}: {address:?} is not an address like 0.0.0.0:9443");

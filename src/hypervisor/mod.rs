@@ -43,8 +43,8 @@ pub struct Program {
 /// video memory.
 pub(crate) const LEAST_FILE: u64 = 16 << 20;
 
-/// Bytes of a picture of the screen that is taken: what a message of 4 MiB can hold, which clients take by default.
-pub(crate) const MAX_PICTURE: usize = (4 << 20) - (4 << 10);
+/// What a message of 4 MiB can hold beside its envelope.
+const MAX_PICTURE: usize = (4 << 20) - (4 << 10);
 
 /// What is left to do once the program answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,6 +118,26 @@ pub struct Description {
     pub reason: String,
 }
 
+/// The form of a picture of the screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Picture {
+    /// Compressed.
+    Png,
+    /// Three bytes for each pixel.
+    Ppm,
+}
+
+impl Picture {
+    /// Bytes that are taken of one: of a PNG what a message of 4 MiB can hold, which clients take by default.
+    #[must_use]
+    pub fn most(self) -> usize {
+        match self {
+            Self::Png => MAX_PICTURE,
+            Self::Ppm => 16 << 20,
+        }
+    }
+}
+
 /// A running machine.
 #[async_trait]
 pub trait Machine: Send + Sync + fmt::Debug {
@@ -149,8 +169,8 @@ pub trait Machine: Send + Sync + fmt::Debug {
     async fn status(&self) -> Result<GuestStatus, HypervisorError>;
     /// What it says about itself.
     async fn info(&self, kind: InfoType) -> Result<Value, HypervisorError>;
-    /// The screen as a PNG.
-    async fn screenshot(&self) -> Result<Vec<u8>, HypervisorError>;
+    /// The screen as a picture.
+    async fn screenshot(&self, form: Picture) -> Result<Vec<u8>, HypervisorError>;
     /// Hands it a connected socket that speaks RFB; who is `trusted` is not asked for a password.
     async fn add_vnc_client(&self, socket: OwnedFd, trusted: bool) -> Result<(), HypervisorError>;
     /// What happens next; `None` when the control connection is gone. For one caller.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Description, Firmware, GuestStatus, Hearing, Hypervisor, HypervisorError, InfoType, LastWords, Machine,
-    MachineEvent, MachinePlan, Medium, Program, Said, Setup,
+    MachineEvent, MachinePlan, Medium, Picture, Program, Said, Setup,
 };
 use crate::spec::{Violation, VmSpec};
 
@@ -293,8 +293,11 @@ impl Machine for SimulatedMachine {
         })
     }
 
-    async fn screenshot(&self) -> Result<Vec<u8>, HypervisorError> {
-        Ok(b"\x89PNG simulated".to_vec())
+    async fn screenshot(&self, form: Picture) -> Result<Vec<u8>, HypervisorError> {
+        Ok(match form {
+            Picture::Png => b"\x89PNG simulated".to_vec(),
+            Picture::Ppm => b"P6\n1 1\n255\nsim".to_vec(),
+        })
     }
 
     async fn add_vnc_client(&self, socket: OwnedFd, trusted: bool) -> Result<(), HypervisorError> {

@@ -1,10 +1,12 @@
 //! vmadm's flat object: a VM as `get`, lists, filters, events and `vm.json` show it. There is one, and it is made here.
 
+use std::sync::OnceLock;
+
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{exit::Exit, time::Timestamp, vm::VmRecord};
-use crate::spec::{Brand, Enforcement, LimitReport, VmState};
+use crate::spec::{Brand, Enforcement, LimitReport, VmState, property::VM};
 
 /// What is known of a VM beside its machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,8 +15,8 @@ pub struct Status {
     pub uuid: Uuid,
     /// The tag that makes a change conditional.
     pub etag: String,
-    /// Where its zone is on the host.
-    pub zonepath: String,
+    /// The place of its zone.
+    pub site: Site,
     /// Where it is in its life.
     pub state: VmState,
     /// When it was made.
@@ -27,6 +29,15 @@ pub struct Status {
     pub exit: Option<Exit>,
     /// Where it is on its way to, and by when that is decided.
     pub transition: Option<(VmState, Option<Timestamp>)>,
+}
+
+/// The place of a VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// The directory of its zone on the host.
+    pub zonepath: String,
+    /// The host's UUID.
+    pub server_uuid: Uuid,
 }
 
 /// What is known of a hypervisor.
@@ -47,9 +58,9 @@ pub struct RunStatus {
 }
 
 impl VmRecord {
-    /// What is known of the VM, whose zone is at `zonepath`.
+    /// What is known of the VM at `site`.
     #[must_use]
-    pub fn status(&self, zonepath: &str) -> Status {
+    pub fn status(&self, site: &Site) -> Status {
         let run = self.machine.as_ref().map(|run| RunStatus {
             pid: run.pid,
             booted: run.booted,
@@ -61,7 +72,7 @@ impl VmRecord {
         Status {
             uuid: self.uuid,
             etag: self.etag(),
-            zonepath: zonepath.to_owned(),
+            site: site.clone(),
             state: self.state,
             created: self.created,
             modified: self.modified,
@@ -83,7 +94,8 @@ pub(crate) fn flat(machine: Map<String, Value>, status: &Status) -> Map<String, 
         object.insert(name.to_owned(), value);
     };
     put("zonename", json!(status.uuid));
-    put("zonepath", json!(status.zonepath));
+    put("zonepath", json!(status.site.zonepath));
+    put("server_uuid", json!(status.site.server_uuid));
     put("type", json!(brand));
     put("state", json!(status.state));
     put("zone_state", json!(status.state.zone_state()));
@@ -119,7 +131,19 @@ pub(crate) fn flat(machine: Map<String, Value>, status: &Status) -> Map<String, 
     for name in ["disks", "nics", "resolvers"] {
         object.entry(name).or_insert_with(|| json!([]));
     }
+    for (name, value) in foreign() {
+        object.entry(*name).or_insert_with(|| value.clone());
+    }
     object
+}
+
+/// The properties that only SmartOS's VMs have, as VMs here show them: empty.
+fn foreign() -> &'static [(&'static str, Value)] {
+    static SHOWN: OnceLock<Vec<(&str, Value)>> = OnceLock::new();
+    SHOWN.get_or_init(|| {
+        let shown = VM.iter().filter_map(|property| Some((property.name, property.shown_as()?)));
+        shown.filter_map(|(name, text)| Some((name, serde_json::from_str(text).ok()?))).collect()
+    })
 }
 
 /// What a hypervisor is kept from: `{"NETWORK": ["seccomp"], ...}`, or why not.

@@ -15,7 +15,7 @@ mod vm;
 pub(crate) use change::{Change, bounded};
 pub(crate) use event::{BootPhase, Event, EventKind, FileAction, NewEvent, Phase};
 pub(crate) use exit::{Exit, ExitReason};
-pub(crate) use flat::{RunStatus, Status, flat, limits, restrictions};
+pub(crate) use flat::{RunStatus, Site, Status, flat, limits, restrictions};
 pub(crate) use reason::ERROR_DOMAIN;
 pub use reason::Reason;
 pub(crate) use run::{BootCall, CdDrive, Run};

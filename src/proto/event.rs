@@ -7,25 +7,23 @@ use super::{
     vm::{Sight, time, vm_to_proto},
 };
 use crate::{
-    model::{Change, Event, EventKind, FileAction, bounded},
+    model::{Change, Event, EventKind, FileAction, Site, bounded},
     spec::secret::{REDACTED, is_secret},
 };
 
-/// An event with its `cursor`; `zonepath` is that of its VM.
+/// An event with its `cursor`; `site` is that of its VM.
 pub(crate) fn event_to_proto(
     event: &Event,
     cursor: String,
-    zonepath: &str,
+    site: &Site,
     sight: Sight,
 ) -> v1::WatchEventsResponse {
     use v1::event::Kind as Wire;
     let fact = &event.fact;
     let kind = match &fact.kind {
-        EventKind::Created { vm } => {
-            Wire::Created(v1::VmCreated { vm: Some(vm_to_proto(vm, zonepath, sight)) })
-        }
+        EventKind::Created { vm } => Wire::Created(v1::VmCreated { vm: Some(vm_to_proto(vm, site, sight)) }),
         EventKind::Modified { vm, changes } => Wire::Modified(v1::VmModified {
-            vm: Some(vm_to_proto(vm, zonepath, sight)),
+            vm: Some(vm_to_proto(vm, site, sight)),
             changes: changes_to_proto(changes, sight),
         }),
         EventKind::Deleted { alias } => Wire::Deleted(v1::VmDeleted { alias: alias.clone() }),

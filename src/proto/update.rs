@@ -15,7 +15,8 @@ use crate::spec::{
 
 const REQUEST: &str = "zoneward.v1.UpdateVmRequest";
 /// Fields of the request that are not part of the payload.
-const ENVELOPE: [&str; 6] = ["uuid", "etag", "request_id", "validate_only", "vm", "update_mask"];
+const ENVELOPE: [&str; 7] =
+    ["uuid", "etag", "request_id", "validate_only", "vm", "update_mask", "replace_lists"];
 
 /// The payload that a request carries.
 pub fn update_to_json(request: &v1::UpdateVmRequest) -> Result<Map<String, Value>, Vec<Violation>> {
@@ -78,6 +79,9 @@ pub fn json_to_update(payload: Map<String, Value>) -> Result<v1::UpdateVmRequest
     for (name, mut value) in payload {
         if find(VM, &name).is_some_and(|property| property.given != Given::InUpdates) {
             paths.push(name.clone());
+            for item in value.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+                reservation_as_text(item);
+            }
             if !value.is_null() {
                 vm.insert(name, value);
             }

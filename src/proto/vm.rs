@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{spec_to_proto, v1};
 use crate::{
-    model::{Exit, ExitReason, RunStatus, Status, Timestamp, VmRecord},
+    model::{Exit, ExitReason, RunStatus, Site, Status, Timestamp, VmRecord},
     spec::{
         Enforcement, LimitReport, Restriction, VmSpec, VmState,
         secret::{has_secrets, redacted, shown},
@@ -20,21 +20,21 @@ pub(crate) enum Sight {
     Redacted,
 }
 
-/// A VM. `zonepath` is where its zone is on the host.
-pub(crate) fn vm_to_proto(record: &VmRecord, zonepath: &str, sight: Sight) -> v1::Vm {
+/// A VM at `site`.
+pub(crate) fn vm_to_proto(record: &VmRecord, site: &Site, sight: Sight) -> v1::Vm {
     let spec = match sight {
         Sight::Redacted if has_secrets(&record.spec) => shown(&redacted(&record.spec)),
         _ => shown(&record.spec),
     };
-    vm_with(record, zonepath, spec_to_proto(&spec))
+    vm_with(record, site, spec_to_proto(&spec))
 }
 
 /// As [`vm_to_proto`], of one whose machine is kept in the contract's form.
-pub(crate) fn vm_with(record: &VmRecord, zonepath: &str, spec: v1::VmSpec) -> v1::Vm {
+pub(crate) fn vm_with(record: &VmRecord, site: &Site, spec: v1::VmSpec) -> v1::Vm {
     v1::Vm {
         uuid: record.uuid.to_string(),
         spec: Some(spec),
-        status: Some(status_to_proto(&record.status(zonepath))),
+        status: Some(status_to_proto(&record.status(site))),
         etag: record.etag(),
     }
 }
@@ -49,7 +49,8 @@ fn status_to_proto(status: &Status) -> v1::VmStatus {
         pid: run.map(|run| run.pid),
         exit: status.exit.as_ref().map(exit),
         accelerator: run.map(|run| run.accelerator.clone()),
-        zonepath: status.zonepath.clone(),
+        zonepath: status.site.zonepath.clone(),
+        server_uuid: status.site.server_uuid.to_string(),
         restrictions: run.map(|run| restrictions(&run.enforcements)).unwrap_or_default(),
         limits: run.map(|run| limits(&run.limits)).unwrap_or_default(),
         transition_to: status.transition.map_or(v1::VmState::Unspecified, |(to, _)| state(to)).into(),
@@ -73,7 +74,10 @@ pub(crate) fn status_from_proto(vm: &v1::Vm) -> Status {
     Status {
         uuid: Uuid::try_parse(&vm.uuid).unwrap_or_default(),
         etag: vm.etag.clone(),
-        zonepath: status.zonepath.clone(),
+        site: Site {
+            zonepath: status.zonepath.clone(),
+            server_uuid: status.server_uuid.parse().unwrap_or_default(),
+        },
         state: state_from(status.state()),
         created: status.create_time.as_ref().map_or(Timestamp(0), time_from),
         modified: status.last_modified.as_ref().map_or(Timestamp(0), time_from),

@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    Brand,
     coerce::closest,
     disk::{DiskModel, Media},
     validate::zone_path,
@@ -140,7 +141,7 @@ fn device(key: &str, value: &str, media: Media) -> Result<BootDevice, String> {
         .rsplit_once(',')
         .filter(|(path, model)| !path.is_empty() && !model.is_empty())
         .ok_or_else(|| format!("Parameter to {key} must be: path,model"))?;
-    Ok(BootDevice { path: path.to_owned(), model: DiskModel::parse(model)?, media })
+    Ok(BootDevice { path: path.to_owned(), model: DiskModel::parse_for(model, Brand::Kvm)?, media })
 }
 
 #[cfg(test)]

@@ -30,6 +30,10 @@ pub(super) struct Coercion {
     pub(super) brand: Option<Brand>,
     pub(super) violations: Vec<Violation>,
     pub(super) notes: Vec<Note>,
+    /// What an update says of properties that the agent alone changes.
+    pub(super) known: Map<String, Value>,
+    /// Whether unknown properties are notes.
+    pub(super) lenient: bool,
 }
 
 /// A property that is taken away. Only updates keep it: there it means something.
@@ -37,7 +41,8 @@ const UNSET: Value = Value::Null;
 
 impl Coercion {
     pub(super) fn new(action: Action, brand: Option<Brand>) -> Self {
-        Self { action, brand, violations: Vec::new(), notes: Vec::new() }
+        let (violations, notes, known) = (Vec::new(), Vec::new(), Map::new());
+        Self { action, brand, violations, notes, known, lenient: false }
     }
 
     /// Reads the object at path `at` (empty, or ending in a dot).
@@ -51,15 +56,39 @@ impl Coercion {
         for property in table {
             let Some(value) = given.shift_remove(property.name) else { continue };
             let path = format!("{at}{}", property.name);
+            if let Some(why) = self.without_effect(property) {
+                if !is_empty(&value) {
+                    self.notes.push(Note::new(path, why));
+                }
+                continue;
+            }
             if let Some(why) = self.refusal(property) {
                 self.violations.push(Violation::property(path, why));
                 continue;
             }
             if property.is_never_given() {
-                self.notes.push(Note::new(path, "known by the agent, so what is given is not used"));
+                match self.action {
+                    // It may say what is so.
+                    Action::Update if at.is_empty() => {
+                        drop(self.known.insert(property.name.to_owned(), value))
+                    }
+                    _ if is_empty(&value) => {}
+                    _ => {
+                        let why = "known by the agent, so what is given is not used";
+                        self.notes.push(Note::new(path, why));
+                    }
+                }
                 continue;
             }
-            let Some(value) = self.value(&property.kind, value, &path) else { continue };
+            let before = self.violations.len();
+            let Some(value) = self.value(&property.kind, value, &path) else {
+                if self.action == Action::Update && at.is_empty() && property.given == Given::AtCreation {
+                    // Whatever it is, it is not what the VM has.
+                    self.violations.truncate(before);
+                    self.violations.push(Violation::property(path, instead(property.name)));
+                }
+                continue;
+            };
             if value == UNSET && self.action == Action::Create {
                 continue;
             }
@@ -71,26 +100,32 @@ impl Coercion {
             read.insert(property.name.to_owned(), value);
         }
         for key in given.keys() {
-            let hint = closest(key, table.iter().map(|property| property.name));
             let path = format!("{at}{key}");
+            if self.lenient {
+                self.notes.push(Note::new(path, "there is no such property; it is ignored, as you asked"));
+                continue;
+            }
+            let hint = meant(key).unwrap_or_else(|| closest(key, table.iter().map(|property| property.name)));
             self.violations.push(Violation::property(path, format!("there is no such property{hint}")));
         }
         read
     }
 
+    /// Why a property is taken and does nothing: it is for another brand.
+    fn without_effect(&self, property: &Property) -> Option<String> {
+        let brand = self.brand.map_or("kvm", Brand::as_str);
+        match (self.brand, property.brands) {
+            (Some(brand), Brands::Only(only)) if brand != only => {}
+            _ if property.given == Given::OtherBrands => {}
+            _ => return None,
+        }
+        Some(format!("no effect on brand {brand}"))
+    }
+
     /// Why a property can't be given here at all.
     fn refusal(&self, property: &Property) -> Option<String> {
-        if let (Some(brand), Brands::Only(only)) = (self.brand, property.brands)
-            && brand != only
-        {
-            return Some(format!("is for {}, not for {}", only.as_str(), brand.as_str()));
-        }
         match (self.action, property.given) {
             (Action::Create, Given::InUpdates) => Some("is for updates".to_owned()),
-            (Action::Update, Given::AtCreation) => Some(instead(property.name)),
-            (Action::Update, Given::Never | Given::Foreign) => {
-                Some("can't be changed: the agent knows it".to_owned())
-            }
             _ => None,
         }
     }
@@ -294,8 +329,33 @@ impl Coercion {
     }
 }
 
+/// What says nothing.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(object) => object.is_empty(),
+        _ => false,
+    }
+}
+
+/// What people mean who use another tool's name.
+fn meant(key: &str) -> Option<String> {
+    let name = match key {
+        "name" => "alias",
+        "default_gateway" | "default-gateway" => "nics.*.gateway",
+        "memory" | "max_memory" => "ram",
+        "cpus" | "cpu" => "vcpus",
+        "dns" | "nameservers" => "resolvers",
+        "metadata" => "customer_metadata",
+        _ => return None,
+    };
+    Some(format!("; did you mean \"{name}\"?"))
+}
+
 /// What to do instead of giving a property that can't be changed as a whole.
-fn instead(name: &str) -> String {
+pub(super) fn instead(name: &str) -> String {
     match name {
         "disks" | "nics" | "pci_devices" => {
             format!("can't be replaced as a whole; use add_{name}, update_{name} and remove_{name}")
@@ -347,7 +407,7 @@ fn kept(number: serde_json::Number) -> Option<Value> {
 pub(super) fn closest<'n>(given: &str, names: impl Iterator<Item = &'n str>) -> String {
     names
         .map(|name| (strsim::damerau_levenshtein(given, name), name))
-        .filter(|(distance, name)| *distance <= 2 && *distance < name.len())
+        .filter(|(distance, name)| *distance <= 2 && *distance * 3 <= name.len().max(given.len()))
         .min()
         .map(|(_, name)| format!("; did you mean \"{name}\"?"))
         .unwrap_or_default()

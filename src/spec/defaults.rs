@@ -93,7 +93,7 @@ pub(super) fn complete_nics(nics: &mut [NicSpec], driver: Option<NicModel>, host
 fn fill_in(spec: &mut VmSpec) {
     let Ok(Value::Object(mut object)) = serde_json::to_value(&*spec) else { return };
     let brand = spec.brand.unwrap_or(Brand::Kvm);
-    for property in VM.iter().filter(|property| property.is_for(brand)) {
+    for property in VM.iter().filter(|property| property.is_for(brand) && !property.is_never_given()) {
         if !object.contains_key(property.name)
             && let Some(value) = default_of(property, brand)
         {

@@ -58,6 +58,14 @@ impl DiskSpec {
         self.place.as_ref().map(|place| drive_name(place.number))
     }
 
+    /// The name of its file as agents make it now, where an earlier one gave it another: `disk0` of `disk0.raw`.
+    #[must_use]
+    pub fn present_name(&self) -> Option<String> {
+        let name = self.file_name().filter(|_| self.is_made_here())?;
+        let present = name.strip_suffix(".raw")?;
+        disk_number(present).map(|_| present.to_owned())
+    }
+
     /// Its size in MiB; 0 where nobody said.
     #[must_use]
     pub fn mebibytes(&self) -> u64 {
@@ -88,8 +96,14 @@ pub enum DiskModel {
 }
 
 impl DiskModel {
-    /// All models of the kvm brand, by name.
-    pub const NAMES: &[(&str, Self)] = &[("virtio", Self::Virtio), ("scsi", Self::Scsi), ("ide", Self::Ide)];
+    /// All models, by name; not every brand has each.
+    pub const NAMES: &[(&str, Self)] = &[
+        ("virtio", Self::Virtio),
+        ("scsi", Self::Scsi),
+        ("ide", Self::Ide),
+        ("ahci", Self::Ahci),
+        ("nvme", Self::Nvme),
+    ];
 
     /// Its name in a machine JSON.
     #[must_use]
@@ -112,10 +126,18 @@ impl DiskModel {
         }
     }
 
-    /// The model of the kvm brand of that name, or vmadm's words for why there is none.
+    /// The model of that name, or vmadm's words for why there is none.
     pub fn parse(name: &str) -> Result<Self, String> {
         let found = Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, m)| *m);
         found.ok_or_else(|| not_valid(name, Brand::Kvm))
+    }
+
+    /// The model of that name which a brand has.
+    pub fn parse_for(name: &str, brand: Brand) -> Result<Self, String> {
+        Self::parse(name)
+            .ok()
+            .filter(|model| model.fault(brand).is_none())
+            .ok_or_else(|| not_valid(name, brand))
     }
 
     /// vmadm's words for a model that a brand does not have; none when it has it.

@@ -7,7 +7,7 @@ use super::{
     Mac,
     coerce::closest,
     forms::parse_uuid,
-    property::{Given, Kind, Property, VM, find},
+    property::{Kind, Property, VM, find},
     secret::is_secret,
 };
 
@@ -179,16 +179,13 @@ fn path(key: &str) -> Result<(Vec<String>, &'static Kind), String> {
     let parts: Vec<String> = key.split('.').map(str::to_owned).collect();
     let names = || VM.iter().map(|property| property.name);
     let Some(property) = find(VM, &parts[0]) else { return invalid(closest(&parts[0], names())) };
-    if property.given == Given::Foreign {
-        return invalid(": no VM of this agent has it".to_owned());
-    }
     let kind = match (&property.kind, parts.as_slice()) {
         (kind @ Kind::FlatObject, [_, rest @ ..]) => {
             (!rest.is_empty() && rest.iter().all(|part| !part.is_empty())).then_some(kind)
         }
-        (Kind::Objects(table), [_, index, name, rest @ ..]) if is_index(index) => find(table, name)
-            .filter(|inner| inner.given != Given::Foreign)
-            .and_then(|inner| item(inner, rest)),
+        (Kind::Objects(table), [_, index, name, rest @ ..]) if is_index(index) => {
+            find(table, name).and_then(|inner| item(inner, rest))
+        }
         (Kind::List(of, _), [_, index]) if is_index(index) => Some(*of),
         (Kind::Objects(_) | Kind::Secret(_), _) => None,
         (kind, [_]) => Some(kind),

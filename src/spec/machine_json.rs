@@ -5,7 +5,6 @@ use serde_json::{Map, Value};
 use super::{
     Kind, MAX_PAYLOAD, Note, VmSpec,
     coerce::{Action, Coercion, brand_of},
-    disk::disk_number,
     property::VM,
     strict_json, validate,
     violation::Violation,
@@ -76,10 +75,27 @@ pub fn parse(text: &[u8]) -> Result<Parsed, PayloadError> {
 
 /// Reads a machine JSON object.
 #[must_use]
-pub fn parse_object(mut object: Map<String, Value>) -> Parsed {
-    forget_made_paths(&mut object);
+pub fn parse_object(object: Map<String, Value>) -> Parsed {
+    parse_as(object, Strictness::Strict)
+}
+
+/// What becomes of properties that do not exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strictness {
+    /// Violations.
+    #[default]
+    Strict,
+    /// Notes, for old tools that send more than they know.
+    Lenient,
+}
+
+/// Reads a machine JSON object.
+#[must_use]
+pub fn parse_as(mut object: Map<String, Value>, strictness: Strictness) -> Parsed {
+    make_anew(&mut object);
     rename_old(&mut object);
     let mut coercion = Coercion::new(Action::Create, brand_of(&object));
+    coercion.lenient = strictness == Strictness::Lenient;
     let read = coercion.object(VM, object, "");
     let Coercion { mut violations, mut notes, .. } = coercion;
     let spec = typed(read, &mut violations);
@@ -96,14 +112,19 @@ pub(super) fn typed(read: Map<String, Value>, violations: &mut Vec<Violation>) -
     })
 }
 
-/// What `get` printed can be given to `create`: paths of disks that the agent made are not asked for.
-fn forget_made_paths(object: &mut Map<String, Value>) {
-    let Some(Value::String(zonepath)) = object.get("zonepath").cloned() else { return };
+/// What `get` printed, here or on SmartOS, can be given to `create`: the disks are made again where this agent makes them,
+/// and the hostname is no longer that of another VM.
+fn make_anew(object: &mut Map<String, Value>) {
+    let Some(Value::String(zonename)) = object.get("zonename").cloned() else { return };
+    let is_clone = object.get("uuid").and_then(Value::as_str) != Some(&zonename);
+    if is_clone && object.get("hostname").and_then(Value::as_str) == Some(&zonename) {
+        object.shift_remove("hostname");
+    }
     let Some(Value::Array(disks)) = object.get_mut("disks") else { return };
     for disk in disks.iter_mut().filter_map(Value::as_object_mut) {
-        let path = disk.get("path").and_then(Value::as_str).unwrap_or_default();
-        let name = path.strip_prefix(&zonepath).and_then(|rest| rest.strip_prefix('/'));
-        if name.and_then(disk_number).is_some() && !disk.contains_key("nocreate") {
+        let is_file = disk.get("nocreate").is_some_and(|flag| *flag == true)
+            || disk.get("media") == Some(&"cdrom".into());
+        if !is_file {
             disk.shift_remove("path");
         }
     }
@@ -152,7 +173,7 @@ mod tests {
     #[test]
     fn everything_wrong_is_reported_at_once_by_path() {
         let text = r#"{"brand":"xen","ram":"lots","autoboot":"aardvark","alias":42,"rma":1,
-            "disks":[{"model":"nvme","sise":1,"image_uuid":"x"}],"nics":[{"ip":"1.2.3.4,5.6.7.8"},7],"tags":{"a":[]},"uuid":"doogle"}"#;
+            "disks":[{"model":"floppy","sise":1,"image_uuid":"x"}],"nics":[{"ip":"1.2.3.4,5.6.7.8"},7],"tags":{"a":[]},"uuid":"doogle"}"#;
         let mut found = fields(text);
         found.sort();
         assert_eq!(

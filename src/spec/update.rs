@@ -4,12 +4,13 @@ use serde_json::{Map, Value};
 
 use super::{
     Brand, DiskSpec, Note, VmSpec,
-    coerce::{Action, Coercion},
+    coerce::{Action, Coercion, instead},
     defaults::{Host, adjusted, choose_primary, complete_disks, complete_memory, complete_nics, default_of},
     disk::drive_name,
-    machine_json::typed,
+    filter::text,
+    machine_json::{Strictness, typed},
     place,
-    property::{Effect, Kind, Property, VM, find},
+    property::{Effect, Given, Kind, Property, VM, find},
     validate,
     violation::Violation,
 };
@@ -23,6 +24,8 @@ const OBJECTS: [&str; 4] = ["customer_metadata", "internal_metadata", "tags", "r
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patch {
     given: Map<String, Value>,
+    /// What it says of properties that the agent alone changes: fine when it is so.
+    known: Map<String, Value>,
     /// What is accepted, and does nothing here.
     pub notes: Vec<Note>,
 }
@@ -32,6 +35,92 @@ impl Patch {
     #[must_use]
     pub fn payload(&self) -> &Map<String, Value> {
         &self.given
+    }
+
+    /// The same with whole lists as what has to be done to `current` to get them. A list that is empty is one only where
+    /// the payload names it.
+    #[must_use]
+    pub fn against(mut self, current: &VmSpec) -> Self {
+        let current = match serde_json::to_value(current) {
+            Ok(Value::Object(object)) => object,
+            _ => Map::new(),
+        };
+        for (list, key) in LISTS {
+            let Some(wanted) = self.given.shift_remove(list) else { continue };
+            let wanted: Vec<Value> = wanted.as_array().cloned().unwrap_or_default();
+            let held: Vec<Value> = current.get(list).and_then(Value::as_array).cloned().unwrap_or_default();
+            let is_held = |item: &Value| {
+                item.get(key).is_some_and(|name| held.iter().any(|held| held.get(key) == Some(name)))
+            };
+            let (update, add): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(is_held);
+            let is_wanted = |held: &&Value| wanted.iter().any(|item| item.get(key) == held.get(key));
+            let remove: Vec<_> = held
+                .iter()
+                .filter(|held| !is_wanted(held))
+                .filter_map(|held| held.get(key).cloned())
+                .collect();
+            let differs = |item: &Value| {
+                !held.iter().any(|held| held.get(key) == item.get(key) && is_same(Some(held), item))
+            };
+            let update: Vec<_> = update.into_iter().filter(differs).collect();
+            for (verb, items) in [("remove", remove), ("update", update), ("add", add)] {
+                if !items.is_empty() {
+                    self.given.insert(format!("{verb}_{list}"), Value::Array(items));
+                }
+            }
+        }
+        for name in OBJECTS {
+            let Some(wanted) = self.given.shift_remove(name) else { continue };
+            let wanted = wanted.as_object().cloned().unwrap_or_default();
+            let held = current.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
+            let gone =
+                held.keys().filter(|key| !wanted.contains_key(*key)).map(|key| Value::String(key.clone()));
+            self.given.insert(format!("remove_{name}"), gone.collect());
+            self.given.insert(format!("set_{name}"), Value::Object(wanted));
+        }
+        self
+    }
+
+    /// Whether it says anything of properties that the agent alone changes.
+    #[must_use]
+    pub fn says_what_is_known(&self) -> bool {
+        !self.known.is_empty()
+    }
+
+    /// What is wrong with it where there is no VM that it could repeat: properties that can't be changed.
+    #[must_use]
+    pub fn unchangeable(&self) -> Vec<Violation> {
+        let fixed = self.given.keys().filter(|name| is_fixed(name)).map(|name| (name, instead(name)));
+        let known = self.known.keys().map(|name| (name, KNOWN.to_owned()));
+        fixed.chain(known).map(|(name, why)| Violation::property(name, why)).collect()
+    }
+
+    /// What is wrong with what it says of a VM, whose flat object this is.
+    #[must_use]
+    pub fn untrue(&self, vm: &Map<String, Value>) -> Vec<Violation> {
+        let untrue = self.known.iter().filter(|(name, said)| !is_same(vm.get(*name), said));
+        untrue.map(|(name, _)| Violation::property(name, KNOWN)).collect()
+    }
+}
+
+const KNOWN: &str = "can't be changed: the agent knows it";
+
+/// Whether a property has the value of its creation for life.
+fn is_fixed(name: &str) -> bool {
+    find(VM, name).is_some_and(|property| property.given == Given::AtCreation)
+}
+
+/// Whether what is said of a value is so; of an object no more is said than its own keys.
+fn is_same(held: Option<&Value>, said: &Value) -> bool {
+    match (held, said) {
+        (None, said) => said.is_null() || *said == Value::Bool(false),
+        (Some(Value::Object(held)), Value::Object(said)) => {
+            said.iter().all(|(name, said)| is_same(held.get(name), said))
+        }
+        (Some(Value::Array(held)), Value::Array(said)) => {
+            held.len() == said.len() && held.iter().zip(said).all(|(held, said)| is_same(Some(held), said))
+        }
+        (Some(held), said) => held == said || text(held) == text(said),
     }
 }
 
@@ -48,7 +137,17 @@ pub struct Updated {
 
 /// Reads a payload for an update. Without a brand what depends on it is not looked at.
 pub fn read(object: Map<String, Value>, brand: Option<Brand>) -> Result<Patch, Vec<Violation>> {
+    read_as(object, brand, Strictness::Strict)
+}
+
+/// Reads a payload for an update; likewise.
+pub fn read_as(
+    object: Map<String, Value>,
+    brand: Option<Brand>,
+    strictness: Strictness,
+) -> Result<Patch, Vec<Violation>> {
     let mut coercion = Coercion::new(Action::Update, brand);
+    coercion.lenient = strictness == Strictness::Lenient;
     let given = coercion.object(VM, object, "");
     for (list, _) in LISTS {
         for (index, nic) in items(&given, &format!("update_{list}")).enumerate() {
@@ -62,7 +161,7 @@ pub fn read(object: Map<String, Value>, brand: Option<Brand>) -> Result<Patch, V
         }
     }
     if coercion.violations.is_empty() {
-        Ok(Patch { given, notes: coercion.notes })
+        Ok(Patch { given, known: coercion.known, notes: coercion.notes })
     } else {
         Err(coercion.violations)
     }
@@ -79,8 +178,12 @@ pub fn apply(current: &VmSpec, patch: &Patch, host: &Host<'_>) -> Result<Updated
     let brand = current.brand.unwrap_or(Brand::Kvm);
     for (name, value) in &patch.given {
         let property = find(VM, name);
-        if property.is_some_and(|property| property.given == super::property::Given::InUpdates) {
+        if property.is_some_and(|property| property.given == Given::InUpdates) {
             verbs.insert(name.clone(), value.clone());
+        } else if is_fixed(name) {
+            if !is_same(object.get(name), value) {
+                found.push(Violation::property(name, instead(name)));
+            }
         } else if !value.is_null() {
             object.insert(name.clone(), value.clone());
         } else if let Some(default) = property.and_then(|property| default_of(property, brand)) {
@@ -134,6 +237,13 @@ fn limits_of(spec: &VmSpec, given: &Map<String, Value>) -> VmSpec {
     }
 }
 
+fn items_of(list: &str) -> &'static [Property] {
+    match find(VM, list).map(|property| property.kind) {
+        Some(Kind::Objects(table)) => table,
+        _ => &[],
+    }
+}
+
 fn items<'m>(object: &'m Map<String, Value>, name: &str) -> impl Iterator<Item = &'m Map<String, Value>> {
     object.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object)
 }
@@ -180,8 +290,14 @@ fn change_list(
             found.push(not_there(at, list, key, wanted));
             continue;
         };
+        let table = items_of(list);
         for (name, value) in change {
-            if value.is_null() {
+            let is_fixed = find(table, name).is_some_and(|property| property.given == Given::AtCreation);
+            if is_fixed && name != key {
+                if !is_same(item.get(name), value) {
+                    found.push(Violation::property(format!("{update}.{index}.{name}"), instead(name)));
+                }
+            } else if value.is_null() {
                 item.shift_remove(name);
             } else {
                 item.insert(name.clone(), value.clone());

@@ -20,7 +20,7 @@ pub(crate) use error::StorageError;
 pub(crate) use intent::{FileAct, IntentNote, intents, remove_file};
 pub(crate) use plan::UploadPlan;
 pub(crate) use seed::write_seed;
-pub(crate) use tree::{make_zone, remove_disks, remove_run, remove_zone, write_vm_json};
+pub(crate) use tree::{link_disk, make_zone, remove_disks, remove_run, remove_zone, write_vm_json};
 pub(crate) use unfinished::{Orphan, Partial, give_up, shrink, unfinished};
 pub(crate) use upload::Upload;
 pub use volumes::FileVolumes;

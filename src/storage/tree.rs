@@ -3,6 +3,7 @@
 use std::{
     fs::{self, DirBuilder, Permissions},
     io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::Path,
     time::Duration,
@@ -32,6 +33,20 @@ pub(crate) fn make_zone(layout: &VmLayout) -> Result<(), StorageError> {
 
 fn folder_name(folder: &Path) -> std::borrow::Cow<'_, str> {
     folder.file_name().unwrap_or_default().to_string_lossy()
+}
+
+/// Gives a disk of a VM another name beside its own, which may have been done before.
+pub(crate) fn link_disk(zone: &Path, name: &str, other: &str) -> Result<(), StorageError> {
+    let (name, other) = (zone.join(name), zone.join(other));
+    let failed = StorageError::at(other.display().to_string());
+    match fs::hard_link(&name, &other) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let inode = |path: &Path| fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()));
+            let is_same = inode(&name).is_ok_and(|name| inode(&other).is_ok_and(|other| name == other));
+            if is_same { Ok(()) } else { Err(StorageError::Exists { path: other.display().to_string() }) }
+        }
+        linked => linked.map_err(failed),
+    }
 }
 
 /// Removes disks of a VM by their file names. What is gone already is fine.

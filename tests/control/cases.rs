@@ -26,10 +26,9 @@ fn report(payload: Value) -> BTreeMap<String, Kind> {
 }
 
 fn report_update(payload: Value) -> BTreeMap<String, Kind> {
-    match update::read(object(payload), Some(Brand::Kvm)) {
-        Ok(_) => BTreeMap::new(),
-        Err(violations) => violations.into_iter().map(|v| (v.field, v.kind)).collect(),
-    }
+    let read = update::read(object(payload), Some(Brand::Kvm));
+    let violations = read.map_or_else(|violations| violations, |patch| patch.unchangeable());
+    violations.into_iter().map(|v| (v.field, v.kind)).collect()
 }
 
 fn only(field: &str, kind: Kind) -> BTreeMap<String, Kind> {
@@ -198,7 +197,11 @@ async fn b_create_and_defaults() {
     assert_eq!(macs.len(), 50, "B18, B19");
     assert_eq!(report(json!({"brand": "kvm", "colour": "red"})), only("colour", Kind::BadProperty), "B20");
     let foreign = json!({"brand": "kvm", "quota": 1, "flexible_disk_size": 12288});
-    assert_eq!(report(foreign), only("flexible_disk_size", Kind::BadProperty), "B21");
+    let parsed = machine_json::parse_object(object(foreign));
+    assert_eq!(parsed.violations, [], "B21");
+    let note = parsed.notes.iter().find(|note| note.field == "flexible_disk_size");
+    assert_eq!(note.unwrap().message, "no effect on brand kvm", "B21");
+    assert!(!parsed.spec.other.contains_key("flexible_disk_size"), "B21");
     assert!(messages(with_nic(json!({"nic_tag": "bad-tag"}))).contains("Invalid nic tag \"bad-tag\""), "B22");
 }
 

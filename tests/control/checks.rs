@@ -80,7 +80,7 @@ async fn what_is_raised_or_lowered_is_said() {
     let agent = Simulated::start().await;
     let mut clients = agent.clients().await;
     let asked =
-        json!({"brand": "kvm", "autoboot": false, "ram": 1024, "max_physical_memory": 1024, "max_swap": 128});
+        json!({"brand": "kvm", "autoboot": false, "ram": 1024, "max_physical_memory": 1024, "max_swap": 300});
     let create = v1::CreateVmRequest { vm: Some(proto(&asked)), ..Default::default() };
     let created = clients.vms.create_vm(create).await.unwrap().into_inner();
     let said = |notes: &[v1::Note]| {
@@ -88,14 +88,14 @@ async fn what_is_raised_or_lowered_is_said() {
     };
     let notes = said(&created.notes);
     assert!(notes[0].starts_with("max_physical_memory raised from 1024 to 1280 MiB"), "{notes:?}");
-    assert!(notes[1].starts_with("max_swap raised from 128 to 1280 MiB"), "{notes:?}");
+    assert!(notes[1].starts_with("max_swap raised from 300 to 1280 MiB"), "{notes:?}");
     let validate = v1::ValidateVmRequest { vm: Some(Box::new(proto(&asked))), ..Default::default() };
     assert_eq!(said(&clients.vms.validate_vm(validate).await.unwrap().into_inner().notes), notes);
-    let vm = v1::VmSpec { max_swap: Some(128), max_locked_memory: Some(99999), ..Default::default() };
+    let vm = v1::VmSpec { max_swap: Some(300), max_locked_memory: Some(99999), ..Default::default() };
     let update =
         v1::UpdateVmRequest { uuid: created.vm.unwrap().uuid, vm: Some(Box::new(vm)), ..Default::default() };
     let notes = said(&clients.vms.update_vm(update).await.unwrap().into_inner().notes);
     assert!(notes[0].starts_with("max_locked_memory lowered from 99999 to 1280 MiB"), "{notes:?}");
-    assert!(notes[1].starts_with("max_swap raised from 128 to 1280 MiB"), "{notes:?}");
+    assert!(notes[1].starts_with("max_swap raised from 300 to 1280 MiB"), "{notes:?}");
     assert_eq!(notes.len(), 2);
 }

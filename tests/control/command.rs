@@ -232,6 +232,8 @@ async fn whatever_get_shows_can_be_asked_for() {
                 let texts = items.iter().filter_map(|(key, value)| Some((key, value.as_str()?)));
                 asked.extend(texts.map(|(key, value)| format!("{name}.{key}={value}")));
             }
+            // What is null is empty.
+            serde_json::Value::Null => asked.push(format!("{name}=")),
             serde_json::Value::Array(_) => {}
             serde_json::Value::String(text) => asked.push(format!("{name}={text}")),
             other => asked.push(format!("{name}={other}")),
@@ -242,9 +244,16 @@ async fn whatever_get_shows_can_be_asked_for() {
         let output = vmadm(&agent, &["lookup", &filter], b"").await;
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), uuid, "{filter}: {}", stderr(&output));
     }
-    for never in ["server_uuid=x", "v=1", "snapshots=x", "disks.*.zfs_filesystem=x"] {
-        assert_eq!(vmadm(&agent, &["lookup", never], b"").await.status.code(), Some(2), "{never}");
+    for (other, expected) in
+        [("server_uuid=x", ""), ("v=1", uuid.as_str()), ("docker=true", ""), ("docker=false", &uuid)]
+    {
+        let output = vmadm(&agent, &["lookup", other], b"").await;
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected, "{other}");
     }
+    let columns = "uuid,dns_domain,docker,zoneid,datasets,v,snapshots,server_uuid,limit_priv,transition_to,disk_driver,\
+        platform_buildstamp,zfs_filesystem,zfs_data_compression,datacenter_name,tmpfs,tags,nics";
+    let listed = vmadm(&agent, &["list", "-p", "-H", "-o", columns], b"").await;
+    assert_eq!(listed.status.code(), Some(0), "{}", stderr(&listed));
     // One message everywhere.
     let now = clients.get(&uuid).await.unwrap();
     let listed = clients.vms.list_vms(v1::ListVmsRequest::default()).await.unwrap().into_inner().vms;

@@ -72,7 +72,7 @@ async fn the_limits_limits() {
         v1::VmSpec { cpu_cap: Some(0), cpu_shares: Some(1), ..machine() },
         v1::VmSpec { cpu_cap: Some(1_000_000), cpu_shares: Some(65535), ..machine() },
         v1::VmSpec { max_physical_memory: Some(256), max_lwps: Some(1), ..machine() },
-        v1::VmSpec { max_locked_memory: Some(1), max_swap: Some(1), ..machine() },
+        v1::VmSpec { max_locked_memory: Some(1), max_swap: Some(256), ..machine() },
         v1::VmSpec { zfs_io_priority: Some(0), ..machine() },
         v1::VmSpec { zfs_io_priority: Some(10_000), ..machine() },
     ] {

@@ -32,6 +32,7 @@ mod list;
 mod metadata;
 mod networks;
 mod reasons;
+mod repeats;
 mod requests;
 mod secrets;
 mod update;

@@ -150,7 +150,6 @@ async fn what_can_not_be_changed_is_an_error() {
         (vm(v1::VmSpec { brand: "bhyve".into(), ..Default::default() }), "brand", "can't be changed"),
         (vm(v1::VmSpec { disks: vec![disk(1)], ..Default::default() }), "disks", "use add_disks"),
         (vm(v1::VmSpec { zpool: Some("x".into()), ..Default::default() }), "zpool", "can't be changed"),
-        (vm(v1::VmSpec { com1: Some("x".into()), ..Default::default() }), "com1", "is for bhyve"),
         (
             vm(v1::VmSpec {
                 tags: Some(prost_types::Struct {
@@ -409,7 +408,7 @@ async fn signals_interrupts_and_pausing() {
     let stale = v1::SendSysrqRequest { etag: "g0".into(), ..sysrq(v1::send_sysrq_request::Type::Nmi) };
     assert_eq!(reason(&clients.vms.send_sysrq(stale).await.unwrap_err()), "ETAG_MISMATCH");
     clients.vms.send_sysrq(sysrq(v1::send_sysrq_request::Type::Screenshot)).await.unwrap();
-    assert!(agent.zonepath(&uuid).join("root/tmp/vm.png").exists());
+    assert!(agent.zonepath(&uuid).join("root/tmp/vm.ppm").exists());
     let status = clients.vms.send_sysrq(sysrq(v1::send_sysrq_request::Type::Unspecified)).await.unwrap_err();
     assert_eq!(fields(&status), ["type"]);
     assert_eq!(agent.hypervisor.done(uuid.parse().unwrap()), ["nmi", "wake"]);

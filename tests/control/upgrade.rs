@@ -2,7 +2,7 @@
 
 use zoneward::proto::v1;
 
-use super::support::simulated::Simulated;
+use super::support::{disk, machine, simulated::Simulated};
 
 /// The state file in its first version, byte for byte as that agent made it.
 const FIRST: &str = r#"
@@ -72,4 +72,49 @@ async fn records_events_and_answers_are_understood() {
     let mut clients = agent.clients().await;
     assert_eq!(clients.state(ran).await, v1::VmState::Stopped);
     clients.delete(ran).await.unwrap();
+}
+
+/// Disks that were called `disk0.raw` are called `disk0`, once, wherever an agent was killed while it did that.
+#[tokio::test]
+async fn disks_get_the_names_that_programs_look_for() {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let uuid = clients.create(v1::VmSpec { disks: vec![disk(5), disk(6)], ..machine() }).await;
+    let zone = agent.zonepath(&uuid);
+    let inode = |name: &str| std::fs::metadata(zone.join(name)).map(|found| found.ino()).ok();
+    for cut in ["nowhere", "linked", "committed"] {
+        agent.stop().await;
+        for name in ["disk0", "disk1"] {
+            std::fs::rename(zone.join(name), zone.join(format!("{name}.raw"))).unwrap();
+        }
+        let (first, second) = (inode("disk0.raw"), inode("disk1.raw"));
+        let noted = ["disk0.raw", "disk0", "disk1.raw", "disk1"];
+        let file = rusqlite::Connection::open(agent.config.state_dir.join("state.db")).unwrap();
+        let text: String = file.query_row("SELECT record FROM vm", [], |row| row.get(0)).unwrap();
+        let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for (index, disk) in record["spec"]["disks"].as_array_mut().unwrap().iter_mut().enumerate() {
+            let old = if cut == "committed" { "" } else { ".raw" };
+            disk["path"] = format!("{}/disk{index}{old}", zone.display()).into();
+        }
+        if cut != "nowhere" {
+            std::fs::hard_link(zone.join("disk0.raw"), zone.join("disk0")).unwrap();
+            record["unsettled"] = noted.as_slice().into();
+        }
+        if cut == "committed" {
+            std::fs::hard_link(zone.join("disk1.raw"), zone.join("disk1")).unwrap();
+        }
+        file.execute("UPDATE vm SET record = ?1", [record.to_string()]).unwrap();
+        drop(file);
+        agent.resume().await;
+        let mut clients = agent.clients().await;
+        let vm = clients.get(&uuid).await.unwrap();
+        let paths = vm.spec.unwrap().disks.into_iter().map(|disk| disk.path.unwrap()).collect::<Vec<_>>();
+        let wanted = ["disk0", "disk1"].map(|name| zone.join(name).display().to_string());
+        assert_eq!(paths, wanted, "{cut}");
+        assert_eq!((inode("disk0"), inode("disk1")), (first, second), "{cut}: the same files");
+        assert_eq!((inode("disk0.raw"), inode("disk1.raw")), (None, None), "{cut}");
+        clients.start(&uuid).await.unwrap();
+        clients.stop(&uuid, true).await.unwrap();
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output};
 
+use serde_json::json;
+
 use super::support::{
     eventually, machine,
     real::{ok, run_with},
@@ -102,7 +104,7 @@ async fn the_journeys_texts() {
     assert_eq!(shell.ok(&["stop", &uuid, "-F"]).await, done("Successfully completed stop for"));
     assert_eq!(shell.ok(&["destroy", &uuid]).await, done("Successfully deleted"));
     let (_, stderr) = shell.fails(1, &["get", &uuid], "").await;
-    assert_eq!(stderr, format!("VM {uuid} not found\n"));
+    assert_eq!(stderr, format!("zoneadm: {uuid}: No such zone configured\n"));
 }
 
 #[tokio::test]
@@ -134,10 +136,10 @@ async fn get_and_list() {
     for (words, text) in [
         (["list", "-o", "size"], "invalid order field: size"),
         (["list", "-s", "size"], "invalid sort field: size"),
-        (["list", "-p", "size=1"], "Invalid filter key: \"size\""),
     ] {
         assert!(shell.fails(2, &words, "").await.1.contains(text));
     }
+    assert!(shell.fails(1, &["list", "-p", "size=1"], "").await.1.contains("Invalid filter key: \"size\""));
 }
 
 #[tokio::test]
@@ -193,7 +195,7 @@ async fn what_fails_ends_with_1() {
         (&["create"], "[]", "Invalid JSON payload: it must be an object"),
         (&["create"], &large, "over the limit of 1 MiB"),
         (&["create", "-f", "/nonexistent"], "", "File: /nonexistent does not exist."),
-        (&["start", uuid], "", "Unable to start VM 00000000-0000-0000-0000-000000000001: VM"),
+        (&["start", uuid], "", "Unable to start VM 00000000-0000-0000-0000-000000000001: zoneadm:"),
         (&["delete", uuid], "", "Failed to delete VM"),
         (&["events", uuid], "", "not found"),
         (&["--endpoint", "unix:/nonexistent", "list"], "", "is `zoneward serve` running"),
@@ -269,7 +271,7 @@ async fn events_are_printed_as_they_happen() {
     let (_json, mut json) = watching(&["events", "--json", "--ready"]);
     assert!(short.next_line().await.unwrap().unwrap().ends_with("] ready"));
     let ready: serde_json::Value = serde_json::from_str(&json.next_line().await.unwrap().unwrap()).unwrap();
-    assert_eq!(ready["type"], "ready");
+    assert_eq!((&ready["type"], &ready["vms"]), (&json!("ready"), &json!({})));
     let uuid = shell.create().await;
     let line = short.next_line().await.unwrap().unwrap();
     assert!(line.ends_with(&format!("] {} - create", &uuid[..8])), "{line}");
@@ -313,7 +315,7 @@ async fn changing_machines() {
     let shell = Shell::start().await;
     let uuid = shell.create().await;
     let (stdout, stderr) =
-        shell.ok(&["update", &uuid, "ram=2048", "alias=web 1", "cpu_cap=50", "quota=7"]).await;
+        shell.ok(&["update", "-v", &uuid, "ram=2048", "alias=web 1", "cpu_cap=50", "quota=7"]).await;
     assert!(
         stdout.is_empty() && stderr.starts_with(&format!("Successfully updated VM {uuid}\n")),
         "{stderr}"
@@ -328,7 +330,7 @@ async fn changing_machines() {
     shell.ok(&["boot", &uuid]).await;
     let payload =
         r#"{"ram": 512, "add_nics": [{"nic_tag": "b"}], "set_tags": {"a": true}, "resolvers": null}"#;
-    let output = shell.run(&["update", &uuid], payload).await;
+    let output = shell.run(&["update", "-v", &uuid], payload).await;
     let (_, stderr) = ok(&["update"], output);
     assert!(stderr.contains("    ram: 2048 -> 512 (at the next boot)\n"), "{stderr}");
     assert!(stderr.contains("    tags.a: - -> true\n"), "{stderr}");
@@ -404,7 +406,7 @@ async fn lookups_and_lists() {
     for (words, code, text) in [
         (vec!["lookup", "-1"], 1, "Requested unique lookup but found 2 results."),
         (vec!["lookup", "-o", "uuid"], 2, "Cannot specify -o without -j"),
-        (vec!["lookup", "foo=1"], 2, "Invalid lookup key: \"foo\""),
+        (vec!["lookup", "foo=1"], 1, "Invalid lookup key: \"foo\""),
         (vec!["lookup", "-j", "-o", "foo"], 2, "Invalid lookup key: \"foo\""),
         (vec!["list", "-o", "foo"], 2, "invalid order field: foo"),
         (vec!["list", "-s", "foo"], 2, "invalid sort field: foo"),
@@ -458,4 +460,140 @@ async fn schema_manual_and_completions() {
     for name in ["bash", "zsh", "fish"] {
         assert!(shell.ok(&["completions", name]).await.0.contains("change-media"));
     }
+}
+
+/// What vm-agent and its like read: three kinds of events, and first every VM.
+#[tokio::test]
+async fn events_as_programs_read_them() {
+    let shell = Shell::start().await;
+    let uuid = shell.create().await;
+    shell.ok(&["boot", &uuid]).await;
+    let payload = json!({"add_nics": [{"nic_tag": "admin", "model": "virtio", "mac": "02:00:00:00:00:09"}]});
+    shell.run(&["update", &uuid], &payload.to_string()).await;
+    let lines = |text: String| -> Vec<serde_json::Value> {
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let kinds = |events: &[serde_json::Value]| {
+        let kinds = events.iter().map(|event| event["type"].as_str().unwrap().to_owned());
+        kinds.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    };
+    let plain = lines(shell.ok(&["events", "-j", "--from-start", "--no-follow"]).await.0);
+    assert_eq!(kinds(&plain), ["create", "modify"]);
+    let all = lines(shell.ok(&["events", "-j", "--all", "--from-start", "--no-follow"]).await.0);
+    assert_eq!(kinds(&all), ["boot", "create", "modify"]);
+    let last = plain.last().unwrap()["changes"].as_array().unwrap();
+    let nic = last.iter().find(|change| change["prettyPath"] == "nics.*").unwrap();
+    assert_eq!((&nic["action"], &nic["ident"]), (&json!("added"), &json!("02:00:00:00:00:09")));
+    let ready = lines(shell.ok(&["events", "-rj", "--no-follow"]).await.0);
+    assert_eq!(kinds(&ready), ["ready"]);
+    let got: serde_json::Value = serde_json::from_str(&shell.ok(&["get", &uuid]).await.0).unwrap();
+    assert_eq!(ready[0]["vms"], json!({ uuid: got }), "the inventory, as get prints each");
+}
+
+/// Old tools send more than they know; whoever wants that says so.
+#[tokio::test]
+async fn unknown_properties_are_notes_on_request() {
+    let shell = Shell::start().await;
+    let machine = r#"{"brand":"kvm","autoboot":false,"name":"web","nowait":true,"dns_domain":"x","com1":"/dev/zconsole",
+        "quota":10,"disks":[{"size":5,"colour":"red"}]}"#;
+    let (_, stderr) = shell.fails(1, &["create"], machine).await;
+    assert!(stderr.contains("name: there is no such property; did you mean \"alias\"?"), "{stderr}");
+    assert!(!stderr.contains("nowait") && !stderr.contains("com1"), "{stderr}");
+    let output = shell.run(&["--ignore-unknown", "create"], machine).await;
+    let (_, stderr) = ok(&["create"], output);
+    let uuid = stderr.strip_prefix("Successfully created VM ").unwrap().trim_end().to_owned();
+    assert_eq!(uuid.len(), 36, "one line for programs: {stderr}");
+    let output = shell.run(&["--ignore-unknown", "-v", "create"], machine).await;
+    let (_, stderr) = ok(&["create"], output);
+    for note in [
+        "note: name: there is no such property; it is ignored",
+        "note: disks.0.colour: there is no such property",
+        "note: dns_domain: no effect on brand kvm",
+        "note: com1: no effect on brand kvm",
+        "note: quota: kept, but not effective on this host",
+    ] {
+        assert!(stderr.contains(note), "{note}: {stderr}");
+    }
+    let (_, stderr) = shell.fails(1, &["update", &uuid], r#"{"colour":"red"}"#).await;
+    assert!(stderr.contains("colour: there is no such property\n"), "{stderr}");
+    let output = shell.run(&["--ignore-unknown", "update", &uuid], r#"{"colour":"red","alias":"a"}"#).await;
+    ok(&["update"], output);
+    // What the agent alone knows may be said, as long as it is true.
+    let same = json!({"uuid": uuid, "state": "stopped", "zonename": uuid}).to_string();
+    ok(&["update"], shell.run(&["update", &uuid], &same).await);
+    let (_, stderr) = shell.fails(1, &["update", &uuid], r#"{"state":"running"}"#).await;
+    assert!(stderr.contains("state: can't be changed"), "{stderr}");
+}
+
+/// The words and codes of vmadm's that programs match.
+#[tokio::test]
+async fn habits_of_smartos() {
+    let shell = Shell::start().await;
+    let uuid = shell.create().await;
+    shell.ok(&["-d", "boot", &uuid]).await;
+    shell.ok(&["stop", &uuid, "-f"]).await;
+    shell.ok(&["boot", &uuid]).await;
+    shell.ok(&["stop", &uuid, "--for"]).await;
+    assert!(shell.ok(&["-?"]).await.0.contains("Usage: vmadm"));
+    for (words, text) in [
+        (&["create-snapshot", &uuid, "x"][..], "Snapshots do not exist yet"),
+        (&["send", &uuid], "Moving VMs does not exist yet"),
+        (&["reprovision", &uuid], "Images do not exist yet"),
+        (&["lst"], "Did you mean \"list\"?"),
+        (&["help", "lst"], "Invalid command: \"lst\". Did you mean \"list\"?"),
+    ] {
+        assert!(shell.fails(2, words, "").await.1.contains(text), "{words:?}");
+    }
+    assert!(shell.fails(1, &["lookup", "alias", "alias=x"], "").await.1.contains("give alias=value"));
+    let (stdout, _) = shell.fails(1, &["validate", "create"], r#"{"brand":"foobar"}"#).await;
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["bad_brand"], "foobar");
+    for (machine, text) in [
+        (r#"{"brand":"bhyve","disks":[{"size":5,"model":"nvme"}]}"#, "needs an illumos host"),
+        (
+            r#"{"brand":"bhyve","disks":[{"size":5,"model":"ide"}]}"#,
+            "for bhyve brand. Valid are: virtio,ahci,nvme",
+        ),
+        (
+            r#"{"brand":"kvm","disk_driver":"ahci","disks":[{"size":5}]}"#,
+            "for kvm brand. Valid are: virtio,scsi,ide",
+        ),
+        (
+            r#"{"brand":"bhyve","disks":[{"size":5,"uuid":"b8ab5fc1-8576-45ef-bb51-9826b52a4651"},
+            {"size":5,"uuid":"b8ab5fc1-8576-45ef-bb51-9826b52a4651"}]}"#,
+            "duplicate disk uuid",
+        ),
+        (
+            r#"{"brand":"bhyve","nics":[{"nic_tag":"admin","model":"e1000","ip":"dhcp"}]}"#,
+            "virtio interfaces alone",
+        ),
+        (r#"{"brand":"kvm","max_swap":255}"#, "max_swap"),
+    ] {
+        let (_, stderr) = shell.fails(1, &["create"], machine).await;
+        assert!(stderr.contains(text), "{machine}: {stderr}");
+    }
+    let cd = r#"{"brand":"kvm","autoboot":false,"disks":[{"path":"/a.iso","media":"cdrom","model":"ide","boot":true},{"size":5}]}"#;
+    ok(&["create"], shell.run(&["create"], cd).await);
+}
+
+/// A machine as SmartOS's own `vmadm get` prints it is a payload here.
+#[tokio::test]
+async fn a_machine_of_smartos_is_a_payload() {
+    let shell = Shell::start().await;
+    let old = "b8ab5fc1-8576-45ef-bb51-9826b52a4651";
+    let machine = include_str!("../payloads/smartos-get.json");
+    ok(&["create"], shell.run(&["create"], machine).await);
+    let got: serde_json::Value = serde_json::from_str(&shell.ok(&["get", old]).await.0).unwrap();
+    assert_eq!((&got["disks"][0]["size"], &got["ram"]), (&json!(10240), &json!(512)));
+    assert_ne!(got["server_uuid"], old, "this host's");
+    // Ours without its uuid is another machine.
+    let mut ours = got.clone();
+    ours.as_object_mut().unwrap().shift_remove("uuid");
+    let (_, stderr) = shell.fails(1, &["create"], &ours.to_string()).await;
+    assert!(stderr.contains("leave out nics.*.mac"), "{stderr}");
+    ours["nics"] = json!([]);
+    let (_, stderr) = ok(&["create"], shell.run(&["create"], &ours.to_string()).await);
+    let clone = stderr.trim().rsplit(' ').next().unwrap().to_owned();
+    let got: serde_json::Value = serde_json::from_str(&shell.ok(&["get", &clone]).await.0).unwrap();
+    assert_eq!(got["hostname"], json!(clone));
 }

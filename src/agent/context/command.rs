@@ -57,6 +57,8 @@ pub(in crate::agent) enum Command {
         call: Call,
         etag: String,
         payload: Map<String, Value>,
+        /// Lists in the payload are whole.
+        replace_lists: bool,
         validate_only: bool,
         reply: ReplyTo<UpdateReply>,
     },

@@ -13,7 +13,7 @@ use crate::{
         view::View,
     },
     console::Console,
-    model::VmRecord,
+    model::{Site, VmRecord},
 };
 
 /// Commands that wait for one VM.
@@ -23,7 +23,7 @@ const QUEUE: usize = 32;
 #[derive(Clone, Debug)]
 pub(in crate::agent) struct VmHandle {
     uuid: Uuid,
-    zonepath: String,
+    site: Site,
     commands: mpsc::Sender<Command>,
     record: watch::Receiver<Arc<VmRecord>>,
     console: Console,
@@ -35,13 +35,13 @@ impl VmHandle {
     /// Gives the end of the queue that its actor reads, too.
     pub(in crate::agent) fn new(
         uuid: Uuid,
-        zonepath: String,
+        site: Site,
         record: watch::Receiver<Arc<VmRecord>>,
         console: Console,
         stopping: CancellationToken,
     ) -> (Self, mpsc::Receiver<Command>) {
         let (commands, queue) = mpsc::channel(QUEUE);
-        (Self { uuid, zonepath, commands, record, console, stopping, view: Arc::default() }, queue)
+        (Self { uuid, site, commands, record, console, stopping, view: Arc::default() }, queue)
     }
 
     pub(in crate::agent) fn uuid(&self) -> Uuid {
@@ -59,7 +59,7 @@ impl VmHandle {
         let mut kept = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         match kept.as_ref().filter(|view| view.record.generation == record.generation) {
             Some(view) => view.clone(),
-            None => kept.insert(Arc::new(View::new(record, &self.zonepath))).clone(),
+            None => kept.insert(Arc::new(View::new(record, &self.site))).clone(),
         }
     }
 

@@ -35,7 +35,7 @@ use crate::{
     events::Journal,
     hypervisor::Hypervisor,
     layout::{Layout, VmLayout},
-    model::VmRecord,
+    model::{Site, VmRecord},
     spec::{Mac, NicSpec, VmSpec, VmState},
     storage,
     store::{Reader, Store},
@@ -83,6 +83,8 @@ pub(super) struct Shared {
     pub(super) settings: VmSettings,
     pub(super) layout: Layout,
     pub(super) platform: Platform,
+    /// The host's.
+    pub(super) server_uuid: Uuid,
     pub(super) journal: Journal,
     pub(super) consoles: ConsoleHub,
     pub(super) registry: Registry,
@@ -109,6 +111,7 @@ impl VmContext {
     /// With no VM yet.
     pub(super) fn new(
         config: &Config,
+        server_uuid: Uuid,
         platform: Platform,
         consoles: ConsoleHub,
         (store, reader, journal): (Store, Reader, Journal),
@@ -120,6 +123,7 @@ impl VmContext {
             draining: Draining::open(layout.draining(), &platform.host_boot),
             layout,
             platform,
+            server_uuid,
             journal,
             consoles,
             registry: Registry::default(),
@@ -141,9 +145,10 @@ impl VmContext {
         self.layout.vm(uuid)
     }
 
-    /// Where a VM's zone is on the host.
-    pub(super) fn zonepath(&self, uuid: Uuid) -> String {
-        self.layout_of(uuid).zonepath().display().to_string()
+    /// Where a VM is.
+    pub(super) fn site(&self, uuid: Uuid) -> Site {
+        let zonepath = self.layout_of(uuid).zonepath().display().to_string();
+        Site { zonepath, server_uuid: self.server_uuid }
     }
 
     /// The hypervisor of a VM's brand; its creation made sure that there is one.
@@ -202,7 +207,7 @@ impl VmContext {
     /// Writes a record beside its VM, for people. The truth is in the store, so a failure is only logged.
     pub(super) async fn write_vm_json(&self, record: &VmRecord) {
         let layout = self.layout_of(record.uuid);
-        let text = serde_json::to_string_pretty(&object::for_a_file(record, &self.zonepath(record.uuid)))
+        let text = serde_json::to_string_pretty(&object::for_a_file(record, &self.site(record.uuid)))
             .unwrap_or_default();
         let written = tokio::task::spawn_blocking(move || storage::write_vm_json(&layout, &text)).await;
         if let Ok(Err(error)) = written {

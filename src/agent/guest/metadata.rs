@@ -79,8 +79,14 @@ impl metadata::Source for Source {
         let Value::Object(payload) = payload else { return Err("no payload".to_owned()) };
         // In the journal, so that nobody takes it for an operator's.
         let call = Call::by(format!("guest:{}", self.uuid));
-        let update =
-            |reply| Command::Update { call, etag: String::new(), payload, validate_only: false, reply };
+        let update = |reply| Command::Update {
+            call,
+            etag: String::new(),
+            payload,
+            replace_lists: false,
+            validate_only: false,
+            reply,
+        };
         let updated = match self.context.registry.get(self.uuid) {
             Ok(vm) => vm.ask::<UpdateReply>(update).await,
             Err(error) => Err(error),

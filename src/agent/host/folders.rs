@@ -1,13 +1,14 @@
 //! The agent's own directories: made, and locked for as long as it lives.
 
 use std::{
-    fs::{DirBuilder, File},
+    fs::{self, DirBuilder, File},
     os::unix::fs::DirBuilderExt as _,
     path::Path,
     time::{Duration, Instant},
 };
 
 use rustix::fs::FlockOperation;
+use uuid::Uuid;
 
 use crate::{agent::error::StartError, layout::Layout};
 
@@ -17,6 +18,22 @@ pub(in crate::agent) fn make(layout: &Layout) -> Result<(), StartError> {
         make_folder(folder, mode)?;
     }
     Ok(())
+}
+
+/// The host's UUID: the configured one, or one that is made once and kept.
+pub(in crate::agent) fn server_uuid(layout: &Layout, configured: &str) -> Result<Uuid, StartError> {
+    if let Ok(uuid) = configured.parse() {
+        return Ok(uuid);
+    }
+    let path = layout.server_uuid();
+    if let Some(kept) = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
+        return Ok(kept);
+    }
+    let uuid = Uuid::new_v4();
+    let failed = |source| StartError::Folder { path: path.clone(), source };
+    let draft = path.with_extension("draft");
+    fs::write(&draft, format!("{uuid}\n")).and_then(|()| fs::rename(&draft, &path)).map_err(failed)?;
+    Ok(uuid)
 }
 
 fn make_folder(path: &Path, mode: u32) -> Result<(), StartError> {

@@ -1,10 +1,12 @@
 //! The difference between two records, in paths of the flat object.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::object::machine;
 use crate::{
-    model::{Change, VmRecord, bounded, flat},
+    model::{Change, Site, VmRecord, bounded, flat},
     spec::secret,
 };
 
@@ -20,7 +22,7 @@ fn compared(vm: &VmRecord) -> Value {
         items.filter_map(Value::as_object_mut).for_each(|item| drop(item.shift_remove("place")));
     }
     secret::cover_passwords(&mut spec);
-    let mut status = vm.status("");
+    let mut status = vm.status(&Site::default());
     if let Some(run) = &mut status.run {
         // Built only to be left out.
         (run.enforcements, run.limits) = (Vec::new(), Vec::new());
@@ -43,13 +45,11 @@ pub(in crate::agent) fn changes(old: &VmRecord, new: &VmRecord) -> Vec<Change> {
 pub(in crate::agent) fn undone(object: Map<String, Value>, changes: &[Change]) -> Map<String, Value> {
     let mut whole = Value::Object(object);
     // What was cut is no longer known.
-    let changes: Vec<&Change> = changes.iter().filter(|change| !change.cut).collect();
-    // What came goes, the last first; then what went comes back, the first first.
-    for change in changes.iter().rev().filter(|change| change.old.is_none()) {
-        put(&mut whole, &change.path, None);
-    }
-    for change in changes.iter().filter(|change| change.old.is_some()) {
-        put(&mut whole, &change.path, change.old.clone());
+    let changes = changes.iter().filter(|change| !change.cut);
+    // Inside of items first: they have the places of now.
+    let (items, inside): (Vec<&Change>, Vec<&Change>) = changes.partition(|change| is_item(&change.path));
+    for part in [inside, items] {
+        undo(&mut whole, &part);
     }
     match whole {
         Value::Object(object) => object,
@@ -57,32 +57,64 @@ pub(in crate::agent) fn undone(object: Map<String, Value>, changes: &[Change]) -
     }
 }
 
-/// Gives what a path names another value, or none.
-fn put(at: &mut Value, path: &str, value: Option<Value>) {
+/// Whether a path names an item of a list whose items have names.
+fn is_item(path: &str) -> bool {
+    let (list, rest) = path.split_once('.').unwrap_or((path, ""));
+    ["disks", "nics", "pci_devices"].contains(&list) && rest.parse::<usize>().is_ok()
+}
+
+/// Values are as before; then what came goes, the last first; then what went comes back, the first first.
+fn undo(whole: &mut Value, changes: &[&Change]) {
+    for change in changes {
+        if let (Some(old), Some(_)) = (&change.old, &change.new) {
+            put(whole, &change.path, &Undo::Set(old));
+        }
+    }
+    for change in changes.iter().rev().filter(|change| change.old.is_none()) {
+        put(whole, &change.path, &Undo::Remove);
+    }
+    for change in changes.iter().filter(|change| change.new.is_none()) {
+        if let Some(old) = &change.old {
+            put(whole, &change.path, &Undo::Restore(old));
+        }
+    }
+}
+
+/// What is done to the place that a path names.
+enum Undo<'v> {
+    Set(&'v Value),
+    /// In a list, before what stands there.
+    Restore(&'v Value),
+    Remove,
+}
+
+fn put(at: &mut Value, path: &str, undo: &Undo<'_>) {
     match at {
         Value::Object(object) => {
             // A key may have dots in it; the longest that exists is meant.
             let ends: Vec<usize> = path.match_indices('.').map(|(at, _)| at).chain([path.len()]).collect();
             let key = ends.into_iter().rev().map(|end| &path[..end]).find(|key| object.contains_key(*key));
-            match (key.filter(|key| key.len() < path.len()), value) {
-                (Some(key), value) => {
+            match (key.filter(|key| key.len() < path.len()), undo) {
+                (Some(key), undo) => {
                     if let Some(inner) = object.get_mut(key) {
-                        put(inner, &path[key.len() + 1..], value);
+                        put(inner, &path[key.len() + 1..], undo);
                     }
                 }
-                (None, Some(value)) => _ = object.insert(path.to_owned(), value),
-                (None, None) => _ = object.remove(path),
+                (None, Undo::Set(value) | Undo::Restore(value)) => {
+                    object.insert(path.to_owned(), (*value).clone());
+                }
+                (None, Undo::Remove) => _ = object.remove(path),
             }
         }
         Value::Array(items) => {
             let (index, rest) =
                 path.split_once('.').map_or((path, None), |(index, rest)| (index, Some(rest)));
             let Ok(index) = index.parse::<usize>() else { return };
-            match (items.get_mut(index), rest, value) {
-                (Some(item), Some(rest), value) => put(item, rest, value),
-                (Some(item), None, Some(value)) => *item = value,
-                (Some(_), None, None) => items.truncate(index),
-                (None, None, Some(value)) => items.insert(items.len(), value),
+            match (items.get_mut(index), rest, undo) {
+                (Some(item), Some(rest), undo) => put(item, rest, undo),
+                (Some(item), None, Undo::Set(value)) => item.clone_from(value),
+                (Some(_), None, Undo::Remove) => drop(items.remove(index)),
+                (_, None, Undo::Restore(value)) => items.insert(index.min(items.len()), (*value).clone()),
                 _ => {}
             }
         }
@@ -100,12 +132,47 @@ fn compare(path: String, old: Option<&Value>, new: Option<&Value>, found: &mut V
                 compare(below(key), old.get(key), new.get(key), found);
             }
         }
+        (Some(Value::Array(old)), Some(Value::Array(new))) if are_named(old) && are_named(new) => {
+            compare_named(&below, old, new, found);
+        }
         (Some(Value::Array(old)), Some(Value::Array(new))) => {
             for index in 0..old.len().max(new.len()) {
                 compare(below(&index.to_string()), old.get(index), new.get(index), found);
             }
         }
         (old, new) => found.push(Change { path, old: old.cloned(), new: new.cloned(), cut: false }),
+    }
+}
+
+/// The name by which an update finds an item of a list.
+fn name_of(item: &Value) -> Option<&Value> {
+    item.get("mac").or_else(|| item.get("path"))
+}
+
+/// Whether each item has a name of its own.
+fn are_named(items: &[Value]) -> bool {
+    let mut names = HashSet::new();
+    items.iter().all(|item| name_of(item).is_some_and(|name| names.insert(name)))
+}
+
+/// Items that have names are compared with themselves, wherever they stand: one that is gone is named by its former
+/// place, any other by its place now. Where those that stay changed their order, places are compared.
+fn compare_named(below: &dyn Fn(&str) -> String, old: &[Value], new: &[Value], found: &mut Vec<Change>) {
+    let place =
+        |items: &[Value], item: &Value| items.iter().position(|other| name_of(other) == name_of(item));
+    let stay: Vec<_> = old.iter().filter_map(|item| place(new, item)).collect();
+    if !stay.is_sorted() {
+        for index in 0..old.len().max(new.len()) {
+            compare(below(&index.to_string()), old.get(index), new.get(index), found);
+        }
+        return;
+    }
+    for (index, item) in old.iter().enumerate().filter(|(_, item)| place(new, item).is_none()) {
+        compare(below(&index.to_string()), Some(item), None, found);
+    }
+    for (index, item) in new.iter().enumerate() {
+        let was = place(old, item).map(|place| &old[place]);
+        compare(below(&index.to_string()), was, Some(item), found);
     }
 }
 
@@ -141,5 +208,30 @@ mod tests {
         );
         let Value::Object(new) = new else { panic!() };
         assert_eq!(Value::Object(undone(new, &found)), old);
+    }
+
+    /// Whatever is added, removed and changed at once is undone.
+    #[test]
+    fn items_with_names_are_undone() {
+        let nic = |mac: u8, rest: Value| {
+            let mut nic = json!({"mac": format!("02:00:00:00:00:0{mac}")});
+            nic.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            nic
+        };
+        let old = json!({"nics": [nic(1, json!({"primary": true})), nic(2, json!({"ips": ["a", "b"]})), nic(3, json!({}))]});
+        for new in [
+            json!({"nics": [nic(2, json!({"ips": ["c"], "primary": true})), nic(4, json!({}))]}),
+            json!({"nics": [nic(3, json!({"x": 1}))]}),
+            json!({"nics": []}),
+            json!({"nics": [nic(3, json!({})), nic(1, json!({}))]}),
+            json!({"nics": [nic(0, json!({})), nic(1, json!({})), nic(2, json!({"ips": ["a"]})), nic(3, json!({})), nic(5, json!({}))]}),
+        ] {
+            for (old, new) in [(&old, &new), (&new, &old)] {
+                let mut found = Vec::new();
+                compare(String::new(), Some(old), Some(new), &mut found);
+                let Value::Object(new) = new.clone() else { panic!() };
+                assert_eq!(Value::Object(undone(new, &found)), *old, "{found:?}");
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::{
-    model::VmRecord,
+    model::{Site, VmRecord},
     proto::{spec_to_proto, v1},
     spec::secret,
 };
@@ -18,8 +18,8 @@ use crate::{
 pub struct View {
     /// As it was last committed.
     pub record: Arc<VmRecord>,
-    /// Where its zone is on the host.
-    pub zonepath: String,
+    /// Where it is.
+    pub site: Site,
     /// vmadm's flat object.
     pub object: Map<String, Value>,
     /// The machine in the contract's form.
@@ -27,10 +27,10 @@ pub struct View {
 }
 
 impl View {
-    /// Of a record, and the place of its zone on the host.
-    pub(super) fn new(record: Arc<VmRecord>, zonepath: &str) -> Self {
-        let object = object::object(&record, zonepath);
+    /// Of a record, and where its VM is.
+    pub(super) fn new(record: Arc<VmRecord>, site: &Site) -> Self {
+        let object = object::object(&record, site);
         let spec = spec_to_proto(&secret::shown(&record.spec));
-        Self { record, zonepath: zonepath.to_owned(), object, spec }
+        Self { record, site: site.clone(), object, spec }
     }
 }

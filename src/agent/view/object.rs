@@ -3,18 +3,18 @@
 use serde_json::{Map, Value};
 
 use crate::{
-    model::{VmRecord, flat},
+    model::{Site, VmRecord, flat},
     spec::secret,
 };
 
 /// A VM as operators see it, in vmadm's flat object.
-pub(in crate::agent) fn object(vm: &VmRecord, zonepath: &str) -> Map<String, Value> {
-    flat(machine(&secret::shown(&vm.spec)), &vm.status(zonepath))
+pub(in crate::agent) fn object(vm: &VmRecord, site: &Site) -> Map<String, Value> {
+    flat(machine(&secret::shown(&vm.spec)), &vm.status(site))
 }
 
 /// The same for everybody who may read the host's files.
-pub(in crate::agent) fn for_a_file(vm: &VmRecord, zonepath: &str) -> Value {
-    let mut object = object(vm, zonepath);
+pub(in crate::agent) fn for_a_file(vm: &VmRecord, site: &Site) -> Value {
+    let mut object = object(vm, site);
     secret::redact(&mut object);
     Value::Object(object)
 }

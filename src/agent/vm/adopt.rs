@@ -191,6 +191,7 @@ impl Actor {
             }
         }
         self.settle_disks().await;
+        self.rename_disks().await;
         uploads::settle(&self.context, self.record.uuid).await;
         if let Err(error) = journal::settle(&self.context, self.record.uuid, &Call::own()).await {
             tracing::warn!(%error, "some file changes could not be journaled yet");

@@ -12,14 +12,14 @@ use crate::{
             signal::signal_name,
         },
     },
-    hypervisor::Medium,
+    hypervisor::{Medium, Picture},
     model::{Kill, VmRecord},
     spec::{Media, VmState, validate},
     storage::{StorageError, ZoneRoot, take_disk},
 };
 
 /// Where `sysrq screenshot` leaves its picture.
-const PICTURE: &str = "/tmp/vm.png";
+const PICTURE: &str = "/tmp/vm.ppm";
 
 impl Actor {
     pub(super) async fn control(
@@ -55,7 +55,7 @@ impl Actor {
                 let (rpc, detail) = ("SendSysrq", "screenshot");
                 self.context.journal_call(call, Some(self.record.uuid), rpc, detail).await;
                 patient(machine.wake_screen()).await?;
-                let picture = patient(machine.screenshot()).await?;
+                let picture = patient(machine.screenshot(Picture::Ppm)).await?;
                 let (root, draft) = (self.layout.root(), self.layout.picture_draft());
                 let put = move || ZoneRoot::open(&root)?.put(&draft, PICTURE, &picture);
                 tokio::task::spawn_blocking(put).await.map_err(Error::internal)??;

@@ -28,6 +28,7 @@ pub(super) mod patience;
 mod policy;
 mod reboot;
 mod record;
+mod rename;
 mod resets;
 mod screen;
 mod seat;
@@ -190,8 +191,9 @@ impl Actor {
                 self.begin_stop(call, &etag, manner, reply).await;
             }
             Command::Reboot { call, etag, force, reply } => self.reboot(call, &etag, force, reply).await,
-            Command::Update { call, etag, payload, validate_only, reply } => {
-                let _ = reply.send(self.update(&call, &etag, payload, validate_only).await);
+            Command::Update { call, etag, payload, replace_lists, validate_only, reply } => {
+                let update = self.update(&call, &etag, (payload, replace_lists), validate_only).await;
+                let _ = reply.send(update);
             }
             Command::Control { call, etag, control, reply } => {
                 let _ = reply.send(self.control(&call, &etag, control).await);

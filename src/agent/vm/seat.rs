@@ -30,9 +30,9 @@ impl Seat {
         let layout = context.layout_of(record.uuid);
         let console = Console::new(&layout, context.settings.console_bytes, &context.consoles);
         let (published, watched) = watch::channel(Arc::new(record.clone()));
-        let zonepath = layout.zonepath().display().to_string();
+        let site = context.site(record.uuid);
         let stopping = context.stopping.clone();
-        let (handle, commands) = VmHandle::new(record.uuid, zonepath, watched, console.clone(), stopping);
+        let (handle, commands) = VmHandle::new(record.uuid, site, watched, console.clone(), stopping);
         (handle, Self { layout, console, published, commands })
     }
 }

@@ -46,6 +46,7 @@ impl Actor {
     ) -> Result<VmReply, Error> {
         // Again: who comes from the middle of a reboot was not asked before.
         self.context.draining.check()?;
+        self.rename_disks().await;
         let asked = BootCall {
             actor: call.actor.clone(),
             request_id: call.request_id,

@@ -33,14 +33,17 @@ impl Actor {
         &mut self,
         call: &Call,
         etag: &str,
-        payload: Map<String, Value>,
+        (payload, replace_lists): (Map<String, Value>, bool),
         validate_only: bool,
     ) -> Result<UpdateReply, Error> {
         self.check_etag(etag)?;
         if judge(self.record.state, Ask::Update) == Verdict::Refuse {
             return Err(self.wrong_state("the VM is being deleted"));
         }
-        let patch = update::read(payload, self.record.spec.brand).map_err(Error::Invalid)?;
+        let mut patch = update::read(payload, self.record.spec.brand).map_err(Error::Invalid)?;
+        if replace_lists {
+            patch = patch.against(&self.record.spec);
+        }
         let context = self.context.clone();
         let updated = {
             let new_mac = || context.new_mac();
@@ -177,7 +180,7 @@ impl Actor {
     }
 
     /// They may be gone already.
-    async fn remove_disks(&self, names: Vec<String>) {
+    pub(super) async fn remove_disks(&self, names: Vec<String>) {
         if names.is_empty() {
             return;
         }

@@ -19,7 +19,9 @@ fn positions(devices: &[Bootable], order: &BootOrder) -> Vec<i32> {
     for letter in order.letters() {
         let mut chosen: Vec<usize> =
             (0..devices.len()).filter(|i| letter_of(devices[*i]) == letter).collect();
-        chosen.sort_by_key(|index| devices[*index] != Bootable::Disk { first: true });
+        chosen.sort_by_key(|index| {
+            !matches!(devices[*index], Bootable::Disk { first: true } | Bootable::Cd { first: true })
+        });
         for index in chosen {
             positions[index] = next;
             next += 1;
@@ -67,7 +69,7 @@ pub(super) fn set_positions(
 fn letter_of(device: Bootable) -> char {
     match device {
         Bootable::Disk { .. } => 'c',
-        Bootable::Cd => 'd',
+        Bootable::Cd { .. } => 'd',
         Bootable::Nic => 'n',
     }
 }
@@ -76,8 +78,12 @@ fn letter_of(device: Bootable) -> char {
 mod tests {
     use super::*;
 
-    const DEVICES: [Bootable; 4] =
-        [Bootable::Disk { first: false }, Bootable::Disk { first: true }, Bootable::Cd, Bootable::Nic];
+    const DEVICES: [Bootable; 4] = [
+        Bootable::Disk { first: false },
+        Bootable::Disk { first: true },
+        Bootable::Cd { first: false },
+        Bootable::Nic,
+    ];
 
     #[test]
     fn letters_become_positions() {

@@ -16,8 +16,11 @@ pub(super) enum Bootable {
         /// It does.
         first: bool,
     },
-    /// `d`
-    Cd,
+    /// `d`, likewise.
+    Cd {
+        /// It does.
+        first: bool,
+    },
     /// `n`
     Nic,
 }

@@ -51,7 +51,8 @@ pub(super) fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), Hypervis
         if let Some(file) = drive.file {
             b.node(&node, file, cd);
         }
-        let kind = if cd { Bootable::Cd } else { Bootable::Disk { first: drive.boot } };
+        let first = drive.boot;
+        let kind = if cd { Bootable::Cd { first } } else { Bootable::Disk { first } };
         let device = disk_device(drive.model, drive.media).ok_or_else(|| {
             HypervisorError::Plan(format!("the kvm brand has no {} disks", drive.model.as_str()))
         })?;

@@ -17,9 +17,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    super::{
-        GuestStatus, Hearing, HypervisorError, InfoType, MAX_PICTURE, Machine, MachineEvent, Medium, Setup,
-    },
+    super::{GuestStatus, Hearing, HypervisorError, InfoType, Machine, MachineEvent, Medium, Picture, Setup},
     info,
     qmp::Qmp,
     trace::CAUSES,
@@ -157,7 +155,11 @@ impl Machine for QemuMachine {
         Ok(info::shape(kind, self.query(command).await?))
     }
 
-    async fn screenshot(&self) -> Result<Vec<u8>, HypervisorError> {
+    async fn screenshot(&self, form: Picture) -> Result<Vec<u8>, HypervisorError> {
+        let format = match form {
+            Picture::Png => "png",
+            Picture::Ppm => "ppm",
+        };
         // Memory that QEMU fills is its own zone's, whatever it does with the descriptor.
         let file = rustix::fs::memfd_create("picture", rustix::fs::MemfdFlags::CLOEXEC);
         let file = File::from(file.map_err(HypervisorError::at("making a file for the picture"))?);
@@ -172,11 +174,11 @@ impl Machine for QemuMachine {
         let set = self.add_fd(for_writing.as_fd()).await?;
         let dumped = self
             .qmp
-            .execute("screendump", json!({"filename": format!("/dev/fdset/{set}"), "format": "png"}))
+            .execute("screendump", json!({"filename": format!("/dev/fdset/{set}"), "format": format}))
             .await;
         self.qmp.execute("remove-fd", json!({"fdset-id": set})).await?;
         dumped?;
-        let picture = tokio::task::spawn_blocking(move || read_picture(&file)).await;
+        let picture = tokio::task::spawn_blocking(move || read_picture(&file, form)).await;
         picture
             .map_err(io::Error::other)
             .and_then(|picture| picture)
@@ -247,9 +249,9 @@ fn known_reason(reason: &str) -> &'static str {
     CAUSES.into_iter().find(|word| *word == reason).unwrap_or("unknown")
 }
 
-/// The PNG that a file begins with: its chunks up to the last.
-fn read_picture(file: &File) -> io::Result<Vec<u8>> {
-    let mut picture = vec![0; MAX_PICTURE];
+/// The picture that a file begins with.
+fn read_picture(file: &File, form: Picture) -> io::Result<Vec<u8>> {
+    let mut picture = vec![0; form.most()];
     let mut filled = 0;
     while filled < picture.len() {
         match file.read_at(picture.get_mut(filled..).unwrap_or_default(), filled as u64)? {
@@ -259,13 +261,35 @@ fn read_picture(file: &File) -> io::Result<Vec<u8>> {
     }
     let is_full = filled == picture.len();
     picture.truncate(filled);
-    let end = end_of_png(&picture).ok_or_else(|| match is_full {
-        true => io::Error::other(format!("it is larger than {} KiB", MAX_PICTURE >> 10)),
-        false => io::Error::other("the hypervisor made no PNG"),
+    let end = match form {
+        Picture::Png => end_of_png(&picture),
+        Picture::Ppm => end_of_ppm(&picture),
+    };
+    let end = end.ok_or_else(|| match is_full {
+        true => io::Error::other(format!("it is larger than {} KiB", form.most() >> 10)),
+        false => io::Error::other("the hypervisor made no picture"),
     })?;
     picture.truncate(end);
     picture.shrink_to_fit();
     Ok(picture)
+}
+
+/// Where the PPM ends that some bytes begin with: a header of four words, and three bytes for each pixel.
+fn end_of_ppm(bytes: &[u8]) -> Option<usize> {
+    let mut place = 0;
+    let mut word = || {
+        let rest = bytes.get(place..)?;
+        let length = rest.iter().take(10).position(u8::is_ascii_whitespace)?;
+        place += length + 1;
+        std::str::from_utf8(rest.get(..length)?).ok()
+    };
+    let (magic, width, height, depth) = (word()?, word()?, word()?, word()?);
+    if (magic, depth) != ("P6", "255") {
+        return None;
+    }
+    let pixels = width.parse::<usize>().ok()?.checked_mul(height.parse().ok()?)?;
+    let end = pixels.checked_mul(3)?.checked_add(place)?;
+    (end <= bytes.len()).then_some(end)
 }
 
 /// Where the PNG ends that some bytes begin with.
@@ -310,15 +334,31 @@ mod tests {
         let read = |bytes: &[u8]| {
             let file = tempfile::tempfile().unwrap();
             file.write_all_at(bytes, 0).unwrap();
-            read_picture(&file)
+            read_picture(&file, Picture::Png)
         };
         let with = |data: usize| {
             let data = chunk(b"IDAT", u32::try_from(data).unwrap(), &vec![0; data]);
             [HEAD, &data, &chunk(b"IEND", 0, b"")].concat()
         };
         let rest = with(0).len();
-        assert_eq!(read(&with(MAX_PICTURE - rest)).unwrap().len(), MAX_PICTURE);
-        assert!(read(&with(MAX_PICTURE - rest + 1)).unwrap_err().to_string().contains("larger than"));
-        assert!(read(b"no").unwrap_err().to_string().contains("no PNG"));
+        assert_eq!(read(&with(Picture::Png.most() - rest)).unwrap().len(), Picture::Png.most());
+        assert!(read(&with(Picture::Png.most() - rest + 1)).unwrap_err().to_string().contains("larger than"));
+        assert!(read(b"no").unwrap_err().to_string().contains("no picture"));
+    }
+
+    #[test]
+    fn a_ppm_ends_behind_its_pixels() {
+        let of = |text: &str| end_of_ppm(text.as_bytes());
+        assert_eq!(of("P6\n2 1\n255\nabcdefrest"), Some(17));
+        for wrong in [
+            "",
+            "P6\n2 1\n255\nabcde",
+            "P5\n1 1\n255\nabc",
+            "P6\n1 1\n65535\nabcdef",
+            "P6\n99999999999 9\n255\n",
+            "P6",
+        ] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
     }
 }

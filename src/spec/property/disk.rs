@@ -23,7 +23,7 @@ pub const DISK: &[Property] = &[
     property("compression", Kind::Word(&["on", "off", "gzip", "gzip-1", "gzip-2", "gzip-3", "gzip-4", "gzip-5", "gzip-6", "gzip-7", "gzip-8", "gzip-9", "lz4", "lzjb", "zle"]), "Compression of the volume.").effect(ZFS),
     property("refreservation", Kind::IntegerOr(0, validate::MAX_DISK as i64, MIB, &["auto"]), "Room kept for the volume.").effect(ZFS),
     property("zpool", Kind::Text(255), "Where the volume is.").fixed().effect(ZFS),
-    property("zfs_filesystem", Kind::Text(1024), "The volume's name, in SmartOS's objects.").foreign(),
+    property("zfs_filesystem", Kind::Text(1024), "The volume's name, in SmartOS's objects.").foreign("\"\""),
     property("uuid", Kind::Uuid, "A name of the disk that stays.").bhyve().effect(NO_BHYVE),
     property("pci_slot", Kind::Text(32), "Where the guest finds it.").bhyve().effect(NO_BHYVE),
     property("guest_block_size", Kind::Form(forms::guest_block_size), "Sector size that the guest sees, like 512/4096.").bhyve().effect(NO_BHYVE),

@@ -40,7 +40,8 @@ fn row(property: &Property) -> String {
         Given::AtCreation => "at creation",
         Given::InUpdates => "in updates",
         Given::Never => "never: the agent knows it",
-        Given::Foreign => "never: no VM of this agent has it",
+        Given::Foreign => "never: SmartOS's objects have it",
+        Given::OtherBrands => "without effect: it is for SmartOS's other brands",
     };
     let effect = match property.effect {
         Effect::Live => "at once".to_owned(),

@@ -94,8 +94,10 @@ pub enum Given {
     InUpdates,
     /// Never: the agent knows it.
     Never,
-    /// Never, and no VM of this agent has it: other hosts' objects do.
+    /// Never: SmartOS's objects have it, and here it is shown as its default says.
     Foreign,
+    /// Accepted, and not kept: it is a property of SmartOS's other brands.
+    OtherBrands,
 }
 
 /// When a property takes effect.
@@ -161,13 +163,40 @@ impl Property {
         Self { given: Given::Never, effect: Effect::Label, ..self }
     }
 
-    const fn foreign(self) -> Self {
-        Self { given: Given::Foreign, effect: Effect::Label, ..self }
+    /// Shown as this JSON.
+    const fn foreign(self, shown: &'static str) -> Self {
+        Self { given: Given::Foreign, effect: Effect::Label, default: Default::Value(shown), ..self }
+    }
+
+    /// Shown as this JSON, too.
+    const fn of_other_brands(self, shown: &'static str) -> Self {
+        Self { given: Given::OtherBrands, ..self.foreign(shown) }
+    }
+
+    /// Not shown: it is a verb.
+    const fn of_other_brands_hidden(self) -> Self {
+        Self { default: Default::Absent, ..self.of_other_brands("null") }
+    }
+
+    /// The value that each VM shows of a property that no VM here has.
+    pub(crate) fn shown_as(&self) -> Option<&'static str> {
+        match (self.given, self.default) {
+            (Given::Foreign | Given::OtherBrands, Default::Value(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether VMs show it.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        !matches!(self.kind, Kind::Secret(_))
+            && self.given != Given::InUpdates
+            && (self.given != Given::OtherBrands || self.shown_as().is_some())
     }
 
     /// Whether a payload that has it is taken without it, as what `vmadm get` prints is.
     pub(crate) fn is_never_given(&self) -> bool {
-        matches!(self.given, Given::Never | Given::Foreign)
+        matches!(self.given, Given::Never | Given::Foreign | Given::OtherBrands)
     }
 
     const fn effect(self, effect: Effect) -> Self {

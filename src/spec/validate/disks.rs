@@ -12,6 +12,11 @@ use crate::{
 
 pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
     let disks = &spec.disks;
+    if let (Some(model), Some(brand)) = (spec.disk_driver, spec.brand)
+        && let Some(fault) = model.fault(brand)
+    {
+        out.push(Violation::value("disk_driver", fault));
+    }
     for (index, disk) in disks.iter().enumerate() {
         self::disk(out, &format!("disks.{index}"), disk, spec);
     }
@@ -25,6 +30,13 @@ pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
     let ide = disks.iter().filter(|d| d.model == Some(DiskModel::Ide)).count();
     if ide > MAX_IDE {
         out.push(Violation::value("disks", format!("{ide} ide disks are over the limit of {MAX_IDE}")));
+    }
+    let mut uuids = HashSet::new();
+    for (index, uuid) in disks.iter().enumerate().filter_map(|(i, d)| Some((i, d.other.get("uuid")?))) {
+        if !uuids.insert(uuid) {
+            let uuid = uuid.as_str().unwrap_or_default();
+            out.push(Violation::value(format!("disks.{index}.uuid"), format!("duplicate disk uuid {uuid}")));
+        }
     }
     let mut paths = HashSet::new();
     for (index, path) in disks.iter().enumerate().filter_map(|(i, d)| Some((i, d.path.as_ref()?))) {
@@ -56,12 +68,6 @@ fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
         source(out, at, disk, spec);
         return;
     }
-    if disk.size.is_some() {
-        out.push(Violation::property(
-            format!("{at}.size"),
-            "only for a disk that is made; the file at path has its own",
-        ));
-    }
     match &disk.path {
         // A drive that was emptied.
         None if disk.media == Media::Cdrom && disk.place.is_some() => {}
@@ -74,9 +80,6 @@ fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
                 out.push(Violation::value(format!("{at}.path"), why));
             }
         }
-    }
-    if disk.media == Media::Cdrom && disk.boot {
-        out.push(Violation::value(format!("{at}.boot"), "is for disks; boot a CD with order=d or once=d"));
     }
 }
 

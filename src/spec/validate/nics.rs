@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::spec::{
-    Gateway, Mac, NicAddress, NicSpec, Note, VmSpec,
+    Brand, Gateway, Mac, NicAddress, NicModel, NicSpec, Note, VmSpec,
     violation::Violation,
     vm::{FlatObject, Scalar},
 };
@@ -33,6 +33,9 @@ pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
     for (index, nic) in nics.iter().enumerate() {
         let at = format!("nics.{index}");
         self::nic(out, &at, nic);
+        if nic.model.is_some_and(|model| model != NicModel::Virtio) && spec.brand == Some(Brand::Bhyve) {
+            out.push(Violation::value(format!("{at}.model"), "bhyve has virtio interfaces alone"));
+        }
         if nic.model.is_none() && !derivable {
             out.push(Violation::missing(
                 format!("{at}.model"),
