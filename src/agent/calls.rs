@@ -9,34 +9,21 @@ use crate::{
         Agent,
         context::command::{Command, Control, ReplyTo},
         error::Error,
-        guest::links,
         request::{
             call::{BootProgress, Call},
             reply::{DeleteReply, Reply, UpdateReply, VmReply},
         },
-        vm::{create, signal::parse_signal, validation},
+        vm::{create, signal::parse_signal, validation, verdict},
     },
     model::{StopCause, VmRecord},
-    spec::{BootOptions, Note, Violation, VmSpec, defaults, machine_json::Parsed},
+    spec::{BootOptions, Note, Violation, defaults, machine_json::Parsed},
 };
 
 impl Agent {
-    /// Everything that is wrong with a machine, as [`Self::create`] finds it: with the payload, and with the machine that
-    /// it becomes. On success gives what becomes of it that was not asked for.
-    pub async fn validate(&self, spec: &VmSpec) -> Result<Vec<Note>, Vec<Violation>> {
-        validation::judge(&self.context, spec).await
-    }
-
-    /// What is wrong with a machine on this host alone.
-    #[must_use]
-    pub fn violations_of_host(&self, spec: &VmSpec) -> Vec<Violation> {
-        links::violations(&self.context, spec)
-    }
-
     /// Everything that [`Self::create`] would say of a payload: what is wrong, or what becomes of it that was not asked for.
     pub async fn validate_payload(&self, parsed: Parsed) -> (Vec<Violation>, Vec<Note>) {
         let judged = match validation::read(&self.context, &parsed) {
-            Ok(spec) => self.validate(spec).await,
+            Ok(spec) => verdict::judge(&self.context, spec).await,
             Err(found) => Err(found),
         };
         match judged {

@@ -124,10 +124,12 @@ impl NicSpec {
         says_nothing || self.ips.iter().any(|ip| ip == "addrconf")
     }
 
-    /// Its default router.
+    /// Its default router; none of a guest that is the router itself.
     #[must_use]
     pub fn router(&self) -> Option<Ipv4Addr> {
-        self.gateway.or_else(|| self.gateways.first().copied())
+        let gateway = self.gateway.or_else(|| self.gateways.first().copied())?;
+        let is_own = self.addresses().any(|address| address == gateway);
+        (!is_own).then_some(gateway)
     }
 }
 

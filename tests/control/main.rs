@@ -31,6 +31,7 @@ mod limits;
 mod list;
 mod metadata;
 mod networks;
+mod payloads;
 mod reasons;
 mod repeats;
 mod requests;

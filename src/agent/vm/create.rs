@@ -32,6 +32,31 @@ pub(in crate::agent) async fn create(
     validate_only: bool,
 ) -> Result<VmRecord, Error> {
     validation::judge(context, &spec).await.map_err(Error::Invalid)?;
+    let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
+    if validate_only {
+        return would_be(context, uuid, spec);
+    }
+    can_be_made(context, &spec)?;
+    let work = {
+        let context = context.clone();
+        move |call| async move { provision(&context, call, uuid, spec).await }
+    };
+    let created: VmReply = context.once(call, work).await?;
+    Ok(*created.vm)
+}
+
+/// The VM that a machine would become, as the host is now.
+pub(super) fn would_be(context: &VmContext, uuid: Uuid, spec: VmSpec) -> Result<VmRecord, Error> {
+    can_be_made(context, &spec)?;
+    drop(context.registry.reserve(uuid, context.settings.users)?);
+    let vm = record(context, uuid, 0, spec, VmState::Stopped);
+    let claimed = context.claim(uuid, &vm.spec, &[]);
+    context.claims.release(uuid);
+    claimed.map(|()| vm)
+}
+
+/// Fails for what this host does not have at all.
+fn can_be_made(context: &VmContext, spec: &VmSpec) -> Result<(), Error> {
     let brand = spec.brand.unwrap_or(Brand::Kvm);
     if context.platform.hypervisor(brand).is_none() {
         return Err(Error::Unsupported {
@@ -45,20 +70,7 @@ pub(in crate::agent) async fn create(
             message: "this agent has no images yet; give size for an empty disk".to_owned(),
         });
     }
-    let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
-    if validate_only {
-        drop(context.registry.reserve(uuid, context.settings.users)?);
-        let vm = record(context, uuid, 0, spec, VmState::Stopped);
-        let claimed = context.claim(uuid, &vm.spec, &[]);
-        context.claims.release(uuid);
-        return claimed.map(|()| vm);
-    }
-    let work = {
-        let context = context.clone();
-        move |call| async move { provision(&context, call, uuid, spec).await }
-    };
-    let created: VmReply = context.once(call, work).await?;
-    Ok(*created.vm)
+    Ok(())
 }
 
 fn record(context: &VmContext, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: VmState) -> VmRecord {

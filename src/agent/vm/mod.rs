@@ -39,6 +39,7 @@ mod stop;
 pub(super) mod turn;
 mod update;
 pub(super) mod validation;
+pub(super) mod verdict;
 
 use std::{sync::Arc, time::Duration};
 

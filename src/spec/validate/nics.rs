@@ -144,16 +144,13 @@ fn no_host_of(net: IpNet) -> Option<String> {
 const AGENT: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 fn routers(out: &mut Vec<Violation>, at: &str, nic: &NicSpec) {
-    let own: Vec<IpAddr> = nic.addresses().collect();
     let given = nic.gateway.iter().map(|gateway| (format!("{at}.gateway"), *gateway));
     let listed = nic.gateways.iter().enumerate();
     let listed = listed.filter(|(_, gateway)| nic.gateway != Some(**gateway));
     let listed = listed.map(|(index, gateway)| (format!("{at}.gateways.{index}"), *gateway));
     for (field, gateway) in given.chain(listed) {
         let broadcast = nic.networks().any(|net| matches!(net, IpNet::V4(net) if net.prefix_len() < 31 && [net.network(), net.broadcast()].contains(&gateway)));
-        let why = if own.contains(&IpAddr::V4(gateway)) {
-            "is the interface's own address"
-        } else if is_nobody(IpAddr::V4(gateway)) || broadcast {
+        let why = if is_nobody(IpAddr::V4(gateway)) || broadcast {
             "can't be a router's address"
         } else if gateway == AGENT {
             "is the agent's own, and no router"
