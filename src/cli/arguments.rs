@@ -75,7 +75,7 @@ pub(crate) struct Arguments {
     )]
     pub(super) ignore_unknown: bool,
     /// Say more on standard error
-    #[arg(short, long, global = true, short_alias = 'd', alias = "debug")]
+    #[arg(short, long, global = true, alias = "debug")]
     pub(super) verbose: bool,
     #[command(subcommand)]
     pub(super) command: Command,
@@ -355,6 +355,13 @@ pub(super) enum Command {
         #[arg(long, conflicts_with = "timeout")]
         end: bool,
     },
+    /// Show nic tags as SmartOS's nictagadm does; also as a link of that name
+    Nictagadm {
+        #[command(subcommand)]
+        action: NicTagAction,
+    },
+    /// Show the host as SmartOS's sysinfo does; also as a link of that name
+    Sysinfo,
     /// Print the JSON schema of a machine JSON
     Schema,
     /// Write manual pages into a folder
@@ -366,6 +373,39 @@ pub(super) enum Command {
     Completions { shell: clap_complete::Shell },
     #[command(external_subcommand)]
     Other(Vec<String>),
+}
+
+/// What `nictagadm` does here.
+#[derive(Debug, Subcommand)]
+pub(super) enum NicTagAction {
+    /// List nic tags
+    List(NicTagListOptions),
+    /// Succeed if all of these nic tags exist
+    Exists {
+        /// Print those that do not, on standard error
+        #[arg(short)]
+        list: bool,
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// Options of `nictagadm list`.
+#[derive(Debug, Args)]
+pub(super) struct NicTagListOptions {
+    /// One tag a line, with colons between fields
+    #[arg(short)]
+    pub(super) parsable: bool,
+    /// Instead of colons
+    #[arg(short, value_name = "TEXT", default_value = ":")]
+    pub(super) delimiter: String,
+    /// Only networks for guests alone
+    #[arg(short = 'l')]
+    pub(super) stubs: bool,
+    /// Only other networks
+    #[arg(short = 'L', conflicts_with = "stubs")]
+    pub(super) no_stubs: bool,
 }
 
 /// Options of `list`.

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 use tonic::Code;
 
-use super::{Clients, arguments::EventOptions, error::CliError, lifecycle::phase_line, machine, print};
+use super::{
+    Clients, arguments::EventOptions, error::CliError, lifecycle::phase_line, machine, payload::talks, print,
+};
 use crate::{
     client::{EventWatcher, Watched},
     proto::v1::{self, event::Kind, watch_events_request::Start},
@@ -15,6 +17,7 @@ pub(super) async fn events(
     clients: &mut Clients,
     uuid: Option<&str>,
     options: &EventOptions,
+    verbose: bool,
 ) -> Result<(), CliError> {
     if let Some(uuid) = uuid {
         let found = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await;
@@ -57,6 +60,11 @@ pub(super) async fn events(
             Watched::Snapshot(_) if inventory && !options.snapshot => String::new(),
             Watched::Snapshot(vm) => snapshot_line(vm, options),
             Watched::Bookmark | Watched::SnapshotEnd => String::new(),
+            // A program that reads events takes any word on standard error for a failure.
+            Watched::Disconnected(_) | Watched::Reconnected { .. } if !talks(verbose) => {
+                vms.clear();
+                continue;
+            }
             Watched::Disconnected(why) => {
                 say!("The connection to the agent is lost ({why}); trying again.");
                 continue;

@@ -47,12 +47,17 @@ fn capacity(capacity: &v1::Capacity) -> (String, Value) {
     (capacity.resource.clone(), json!({"total": total, "limit": limit, "promised": promised}))
 }
 
-pub(super) async fn nic_tags(clients: &mut Clients, as_json: bool) -> Result<(), CliError> {
+/// Every nic tag, by name.
+pub(super) async fn all_nic_tags(clients: &mut Clients) -> Result<Vec<v1::NicTag>, CliError> {
     let tags = pages::all(|page_token| {
         let mut host = clients.host.clone();
         async move { host.list_nic_tags(v1::ListNicTagsRequest { page_size: 0, page_token }).await }
     });
-    let tags = tags.await?;
+    Ok(tags.await?)
+}
+
+pub(super) async fn nic_tags(clients: &mut Clients, as_json: bool) -> Result<(), CliError> {
+    let tags = all_nic_tags(clients).await?;
     let kind = |tag: &v1::NicTag| tag.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
     if as_json {
         let object = |tag: &v1::NicTag| {

@@ -25,6 +25,7 @@ mod look;
 mod machine;
 mod payload;
 mod persist;
+mod smartos;
 mod update;
 mod vnc;
 
@@ -46,7 +47,7 @@ use crate::{
 
 /// Runs the command line; gives the exit code.
 pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
-    let words = as_clap_reads(words);
+    let words = as_clap_reads(smartos::by_name(words.collect()));
     if let Some(error) = help_on_nothing(&words) {
         say!("{error}");
         return error.code();
@@ -67,10 +68,15 @@ pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// `kill -KILL` is `kill -s KILL`, and `-?` asks for help.
-fn as_clap_reads(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut all: Vec<OsString> =
-        words.map(|word| if word == "-?" { "--help".into() } else { word }).collect();
+/// `kill -KILL` is `kill -s KILL`, `-?` asks for help, and `-d` is vmadm's for more words.
+fn as_clap_reads(words: Vec<OsString>) -> Vec<OsString> {
+    let is_vmadm = words.get(1).is_none_or(|command| command != "nictagadm");
+    let read = |word: OsString| match word.to_str() {
+        Some("-?") => "--help".into(),
+        Some("-d") if is_vmadm => "-v".into(),
+        _ => word,
+    };
+    let mut all: Vec<OsString> = words.into_iter().map(read).collect();
     if all.get(1).is_some_and(|command| command == "kill")
         && let Some(word) = all.iter_mut().skip(2).find(|word| {
             let text = word.to_string_lossy();
@@ -160,6 +166,8 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
             let (path, drive) = (path.as_deref(), drive.as_deref());
             update::change_media(&mut clients(&arguments).await?, uuid, path, drive).await
         }
+        Command::Nictagadm { action } => smartos::nic_tags(&mut clients(&arguments).await?, action).await,
+        Command::Sysinfo => smartos::sysinfo(&mut clients(&arguments).await?).await,
         Command::Schema => look::schema(&mut clients(&arguments).await?).await,
         Command::Man { dir } => clap_mangen::generate_to(Arguments::command(), dir)
             .map_err(|error| CliError::failed(format!("{}: {error}", dir.display()))),
@@ -197,7 +205,7 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
         Command::Drain { timeout, end } => host::drain(&mut clients(&arguments).await?, *timeout, *end).await,
         Command::Events(options) => {
             let uuid = options.uuid.as_deref().map(|uuid| checked(uuid, "events")).transpose()?;
-            events::events(&mut clients(&arguments).await?, uuid, options).await
+            events::events(&mut clients(&arguments).await?, uuid, options, arguments.verbose).await
         }
         Command::BootLog { uuid, json } => {
             let uuid = checked(uuid, "boot-log")?;
@@ -281,5 +289,15 @@ fn print(text: &str) -> Result<(), CliError> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(CliError::quiet_success()),
         Err(error) => Err(CliError::failed(format!("writing to standard output: {error}"))),
         Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn no_two_options_have_one_name() {
+        super::Arguments::command().debug_assert();
     }
 }

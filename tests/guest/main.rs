@@ -34,6 +34,7 @@ mod stop;
 mod survival;
 mod systemd;
 mod truth;
+mod vmadm_clients;
 mod watchers;
 mod zone;
 
