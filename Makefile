@@ -1,5 +1,5 @@
 # make demo    the whole journey on a real guest, from nothing
-# make test    every test
+# make test    the tests
 # make test-long    tests that build a Debian guest first, and take minutes
 # make check   formatting, lints, dependencies
 # make build   the programs, with manual pages and shell completions in target/man and target/completions

@@ -1,8 +1,8 @@
 //! Points at which a test kills the agent: every boundary of a step and every durable write. In release builds there
 //! are none.
 //!
-//! Where `CRASH_POINTS` names a folder and there is a file `seen` in it, each point that is passed is written there;
-//! the one that the file `at` names, with how often it has been passed (`boot.zone#1`), is the last.
+//! If `CRASH_POINTS` names a folder with a file `seen`, each passed point is written there; the agent dies at
+//! the point that the file `at` names with its count (`boot.zone#1`).
 
 use std::fmt::Display;
 

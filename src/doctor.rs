@@ -1,4 +1,4 @@
-//! What this host can and can't do, what a missing thing means, and how to get it.
+//! Reports what this host can and can't do, what a missing feature means, and how to get it.
 
 use std::{
     fs,
@@ -19,13 +19,13 @@ use crate::{
 pub enum Verdict {
     /// As it should be.
     Good,
-    /// VMs run, but slower or less apart.
+    /// VMs run, but slower or less isolated.
     Weak,
     /// VMs don't run.
     Bad,
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// What.
@@ -50,7 +50,7 @@ fn bad(what: &'static str, found: impl Into<String>, advice: impl Into<String>) 
     Finding { what, verdict: Verdict::Bad, found: found.into(), advice: advice.into() }
 }
 
-/// Looks at everything.
+/// Checks everything.
 pub async fn examine(config: &Config, zone: &dyn Zone) -> Vec<Finding> {
     vec![
         qemu(&config.qemu.binary),
@@ -207,7 +207,7 @@ fn folders(config: &Config) -> Finding {
     }
 }
 
-/// What zones keep a hypervisor from, tried with a real one.
+/// Checks the restrictions that zones enforce, in a real one.
 async fn restrictions(config: &Config, zone: &dyn Zone) -> Finding {
     let enforcements = zone.enforcements().await;
     let missing: Vec<_> = enforcements.iter().filter(|found| !found.is_enforced()).collect();

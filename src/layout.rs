@@ -1,5 +1,4 @@
-//! Where things are on the host. Every name derives from a VM's UUID, so that what a crash leaves
-//! behind can be found again.
+//! Paths on the host. Every name derives from a VM's UUID, so that the remains of a crash can be found again.
 
 use std::{
     fs::File,
@@ -14,22 +13,22 @@ use uuid::Uuid;
 ///
 /// ```text
 /// <zones_dir>/<uuid>/            zonepath
-///     root/                      what the hypervisor sees as /; untrusted
+///     root/                      the hypervisor's /; untrusted
 ///     disk0                      reachable by the hypervisor only as a descriptor
 ///     console.log                the serial console's output, offsets for the life of the VM
 ///     efi-vars.fd                UEFI variables
-///     uploads/                   uploads that are not whole yet
+///     uploads/                   incomplete uploads
 ///     vm.json                    the record, for people
 /// <run_dir>/<uuid>/
-///     process.json               which process the hypervisor is
-///     cgroup.json                which control groups it is in
+///     process.json               the hypervisor's process
+///     cgroup.json                its control groups
 ///     qmp.sock  metadata.sock  console.in  console.start  hypervisor.log
 ///     out/                       pipes of the hypervisor's output, each named after the log that it ends in
-/// <run_dir>/logger.sock          who carries them there
+/// <run_dir>/logger.sock          the logger's socket
 /// <state_dir>/
 ///     state.db
-///     kvm.json                   what a probe guest said about KVM in this boot of the host
-///     draining                   in which boot of the host its guests are powered off
+///     kvm.json                   the KVM probe's verdict for this boot of the host
+///     draining                   the boot of the host in which guests are powered off
 /// ```
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -39,7 +38,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The folders that are configured.
+    /// Uses the configured folders.
     #[must_use]
     pub fn new(zones: impl Into<PathBuf>, state: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
         Self { zones: zones.into(), state: state.into(), run: run.into() }
@@ -69,13 +68,13 @@ impl Layout {
         self.state.join("state.db")
     }
 
-    /// What a probe guest said about KVM in this boot of the host.
+    /// The KVM probe's verdict for this boot of the host.
     #[must_use]
     pub fn kvm_verdict(&self) -> PathBuf {
         self.state.join("kvm.json")
     }
 
-    /// Says in which boot of the host its guests are powered off.
+    /// Names the boot of the host in which guests are powered off.
     #[must_use]
     pub fn draining(&self) -> PathBuf {
         self.state.join("draining")
@@ -87,7 +86,7 @@ impl Layout {
         self.state.join("server_uuid")
     }
 
-    /// What is kept of one VM.
+    /// The paths of one VM.
     #[must_use]
     pub fn vm(&self, uuid: Uuid) -> VmLayout {
         let name = uuid.to_string();
@@ -95,8 +94,8 @@ impl Layout {
     }
 }
 
-/// A socket's path may have 107 bytes at most. This names one by an open descriptor of its folder: good for as long as
-/// that is kept.
+/// A socket's path may have at most 107 bytes. Names one through an open descriptor of its folder, valid
+/// while that is open.
 pub(crate) fn short_socket_name(path: &Path) -> io::Result<(File, PathBuf)> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -114,7 +113,7 @@ pub struct VmLayout {
 }
 
 impl VmLayout {
-    /// Of something that only runs, and is no VM.
+    /// For a process that is not a VM.
     pub(crate) fn of_run(run: PathBuf) -> Self {
         Self { zonepath: PathBuf::new(), run }
     }
@@ -125,13 +124,13 @@ impl VmLayout {
         &self.zonepath
     }
 
-    /// What the hypervisor sees as `/`.
+    /// The hypervisor's `/`.
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.zonepath.join("root")
     }
 
-    /// The file of the disk with that number that the agent makes.
+    /// The file of the agent's disk with that number.
     #[must_use]
     pub fn disk(&self, number: usize) -> PathBuf {
         self.zonepath.join(format!("disk{number}"))
@@ -155,13 +154,13 @@ impl VmLayout {
         self.zonepath.join("efi-vars.fd")
     }
 
-    /// The disk that tells the guest about itself.
+    /// The disk that describes the VM to its guest.
     #[must_use]
     pub fn seed(&self) -> PathBuf {
         self.zonepath.join("cidata.img")
     }
 
-    /// Uploads that are not whole yet.
+    /// Incomplete uploads.
     #[must_use]
     pub fn uploads(&self) -> PathBuf {
         self.zonepath.join("uploads")
@@ -197,7 +196,7 @@ impl VmLayout {
         self.run.join("qmp.sock")
     }
 
-    /// Where the hypervisor listens for who answers its guest's questions.
+    /// The hypervisor's socket for its guest's metadata requests.
     #[must_use]
     pub fn metadata(&self) -> PathBuf {
         self.run.join("metadata.sock")
@@ -227,7 +226,7 @@ impl VmLayout {
         self.run.join("out/hypervisor.log")
     }
 
-    /// The hypervisor's own words.
+    /// The hypervisor's messages.
     #[must_use]
     pub fn hypervisor_log(&self) -> PathBuf {
         self.run.join("hypervisor.log")

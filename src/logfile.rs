@@ -1,4 +1,4 @@
-//! A log that is numbered by byte and cut from below: offsets stay, the room is given back.
+//! A log that is numbered by byte and trimmed at its start: offsets stay, the space is freed.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,17 +11,17 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 
 /// Bytes of a hypervisor's own messages that are kept.
 pub(crate) const MESSAGES: u64 = 256 << 10;
-/// Output over the bound before it is cut.
+/// Bytes over the bound before a log is trimmed.
 pub(crate) const SLACK: u64 = 256 << 10;
-/// Punching is done in multiples of this.
+/// Holes are multiples of this.
 pub(crate) const BLOCK: u64 = 64 << 10;
 
-/// Opens a log for appending; makes it when it is missing.
+/// Opens a log for appending; creates it if missing.
 pub(crate) fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-/// The log's first byte that is not punched out, and its end.
+/// Returns the log's first kept offset, and its end.
 pub(crate) fn range(file: &File) -> io::Result<(u64, u64)> {
     let end = file.metadata()?.len();
     let oldest = match rustix::fs::seek(file, SeekFrom::Data(0)) {
@@ -34,7 +34,7 @@ pub(crate) fn range(file: &File) -> io::Result<(u64, u64)> {
     Ok((oldest.min(end), end))
 }
 
-/// Gives back the room of what is over the bound by more than `slack`. The file is open for writing.
+/// Frees the space of bytes over the bound, once they exceed `slack`. The file is open for writing.
 pub(crate) fn trim(file: &File, keep: u64, slack: u64) -> io::Result<()> {
     let (oldest, end) = range(file)?;
     if end - oldest <= keep.saturating_add(slack) {

@@ -1,11 +1,11 @@
 //! Text that somebody else wrote, for a person to read.
 //!
-//! A terminal obeys some characters, and others turn around what is read. A guest's metadata, a hypervisor's last words
-//! or a name in a certificate can have them, so they are shown as what they are.
+//! A terminal obeys some characters, and others reverse the text. A guest's metadata, a hypervisor's last
+//! words or a name in a certificate can contain them, so they are shown escaped.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// Whether a character is not seen: C0, C1, separators of lines, what changes the direction of text, and what has no
+/// Whether a character is invisible: C0, C1, line separators, direction changes, and characters without
 /// width, by which one name can pass for another.
 #[must_use]
 pub(crate) fn is_hidden(character: char) -> bool {
@@ -17,8 +17,8 @@ pub(crate) fn is_hidden(character: char) -> bool {
             | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// A text as one line, in which nothing is obeyed: `\u001b` and its like stand for what was there, which is also how
-/// JSON writes them.
+/// Escapes a text to one line that no terminal obeys: hidden characters become `\u001b` and the like, as JSON
+/// writes them.
 #[must_use]
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     escape(text, is_hidden)

@@ -1,4 +1,4 @@
-//! What the agent's TLS and its clients' have in common.
+//! The common part of the agent's and its clients' TLS.
 
 use std::sync::Arc;
 

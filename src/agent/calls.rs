@@ -1,5 +1,5 @@
-//! What callers can ask of VMs. Each change is a task that outlives its caller, done once for each request
-//! id, and carried out by the VM's actor.
+//! The requests that callers make of VMs. Each change is a task that outlives its caller, runs once per
+//! request id, and is carried out by the VM's actor.
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -20,7 +20,8 @@ use crate::{
 };
 
 impl Agent {
-    /// Everything that [`Self::create`] would say of a payload: what is wrong, or what becomes of it that was not asked for.
+    /// Returns everything that [`Self::create`] would report of a payload: its violations, and notes on its
+    /// adjustments.
     pub async fn validate_payload(&self, parsed: Parsed) -> (Vec<Violation>, Vec<Note>) {
         let judged = match validation::read(&self.context, &parsed) {
             Ok(spec) => verdict::judge(&self.context, spec).await,
@@ -32,7 +33,7 @@ impl Agent {
         }
     }
 
-    /// Makes a VM; says too what became of the payload that was not asked for.
+    /// Creates a VM; also returns notes on the payload and its adjustments.
     pub async fn create(
         &self,
         call: Call,
@@ -45,7 +46,7 @@ impl Agent {
         Ok((vm, parsed.notes.into_iter().chain(adjusted).collect()))
     }
 
-    /// Starts a VM; `progress` hears of the phases.
+    /// Starts a VM; `progress` receives the phases.
     pub async fn start_vm(
         &self,
         call: Call,
@@ -113,7 +114,7 @@ impl Agent {
         .await
     }
 
-    /// Sends a signal to a VM's hypervisor; gives its name.
+    /// Sends a signal to a VM's hypervisor; returns the signal name.
     pub async fn kill_vm(&self, call: Call, uuid: Uuid, etag: String, signal: &str) -> Result<String, Error> {
         let signal = if signal.is_empty() { "TERM" } else { signal };
         let (name, signal) = parse_signal(signal)?;
@@ -136,12 +137,12 @@ impl Agent {
         self.control(call, uuid, etag, Control::Pause).await
     }
 
-    /// Lets a halted guest go on.
+    /// Resumes a halted guest.
     pub async fn resume_vm(&self, call: Call, uuid: Uuid, etag: String) -> Result<VmReply, Error> {
         self.control(call, uuid, etag, Control::Resume).await
     }
 
-    /// Puts `path` into the drive that has `drive`; an empty `path` takes out what is in it.
+    /// Inserts `path` into the drive that `drive` names; an empty `path` ejects its medium.
     pub async fn change_media(
         &self,
         call: Call,

@@ -1,4 +1,4 @@
-//! Why a request was not done. Each variant is one thing that a caller can act on.
+//! The reasons why a request failed. Each variant is one that a caller can act on.
 
 use std::{io, path::PathBuf};
 
@@ -34,11 +34,11 @@ pub enum Error {
     /// The VM is not in a state for it.
     #[error("{message}")]
     WrongState {
-        /// Which.
+        /// The VM.
         uuid: Uuid,
-        /// What it is in.
+        /// Its state.
         state: VmState,
-        /// What was wanted of it.
+        /// The reason, as text.
         message: String,
     },
     /// The VM changed since the caller looked.
@@ -49,13 +49,13 @@ pub enum Error {
         /// As it is now.
         current: String,
     },
-    /// The same request id came with another content.
+    /// The request id was used with other content.
     #[error("request_id {request_id} was used for another request")]
     RequestIdReused {
         /// Which.
         request_id: Uuid,
     },
-    /// The answer to a request was kept, and this agent can't read it.
+    /// This agent can't read the kept answer to a request.
     #[error(
         "another version of the agent answered request {request_id}, and this version cannot read its answer; the request is not repeated: check its effect, and use a new id"
     )]
@@ -63,20 +63,20 @@ pub enum Error {
         /// The caller's id of the request.
         request_id: Uuid,
     },
-    /// The VM has too much to do already.
+    /// Too many commands wait for the VM.
     #[error("VM {uuid} has too many requests waiting; try again later")]
     QueueFull {
         /// Which.
         uuid: Uuid,
     },
-    /// Another VM has what only one may have.
+    /// Another VM holds an exclusive resource.
     #[error(
         "Conflict detected with another vm, please check the MAC, IP, and VRID: VM {owner} has the same {field}"
     )]
     Conflict {
-        /// Of the machine that was refused.
+        /// The refused machine's field.
         field: String,
-        /// Who has it.
+        /// Its owner.
         owner: Uuid,
     },
     /// Every user that a zone could have is in use.
@@ -87,23 +87,23 @@ pub enum Error {
         /// How many there are.
         users: u32,
     },
-    /// The VMs of this host have all that they may have.
+    /// The VMs of this host have used up its capacity.
     #[error(
         "not enough {resource}: {wanted}{unit} requested, {left} of {limit}{unit} available; delete or shrink a VM, or raise capacity.* in the configuration"
     )]
     NoCapacity {
-        /// Of what.
+        /// Its name.
         resource: String,
-        /// Behind numbers.
+        /// Its unit.
         unit: String,
-        /// How much was asked for.
+        /// The requested amount.
         wanted: u64,
-        /// How much there is.
+        /// The free amount.
         left: u64,
-        /// How much VMs may have together.
+        /// The most that VMs may have together.
         limit: u64,
     },
-    /// The host goes down.
+    /// The host is draining.
     #[error("the host is shutting down; no VMs are started")]
     Draining,
     /// The state file can't be written, though there is room.
@@ -131,12 +131,12 @@ pub enum Error {
     /// The host can't do it.
     #[error("{message}")]
     Unsupported {
-        /// What is missing.
+        /// The missing one.
         capability: String,
         /// In words.
         message: String,
     },
-    /// The hypervisor did not do it.
+    /// The hypervisor failed.
     #[error("{message}")]
     Hypervisor {
         /// In words.
@@ -184,7 +184,7 @@ pub enum Error {
         /// In words.
         message: String,
     },
-    /// Not all of the file came, or too much, or something else.
+    /// The file arrived incomplete, too long, or different.
     #[error("{message}")]
     UploadBroken {
         /// Inside the zone's root.
@@ -202,7 +202,7 @@ pub enum Error {
         /// One more than the last byte.
         end: u64,
     },
-    /// Another writes to the console.
+    /// Another caller has the console.
     #[error("{message}")]
     ConsoleBusy {
         /// Who.
@@ -213,7 +213,7 @@ pub enum Error {
     /// The agent takes no more work.
     #[error("the agent is stopping; try again later")]
     Stopping,
-    /// Something of the agent's own is broken.
+    /// The agent itself failed.
     #[error("{message}")]
     Internal {
         /// In words.

@@ -1,4 +1,4 @@
-//! Looking at a running machine.
+//! Inspection of a running machine.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -12,12 +12,12 @@ use crate::{
     sys::pair_in_passing,
 };
 
-/// How long a hypervisor may take to say all that is asked of it.
+/// How long a hypervisor may take to answer all queries of a call.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 impl Agent {
-    /// vmadm's `info`: a key for each type that is named; all when none is. The password of the screen is for those
-    /// alone who may use it.
+    /// Returns vmadm's `info`: a key for each named type; all when none is named. Only callers who may use
+    /// the screen get its password.
     pub async fn vm_info<S: AsRef<str>>(
         &self,
         uuid: Uuid,
@@ -26,7 +26,7 @@ impl Agent {
     ) -> Result<Info, Error> {
         let types = InfoType::parse_list(types).map_err(|why| Error::invalid("types", why))?;
         let looked = async {
-            // Whatever holds up the VM's actor, too.
+            // Includes the wait for the VM's actor.
             let look = self.inspect(uuid, "get info for").await?;
             let vm = self.vm(uuid)?;
             let password = vm.vnc_password().filter(|_| with_password);
@@ -52,14 +52,14 @@ impl Agent {
         self.inspect(uuid, "get info for").await.map(drop)
     }
 
-    /// A connection to the guest's screen that speaks RFB.
+    /// Opens an RFB connection to the guest's screen.
     pub async fn connect_vnc(&self, call: &Call, uuid: Uuid) -> Result<UnixStream, Error> {
         let machine = self.inspect(uuid, "connect to the screen of").await?.machine;
         self.journal_call(call, Some(uuid), "ConnectVnc", "").await;
         let (ours, theirs) = pair_in_passing().map_err(Error::internal)?;
         ours.set_nonblocking(true).map_err(Error::internal)?;
         let ours = UnixStream::from_std(ours).map_err(Error::internal)?;
-        // The caller's role was looked at already.
+        // The caller's role was already checked.
         patient(machine.add_vnc_client(theirs.into(), true)).await?;
         Ok(ours)
     }

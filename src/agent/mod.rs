@@ -10,8 +10,7 @@
 //!                     Store ──▶ Journal ──▶ watchers
 //! ```
 //!
-//! A caller that leaves changes nothing: it only stops waiting. A VM that is stuck keeps its own
-//! queue waiting and nobody else's.
+//! A caller that leaves changes nothing: it only stops waiting. A stuck VM delays only its own queue.
 //!
 //! Its rooms; each uses only those below it:
 //!
@@ -84,16 +83,16 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Opens the state, takes over what an earlier agent left, and is ready to serve.
+    /// Opens the state, adopts what an earlier agent left, and returns ready to serve.
     pub async fn start(config: Config, platform: Platform) -> Result<Self, StartError> {
         let layout = config.layout();
         folders::make(&layout)?;
         let locks = folders::lock(&layout).await?;
         if let Err(error) = storage::close_state(&layout) {
-            // A disk that can only be read keeps no agent from its guests.
+            // A read-only disk must not keep an agent from its guests.
             tracing::error!(%error, folder = %layout.state().display(), "others may read the state");
         }
-        // The database itself would only say that it can't be opened.
+        // SQLite itself would only report that it can't open the file.
         let database = OpenOptions::new().append(true).create(true).mode(0o600).open(layout.database());
         database.map_err(|source| StartError::Folder { path: layout.database(), source })?;
         let state = Journal::open(&layout.database(), keep(&config))?;
@@ -108,14 +107,14 @@ impl Agent {
         Ok(agent)
     }
 
-    /// What goes on beside the VMs for as long as the agent lives.
+    /// Starts the background tasks that run as long as the agent.
     fn begin_chores(&self) {
         let tasks = &self.context.tasks;
         tasks.spawn(nic_tags::watch_tags(self.context.clone()));
         tasks.spawn(files::uploads::expire(self.context.clone()));
         let agent = self.clone();
         tasks.spawn(async move { agent.report_leaks().await });
-        // Finding out what the host can do may take seconds; it is done when the first VM is started.
+        // Probing the host may take seconds; this way it is done before the first VM is started.
         let platform = self.context.platform.clone();
         tasks.spawn(async move {
             platform.zone.enforcements().await;
@@ -123,27 +122,27 @@ impl Agent {
         });
     }
 
-    /// Takes no more work, and waits for what was accepted. Guests go on.
+    /// Accepts no more work, and waits for accepted work. Guests continue.
     pub async fn stop(&self) {
         self.context.stopping.cancel();
         self.context.tasks.close();
         self.context.tasks.wait().await;
     }
 
-    /// Waits until everything that is committed now is shown. Who takes a place in the journal first, and looks at
+    /// Waits until everything committed so far is published. A caller that takes a cursor first, and reads
     /// the VMs afterwards, misses nothing.
     pub async fn shown(&self) {
         self.context.shown().await;
     }
 
-    /// Set when the agent takes no more work.
+    /// Cancelled when the agent is stopping.
     #[must_use]
     pub fn stopping(&self) -> CancellationToken {
         self.context.stopping.clone()
     }
 
-    /// Journals what a caller is about to do; of the host when no VM is named. A full disk keeps nobody from looking at a
-    /// guest or typing into it: then the log has the word.
+    /// Journals a call before it acts; about the host if `vm` is `None`. If that fails, as on a full disk,
+    /// the call is only logged: nobody is kept from a guest's screen or console.
     pub async fn journal_call(&self, call: &Call, vm: Option<Uuid>, rpc: &str, detail: &str) {
         self.context.journal_call(call, vm, rpc, detail).await;
     }
@@ -154,7 +153,7 @@ impl Agent {
         &self.config
     }
 
-    /// Where things are.
+    /// The agent's paths.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.context.layout
@@ -183,8 +182,8 @@ impl Agent {
         self.context.vm(uuid)
     }
 
-    /// At most `limit` VMs that meet all filters, with UUIDs after `after`, in order; and whether there may
-    /// be more.
+    /// Returns at most `limit` VMs that match all filters, with UUIDs after `after`, in order; and whether
+    /// there may be more.
     #[must_use]
     pub fn vms(&self, after: Option<Uuid>, limit: usize, filters: &[Filter]) -> (Vec<Arc<View>>, bool) {
         self.context.registry.page(after, limit, filters)
@@ -200,17 +199,17 @@ impl Agent {
         self.context.platform.kvm.describe().await
     }
 
-    /// What zones on this host keep a hypervisor from.
+    /// Returns the restrictions that zones here enforce.
     pub async fn enforcements(&self) -> Vec<Enforcement> {
         self.context.platform.zone.enforcements().await
     }
 
-    /// What zones on this host can bound.
+    /// Returns the limits that zones can set.
     pub async fn limits(&self) -> Vec<LimitReport> {
         self.context.platform.zone.limits().await
     }
 
-    /// What the host has for VMs, and what is left of it.
+    /// Returns the host's capacity for VMs, and its use.
     #[must_use]
     pub fn capacity(&self) -> Vec<Capacity> {
         self.context.claims.capacity()
@@ -222,7 +221,7 @@ impl Agent {
     }
 }
 
-/// Records with what an agent of an earlier kind, or with another configuration, did not give them.
+/// Completes the records of an older agent, or of one with another configuration.
 fn mended(mut records: Vec<VmRecord>, config: &Config) -> Vec<VmRecord> {
     for vm in &mut records {
         let seed = seed::files(vm.uuid, &vm.spec).is_some();

@@ -7,17 +7,17 @@ use std::{
 
 use super::{Agent, context::transition::Transition, request::call::Call};
 
-/// Of one caller and rpc one refusal is told in that time.
+/// One refusal per caller and rpc is journaled in that time.
 const REFUSAL: Duration = Duration::from_secs(60);
-/// Callers and rpcs that are told apart.
+/// Pairs of caller and rpc that are remembered.
 const KNOWN: usize = 1024;
 
-/// Calls that were refused for a role that is too low; who is refused again and again must not fill the journal.
+/// Calls that were refused because the caller's role is too low; repeated ones must not fill the journal.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals(HashMap<(String, String), Instant>);
 
 impl Refusals {
-    /// Writes down that `caller` may not call `rpc`, unless that was said a moment ago.
+    /// Journals that `caller` may not call `rpc`, unless it was journaled a moment ago.
     pub(crate) async fn tell(&mut self, agent: &Agent, caller: String, rpc: String) {
         let now = Instant::now();
         if self.0.len() >= KNOWN {
@@ -30,7 +30,7 @@ impl Refusals {
         }
         let refused = Call::by(&key.0).refused(&key.1);
         if let Err(error) = Transition::new(&agent.context).event(refused).only().await {
-            tracing::warn!(caller = key.0, rpc = key.1, %error, "a call was refused, and that is not in the journal");
+            tracing::warn!(caller = key.0, rpc = key.1, %error, "a refused call could not be journaled");
         }
         self.0.insert(key, now);
     }

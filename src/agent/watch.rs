@@ -1,7 +1,7 @@
-//! Which events a watcher wants.
+//! The events that a watcher wants.
 //!
-//! A filter looks at the VM as it was before an event and after it, and the journal alone decides: a watch that was cut
-//! and goes on from its cursor gets what it would have got.
+//! A filter checks the VM as it was before and after an event, and the journal alone decides: an interrupted
+//! watch that continues from its cursor gets the same events.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +18,7 @@ use crate::{
     spec::filter::Filter,
 };
 
-/// Which events are wanted, and what is known of their VMs.
+/// The wanted events, and the known state of their VMs.
 #[derive(Debug)]
 pub(crate) struct EventFilter {
     uuids: HashSet<Uuid>,
@@ -26,24 +26,24 @@ pub(crate) struct EventFilter {
     filters: Vec<Filter>,
     /// Whether a VM met the filters after its last event, where that is known.
     met: HashMap<Uuid, bool>,
-    /// With a snapshot: how new each VM was in it.
+    /// With a snapshot: each VM's generation in it.
     seen: HashMap<Uuid, u64>,
 }
 
 impl EventFilter {
-    /// Of these VMs, kinds (by their names in the journal) and filters; of all where there are none.
+    /// Wants events of these VMs, kinds (by their names in the journal) and filters; an empty list means all.
     #[must_use]
     pub(crate) fn new(uuids: HashSet<Uuid>, kinds: Vec<&'static str>, filters: Vec<Filter>) -> Self {
         Self { uuids, kinds, filters, met: HashMap::new(), seen: HashMap::new() }
     }
 
-    /// What every VM has to meet.
+    /// The filters on VMs.
     #[must_use]
     pub(crate) fn filters(&self) -> &[Filter] {
         &self.filters
     }
 
-    /// Whether a VM that meets the filters belongs into the snapshot; what it had seen is not told again.
+    /// Returns whether a VM that meets the filters belongs in the snapshot; its past events are not repeated.
     pub(crate) fn shows(&mut self, vm: &VmRecord) -> bool {
         let wanted = self.uuids.is_empty() || self.uuids.contains(&vm.uuid);
         if wanted {
@@ -53,7 +53,7 @@ impl EventFilter {
         wanted
     }
 
-    /// Whether an event is wanted; they come in their order.
+    /// Returns whether an event is wanted. Events must come in order.
     pub(crate) async fn has(&mut self, agent: &Agent, event: &Event) -> Result<bool, WatchError> {
         let fact = &event.fact;
         if !self.uuids.is_empty() && !self.uuids.contains(&fact.uuid) {
@@ -65,7 +65,7 @@ impl EventFilter {
             return Ok(false);
         }
         if matches!(fact.kind, EventKind::Deleted { .. }) {
-            // One that is made again under this UUID is another.
+            // A VM created again under this UUID is another.
             self.seen.remove(&fact.uuid);
         }
         if !self.filters.is_empty() && !self.passes(agent, event).await? {
@@ -92,7 +92,7 @@ impl EventFilter {
         Ok(before || after)
     }
 
-    /// Whether the VM of the first event that is seen of it met the filters before.
+    /// Returns whether a VM met the filters before its first event in this watch.
     async fn met_before(&self, agent: &Agent, event: &Event) -> Result<bool, WatchError> {
         let uuid = event.fact.uuid;
         if matches!(event.fact.kind, EventKind::Created { .. }) {
@@ -100,11 +100,11 @@ impl EventFilter {
         }
         Ok(match (agent.journal().vm_before(uuid, event.sequence).await?, &event.fact.kind) {
             (Some(vm), _) => vm.is_some_and(|vm| self.meets(agent, &vm)),
-            // Trimmed: what changed says what it was.
+            // Trimmed: undo the event's changes.
             (None, EventKind::Modified { vm, changes }) => {
                 self.meet(&diff::undone(seen_by_filters(agent, vm), changes))
             }
-            // One that did not change since is as it was.
+            // A VM without changes is as it was.
             (None, _) => agent.vm(uuid).is_ok_and(|vm| self.meets(agent, &vm)),
         })
     }
@@ -114,7 +114,7 @@ impl EventFilter {
         let shown = agent.context.registry.get(vm.uuid).ok().map(|handle| handle.view());
         let same = |record: &VmRecord| (record.generation, record.created) == (vm.generation, vm.created);
         match shown.filter(|view| same(&view.record)) {
-            // Made once for everybody.
+            // Built once for all watchers.
             Some(view) => self.meet(&view.object),
             None => self.meet(&seen_by_filters(agent, vm)),
         }

@@ -24,7 +24,7 @@ fn phase_item(reached: &BootPhase) -> v1::StartVmResponse {
     v1::StartVmResponse { item: Some(start_vm_response::Item::Phase(phase(reached))) }
 }
 
-/// Passes phases on as they come; gives how many.
+/// Forwards phases as they arrive; returns their number.
 pub(super) async fn send_phases(mut phases: mpsc::Receiver<BootPhase>, items: Items) -> usize {
     let mut told = 0;
     while let Some(phase) = phases.recv().await {
@@ -36,7 +36,7 @@ pub(super) async fn send_phases(mut phases: mpsc::Receiver<BootPhase>, items: It
 }
 
 impl Vms {
-    /// The last items: of a repeated request also the phases of the first run.
+    /// Sends the last items; for a repeated request also the phases of the first run.
     pub(super) async fn send_outcome(
         &self,
         outcome: Result<VmReply, Error>,

@@ -1,8 +1,8 @@
-//! What a caller's streams may have on the way at once.
+//! The bytes that a caller's streams may have in flight.
 //!
-//! A message that a caller does not read waits in the agent's memory. Small ones are bounded by how many streams there
-//! may be; large ones, of which each stream has one on its way, share a budget: who reads none of them holds up no
-//! stream but its own.
+//! A message that a caller does not read waits in the agent's memory. Small ones are bounded by the number of
+//! streams; large ones, of which each stream has one in flight, share a budget: a caller that reads none
+//! delays only its own streams.
 
 use std::{
     collections::HashMap,
@@ -13,14 +13,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of a message that needs none of the budget.
 const SMALL: usize = 16 << 10;
-/// KiB of larger ones that one caller may have on the way.
+/// KiB of larger ones that one caller may have in flight.
 const BUDGET: u32 = 64 << 10;
 
 /// The budgets of callers whose streams are open, by name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Budgets(Arc<Mutex<HashMap<Arc<str>, Weak<Semaphore>>>>);
 
-/// One stream's part in its caller's budget.
+/// One stream's share of its caller's budget.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<Semaphore>,
@@ -42,12 +42,12 @@ impl Budgets {
 }
 
 impl Share {
-    /// Gives back what the last message took: the stream asks for another, so it has left.
+    /// Releases the last message's share: the stream asks for the next, so that one was sent.
     pub(super) fn has_left(&mut self) {
         self.on_the_way = None;
     }
 
-    /// Waits until a message of so many bytes fits.
+    /// Waits until a message of `bytes` fits.
     pub(super) async fn take(&mut self, bytes: usize) {
         if bytes <= SMALL {
             return;

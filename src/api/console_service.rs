@@ -41,7 +41,7 @@ const MAX_INPUT: usize = 64 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Consoles {
     agent: Agent,
-    /// Where there is a browser console.
+    /// Set if there is a browser console.
     links: Option<Arc<ScreenLinks>>,
 }
 
@@ -50,7 +50,7 @@ impl Consoles {
         Self { agent, links }
     }
 
-    /// Reads until the reader is done, the client leaves or the agent stops; then `done`.
+    /// Reads until the reader is done, the client leaves or the agent stops; then cancels `done`.
     fn forward<T: Send + 'static>(
         &self,
         mut reader: ConsoleReader,
@@ -118,7 +118,7 @@ impl ConsoleService for Consoles {
             typed: 0,
         };
         let done = CancellationToken::new();
-        // It holds no console, whose readers end when nobody does.
+        // It must not hold a console, or readers would not end.
         tokio::spawn(done.clone().run_until_cancelled_owned(typing.run(input, right, sender.clone())));
         self.forward(reader, attach_item, sender, done);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -158,7 +158,7 @@ impl ConsoleService for Consoles {
         self.agent.check_running(vm).await.map_err(status)?;
         let call = Call::by(&*caller.name);
         self.agent.journal_call(&call, Some(vm), "CreateVncLink", "").await;
-        tracing::info!(%vm, caller = %caller.name, "made a link to the screen");
+        tracing::info!(%vm, caller = %caller.name, "created a link to the screen");
         let url = links.make(vm, caller).map_err(link_status)?;
         let expire_time = Some((SystemTime::now() + links.life()).into());
         Ok(Response::new(v1::CreateVncLinkResponse { url, expire_time }))
@@ -183,7 +183,7 @@ impl ConsoleService for Consoles {
 /// A client that is attached.
 struct Typing {
     agent: Agent,
-    /// Until its first word is told.
+    /// Taken when the call is journaled.
     call: Option<Call>,
     vm: Uuid,
     input: ConsoleInput,
@@ -201,7 +201,7 @@ impl Typing {
         sender: mpsc::Sender<Result<v1::AttachResponse, Status>>,
     ) {
         let last = loop {
-            // Whoever took over types alone, however fast this one's input comes.
+            // Only the new writer may type, however fast this one's input comes.
             let next = tokio::select! {
                 biased;
                 () = sender.closed() => return,
@@ -211,9 +211,9 @@ impl Typing {
             let item = match next {
                 Some(Ok(v1::AttachRequest { item: Some(item) })) => item,
                 Some(Ok(_)) => break Err(invalid("input", "only input may follow attach")),
-                // Who has nothing more to type gives the right to write back.
+                // A client that ends its input releases the write right.
                 None => break Ok(input_end(self.typed)),
-                // Gone, which the reader notices by itself.
+                // The client left, which the reader notices too.
                 Some(Err(_)) => return,
             };
             // A guest that does not read makes the writer wait, but not longer than its client stays.
@@ -227,7 +227,7 @@ impl Typing {
                 break Err(failure);
             }
         };
-        // Free again before anybody hears of it.
+        // Released before anybody is notified.
         drop(right);
         let _ = sender.send(last).await;
     }
@@ -249,7 +249,7 @@ impl Typing {
         }
     }
 
-    /// Opens the input at the first byte, and again for a VM that was started again meanwhile.
+    /// Opens the input at the first byte, and again after the VM was restarted.
     async fn write(&mut self, typed: &[u8]) -> Result<(), ConsoleError> {
         let written = match &mut self.writer {
             Some(open) => open.write(typed).await,
@@ -264,7 +264,7 @@ impl Typing {
     }
 }
 
-/// Waits until the right to write is another's; forever for who never had it.
+/// Waits until another client takes the write right; forever without one.
 async fn taken(right: &mut Option<WriterRight>) -> String {
     match right {
         Some(right) => right.taken().await,
@@ -304,7 +304,7 @@ async fn show(mut from: OwnedReadHalf, sender: &ScreenSender) {
     }
 }
 
-/// Gives why the client can't go on; nothing when it or the screen is done.
+/// Returns why the client can't continue; `None` when it or the screen is done.
 async fn point_and_type(
     mut to: OwnedWriteHalf,
     mut input: Streaming<v1::ConnectVncRequest>,

@@ -1,4 +1,4 @@
-//! Between the contract's messages and the agent's own types. The model's are converted in [`crate::proto`].
+//! Converts between the contract's messages and the agent's own types; [`crate::proto`] converts the model's.
 
 use crate::{
     agent::{Capacity, Leak, LeakKind, View},
@@ -7,7 +7,7 @@ use crate::{
     storage::{Entry, EntryKind, Partial},
 };
 
-/// A VM as it is kept for readers.
+/// Converts a VM's view for a caller.
 pub(super) fn view(view: &View, sight: Sight) -> v1::Vm {
     match sight {
         Sight::Redacted if !is_the_same_for_all(&view.record.spec) => {

@@ -35,13 +35,13 @@ use crate::{
     store::{EventPage, EventQuery},
 };
 
-/// Between bookmarks on an idle stream.
+/// Interval of bookmarks on an idle stream.
 const BOOKMARK: Duration = Duration::from_secs(20);
 /// VMs that a watch may name.
 const MAX_UUIDS: usize = 1000;
 /// Kinds that a watch may name; there are fewer.
 const MAX_KINDS: usize = 100;
-/// VMs of a snapshot that are looked at together.
+/// VMs of a snapshot that are read at once.
 const PAGE: usize = 256;
 /// Newest events that are kept in the contract's form, for many watchers at once.
 const SHARED: usize = 1024;
@@ -78,9 +78,9 @@ impl Events {
                     time.seconds.saturating_mul(1000).saturating_add((time.nanos / 1_000_000).into());
                 journal.watch_since(Timestamp(millis)).map_err(watch_status)
             }
-            Some(Start::Now(false)) => Err(invalid("now", "only true is a start")),
-            Some(Start::Beginning(false)) => Err(invalid("beginning", "only true is a start")),
-            Some(Start::Snapshot(false)) => Err(invalid("snapshot", "only true is a start")),
+            Some(Start::Now(false)) => Err(invalid("now", "only true is allowed")),
+            Some(Start::Beginning(false)) => Err(invalid("beginning", "only true is allowed")),
+            Some(Start::Snapshot(false)) => Err(invalid("snapshot", "only true is allowed")),
         }
     }
 }
@@ -116,7 +116,7 @@ fn kinds(numbers: &[i32]) -> Result<Vec<&'static str>, Status> {
     numbers.iter().enumerate().map(name).collect()
 }
 
-/// The newest events in the contract's bytes, made once for all watchers that see as much.
+/// The newest events in the contract's bytes, encoded once for all watchers with the same sight.
 #[derive(Debug)]
 struct Shared {
     sight: Sight,
@@ -135,7 +135,7 @@ impl Shared {
         let item = Packed::from(&shown(agent, event, self.sight));
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         if kept.back().is_none_or(|(last, _)| *last < event.sequence) {
-            // Few, should they be large: who needs one again makes it again.
+            // A large event is kept alone: watchers encode the others again if needed.
             let room = if event.size > LARGE { 0 } else { SHARED - 1 };
             while kept.len() > room {
                 kept.pop_front();
@@ -152,7 +152,7 @@ impl Shared {
     }
 }
 
-/// An event as its readers see it.
+/// Converts an event for its readers.
 fn shown(agent: &Agent, event: &Event, sight: Sight) -> v1::WatchEventsResponse {
     let cursor = agent.journal().cursor(event.sequence).to_string();
     event_to_proto(event, cursor, &agent.site(event.fact.uuid), sight)
@@ -174,7 +174,7 @@ impl EventService for Events {
         let (filters, held) = self.expressions.filters(&caller, request.filters).await?;
         let wanted = EventFilter::new(uuids, kinds, filters);
         let snapshot = matches!(request.start, Some(Start::Snapshot(true)));
-        // Before the snapshot is taken: what changes meanwhile comes after it.
+        // Before the snapshot: changes made during it follow as events.
         let this = self.clone();
         let watcher = tokio::task::spawn_blocking(move || this.watcher(request.start))
             .await
@@ -216,8 +216,8 @@ impl EventService for Events {
     }
 }
 
-/// One caller's watch. It goes on when the caller's connection takes more: nothing is made in advance, and nothing
-/// waits but in the journal.
+/// One caller's watch. It advances when the caller's connection takes more: nothing is encoded in advance,
+/// and events wait only in the journal.
 struct Watch {
     agent: Agent,
     shared: Arc<Shared>,
@@ -226,16 +226,16 @@ struct Watch {
     share: Share,
     watcher: Watcher,
     wanted: EventFilter,
-    /// What is left of the snapshot to tell.
+    /// The rest of the snapshot to send.
     snapshot: Option<Snapshot>,
     told_end: bool,
-    /// The newest event when the last page of the snapshot was read. Until the stream is past it no place is told: a
-    /// watch that began there would be told again what the snapshot had.
+    /// The newest event when the last page of the snapshot was read. Until the stream is past it, no cursor
+    /// is sent: a watch that began there would repeat what the snapshot had.
     seen_until: i64,
     /// Nothing comes after an error.
     over: bool,
     bookmark_due: Instant,
-    // Made once, not for each event: they are registered with the runtime.
+    // Created once, not for each event: they are registered with the runtime.
     bookmark: Pin<Box<Sleep>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
 }
@@ -299,7 +299,7 @@ impl Watch {
         Some(item)
     }
 
-    /// The next VM that is wanted, or that every VM was told.
+    /// Returns the next wanted VM, or the end of the snapshot.
     async fn tell(&mut self, mut snapshot: Snapshot) -> Result<Packed, Status> {
         while snapshot.page.is_empty() && !snapshot.last {
             self.turn_page(&mut snapshot).await?;
@@ -327,10 +327,10 @@ impl Watch {
         Ok(())
     }
 
-    /// The next event that is wanted, or where the watch is.
+    /// Returns the next wanted event, or a bookmark.
     async fn follow(&mut self) -> Result<Packed, Status> {
         loop {
-            // Also what a watcher whose filter lets nothing through moves on with.
+            // Also moves the cursor of a watcher whose filter passes nothing.
             if !self.told_end && self.watcher.is_at_end() {
                 self.told_end = true;
                 return Ok(self.place(Item::Bookmark(v1::Bookmark {})));
@@ -356,7 +356,7 @@ impl Watch {
                 let told = shown(&self.agent, &event, self.shared.sight);
                 return Ok(Packed::from(&v1::WatchEventsResponse { cursor: String::new(), ..told }));
             }
-            // What the filter holds back moves the cursor as well; not before the end, which a bookmark tells.
+            // Filtered events move the cursor as well; but only after the bookmark at the end.
             if self.told_end
                 && let Some(bookmark) = self.bookmark_if_due()
             {

@@ -1,4 +1,4 @@
-//! The files of a zone's root: uploads that may be cut, and pages of names.
+//! The files of a zone's root: resumable uploads, and pages of entries.
 
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
@@ -81,7 +81,7 @@ impl Vms {
     }
 }
 
-/// Passes chunks on until the client says that this was all, or is gone.
+/// Forwards chunks until the client ends the upload or leaves.
 async fn receive(
     uploader: Uploader,
     stream: &mut Streaming<v1::PutFileRequest>,

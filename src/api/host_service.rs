@@ -19,7 +19,7 @@ use crate::{
     spec::Brand,
 };
 
-/// Serves what is known of the host.
+/// Serves facts about the host.
 #[derive(Clone, Debug)]
 pub(super) struct Host {
     agent: Agent,
@@ -33,7 +33,7 @@ impl Host {
 
 /// Leaks that are reclaimed at once.
 const MAX_IDS: usize = 1000;
-/// Seconds that a guest may take where nothing is said.
+/// Seconds that a guest may take by default.
 const DRAIN: u32 = 60;
 
 #[tonic::async_trait]

@@ -19,7 +19,7 @@ pub(super) fn no_machine() -> Status {
     status(Error::Invalid(vec![Violation::missing("vm", "required: the machine")]))
 }
 
-/// What a request asks to be changed.
+/// Returns the changes of a request.
 pub(super) fn payload(request: &v1::UpdateVmRequest) -> Result<Map<String, Value>, Vec<Violation>> {
     let size = prost::Message::encoded_len(request);
     if size > MAX_PAYLOAD {
@@ -29,7 +29,7 @@ pub(super) fn payload(request: &v1::UpdateVmRequest) -> Result<Map<String, Value
 }
 
 impl Vms {
-    /// What is wrong with an update: of that VM, or else of some VM of that brand.
+    /// Validates an update: of that VM, or else of any VM of that brand.
     pub(super) async fn validate_update(
         &self,
         actor: String,

@@ -1,4 +1,4 @@
-//! What every request carries.
+//! Common fields of requests.
 
 use prost::Message;
 use sha2::{Digest as _, Sha256};
@@ -62,13 +62,13 @@ pub(super) fn call<M: Change>(request: &Request<M>, method: &str) -> Result<Call
     call_of(actor(request)?, method, request.get_ref().clone())
 }
 
-/// As [`call`], for a request that came in another way.
+/// As [`call`], from the parts of a request.
 pub(super) fn call_of(actor: String, method: &str, mut content: impl Change) -> Result<Call, Status> {
     let mut request_id = None;
     if let Some(text) = content.request_id().filter(|text| !text.is_empty()) {
         let id = Uuid::try_parse(text).ok().filter(|id| !id.is_nil());
         let id = id.ok_or_else(|| invalid("request_id", format!("{text:?} is not a UUID")))?;
-        // In its one form: a repeat in capitals is the same request.
+        // In canonical form: a repeat in capitals is the same request.
         *text = id.to_string();
         request_id = Some(id);
         tracing::Span::current().record("request_id", tracing::field::display(id));
@@ -78,7 +78,7 @@ pub(super) fn call_of(actor: String, method: &str, mut content: impl Change) -> 
     Ok(Call { actor, request_id, digest })
 }
 
-/// The caller's verified name. The gate lets nobody without one through.
+/// Returns the caller's verified name. The gate admits nobody without one.
 pub(super) fn actor<T>(request: &Request<T>) -> Result<String, Status> {
     peer(request).map(|peer| peer.name.to_string())
 }
@@ -103,7 +103,7 @@ pub(super) fn invalid(field: &str, why: impl Into<String>) -> Status {
     status(Error::invalid(field, why))
 }
 
-/// Rows of a page: at most 1000, which is also what 0 means.
+/// Returns the rows of a page: at most 1000, which is also the default.
 pub(super) fn page_size(size: i32) -> Result<usize, Status> {
     match usize::try_from(size) {
         Ok(0) => Ok(1000),

@@ -1,4 +1,4 @@
-//! The serving loop, with every limit said.
+//! The serving loop, with explicit limits.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::{
 const MAX_MESSAGE: usize = 4 << 20;
 /// Refused calls that wait for the journal.
 const REFUSED: usize = 64;
-/// Calls under way on one connection, as far as the transport knows: more than are answered.
+/// Calls under way on one connection that the transport admits: more than the gate admits.
 const MAX_STREAMS: u32 = 4096;
 const _: () = assert!(MAX_STREAMS as usize > MAX_CALLS);
 /// Bytes of headers.
@@ -35,12 +35,12 @@ const MAX_HEADERS: u32 = 16 << 10;
 /// Flow-control windows of a stream and of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Streams that a client may reset before it is sent away.
+/// Streams that a client may reset before it is disconnected.
 const MAX_RESETS: usize = 256;
 /// Dead peers are noticed after both.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between looks for client certificates that expired meanwhile.
+/// Interval between checks for expired client certificates.
 const SWEEP: Duration = Duration::from_secs(30);
 
 /// Why serving ended early.
@@ -109,7 +109,7 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
     Ok(())
 }
 
-/// Writes down who was refused.
+/// Journals refused calls.
 async fn journal_refused(agent: Agent, mut refused: mpsc::Receiver<(String, String)>) {
     let mut refusals = Refusals::default();
     while let Some((caller, rpc)) = refused.recv().await {
@@ -117,8 +117,8 @@ async fn journal_refused(agent: Agent, mut refused: mpsc::Receiver<(String, Stri
     }
 }
 
-/// Ends streams at once when the agent stops, and cuts what is left when the drain is over: tonic
-/// by itself waits for the last console for ever.
+/// Ends streams at once when the agent stops, and cuts the rest when the drain is over: tonic alone would
+/// wait for the last console forever.
 async fn drain_after(
     agent: Agent,
     stop: CancellationToken,
@@ -150,7 +150,7 @@ async fn watch_certificates(agent: Agent, tls: Option<Arc<Tls>>) {
             match tls.reload_if_changed() {
                 Ok(Some(cut)) => tracing::info!(cut, "certificates reloaded"),
                 Ok(None) => {}
-                Err(error) => tracing::error!(%error, "certificates not reloaded, the old ones stay in use"),
+                Err(error) => tracing::error!(%error, "certificates not reloaded; the old ones stay in use"),
             }
         }
         match tls.sweep() {
@@ -160,7 +160,7 @@ async fn watch_certificates(agent: Agent, tls: Option<Arc<Tls>>) {
     }
 }
 
-/// A bug in one call is that call's error, and no more.
+/// Turns a panic in one call into that call's error.
 #[derive(Clone, Copy)]
 struct PanicToStatus;
 

@@ -1,4 +1,4 @@
-//! What a caller may see, and how much a caller's filters may cost.
+//! A caller's access to secrets, and the limits of a caller's filters.
 
 use std::{
     collections::HashMap,
@@ -31,11 +31,11 @@ fn sight_of(peer: &Peer) -> Sight {
     if peer.role >= Role::Admin { Sight::Whole } else { Sight::Redacted }
 }
 
-/// The regular expressions of callers, by whom they are.
+/// The number of regular expressions under way, by caller.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Expressions(Arc<Mutex<HashMap<Arc<str>, usize>>>);
 
-/// Expressions that a call has, until it is dropped.
+/// A call's regular expressions, counted until dropped.
 #[derive(Debug)]
 pub(super) struct Held {
     expressions: Expressions,
@@ -107,7 +107,7 @@ impl Drop for Held {
     }
 }
 
-/// A filter on a secret would tell it bit by bit.
+/// A filter on a secret would reveal it bit by bit.
 fn secret(key: &str) -> Status {
     let metadata =
         [("role_required".to_owned(), Role::Admin.to_string()), ("filter".to_owned(), key.to_owned())];

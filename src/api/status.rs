@@ -1,4 +1,5 @@
-//! Errors to status codes: one exhaustive match, so that no new error is left to chance. `docs/api.md` has the table.
+//! Maps errors to status codes: one exhaustive match, so that no new error is left out. `docs/api.md` has the
+//! table.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -119,13 +120,13 @@ pub(super) fn status(error: Error) -> Status {
     Status::with_error_details(code, message, details)
 }
 
-/// An error travels in headers, of which many clients take 8 KiB by default: bytes of its message (as which one that is
-/// not ASCII takes three), of a text in its details, and of all violations.
+/// An error travels in headers, of which many clients accept 8 KiB by default: bytes of its message (one that
+/// is not ASCII takes three), of a text in its details, and of all violations.
 const MAX_MESSAGE: usize = 600;
 const MAX_TEXT: usize = 300;
 const MAX_VIOLATIONS: usize = 3 << 10;
 
-/// The first violations, as far as there is room, and how many more there are.
+/// Adds the first violations that fit, and the number of the others.
 fn add_violations(details: &mut ErrorDetails, violations: Vec<Violation>) {
     let (mut room, mut left) = (MAX_VIOLATIONS, violations.len());
     for Violation { field, message, .. } in violations {

@@ -188,7 +188,7 @@ impl VmService for Vms {
         let limit = page_size(request.page_size)?;
         let (filters, held) = self.expressions.filters(&caller, request.filters).await?;
         let this = self.clone();
-        // Thousands of VMs that nobody looked at before take a moment.
+        // Building the views of thousands of VMs takes a moment.
         let answer = tokio::task::spawn_blocking(move || {
             let _held = held;
             let (views, more) = this.agent.vms(after, limit, &filters);

@@ -1,4 +1,4 @@
-//! What serves VMs.
+//! The VM server.
 
 use super::sight::Expressions;
 use crate::{

@@ -23,7 +23,7 @@ pub(crate) struct Connection {
     io: Io,
     peer: Peer,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Dropped with the connection: gives its place back, and takes it off its listener's list.
+    /// Dropped with the connection: frees its place, and removes it from its listener's list.
     _registration: Box<dyn Send + Sync>,
 }
 

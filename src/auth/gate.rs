@@ -19,10 +19,10 @@ use super::{peer::Peer, role::needed_for_path};
 
 use crate::model::{ERROR_DOMAIN, Reason};
 
-/// Calls under way on one connection. The transport takes some more, so that who goes over it is told.
+/// Calls under way on one connection. The transport admits more, so that a caller over it gets an error.
 pub(crate) const MAX_CALLS: usize = 1024;
 
-/// A call that was refused for its caller's role: who, and which rpc.
+/// A call that was refused for its caller's role: the caller and the rpc.
 pub(crate) type Refused = (String, String);
 
 /// Puts the role check before a service.
@@ -32,7 +32,7 @@ pub(crate) struct GateLayer {
 }
 
 impl GateLayer {
-    /// Who is refused goes to `refused`, as far as there is room.
+    /// Reports refused calls to `refused`, as far as there is room.
     #[must_use]
     pub(crate) fn new(refused: mpsc::Sender<Refused>) -> Self {
         Self { refused }
@@ -47,7 +47,7 @@ impl<S> Layer<S> for GateLayer {
     }
 }
 
-/// Lets through what the caller's role allows.
+/// Admits the calls that the caller's role allows.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate<S> {
     inner: S,
@@ -62,7 +62,7 @@ fn check(peer: Option<&Peer>, path: &str) -> Result<(), Status> {
             "the connection has no verified identity",
         ));
     };
-    // What does not exist is answered so by the router.
+    // The router answers calls of unknown rpcs.
     let Some(needed) = needed_for_path(path) else { return Ok(()) };
     if peer.role >= needed {
         return Ok(());
@@ -85,7 +85,7 @@ fn with_reason(reason: Reason, code: Code, message: &str) -> Status {
     Status::with_error_details(code, message, details)
 }
 
-/// Gives a refusal of the transport a reason, as all others have one.
+/// Adds a reason to a refusal of the transport, as all others have one.
 fn explained(answer: http::Response<Body>) -> http::Response<Body> {
     let refused = Status::from_header_map(answer.headers()).filter(|status| status.details().is_empty());
     let Some(status) = refused else { return answer };
@@ -98,14 +98,14 @@ fn explained(answer: http::Response<Body>) -> http::Response<Body> {
         _ => return answer,
     };
     let mut explained = with_reason(reason, code, status.message()).into_http();
-    // As which compressions the agent takes.
+    // Such as the accepted compressions.
     for (name, value) in answer.headers() {
         explained.headers_mut().entry(name).or_insert_with(|| value.clone());
     }
     explained
 }
 
-/// One connection has as many calls under way as it may.
+/// Refuses a call over the limit of its connection.
 fn too_many() -> Status {
     let mut details = ErrorDetails::with_error_info(
         Reason::TooManyCalls.as_str(),
@@ -144,7 +144,8 @@ where
         };
         match admitted {
             Ok(call) => {
-                // Everything that is logged of this call says whose it is; the request id is known to whoever reads it.
+                // Every log line about this call names its caller; the request id is added when the request
+                // is read.
                 let span = tracing::info_span!(
                     "call",
                     method = request.uri().path().rsplit('/').next().unwrap_or_default(),
@@ -154,7 +155,7 @@ where
                 let answer = span.in_scope(|| self.inner.call(request));
                 let answered = async move {
                     let answer = explained(answer.await?);
-                    // The call is under way until its answer ends, or nobody wants it.
+                    // The call is under way until its answer ends or is dropped.
                     let counted = move |frame| {
                         let _under_way = &call;
                         frame

@@ -24,18 +24,18 @@ use super::{
     tls::Tls,
 };
 
-/// By when a client has to say the first byte of its handshake, and how long all of it may take.
+/// How long a client may take to send the first byte of its handshake, and for all of it.
 const HELLO: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// What the agent listens on.
+/// The agent's listeners.
 #[derive(Debug)]
 pub struct Listeners {
     /// For the local operator.
     pub unix: Option<UnixListener>,
     /// For everybody else.
     pub tcp: Option<(TcpListener, Arc<Tls>)>,
-    /// Where there is a browser console: whom it lets in.
+    /// The links of the browser console, if there is one.
     pub links: Option<Arc<ScreenLinks>>,
 }
 
@@ -77,13 +77,13 @@ async fn accept_unix(
                     return;
                 }
             }
-            Ok((None, _)) => tracing::warn!("a local user who is neither root nor the agent's was refused"),
+            Ok((None, _)) => tracing::warn!("refused a local user who is neither root nor the agent's"),
             Err(error) => pause(&error).await,
         }
     }
 }
 
-/// Root, or whoever runs the agent. The socket's mode says the same; this holds where it was changed.
+/// Admits root and the agent's own user. The socket's mode does the same; this holds where it was changed.
 fn local_peer(stream: &UnixStream) -> io::Result<Option<Peer>> {
     let uid = stream.peer_cred()?.uid();
     if uid != 0 && uid != rustix::process::geteuid().as_raw() {
@@ -120,10 +120,10 @@ async fn accept_tcp(
                 Some(Ok(Ok(connection))) => {
                     let _ = sender.send(Ok(connection)).await;
                 }
-                // Of these there may be many: whoever scans the port makes some, and a full house makes more.
+                // There may be many of these: port scans cause some, and a lack of free places causes more.
                 Some(Ok(Err(error))) => complain(&refused, address, &error.to_string()),
                 Some(Err(_)) => complain(&refused, address, "the TLS handshake took too long"),
-                None => tracing::debug!(%address, "pushed out by others that came in"),
+                None => tracing::debug!(%address, "displaced by newer connections"),
             }
         });
     }
@@ -135,7 +135,7 @@ fn complain(complaints: &Mutex<Complaints>, address: SocketAddr, why: &str) {
 }
 
 async fn handshake(tls: Arc<Tls>, tcp: TcpStream, places: &Places) -> io::Result<Connection> {
-    let silent = || io::Error::new(io::ErrorKind::TimedOut, "it said nothing");
+    let silent = || io::Error::new(io::ErrorKind::TimedOut, "it sent nothing");
     timeout(HELLO, tcp.readable()).await.map_err(|_| silent())??;
     tls.handshake(tcp, places).await
 }

@@ -1,4 +1,4 @@
-//! One door: who is at the other end of a connection, and which rpcs that one may call.
+//! The only entrance: it identifies the peer of a connection, and decides which rpcs it may call.
 //!
 //! ```text
 //!   TCP ──▶ TLS 1.3, client certificate ──▶ spiffe://<domain>/<role>/<name> ─┐

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, and what goes on there.
+//! The peer at the other end of a connection, and its activity.
 
 use std::{
     sync::{
@@ -16,20 +16,20 @@ use super::role::Role;
 /// A client's certificates, leaf first.
 pub(crate) type Chain = Arc<[CertificateDer<'static>]>;
 
-/// Who calls. Each request carries it in its extensions.
+/// A caller. Each request carries it in its extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
     /// As the journal names the caller: a SPIFFE ID, or `unix:uid=0`.
     pub name: Arc<str>,
     /// What the caller may do.
     pub role: Role,
-    /// What it showed; none on the UNIX socket.
+    /// Its certificates; `None` on the UNIX socket.
     pub(crate) chain: Option<Chain>,
-    /// What goes on on its connection.
+    /// Its connection's activity.
     pub(super) activity: Activity,
 }
 
-/// What goes on on a connection. Not a part of who is at its other end.
+/// The activity on a connection. Not a part of the peer's identity.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Activity(Arc<Seen>);
 
@@ -58,12 +58,12 @@ impl Drop for UnderWay {
     }
 }
 
-/// By when a connection has to say its first byte, and to ask for something.
+/// How long a connection may take to send its first byte and its first request.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
 const FIRST_REQUEST: Duration = Duration::from_secs(60);
 
 impl Activity {
-    /// One call more; none where there are `most` already.
+    /// Begins a call; `None` when `most` are under way.
     pub(super) fn begin_call(&self, most: usize) -> Option<UnderWay> {
         self.0.asked.store(true, Ordering::Relaxed);
         let before = self.0.calls.fetch_add(1, Ordering::Relaxed);
@@ -71,14 +71,14 @@ impl Activity {
         (before < most).then_some(call)
     }
 
-    /// The client said something.
+    /// Notes that the client spoke.
     pub(super) fn is_heard(&self) {
         if !self.0.heard.load(Ordering::Relaxed) {
             self.0.heard.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Cuts a connection that says nothing, or asks for nothing, in time.
+    /// Cuts a connection that sends no byte, or no request, in time.
     pub(super) fn insist(&self, cut: CancellationToken) {
         let this = self.clone();
         let insist = async move {

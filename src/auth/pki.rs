@@ -1,8 +1,8 @@
 //! A small PKI of one CA, for development and small sites.
 //!
-//! `init` makes `ca.pem`, `ca.key`, the agent's `server.pem` and `server.key`, and an admin's
-//! `admin.pem` and `admin.key`; `issue` makes one client certificate more; `revoke` puts one on
-//! `crl.pem`. Keys are readable by their owner only. Nothing that exists is overwritten.
+//! `init` creates `ca.pem`, `ca.key`, the agent's `server.pem` and `server.key`, and an admin's `admin.pem`
+//! and `admin.key`; `issue` creates another client certificate; `revoke` puts one on `crl.pem`. Keys are
+//! readable by their owner only. Nothing that exists is overwritten.
 
 use std::{
     fs::{self, OpenOptions},
@@ -61,7 +61,7 @@ impl Pki {
         Self { dir, trust_domain }
     }
 
-    /// Makes the CA, the agent's certificate for `names`, and an admin's, valid for `days`.
+    /// Creates the CA, the agent's certificate for `names`, and an admin's, valid for `days`.
     pub fn init(&self, names: &[String], days: u32) -> Result<(), PkiError> {
         fs::create_dir_all(&self.dir).map_err(|source| PkiError::File { path: self.dir.clone(), source })?;
         let names = names.iter().map(|name| server_name(name)).collect::<Result<Vec<_>, _>>()?;
@@ -76,11 +76,11 @@ impl Pki {
         let server = Pair::signed(params, &ca)?;
         let admin = Pair::signed(self.client(Role::Admin, "admin", days)?.1, &ca)?;
         let ca = Pair { key: ca.key().serialize_pem(), certificate: ca.pem() };
-        // All is made before anything is written, the CA's own last: it is what others are signed with.
+        // Everything is created before anything is written; the CA's files come last, as it signs the others.
         self.write(&[("server", server), ("admin", admin), ("ca", ca)])
     }
 
-    /// Makes `<name>.pem` and `<name>.key` for a client, valid for `days`. Gives its identity.
+    /// Creates `<name>.pem` and `<name>.key` for a client, valid for `days`. Returns its identity.
     pub fn issue(&self, role: Role, name: &str, days: u32) -> Result<String, PkiError> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(plain) {
@@ -162,7 +162,7 @@ impl Pki {
         Ok(Issuer::from_ca_cert_pem(&read("ca.pem")?, key)?)
     }
 
-    /// Writes all of them, or none. What already exists stays as it is.
+    /// Writes all files, or none. Existing files stay as they are.
     fn write(&self, pairs: &[(&str, Pair)]) -> Result<(), PkiError> {
         let files = pairs.iter().flat_map(|(name, pair)| {
             [(format!("{name}.key"), &pair.key, 0o600), (format!("{name}.pem"), &pair.certificate, 0o644)]
@@ -184,7 +184,7 @@ impl Pki {
     }
 }
 
-/// Writes a file that is not there yet; says in `made` as soon as it is.
+/// Writes a new file; adds it to `made` as soon as it exists.
 fn write_new(path: &Path, text: &str, mode: u32, made: &mut Vec<PathBuf>) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     made.push(path.to_owned());

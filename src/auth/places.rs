@@ -1,4 +1,4 @@
-//! Who may have how many connections.
+//! Limits on connections, by identity.
 //!
 //! ```text
 //!   TCP ──▶ on the way in (a few hundred; the newest pushes out the oldest of the address that has most)
@@ -7,7 +7,7 @@
 //!           in: so many of one identity, so many that are no admin's; the rest is kept for admins
 //! ```
 //!
-//! Nobody waits for a place: who finds none is sent away, and that is said once in a while.
+//! Nobody waits for a place: a connection without one is closed, and that is logged now and then.
 
 use std::{
     collections::HashMap,
@@ -27,9 +27,9 @@ const OF_ADMIN: usize = 256;
 const OF_OTHER: usize = 64;
 /// Connections at once on the UNIX socket.
 const UNIX: usize = 256;
-/// Connections at once that have not said yet whose they are.
+/// Connections at once that are not yet authenticated.
 const ON_THE_WAY: usize = 256;
-/// Between two words in the log about connections that were sent away.
+/// Interval of log lines about connections that were sent away.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// The places of one agent.
@@ -55,7 +55,7 @@ struct Coming {
     out: CancellationToken,
 }
 
-/// What is given back when it is dropped.
+/// A place, released when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Places,
@@ -70,7 +70,7 @@ enum Kind {
 }
 
 impl Places {
-    /// A place on the way in, and what tells when another needs it more.
+    /// Takes a place on the way in; its token is cancelled to make room.
     pub(super) fn come(&self, address: IpAddr) -> (Place, CancellationToken) {
         let mut held = self.lock();
         if held.on_the_way.len() >= ON_THE_WAY {
@@ -82,7 +82,7 @@ impl Places {
         (Place { places: self.clone(), kind: Kind::OnTheWay(number) }, out)
     }
 
-    /// A place for whom the handshake told, if there is one.
+    /// Takes a place for an authenticated peer, if one is free.
     pub(super) fn enter(&self, peer: &Peer) -> Option<Place> {
         let mut held = self.lock();
         let is_admin = peer.role == Role::Admin;
@@ -98,7 +98,7 @@ impl Places {
         Some(Place { places: self.clone(), kind: Kind::In(peer.name.clone(), peer.role) })
     }
 
-    /// A place on the UNIX socket, if there is one.
+    /// Takes a place on the UNIX socket, if one is free.
     pub(super) fn enter_unix(&self) -> Option<Place> {
         let mut held = self.lock();
         if held.unix >= UNIX {
@@ -115,7 +115,7 @@ impl Places {
 }
 
 impl Held {
-    /// Sends away the oldest of the address that has most on the way.
+    /// Closes the oldest connection of the address that has most on the way.
     fn push_out(&mut self) {
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
         for coming in &self.on_the_way {
@@ -125,11 +125,11 @@ impl Held {
         if let Some(oldest) = self.on_the_way.iter().position(|coming| coming.address == address) {
             self.on_the_way.remove(oldest).out.cancel();
         }
-        self.complaints.tell(&format!("{count} connections of {address} say nothing"));
+        self.complaints.tell(&format!("{count} connections from {address} are silent"));
     }
 }
 
-/// What is logged of connections that are not served: now and then one line for all.
+/// Logs the connections that are not served: now and then one line for all.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     told: Option<Instant>,

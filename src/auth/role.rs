@@ -1,17 +1,17 @@
-//! Roles, and which rpc needs which.
+//! Roles, and the role of each rpc.
 
 use std::{fmt, str::FromStr};
 
 use crate::proto::Rpc;
 
-/// What a caller may do; each role may do what the ones before it may.
+/// A caller's permissions; each role includes those of the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Look at VMs, events and the host.
+    /// Read VMs, events and the host.
     Viewer,
     /// Run VMs: boot, stop, console, screen, files.
     Operator,
-    /// Make and remove VMs.
+    /// Create and delete VMs.
     Admin,
 }
 
@@ -64,7 +64,7 @@ pub const fn needed(rpc: Rpc) -> Role {
         | Rpc::GetHost
         | Rpc::ListNicTags
         | Rpc::ListLeaks => Role::Viewer,
-        // What a guest prints and shows is the guest's own.
+        // A guest's console and screen are the guest's own.
         Rpc::StartVm
         | Rpc::StopVm
         | Rpc::RebootVm

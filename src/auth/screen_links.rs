@@ -1,4 +1,4 @@
-//! ScreenLinks to the browser console: who has one may see one guest's screen, once.
+//! Links to the browser console: the holder of one may see one guest's screen, once.
 //!
 //! ```text
 //!   make ──▶ fresh ──use up──▶ forgotten
@@ -6,8 +6,8 @@
 //!              └── its life ends ──┘
 //! ```
 //!
-//! They are in memory only: the next agent knows none. What is kept of a token is its digest, so that neither a
-//! look at memory nor the time of a comparison gives one away.
+//! Links are in memory only: the next agent knows none. Only the digest of a token is kept, so that neither a
+//! memory dump nor the timing of a comparison reveals one.
 
 use std::{
     collections::HashMap,
@@ -32,12 +32,12 @@ pub struct ScreenLinks {
     fresh: Mutex<HashMap<[u8; 32], ScreenLink>>,
 }
 
-/// What a link is good for.
+/// The target of a link.
 #[derive(Clone, Debug)]
 pub(crate) struct ScreenLink {
     /// Whose screen.
     pub(crate) vm: Uuid,
-    /// In whose name.
+    /// Its creator.
     pub(crate) maker: Peer,
     until: Instant,
 }
@@ -54,7 +54,7 @@ pub(crate) enum ScreenLinkError {
 }
 
 impl ScreenLinks {
-    /// ScreenLinks that begin with `base` and can be opened for as long as `life`.
+    /// Creates links that begin with `base` and can be opened for `life`.
     #[must_use]
     pub fn new(base: &str, life: Duration) -> Self {
         Self { base: base.trim_end_matches('/').to_owned(), life, fresh: Mutex::default() }
@@ -80,12 +80,12 @@ impl ScreenLinks {
         Ok(format!("{}/{token}/", self.base))
     }
 
-    /// What a token is good for, if it is.
+    /// Returns a token's link, if it is fresh.
     pub(crate) fn peek(&self, token: &str) -> Option<ScreenLink> {
         self.fresh().get(&digest(token)).filter(|link| link.until > Instant::now()).cloned()
     }
 
-    /// As [`Self::look`]; the token is good for nothing afterwards.
+    /// As [`Self::peek`], and invalidates the token.
     pub(crate) fn use_up(&self, token: &str) -> Option<ScreenLink> {
         self.fresh().remove(&digest(token)).filter(|link| link.until > Instant::now())
     }

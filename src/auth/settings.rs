@@ -20,7 +20,7 @@ pub struct Settings {
     pub crl: PathBuf,
     /// Clients are `spiffe://<trust_domain>/<role>/<name>`.
     pub trust_domain: String,
-    /// Seconds between looks at the files; what changed is loaded. 0: only on SIGHUP.
+    /// Seconds between checks of the files; changed ones are loaded. 0: only on SIGHUP.
     pub reload_seconds: u64,
 }
 

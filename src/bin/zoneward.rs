@@ -61,14 +61,14 @@ enum Command {
         #[command(subcommand)]
         action: PkiAction,
     },
-    /// Say what this host can do, and what to do about what it can't
+    /// Report what this host can do, and how to fix what it can't
     Doctor,
     /// Run a hostile program in a real zone, and print what stopped each of its acts
     ///
     /// Each act runs in a process of its own, in the hypervisor's place, after everything is in force. The
     /// exit status is not 0 if anything forbidden succeeded.
     Probe {
-        /// Leave these out of the zone, to see what they are good for; no VM ever gets such a zone
+        /// Leave these out of the zone to see their effect; no VM ever gets such a zone
         #[arg(long, value_parser = mechanism(), value_delimiter = ',', value_name = "MECHANISM", conflicts_with = "vm")]
         without: Vec<Mechanism>,
         /// Run in the zone of this VM, which must be running; what would harm the VM is left out
@@ -148,7 +148,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode, AnyError> {
     let default = Path::new("/etc/zoneward/zoneward.toml");
     let file = arguments.config.clone().or_else(|| default.exists().then(|| default.to_owned()));
-    // What is not UTF-8 is no word of ours.
+    // Variables that are not UTF-8 are not ours.
     let words = std::env::vars_os();
     let words = words.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = Config::load(file.as_deref(), words, &arguments.set)?;
@@ -195,10 +195,10 @@ async fn serve(config: Config) -> Result<(), AnyError> {
         host_boot,
     };
     let tls = load_tls(&config)?;
-    // Adopts what an earlier agent left, before anybody can ask.
+    // Adopts an earlier agent's VMs before any client can call.
     let agent = Agent::start(config.clone(), platform).await?;
     let served = serve_agent(&agent, &config, tls).await;
-    // Accepted work goes on for as long as streams may; also what began with an agent that can't serve.
+    // Accepted work continues as long as streams may, also if the agent could not serve.
     let drain = Duration::from_secs(config.drain_seconds);
     if tokio::time::timeout(drain, agent.stop()).await.is_err() {
         tracing::warn!("work was still under way; the next start finishes it");
@@ -254,7 +254,7 @@ fn load_tls(config: &Config) -> Result<Option<(SocketAddr, Arc<Tls>)>, AnyError>
     Ok(Some((address, Tls::load(Files::new(&config.tls), config.tls.trust_domain.clone())?)))
 }
 
-/// Shows screens in browsers, whom the links let in.
+/// Shows screens in browsers that have a link.
 async fn serve_browser(
     agent: &Agent,
     tls: Arc<Tls>,
@@ -283,8 +283,8 @@ async fn serve_browser(
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// The local operator's socket, which only its owner can use. What lies there is an earlier agent's:
-/// a live one would hold the lock of the state folder.
+/// Binds the local operator's socket, which only its owner can use. An existing one is an earlier agent's: a
+/// live agent would hold the lock of the state folder.
 fn bind_socket(path: &Path) -> Result<UnixListener, AnyError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -292,7 +292,7 @@ fn bind_socket(path: &Path) -> Result<UnixListener, AnyError> {
         }
         _ => {}
     }
-    // The mode is the socket's own from its first moment on, with no umask changed under other threads.
+    // The socket has its mode from the start, without changing the umask of other threads.
     let bind = || -> std::io::Result<UnixListener> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -318,7 +318,7 @@ async fn handle_signals(stop: CancellationToken, tls: Option<Arc<Tls>>) {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => match tls.as_ref().map(|tls| tls.reload()) {
                 Some(Ok(cut)) => tracing::info!(cut, "certificates reloaded"),
-                Some(Err(error)) => tracing::error!(%error, "certificates not reloaded, the old ones stay in use"),
+                Some(Err(error)) => tracing::error!(%error, "cannot reload; old certificates stay in use"),
                 None => {}
             },
         }
@@ -327,7 +327,7 @@ async fn handle_signals(stop: CancellationToken, tls: Option<Arc<Tls>>) {
     stop.cancel();
 }
 
-/// Says that the agent gets on, for as long as it does: its tasks are run, and so is work that may block.
+/// Feeds the watchdog while the agent makes progress: its tasks run, and so does work that may block.
 async fn feed_watchdog(period: Duration) {
     loop {
         tokio::time::sleep(period).await;
@@ -357,7 +357,7 @@ async fn examine(config: &Config) -> Result<ExitCode, AnyError> {
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Prints act by act what was expected and what the kernel answered; fails if anything forbidden worked.
+/// Prints the expected and actual result of each act; fails if anything forbidden worked.
 async fn attempt_all(
     config: &Config,
     without: &[Mechanism],

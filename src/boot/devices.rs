@@ -1,4 +1,4 @@
-//! A spec's disks and interfaces as open ones.
+//! Opens a spec's disks and interfaces.
 
 use std::{fs::File, io, path::Path};
 
@@ -25,8 +25,8 @@ struct Attached {
     place: Place,
 }
 
-/// The VM's own, then those of this boot only: in the order of their drives. One of its own that this boot names is
-/// attached once, as the boot says.
+/// Returns the VM's own disks, then those of this boot only, in the order of their drives. An own disk that
+/// this boot names is attached once, as the boot says.
 fn attached(spec: &VmSpec, options: &BootOptions) -> Vec<Attached> {
     let own = |disk: &DiskSpec| Attached {
         model: disk.model(),
@@ -50,12 +50,12 @@ fn attached(spec: &VmSpec, options: &BootOptions) -> Vec<Attached> {
     spec.disks.iter().filter(stays).map(own).chain((first..).zip(&options.devices).map(of_boot)).collect()
 }
 
-/// Whether a device of one boot is that disk of the VM's own.
+/// Returns whether a device of one boot is the VM's own disk.
 fn is_named(device: &BootDevice, disk: &DiskSpec) -> bool {
     disk.is_made_here() && device.media == Media::Disk && disk.path.as_ref() == Some(&device.path)
 }
 
-/// The CD drives of a machine that is booted so.
+/// Returns the CD drives of a machine's boot.
 #[must_use]
 pub(crate) fn cd_drives(spec: &VmSpec, options: &BootOptions) -> Vec<CdDrive> {
     let cd = |attached: Attached| {
@@ -78,7 +78,7 @@ pub(super) fn open_drives(
     attached(spec, options).into_iter().map(|attached| open_disk(platform, zone, &root, attached)).collect()
 }
 
-/// A disk that the agent made lies outside the zone's root; any other one is looked up inside it.
+/// Opens a disk: one that the agent created lies outside the zone's root, any other one inside it.
 fn open_disk(
     platform: &Platform,
     zone: &Path,
@@ -118,13 +118,13 @@ fn has_size(file: &File, path: &str, mebibytes: u64) -> Result<(), StorageError>
     Err(StorageError::Unsafe { path: path.to_owned(), why })
 }
 
-/// The disk that tells a guest about itself which asks for one.
+/// Writes the seed disk, if the machine asks for one.
 pub(super) fn open_seed(vm: &VmRecord, layout: &VmLayout) -> io::Result<Option<File>> {
     let path = layout.seed();
     if let Some(files) = seed::files(vm.uuid, &vm.spec) {
         return write_seed(&path, &files).map(Some);
     }
-    // One that was asked for once.
+    // Left from an earlier boot.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(None),
@@ -154,7 +154,7 @@ pub(super) fn open_firmware(
     }
 }
 
-/// What to boot from: the options of this boot, else the VM's own order.
+/// Returns the boot order: from the options of this boot, else the VM's own.
 pub(super) fn boot_order(
     spec: &VmSpec,
     options: &BootOptions,
@@ -169,7 +169,7 @@ pub(super) fn boot_order(
     }
 }
 
-/// What operators said in the hypervisor's own words.
+/// Returns the operator's hypervisor-specific settings.
 pub(super) fn tuning(spec: &VmSpec) -> Tuning {
     Tuning {
         cpu_type: spec.cpu_type.clone(),

@@ -1,16 +1,16 @@
-//! Which boot of the host this is, and for how long.
+//! The identity of this boot of the host, and its uptime.
 
 use std::{io, path::Path};
 
 /// Made by the kernel at its start.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Names this boot of the host; after a restart of the host it is another.
+/// Returns the id of this boot of the host; each restart changes it.
 pub fn this_host_boot() -> io::Result<String> {
     read(Path::new(BOOT_ID))
 }
 
-/// Microseconds of this boot of the host, the same for every agent in it. Nobody sets it.
+/// Returns the microseconds since the host's boot, by a clock that every agent shares and nobody sets.
 #[must_use]
 pub(crate) fn host_clock() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

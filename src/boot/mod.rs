@@ -12,8 +12,8 @@
 //!   run         the guest's first instruction            (the process's undo)
 //! ```
 //!
-//! A step is noted before it acts, so when one fails its own undo runs too: undos cope with what was
-//! only half made. The error carries the step and the hypervisor's last words.
+//! A step is noted before it acts, so when one fails its own undo runs too: undos cope with half-finished
+//! steps. The error carries the step and the hypervisor's last words.
 
 mod devices;
 mod host;
@@ -50,12 +50,12 @@ pub struct Platform {
     pub volumes: Arc<dyn Volumes>,
     /// Plugs interfaces.
     pub links: Arc<dyn Links>,
-    /// Tells this boot of the host from any other; see [`this_host_boot`].
+    /// The id of this boot of the host; see [`this_host_boot`].
     pub host_boot: String,
 }
 
 impl Platform {
-    /// What runs machines of a brand, if this host has it.
+    /// Returns the hypervisor of a brand, if this host has it.
     #[must_use]
     pub fn hypervisor(&self, brand: Brand) -> Option<&Arc<dyn Hypervisor>> {
         match brand {
@@ -72,11 +72,11 @@ pub(crate) struct BootRequest<'a> {
     pub platform: &'a Platform,
     /// The VM.
     pub vm: &'a VmRecord,
-    /// Where its things are.
+    /// The VM's paths.
     pub layout: &'a VmLayout,
     /// Its console.
     pub console: &'a Console,
-    /// What this boot does differently.
+    /// The options of this boot.
     pub options: &'a BootOptions,
     /// Where its VNC endpoint listens.
     pub vnc_address: IpAddr,
@@ -114,7 +114,7 @@ pub(crate) struct BootFailure {
     pub out_of_memory: bool,
 }
 
-/// Tells the phases of a boot as they are reached.
+/// Reports the phases of a boot as they are reached.
 #[derive(Debug)]
 pub(crate) struct Clock {
     called_us: u64,
@@ -122,10 +122,10 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Room that the channel of phases needs, so that telling never waits.
+    /// Room that the channel of phases needs, so that reporting never waits.
     pub(crate) const PHASES: usize = 16;
 
-    /// Counts from when the call came, by [`host_clock`].
+    /// Counts from the time of the call, by [`host_clock`].
     #[must_use]
     pub(crate) fn new(called_us: u64, phases: mpsc::Sender<BootPhase>) -> Self {
         Self { called_us, phases }
@@ -137,7 +137,7 @@ impl Clock {
     }
 }
 
-/// A phase that is reached now, of a boot that was called for then.
+/// Returns a phase that a boot called at `called_us` reaches now.
 #[must_use]
 pub(crate) fn phase_at(called_us: u64, phase: Phase) -> BootPhase {
     BootPhase { phase, elapsed_us: host_clock().saturating_sub(called_us) }

@@ -26,7 +26,7 @@ use crate::{
     zone::{Ended, Launch, Process},
 };
 
-/// What can go wrong in a step; only its text is of interest.
+/// A step's error; only its text is of interest.
 type StepError = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Step {
         }
     }
 
-    /// What is reached when the step is done.
+    /// Returns the phase that the step reaches.
     fn phase(self) -> Option<Phase> {
         Some(match self {
             Self::Zone => Phase::ZoneReady,
@@ -108,7 +108,7 @@ struct Boot<'a> {
     made: Made,
 }
 
-/// What the steps have made so far.
+/// The results of the steps so far.
 #[derive(Default)]
 struct Made {
     ends: Option<ConsoleEnds>,
@@ -127,7 +127,7 @@ struct Made {
     accelerator: String,
 }
 
-/// What a machine is made of that lies on disks, open.
+/// A machine's open drives, seed and firmware.
 struct Disks {
     drives: Vec<Drive>,
     seed: Option<File>,
@@ -171,8 +171,8 @@ impl Boot<'_> {
         }
     }
 
-    /// The disks are opened on the way, because each wait for another thread takes its time; what came of it counts
-    /// in their own step.
+    /// Also opens the disks, because each wait for another thread takes its time; their result counts in
+    /// their own step.
     async fn make_zone(&mut self) -> Result<(), StepError> {
         let BootRequest { platform, vm, layout, console, options, .. } = &self.request;
         let (platform, vm, layout) = ((*platform).clone(), (*vm).clone(), (*layout).clone());
@@ -203,7 +203,7 @@ impl Boot<'_> {
         Ok(())
     }
 
-    /// Installing rules takes a while, so it is done while the hypervisor comes up; until then no link is up.
+    /// Installing rules takes a while, so it runs while the hypervisor starts; until then no link is up.
     async fn plug(&mut self) -> Result<(), StepError> {
         let wiring = self.request.wiring();
         let links = self.request.platform.links.clone();
@@ -229,7 +229,7 @@ impl Boot<'_> {
     async fn spawn(&mut self) -> Result<(), StepError> {
         let hypervisor = self.hypervisor()?.clone();
         let (vm, options) = (self.request.vm, self.request.options);
-        let missing = || io::Error::other("an earlier step made nothing");
+        let missing = || io::Error::other("an earlier step has no result");
         let (order, once) = devices::boot_order(&vm.spec, options)?;
         let largest_file = devices::largest_file(&self.made.drives, self.made.firmware.as_ref());
         let plan = MachinePlan {
@@ -269,7 +269,7 @@ impl Boot<'_> {
         Ok(())
     }
 
-    /// A hypervisor that can't start ends at once; then there is nothing to wait for.
+    /// Connects to the hypervisor; one that can't start exits at once, which ends the wait.
     async fn connect(&mut self) -> Result<(), StepError> {
         let hypervisor = self.hypervisor()?.clone();
         let process = self.made.process.clone().ok_or("there is no process")?;
@@ -297,7 +297,7 @@ impl Boot<'_> {
 
     async fn unplug(&mut self) {
         if let Some(enabling) = self.made.links.take() {
-            // What it does must not come after what undoes it.
+            // It must not act after its undo.
             enabling.abort();
             let _ = enabling.await;
         }
@@ -318,10 +318,10 @@ impl Boot<'_> {
         self.request.platform.zone.forget(self.request.vm.uuid, self.request.layout).await;
     }
 
-    /// Adds the hypervisor's last words; and whether it had too little memory.
+    /// Adds the hypervisor's last words; also returns whether it ran out of memory.
     async fn explain(&self, mut reason: String) -> (String, bool) {
         if let Some(process) = &self.made.process {
-            // A connection that breaks is most often a process that ends: let it say its last words.
+            // A broken connection usually means that the process exits: wait for its last words.
             let ended = tokio::time::timeout(std::time::Duration::from_secs(1), process.ended()).await;
             if ended == Ok(Ended::OutOfMemory) {
                 let limit = self.request.vm.spec.max_physical_memory.unwrap_or_default();
@@ -343,14 +343,14 @@ impl Boot<'_> {
 
     fn finish(self) -> Result<Running, BootFailure> {
         let Made { process: Some(process), machine: Some(machine), vnc, accelerator, .. } = self.made else {
-            let reason = "a step made nothing".to_owned();
+            let reason = "a step has no result".to_owned();
             return Err(BootFailure { step: "run", reason, out_of_memory: false });
         };
         Ok(Running { process, machine, vnc, accelerator })
     }
 }
 
-/// Opens a VM's VNC endpoint, unless it has none. Also how a running machine gets it back.
+/// Opens a VM's VNC endpoint, unless it has none. Also reopens that of a running machine.
 pub(crate) async fn listen_vnc(
     vm: &crate::model::VmRecord,
     address: IpAddr,
@@ -367,7 +367,7 @@ pub(crate) async fn listen_vnc(
     })
 }
 
-/// A listening UNIX socket, in the place of what an earlier boot left.
+/// Listens on a UNIX socket, which replaces one of an earlier boot.
 fn listen(path: &Path) -> io::Result<OwnedFd> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -6,8 +6,8 @@
 //!                      └─ else: 404, whatever was asked for
 //! ```
 //!
-//! There is no client certificate here: the link says who opens it, and for what. It was made over the API in
-//! somebody's name, and the screen is cut when that person's certificate is no longer accepted.
+//! There is no client certificate here: the link identifies its creator and the VM. It was created over the
+//! API, and the screen is cut when the creator's certificate is no longer accepted.
 
 mod page;
 mod screen;
@@ -15,8 +15,8 @@ mod server;
 
 pub use server::{Browser, serve};
 
-const GONE: &str = "This link is not good: it was opened before, or its time is over, or it never was one.\n\
-                    Make another: vmadm vnc --browser UUID\n";
+const GONE: &str = "This link is not valid: it was opened before, has expired, or never existed.\n\
+                    Create another: vmadm vnc --browser UUID\n";
 
 async fn gone() -> axum::response::Response {
     axum::response::IntoResponse::into_response((axum::http::StatusCode::NOT_FOUND, GONE))

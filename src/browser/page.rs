@@ -1,4 +1,4 @@
-//! What a browser may ask for: nothing without a fresh link.
+//! The pages of the browser console: none without a fresh link.
 
 use axum::{
     Json, Router,
@@ -40,7 +40,7 @@ pub(super) fn routes(browser: Browser) -> Router {
         .with_state(browser)
 }
 
-/// Lets through what has a fresh link in its first word.
+/// Admits requests whose path begins with a fresh link.
 async fn guard(State(browser): State<Browser>, request: Request, next: Next) -> Response {
     let token = request.uri().path().split('/').nth(1).unwrap_or_default();
     let mut response = match browser.links.peek(token) {
@@ -57,7 +57,7 @@ async fn file(kind: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-/// What the page says of the VM.
+/// The page's data on the VM.
 async fn machine(
     State(browser): State<Browser>,
     Path(token): Path<String>,

@@ -23,8 +23,8 @@ use tokio::{
 use super::Browser;
 use crate::{agent::Call, auth::ScreenLink};
 
-/// Bytes that are carried at once, and the largest message of a browser: noVNC's are small, but for what is
-/// pasted.
+/// Bytes that are carried at once, and the largest message of a browser: noVNC's are small, except for pasted
+/// text.
 const PIECE: usize = 32 << 10;
 const MAX_MESSAGE: usize = 1 << 20;
 /// A browser that sends nothing for so long, not even a pong, is gone.
@@ -34,7 +34,7 @@ const QUESTION: Duration = Duration::from_secs(20);
 /// How long a closing frame may take.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Opens a link: from here on it is used up.
+/// Opens a link, and uses it up.
 pub(super) async fn open(
     State(browser): State<Browser>,
     Path(token): Path<String>,
@@ -57,7 +57,7 @@ async fn show(browser: Browser, link: ScreenLink, socket: WebSocket) {
     tracing::info!(vm = %link.vm, caller = %link.maker.name, "a browser opened the screen");
     let stopping = browser.agent.stopping();
     let (code, reason) = tokio::select! {
-        // First: who is not accepted sees nothing.
+        // First: a refused client sees nothing.
         biased;
         () = refused => (close_code::POLICY, "the certificate in whose name the link was made is not accepted".to_owned()),
         () = stopping.cancelled() => (close_code::AWAY, "the agent stops".to_owned()),
@@ -69,7 +69,7 @@ async fn show(browser: Browser, link: ScreenLink, socket: WebSocket) {
     let _ = tokio::time::timeout(GOODBYE, sink.send(Message::Close(Some(frame)))).await;
 }
 
-/// Gives why it ended.
+/// Returns why it ended.
 async fn connect_and_carry(
     browser: &Browser,
     link: &ScreenLink,
@@ -106,8 +106,7 @@ async fn carry(
             }
         }
     };
-    // What the browser sends waits here while the guest's screen takes its time, so that answers to our
-    // questions are heard.
+    // Browser input waits here while the guest's screen is slow, so that pongs are still received.
     let (sender, mut typed) = mpsc::channel::<bytes::Bytes>(16);
     let hearing = async {
         loop {

@@ -1,4 +1,4 @@
-//! The listener: TLS, and HTTP/1.1 with every limit said.
+//! The listener: TLS, and HTTP/1.1 with explicit limits.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,18 +28,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of headers.
 const MAX_HEADERS: usize = 16 << 10;
 
-/// What the browser console needs.
+/// The browser console's resources.
 #[derive(Clone, Debug)]
 pub struct Browser {
     pub(super) agent: Agent,
     pub(super) links: Arc<ScreenLinks>,
     pub(super) tls: Arc<Tls>,
-    /// Places of screens that are open.
+    /// Permits for open screens.
     pub(super) screens: Arc<Semaphore>,
 }
 
 impl Browser {
-    /// Shows the agent's guests to whom the links let in, under the certificate of `tls`.
+    /// Serves the agent's screens to holders of links, under the certificate of `tls`.
     #[must_use]
     pub fn new(agent: Agent, links: Arc<ScreenLinks>, tls: Arc<Tls>) -> Self {
         Self { agent, links, tls, screens: Arc::new(Semaphore::new(SCREENS)) }
@@ -74,7 +74,7 @@ pub async fn serve(browser: Browser, listener: TcpListener, stop: CancellationTo
 async fn converse(tls: &Tls, tcp: TcpStream, address: SocketAddr, routes: axum::Router) {
     let io = match timeout(PATIENCE, tls.open_handshake(tcp)).await {
         Ok(Ok(io)) => io,
-        Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
+        Ok(Err(error)) => return tracing::debug!(%address, %error, "the TLS handshake failed"),
         Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
     };
     let conversation = hyper::server::conn::http1::Builder::new()
@@ -84,6 +84,6 @@ async fn converse(tls: &Tls, tcp: TcpStream, address: SocketAddr, routes: axum::
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
         .with_upgrades();
     if let Err(error) = conversation.await {
-        tracing::debug!(%address, %error, "browser");
+        tracing::debug!(%address, %error, "the connection failed");
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Manage the VMs of a host.
 ///
-/// Without --endpoint the local agent's UNIX socket is used.
+/// Uses the local agent's UNIX socket without --endpoint.
 #[derive(Debug, Parser)]
 #[command(name = "vmadm", version, disable_help_subcommand = false, after_help = EXAMPLES, allow_external_subcommands = true, infer_long_args = true)]
 pub(crate) struct Arguments {
@@ -104,7 +104,7 @@ pub(super) enum Command {
     },
     /// Check a payload without doing anything
     ///
-    /// Prints a report of what is wrong on standard output, and each rule on standard error.
+    /// Prints a report of violations on standard output, and each rule on standard error.
     Validate {
         /// create or update
         action: String,
@@ -132,7 +132,7 @@ pub(super) enum Command {
     ///   add_disks, update_disks, remove_disks   disks, found by path
     ///   add_nics, update_nics, remove_nics      interfaces, found by mac
     ///   set_tags, remove_tags                   and so for customer_metadata, internal_metadata, routes
-    /// All of it is done, or nothing. Changes marked "next boot" take effect at the next boot.
+    /// All changes apply, or none. Changes marked "next boot" take effect at the next boot.
     #[command(verbatim_doc_comment)]
     Update {
         /// The VM
@@ -152,7 +152,7 @@ pub(super) enum Command {
     },
     /// Start a VM
     ///
-    /// On a terminal, or with -v, each phase of the boot is shown as it is reached; vmadm boot-log has them later.
+    /// Shows each boot phase as it is reached, on a terminal or with -v; vmadm boot-log has them later.
     ///
     /// Options hold for this boot only:
     ///   order=LETTERS[,once=LETTERS]   c disk, d CD, n network; once= until the guest resets
@@ -255,7 +255,7 @@ pub(super) enum Command {
         /// The VM
         #[arg(default_value = "", hide_default_value = true)]
         uuid: String,
-        /// Print the history and leave
+        /// Print the history and exit
         #[arg(long)]
         log: bool,
         /// Read only
@@ -270,8 +270,8 @@ pub(super) enum Command {
     },
     /// Open a local port for a VNC viewer and connect it to the guest's screen
     ///
-    /// No TCP port of the host is needed; the connection to the agent carries it. With --browser, a link is
-    /// printed that shows the screen in a browser, where the host has a browser console.
+    /// The connection to the agent carries it, without a TCP port of the host. With --browser, prints a link
+    /// that shows the screen in a browser, if the host has a browser console.
     Vnc {
         /// The VM
         #[arg(default_value = "", hide_default_value = true)]
@@ -325,13 +325,13 @@ pub(super) enum Command {
     },
     /// List leaked resources: named after a VM, owned by none
     ///
-    /// The ids are on standard output, and why each is a leak on standard error.
+    /// Prints ids on standard output, and why each is a leak on standard error.
     Leaks {
         /// Print JSON
         #[arg(short, long)]
         json: bool,
     },
-    /// Remove leaks, with the disks that are in them
+    /// Remove leaks with the disks in them
     Reclaim {
         /// As `vmadm leaks` prints them
         #[arg(value_name = "ID", conflicts_with = "all")]
@@ -345,13 +345,13 @@ pub(super) enum Command {
     },
     /// Power off every guest because the host is shutting down
     ///
-    /// autoboot stays as it is: the VMs start with the host. No VM is started until then, also after a restart of the
-    /// agent, unless --end says that the host stays.
+    /// autoboot stays unchanged: the VMs start with the host. No VM starts until then, even after a restart
+    /// of the agent, unless --end cancels the shutdown.
     Drain {
         /// Seconds until a guest's power is cut [default: 60]
         #[arg(short, long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
         timeout: Option<u32>,
-        /// The host stays: VMs may be started again
+        /// Cancel the shutdown: VMs may start again
         #[arg(long, conflicts_with = "timeout")]
         end: bool,
     },
@@ -439,7 +439,7 @@ pub(super) struct LookupOptions {
     /// JSON objects
     #[arg(short, conflicts_with = "unique")]
     pub(super) json: bool,
-    /// It is an error if not exactly one is found
+    /// Fail unless exactly one is found
     #[arg(short = '1')]
     pub(super) unique: bool,
     /// With -j: only these fields, separated by commas
@@ -473,13 +473,13 @@ pub(super) struct EventOptions {
     /// Begin at this time, like 2026-11-23T10:00:00Z, or so long ago, like 90s, 10m, 2h
     #[arg(long, value_name = "TIME", conflicts_with_all = ["cursor", "snapshot", "from_start"])]
     pub(super) since: Option<String>,
-    /// Go on after the event that had this cursor
+    /// Continue after the event with this cursor
     #[arg(long)]
     pub(super) cursor: Option<String>,
-    /// Go on as events happen; what it does without --no-follow
+    /// Continue as events happen, as without --no-follow
     #[arg(long)]
     pub(super) follow: bool,
-    /// Leave once everything that the journal has is printed
+    /// Exit once the whole journal is printed
     #[arg(long, conflicts_with = "follow")]
     pub(super) no_follow: bool,
     /// Only VMs that match, like tags.role=web; as in list

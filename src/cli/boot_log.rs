@@ -53,7 +53,7 @@ pub(super) async fn boot_log(clients: &mut Clients, uuid: &str, as_json: bool) -
     Ok(())
 }
 
-/// Whether a boot begins with it, or failed before it came to that.
+/// Whether a boot begins with it, or failed before that.
 fn is_first(event: &v1::Event) -> bool {
     let Some(Kind::Boot(phase)) = &event.kind else { return false };
     phase.phase() == Phase::ZoneReady || (phase.phase() == Phase::Failed && phase.step == "zone")
@@ -81,7 +81,7 @@ fn last_boot(events: &[v1::Event]) -> (String, Vec<Reached>) {
     (began, phases)
 }
 
-/// A line for each phase: how long it took, since when, and a bar where on the whole way it lies.
+/// Formats a line for each phase: its duration, its time, and a bar that shows its part of the boot.
 fn timeline(phases: &[Reached]) -> Vec<String> {
     let total = phases.last().map_or(1, |last| last.elapsed_us.max(1));
     let cell = |us: i64| us * WIDTH / total;

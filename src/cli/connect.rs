@@ -20,7 +20,7 @@ fn endpoint(arguments: &Arguments) -> Result<Endpoint, ConnectError> {
     Endpoint::parse(endpoint, certificates)
 }
 
-/// Connects now, so that what is wrong is told in plain words.
+/// Connects now, so that faults are reported in plain words.
 pub(super) async fn connect(arguments: &Arguments) -> Result<Agent, CliError> {
     let explain = |error: ConnectError, endpoint: Option<&Endpoint>| match (&error, endpoint) {
         (ConnectError::Endpoint(_), _) => CliError::usage(format!("--endpoint {error}")),

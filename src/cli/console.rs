@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Ctrl-], which not every keyboard has. What every one has: `~.` at the beginning of a line.
+/// Ctrl-], which some keyboards lack; every keyboard has `~.`, at the beginning of a line.
 const ESCAPE: u8 = 0x1d;
 /// The other way out, byte by byte, as ssh and zlogin have it.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ fn show(bytes: &[u8]) -> Result<(), CliError> {
 }
 
 fn print_gap(from: i64, to: i64) {
-    // A beginning that is no longer kept is no surprise.
+    // A discarded beginning is expected.
     if from > 0 {
         anstream::eprint!("\r\n[{} bytes are no longer kept]\r\n", to - from);
     }
@@ -72,13 +72,13 @@ pub(super) struct Mode {
     pub(super) since: i64,
 }
 
-/// History first, then what happens; what is typed goes to the guest, until Ctrl-], or `~.` at the beginning of a line.
-/// The end of the input leaves too, once the VM has all of it and everything that was printed so far is shown. A
-/// connection that breaks is made again, and goes on at the byte where it broke.
+/// Shows the history, then live output, and passes input to the guest until Ctrl-], or `~.` at the beginning
+/// of a line. The end of the input leaves, too, once the VM has all of it and all output so far is shown. A
+/// broken connection is restored, and continues at its byte.
 pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Result<(), CliError> {
     let vm = clients.vms.get_vm(v1::GetVmRequest { uuid: uuid.to_owned() }).await?.into_inner().vm;
     let state = state_from(vm.unwrap_or_default().status.unwrap_or_default().state());
-    // A guest that hangs on its way down is looked at most of all.
+    // A guest that hangs during shutdown needs its console most.
     if !state.has_hypervisor() {
         return Err(CliError::failed(format!(
             "cannot connect to console when state is \"{state}\" must be \"running\"."
@@ -142,8 +142,8 @@ impl Drop for AbortOnDrop {
 }
 
 impl Tilde {
-    /// What of the typed bytes goes to the guest, and whether the user leaves. A tilde that begins a line is held back
-    /// until it is known what follows; two of them are one.
+    /// Returns the typed bytes for the guest, and whether the user leaves. A tilde at the beginning of a line
+    /// waits for the next byte; two tildes send one.
     fn pass(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut passed = Vec::with_capacity(typed.len());
         for byte in typed {
@@ -163,7 +163,7 @@ impl Tilde {
     }
 }
 
-/// Passes on what is typed until an escape. In what comes from a file or a pipe a tilde is one.
+/// Forwards input until an escape. A tilde from a file or a pipe is an ordinary character.
 async fn type_in(input: ConsoleInput, read_only: bool, escape: oneshot::Sender<()>) {
     let mut tilde = io::stdin().is_terminal().then(Tilde::default);
     let mut stdin = tokio::io::stdin();
@@ -177,7 +177,7 @@ async fn type_in(input: ConsoleInput, read_only: bool, escape: oneshot::Sender<(
                 (typed[..leave.unwrap_or(count)].to_vec(), leave.is_some())
             }
         };
-        // Who only looks may lean on the keyboard. While the connection is broken, keys are typed into nothing.
+        // A read-only user's keys are ignored. So are keys while the connection is broken.
         if !typed.is_empty() && !read_only {
             input.send(typed).await;
         }
@@ -189,7 +189,7 @@ async fn type_in(input: ConsoleInput, read_only: bool, escape: oneshot::Sender<(
     input.end();
 }
 
-/// The terminal in raw mode; as it was again when this is dropped.
+/// The terminal in raw mode, restored on drop.
 struct RawTerminal {
     before: Termios,
 }

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// Reads the payload; everything that is wrong with it by itself is told at once.
+/// Reads the payload; reports everything wrong with it at once.
 pub(super) fn read(file: Option<&Path>, strictness: Strictness) -> Result<Parsed, CliError> {
     let parsed = machine_json::parse_as(payload(file, "create")?, strictness);
     let violations = parsed.all_violations();
@@ -65,7 +65,7 @@ fn not_booted(status: Status) -> CliError {
     }
 }
 
-/// A payload to be validated: what is wrong is the answer, not an error.
+/// A payload to validate: violations are the result, not an error.
 #[derive(Debug)]
 pub(super) enum Validation {
     Create(Map<String, Value>),
@@ -147,7 +147,7 @@ pub(super) async fn validate(
     Err(CliError::quiet())
 }
 
-/// The brand of a payload, where there is none of that name.
+/// Returns the brand of a payload, if it is unknown.
 fn bad_brand(validation: &Validation) -> Option<String> {
     let Validation::Create(object) = validation else { return None };
     let brand = object.get("brand").filter(|brand| !brand.is_null())?;

@@ -1,4 +1,4 @@
-//! How a command ends badly.
+//! Failures of commands.
 
 use std::{fmt, process::ExitCode};
 
@@ -7,7 +7,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{model::Reason, spec::Violation, text::escaped};
 
-/// What to print on standard error, and the exit code.
+/// The message for standard error, and the exit code.
 #[derive(Debug)]
 pub(super) struct CliError {
     code: u8,
@@ -26,12 +26,12 @@ impl CliError {
         Self { code: 1, message: message.into(), details: Vec::new() }
     }
 
-    /// Everything was said already.
+    /// Everything is already printed.
     pub(super) fn quiet() -> Self {
         Self { code: 1, message: String::new(), details: Vec::new() }
     }
 
-    /// An end that is no failure.
+    /// A silent success.
     pub(super) fn quiet_success() -> Self {
         Self { code: 0, message: String::new(), details: Vec::new() }
     }
@@ -42,7 +42,7 @@ impl CliError {
         Self { code: 1, message: crate::spec::violation::summary(violations), details }
     }
 
-    /// An answer about one field, in which the field's own sentence says it all.
+    /// An error about one field, whose own description suffices.
     pub(super) fn of_one_field(status: Status) -> Self {
         let details = status.get_error_details();
         let only = details.bad_request().and_then(|bad| bad.field_violations.first());
@@ -84,7 +84,7 @@ impl From<Status> for CliError {
                 Some(uuid) => format!("zoneadm: {uuid}: No such zone configured"),
                 None => status.message().to_owned(),
             },
-            // What the transport says is for programmers; what to do is for people.
+            // Transport messages are for programmers; people need the cause.
             Code::Unavailable if given.error_info().is_none() => {
                 format!("the agent can't be reached: {}", cause(&status))
             }
@@ -105,7 +105,7 @@ fn vm_of(details: &ErrorDetails) -> Option<&str> {
     Some(details.error_info()?.metadata.get("uuid")?)
 }
 
-/// What to type, where the agent's own words name fields of its rpcs.
+/// Returns the option to use, where the agent's message names rpc fields.
 fn hint(reason: Reason) -> Option<&'static str> {
     Some(match reason {
         Reason::FileExists => "--overwrite replaces it",

@@ -26,7 +26,7 @@ pub(super) async fn events(
             _ => CliError::from(status),
         })?;
     }
-    // What other programs read begins with every VM as it is.
+    // The output for other programs begins with every VM as it is.
     let inventory = options.ready && options.json;
     let start = match (&options.cursor, &options.since) {
         (Some(cursor), _) => Start::Cursor(cursor.clone()),
@@ -56,7 +56,7 @@ pub(super) async fn events(
                 vms.insert(vm.uuid.clone(), machine::machine(vm).into());
                 if options.snapshot { snapshot_line(vm, options) } else { String::new() }
             }
-            // It was told already: a connection that broke began the snapshot again.
+            // It was already printed: a broken connection restarted the snapshot.
             Watched::Snapshot(_) if inventory && !options.snapshot => String::new(),
             Watched::Snapshot(vm) => snapshot_line(vm, options),
             Watched::Bookmark | Watched::SnapshotEnd => String::new(),
@@ -88,7 +88,7 @@ pub(super) async fn events(
 /// The kinds of events that vmadm's own readers know.
 const KINDS: [v1::EventKind; 3] = [v1::EventKind::Created, v1::EventKind::Modified, v1::EventKind::Deleted];
 
-/// A time, the last time that a clock of UTC showed so, or how long ago it was.
+/// Parses a time, a time of day (the last such in UTC), or how long ago it was.
 fn time(text: &str, now: jiff::Timestamp) -> Result<prost_types::Timestamp, CliError> {
     let time =
         text.parse::<jiff::Timestamp>().ok().or_else(|| time_of_day(text, now)).or_else(|| ago(text, now));
@@ -101,7 +101,7 @@ fn time(text: &str, now: jiff::Timestamp) -> Result<prost_types::Timestamp, CliE
 }
 
 fn time_of_day(text: &str, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
-    // A date or an offset would be read and forgotten.
+    // The parser would silently ignore a date or an offset.
     let text = text.trim_end_matches(['Z', 'z']);
     let forms = ["%H:%M", "%H:%M:%S", "%H:%M:%S%.f"];
     let time = forms.iter().find_map(|form| jiff::civil::Time::strptime(form, text).ok())?;
@@ -111,7 +111,7 @@ fn time_of_day(text: &str, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
     Some(last.timestamp())
 }
 
-/// "1 hour ago" is read as an hour less.
+/// "1 hour ago" parses as a negative hour.
 fn ago(text: &str, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
     if text.contains(':') {
         return None;
@@ -121,7 +121,7 @@ fn ago(text: &str, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
     now.checked_sub(span.to_duration(day).ok()?.abs()).ok()
 }
 
-/// A VM of the snapshot, as if it had just been made.
+/// Formats a VM of the snapshot as if it had just been created.
 fn snapshot_line(vm: &v1::Vm, options: &EventOptions) -> String {
     let machine = machine::machine(vm);
     if options.json {
@@ -233,7 +233,7 @@ fn pretty_path(path: &str) -> String {
         .join(".")
 }
 
-/// vmadm's object, with the cursor to go on from.
+/// vmadm's object, with the cursor to continue from.
 fn json_line(event: &v1::Event, cursor: &str) -> Result<String, CliError> {
     let mut object = json!({
         "type": kind(event),
@@ -288,7 +288,7 @@ fn json_line(event: &v1::Event, cursor: &str) -> Result<String, CliError> {
     Ok(object.to_string())
 }
 
-/// A change of an item says of which, by the name that an update finds it by.
+/// A change of an item includes the name by which an update finds it.
 fn change_json(change: &v1::Change, vm: &Value) -> Value {
     let path: Vec<Value> = change
         .path
@@ -315,7 +315,7 @@ fn ident(path: &str, change: &Value, vm: &Value) -> Option<Value> {
         "nics" => "mac",
         _ => return None,
     };
-    // One that is gone is no longer in the VM.
+    // A removed item is no longer in the VM.
     let item = match names.next() {
         None => change.get("oldValue").or(change.get("newValue"))?,
         Some(_) => vm.get(list)?.get(index)?,

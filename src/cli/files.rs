@@ -34,7 +34,7 @@ fn at(path: &Path) -> impl Fn(io::Error) -> CliError + '_ {
     move |error| CliError::failed(format!("{}: {error}", path.display()))
 }
 
-/// Uploads a file, from where an earlier try of the same file ended.
+/// Uploads a file, continuing where an earlier try ended.
 pub(super) async fn put(
     clients: &mut Clients,
     uuid: &str,
@@ -47,7 +47,7 @@ pub(super) async fn put(
         None => match file.file_name().unwrap_or_default().to_str() {
             Some(name) => format!("/{name}"),
             None => {
-                let why = "its name is not UTF-8; say behind it what it is to be called in the zone, like /image.iso";
+                let why = "its name is not UTF-8; add its path in the zone, like /image.iso";
                 return Err(CliError::usage(format!("{}: {why}", file.display())));
             }
         },

@@ -82,7 +82,7 @@ pub(super) async fn nic_tags(clients: &mut Clients, as_json: bool) -> Result<(),
     Ok(())
 }
 
-/// Leaks that one call takes.
+/// Most leaks in one call.
 const MAX_IDS: usize = 1000;
 
 async fn all_leaks(clients: &mut Clients) -> Result<Vec<v1::Leak>, CliError> {

@@ -22,12 +22,12 @@ fn request_id() -> String {
     Uuid::new_v4().to_string()
 }
 
-/// The words behind `start`.
+/// Reads the words of `start`.
 pub(super) fn boot_options(words: &[String]) -> Result<v1::BootOptions, CliError> {
     Ok(boot_options_to_proto(&BootOptions::from_words(words).map_err(CliError::usage)?))
 }
 
-/// Starts a VM. The phases of the boot are shown as they are reached, to who looks at a terminal or asks for more.
+/// Starts a VM. Shows the phases of the boot as they are reached, on a terminal or if the user asks for more.
 pub(super) async fn start(
     clients: &mut Clients,
     uuid: &str,
@@ -43,8 +43,8 @@ pub(super) async fn start(
     };
     let failed = |status: tonic::Status| CliError::from(status).with_prefix(&prefix);
     let live = verbose || io::stderr().is_terminal();
-    // As one call: an agent that dies in the middle undoes the start, and the next one is asked for it again.
-    // A repeat has all phases again, of the same boot or of another.
+    // Treated as one call: if an agent dies midway the start is undone, and the next agent gets the request
+    // again. A repeat sends all phases again, of the same boot or of another.
     let shown: Mutex<Vec<v1::BootPhase>> = Mutex::default();
     let started = persist(|| {
         let (mut vms, request, shown) = (clients.vms.clone(), request.clone(), &shown);
@@ -61,7 +61,7 @@ pub(super) async fn start(
     Ok(())
 }
 
-/// Shows the phases of a boot that were not shown yet, and gives whether the VM ran already.
+/// Shows the new phases of a boot, and returns whether the VM was already running.
 async fn follow(
     mut stream: Streaming<v1::StartVmResponse>,
     shown: &Mutex<Vec<v1::BootPhase>>,

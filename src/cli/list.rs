@@ -41,7 +41,7 @@ impl Column {
     }
 }
 
-/// What to list, understood.
+/// A parsed list query.
 #[derive(Debug)]
 pub(super) struct Query<'o> {
     options: &'o ListOptions,
@@ -97,7 +97,7 @@ impl<'o> Query<'o> {
     }
 }
 
-/// Filters are checked here too, so that a mistake is told in vmadm's words, and with its exit code.
+/// Checks filters here, too, so that a mistake is reported in vmadm's words, and with its exit code.
 fn check(filters: &[String], what: &str) -> Result<(), CliError> {
     for text in filters {
         Filter::parse(text).map_err(|why| {

@@ -1,9 +1,9 @@
-//! The operator's command. Everything goes through gRPC; nothing here touches a VM by itself.
+//! The operator's command. Everything goes through gRPC; nothing here touches a VM directly.
 //!
 //! Names, texts, streams and exit codes are vmadm's: data on standard output, what was done and what
 //! went wrong on standard error; 0 done, 1 refused or failed, 2 not understood.
 
-/// Says something on standard error, where nothing of it is obeyed by a terminal.
+/// Prints to standard error, escaped so that a terminal obeys none of it.
 macro_rules! say {
     ($($word:tt)*) => {
         anstream::eprintln!("{}", $crate::text::escaped_lines(&format!($($word)*)))
@@ -45,7 +45,7 @@ use crate::{
     text,
 };
 
-/// Runs the command line; gives the exit code.
+/// Runs the command line; returns the exit code.
 pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
     let words = as_clap_reads(smartos::by_name(words.collect()));
     if let Some(error) = help_on_nothing(&words) {
@@ -115,7 +115,7 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "vmadm", &mut script);
-            // Scripts have no control characters, and this one is no text of somebody else.
+            // Scripts have no control characters, and this one is the program's own.
             print(String::from_utf8_lossy(&script).trim_end())
         }
         Command::Create { file } => {
@@ -244,7 +244,7 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
     }
 }
 
-/// vmadm looks at the shape only, and says so in these words.
+/// vmadm checks only the shape, with these messages.
 fn checked<'u>(uuid: &'u str, command: &str) -> Result<&'u str, CliError> {
     parse_uuid(uuid).map(|_| uuid).map_err(|_| {
         CliError::usage(format!("Invalid or missing UUID for {command}\n\nUsage: vmadm {command} <uuid> ..."))
@@ -281,7 +281,7 @@ fn instead(command: &str) -> Option<&'static str> {
     })
 }
 
-/// Prints data. A reader that closed the pipe has had enough: that is fine.
+/// Prints data. A reader may close the pipe when it has enough.
 fn print(text: &str) -> Result<(), CliError> {
     let text = text::escaped_lines(text);
     let mut out = io::stdout().lock();

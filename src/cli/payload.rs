@@ -1,4 +1,4 @@
-//! Payloads as they are typed, piped or kept in files, and what the agent has to say of them.
+//! Payloads from the terminal, pipes or files, and the agent's notes on them.
 
 use std::{
     fs::File,
@@ -52,8 +52,8 @@ pub(super) fn talks(verbose: bool) -> bool {
     verbose || io::stderr().is_terminal()
 }
 
-/// Prints what was accepted and has no effect, or was adjusted: what was noticed here, and what the agent says. A program
-/// gets it only if it asks, because programs take all of standard error for the line of success.
+/// Prints what was accepted without effect or adjusted, as found here and by the agent. A program gets it
+/// only on request, because programs take all of standard error for the line of success.
 pub(super) fn print_notes(here: &[Note], agents: Vec<v1::Note>, verbose: bool) {
     if !talks(verbose) {
         return;

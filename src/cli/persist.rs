@@ -1,4 +1,4 @@
-//! Calls that outlive the agent which was asked, and say so.
+//! Calls that outlive the agent, and report it.
 
 use std::future::Future;
 

@@ -1,4 +1,4 @@
-//! `update`, and what else changes a machine: `kill`, `sysrq`, `pause`, `resume`, `change-media`.
+//! `update`, and other changes of a machine: `kill`, `sysrq`, `pause`, `resume`, `change-media`.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use crate::{
     text::escaped,
 };
 
-/// What to change: `key=value` words, or a JSON payload.
+/// Reads changes: `key=value` words, or a JSON payload.
 pub(super) fn read(words: &[String], file: Option<&Path>, strictness: Strictness) -> Result<Patch, CliError> {
     let object = if words.is_empty() {
         payload(file, "update")?

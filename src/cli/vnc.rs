@@ -15,7 +15,7 @@ use crate::proto::v1::{self, connect_vnc_request::Item, console_service_client::
 const PIECE: usize = 32 << 10;
 
 pub(super) async fn vnc(clients: &mut Clients, uuid: &str, listen: &str) -> Result<(), CliError> {
-    // Also says whether there is such a VM.
+    // Also checks that the VM exists.
     let info = v1::GetVmInfoRequest { uuid: uuid.to_owned(), types: vec!["status".to_owned()] };
     clients.vms.get_vm_info(info).await?;
     let failed = |error: std::io::Error| CliError::failed(format!("{listen}: {error}"));

@@ -30,7 +30,7 @@ impl Agent {
         Ok(Self::new(endpoint.connect().await?))
     }
 
-    /// Over a channel that exists.
+    /// Uses an existing channel.
     #[must_use]
     pub fn new(channel: Channel) -> Self {
         Self {

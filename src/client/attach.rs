@@ -1,12 +1,12 @@
-//! Attaching to a console: its output from any byte on, and what is typed into it, over breaks of the connection.
+//! Attaches to a console: its output from any byte on, and its input, across broken connections.
 //!
 //! ```text
-//!   attached ──▶ broken ──▶ attached      input that was sent meanwhile, or just before, may be lost
+//!   attached ──▶ broken ──▶ attached      input sent during the break, or just before, may be lost
 //!      │            └─▶ failed            the VM does not run; another writes; its input had ended
 //!      └─▶ input ended ─▶ all of it is given to the VM
 //! ```
 //!
-//! Input and output are apart, so that one task may type while another shows.
+//! Input and output are separate, so that one task may type while another displays.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -25,8 +25,8 @@ use crate::proto::v1::{
 
 /// Messages of input that wait for the connection.
 const QUEUE: usize = 8;
-/// How long an agent may take to notice that a connection broke: until then it may say that another writes, and mean
-/// this program.
+/// How long an agent may take to notice a broken connection: until then it may report another writer, and
+/// mean this program.
 const UNNOTICED: Duration = Duration::from_secs(60);
 
 /// What happened on an attached console.
@@ -38,7 +38,7 @@ pub enum Attached {
     Broken(Status),
     /// Connected again; the output continues where it was.
     Reconnected,
-    /// The VM has all of the input, which was ended.
+    /// The VM has received all of the input.
     InputEnd {
         /// Bytes that were given to it over this connection.
         bytes: i64,
@@ -54,7 +54,7 @@ pub async fn attach(
     let way = Arc::new(Mutex::new(Way::Open(sender)));
     let output = ConsoleOutput {
         client,
-        // Another that takes the console in the meantime keeps it.
+        // A caller that takes the console in the meantime keeps it.
         start: v1::AttachStart { take_over: false, ..start },
         way: way.clone(),
         stream: Some(stream),
@@ -73,7 +73,7 @@ async fn open(client: &mut ConsoleServiceClient<Channel>, start: v1::AttachStart
     Ok((sender, stream))
 }
 
-/// The way of input to the agent.
+/// The input's path to the agent.
 #[derive(Debug)]
 enum Way {
     Open(mpsc::Sender<v1::AttachRequest>),
@@ -92,8 +92,8 @@ pub struct ConsoleInput {
 }
 
 impl ConsoleInput {
-    /// Types into the guest, at most 64 KiB at a time; false while the connection is broken: then nothing is sent, and
-    /// whether to type it again is for the caller to decide.
+    /// Types into the guest, at most 64 KiB at a time. Returns false while the connection is broken: nothing
+    /// is sent then, and the caller decides whether to repeat it.
     pub async fn send(&self, input: impl Into<Bytes>) -> bool {
         self.put(attach_request::Item::Input(input.into())).await
     }
@@ -111,8 +111,8 @@ impl ConsoleInput {
         sender.send(v1::AttachRequest { item: Some(item) }).await.is_ok()
     }
 
-    /// Nothing more is typed. [`Attached::InputEnd`] follows when the VM has everything; a connection that breaks before
-    /// is an error, because some of it may be lost.
+    /// Ends the input. [`Attached::InputEnd`] follows when the VM has everything; a connection that breaks
+    /// earlier is an error, because input may be lost.
     pub fn end(self) {
         *lock(&self.way) = Way::Ended;
     }
@@ -130,13 +130,14 @@ pub struct ConsoleOutput {
 }
 
 impl ConsoleOutput {
-    /// The byte behind what was given; `None` before anything was, of a console that is followed from its end.
+    /// Returns the offset of the next byte; `None` before the first output of a console that is followed from
+    /// its end.
     #[must_use]
     pub fn offset(&self) -> Option<i64> {
         self.start.offset
     }
 
-    /// What happens next; an error is final.
+    /// Waits for the next item; an error is final.
     pub async fn next(&mut self) -> Result<Attached, Status> {
         loop {
             let Some(stream) = &mut self.stream else {

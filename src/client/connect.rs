@@ -1,4 +1,4 @@
-//! The way to an agent: its UNIX socket, or TLS with a client certificate.
+//! Paths to an agent: its UNIX socket, or TLS with a client certificate.
 
 use std::{
     io,
@@ -24,13 +24,13 @@ use tower::service_fn;
 use super::watcher::CertificateRefused;
 use crate::{model::places::CERTIFICATES, tls::provider};
 
-/// Between signs of life of the agent, and how long one may take.
+/// Keepalive interval, and how long a reply may take.
 const ALIVE: Duration = Duration::from_secs(20);
-/// How long a connection may take to come about.
+/// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Files of a client's certificate. They are read again for each new connection, so that a certificate that was renewed
-/// is used from then on.
+/// Files of a client's certificate. They are read again for each new connection, so that a renewed
+/// certificate takes effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificates {
     /// Roots of agents' certificates.
@@ -42,7 +42,8 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Those of a client in one directory, as `zoneward pki` lays them out: `ca.pem`, `NAME.pem` and `NAME.key`.
+    /// Returns a client's files in one directory, as `zoneward pki` lays them out: `ca.pem`, `NAME.pem` and
+    /// `NAME.key`.
     #[must_use]
     pub fn in_dir(dir: &Path, name: &str) -> Self {
         let file = |name: String| dir.join(name);
@@ -67,7 +68,7 @@ pub enum Endpoint {
     Unix(PathBuf),
     /// TLS 1.3 with a client certificate.
     Tls {
-        /// Its name, as its certificate has it, or address.
+        /// Its name, as in its certificate, or its address.
         host: String,
         /// Its port.
         port: u16,
@@ -79,7 +80,7 @@ pub enum Endpoint {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The endpoint is none.
+    /// The endpoint is invalid.
     #[error("{0}: give unix:/path/to/socket or https://host:port; there is no plaintext TCP")]
     Endpoint(String),
     /// A certificate or a key cannot be used.
@@ -93,7 +94,7 @@ pub enum ConnectError {
     /// The agent does not answer.
     #[error("the agent cannot be reached at {endpoint}: {reason}")]
     Unreachable {
-        /// Where it was looked for.
+        /// The endpoint.
         endpoint: String,
         /// Why not.
         reason: String,
@@ -113,7 +114,7 @@ impl Endpoint {
         }
     }
 
-    /// Connects now. The channel connects again by itself when the connection breaks.
+    /// Connects now. The channel reconnects automatically when the connection breaks.
     pub async fn connect(&self) -> Result<Channel, ConnectError> {
         let connected = match self {
             #[cfg(unix)]
@@ -129,11 +130,11 @@ impl Endpoint {
             #[cfg(not(unix))]
             Self::Unix(_) => return Err(self.unreachable("there are no UNIX sockets on this system")),
             Self::Tls { host, port, certificates } => {
-                // What is wrong with the files is said as such, and not as an agent that does not answer.
+                // A fault in the files is reported as such, not as an agent that does not respond.
                 client_config(certificates)?;
                 let (host, port, certificates) = (host.clone(), *port, certificates.clone());
                 let connector = service_fn(move |_: Uri| handshake(host.clone(), port, certificates.clone()));
-                // A host that lost its power says nothing; a client that only listens has to ask.
+                // A host that lost power sends nothing; a client that only listens has to probe.
                 let transport = Transport::from_static("https://agent")
                     .connect_timeout(PATIENCE)
                     .http2_keep_alive_interval(ALIVE)
@@ -173,7 +174,7 @@ fn host_and_port(authority: &str) -> Option<(String, u16)> {
     (!host.is_empty() && host.bytes().all(plain)).then(|| (host.to_owned(), port))
 }
 
-/// By when the agent has said its first word to a client that it accepted; within the time for all of it.
+/// How long the agent may take for its first bytes to an accepted client; shorter than `PATIENCE`.
 const WELCOME: Duration = Duration::from_secs(5);
 
 async fn handshake(
@@ -182,14 +183,14 @@ async fn handshake(
     certificates: Certificates,
 ) -> io::Result<TokioIo<BufReader<TlsStream<TcpStream>>>> {
     let config = Arc::new(client_config(&certificates).map_err(io::Error::other)?);
-    // Through which link an address is reached is no part of the name that its certificate has.
+    // The certificate's name does not include the link through which an address is reached.
     let name = host.split('%').next().unwrap_or_default().to_owned();
     let name = ServerName::try_from(name).map_err(io::Error::other)?;
     let tcp = TcpStream::connect((host, port)).await?;
     tcp.set_nodelay(true)?;
     let mut stream = BufReader::new(TlsConnector::from(config).connect(name, tcp).await?);
-    // With TLS 1.3 the agent judges the certificate when the client believes to be through, so its first word is
-    // waited for.
+    // With TLS 1.3 the agent checks the certificate after the client's handshake is done, so wait for its
+    // first bytes.
     let refused = |why: &str| {
         let cert = certificates.cert.display().to_string();
         io::Error::other(CertificateRefused { cert, why: why.to_owned() })
@@ -201,7 +202,7 @@ async fn handshake(
         )),
         Ok(Ok(_)) => Ok(TokioIo::new(stream)),
         Ok(Err(error)) => Err(refused(&error.to_string())),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "it says nothing")),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not reply")),
     }
 }
 

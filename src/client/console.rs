@@ -1,4 +1,4 @@
-//! A console's output, from any byte on, over breaks of the connection.
+//! A console's output, from any byte on, across broken connections.
 
 use bytes::Bytes;
 use tonic::{Status, Streaming, transport::Channel};
@@ -6,7 +6,7 @@ use tonic::{Status, Streaming, transport::Channel};
 use super::{backoff::Backoff, watcher::is_passing};
 use crate::proto::v1::{self, console_service_client::ConsoleServiceClient, read_log_response::Item};
 
-/// What a console printed.
+/// Output of a console.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Printed {
     /// These bytes.
@@ -30,7 +30,7 @@ pub struct ConsoleLog {
 }
 
 impl ConsoleLog {
-    /// Follows the console of a VM from a byte on; 0 is the beginning, of which what is no longer kept is a gap.
+    /// Follows a VM's console from an offset on; 0 is the beginning, where discarded output is a gap.
     pub async fn follow(
         mut client: ConsoleServiceClient<Channel>,
         uuid: &str,
@@ -41,13 +41,13 @@ impl ConsoleLog {
         Ok(Self { client, request, stream: Some(stream), wait: Backoff::default() })
     }
 
-    /// The byte behind what was given.
+    /// Returns the offset of the next byte.
     #[must_use]
     pub fn offset(&self) -> i64 {
         self.request.offset
     }
 
-    /// What comes next; an error is final.
+    /// Returns the next item; errors are final.
     pub async fn next(&mut self) -> Result<Printed, Status> {
         loop {
             let Some(stream) = &mut self.stream else {

@@ -1,11 +1,11 @@
-//! For programs that talk to agents: what every controller would otherwise write again. `examples/controller.rs` is a
-//! small one that uses all of it.
+//! For programs that talk to agents: code that every controller would otherwise rewrite.
+//! `examples/controller.rs` is a small one that uses all of it.
 //!
 //! - [`Endpoint`] and [`Agent`] connect, over a UNIX socket or TLS with a client certificate that is read again for each
 //!   connection;
 //! - [`EventWatcher`] and [`ConsoleLog`] follow the journal and a console, and continue where they were when the
 //!   connection breaks;
-//! - [`attach`] types into a console, too, and comes back to it at its byte;
+//! - [`attach()`] types into a console, too, and comes back to it at its byte;
 //! - [`persist`] repeats a call by its request id until an agent answers it;
 //! - [`Upload`] continues an upload that was interrupted, and [`pages::all`] reads a list page by page;
 //! - [`reason`] names errors.
@@ -56,7 +56,7 @@ pub use upload::{Upload, UploadError};
 use watcher::is_passing;
 pub use watcher::{EventWatcher, Watched};
 
-/// Why the agent refused; `None` when it was not the agent, or for a reason that is newer than this program.
+/// Returns why the agent refused; `None` if another party failed, or for a reason newer than this program.
 #[must_use]
 pub fn reason(status: &Status) -> Option<Reason> {
     status.get_error_details().error_info()?.reason.parse().ok()

@@ -10,7 +10,7 @@ use crate::proto::v1;
 pub trait Page {
     /// Its rows.
     type Row;
-    /// The rows, and where the next page begins; empty when there is none.
+    /// Returns the rows and the token of the next page, empty if there is none.
     fn turn(self) -> (Vec<Self::Row>, String);
 }
 

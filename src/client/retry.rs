@@ -1,4 +1,4 @@
-//! A call that outlives the agent which was asked: it is asked again by its request id, and gets the first answer.
+//! A call that outlives the agent: it is repeated with its request id, and gets the first reply.
 
 use std::{
     future::Future,
@@ -23,8 +23,8 @@ fn is_lost(status: &Status) -> bool {
     }
 }
 
-/// Calls until there is an answer. `call` has the same request id each time, so that what was asked is done once,
-/// whichever agent does it. `on_lost` is called once, when the agent is lost for the first time.
+/// Repeats a call until an agent replies. `call` has the same request id each time, so that the request runs
+/// once, whichever agent runs it. `on_lost` is called once, when the agent is first lost.
 pub async fn persist<T, F>(on_lost: impl FnOnce(), mut call: impl FnMut() -> F) -> Result<T, Status>
 where
     F: Future<Output = Result<Response<T>, Status>>,
@@ -41,7 +41,7 @@ where
             on_lost();
         }
         if asked.elapsed() > HEARD {
-            // An agent took it, and is lost only now.
+            // An agent received it, and was lost only now.
             (lost, backoff) = (Instant::now(), Backoff::default());
         }
         if lost.elapsed() > PATIENCE {

@@ -32,14 +32,14 @@ impl From<Status> for UploadError {
     }
 }
 
-/// An upload. Sending it again continues behind what has arrived, also by another program.
+/// An upload. Sending it again continues after the bytes that arrived, also from another program.
 #[derive(Clone, Debug)]
 pub struct Upload {
     header: v1::PutFileHeader,
 }
 
 impl Upload {
-    /// Reads `file` once, for its size and digest. `progress` gets the count of bytes behind each piece.
+    /// Reads `file` once, for its size and digest. `progress` gets the byte count after each piece.
     pub fn of(
         file: &mut (impl Read + Seek),
         uuid: &str,
@@ -69,7 +69,7 @@ impl Upload {
         Ok(Self { header })
     }
 
-    /// Whether a file that exists is replaced.
+    /// Sets whether an existing file is replaced.
     #[must_use]
     pub fn overwrite(mut self, overwrite: bool) -> Self {
         self.header.overwrite = overwrite;
@@ -82,7 +82,7 @@ impl Upload {
         self.header.size
     }
 
-    /// Bytes that have arrived in an earlier try.
+    /// Returns the bytes that arrived in an earlier try.
     pub async fn committed(&self, agent: &Agent) -> Result<i64, Status> {
         let list = |page_token| {
             let mut vms = agent.vms.clone();
@@ -103,7 +103,7 @@ impl Upload {
         Ok(uploads.iter().find(own).map_or(0, |upload| upload.committed))
     }
 
-    /// Sends what has not arrived yet.
+    /// Sends the rest of the file.
     pub async fn send(
         &self,
         agent: &Agent,
@@ -123,7 +123,7 @@ impl Upload {
                 let count = file.read(&mut chunk)?;
                 chunk.truncate(count);
                 let item = Some(Item::Chunk(chunk.into()));
-                // The agent has said why it takes no more.
+                // The agent has reported why it accepts no more.
                 if count == 0 || sender.blocking_send(v1::PutFileRequest { item }).is_err() {
                     return Ok(());
                 }

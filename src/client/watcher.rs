@@ -1,4 +1,4 @@
-//! Following an agent's events across broken connections and restarts of the agent.
+//! Follows an agent's events across broken connections and restarts of the agent.
 //!
 //! ```text
 //!            ┌───────────── item with a cursor: kept ────────────┐
@@ -18,22 +18,22 @@ use crate::proto::v1::{
 
 use super::backoff::Backoff;
 
-/// What a watch gives.
+/// An item of a watch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Watched {
     /// Something happened.
     Event(Box<v1::Event>),
     /// With a start at snapshot: a VM as it is.
     Snapshot(Box<v1::Vm>),
-    /// Every VM was told.
+    /// Every VM was sent.
     SnapshotEnd,
     /// The stream is at the end of the journal.
     Bookmark,
-    /// The connection broke, for this reason; it is tried again.
+    /// The connection broke, for this reason; the watcher retries.
     Disconnected(String),
-    /// It is back. Nothing was missed; with `anew` an unfinished snapshot begins from its beginning.
+    /// The connection is back. Nothing was missed; with `anew` an unfinished snapshot restarts.
     Reconnected {
-        /// What was told of the snapshot so far does not count.
+        /// Discard the snapshot received so far.
         anew: bool,
     },
 }
@@ -44,14 +44,14 @@ pub struct EventWatcher {
     client: EventServiceClient<Channel>,
     request: v1::WatchEventsRequest,
     stream: Option<Streaming<v1::WatchEventsResponse>>,
-    /// What came with the news that the connection is back.
+    /// The message received with the reconnection.
     next: Option<v1::WatchEventsResponse>,
     broken: bool,
     wait: Backoff,
 }
 
 impl EventWatcher {
-    /// Follows what `request` names. The channel has to connect again by itself, as tonic's do.
+    /// Follows the events that `request` names. The channel must reconnect automatically, as tonic's do.
     pub async fn start(
         mut client: EventServiceClient<Channel>,
         request: v1::WatchEventsRequest,
@@ -67,7 +67,8 @@ impl EventWatcher {
         })
     }
 
-    /// The place behind the last item: a watch that starts there misses nothing. Nothing before the first.
+    /// Returns the cursor after the last item: a watch that starts there misses nothing. `None` before the
+    /// first.
     #[must_use]
     pub fn cursor(&self) -> Option<&str> {
         match &self.request.start {
@@ -76,7 +77,7 @@ impl EventWatcher {
         }
     }
 
-    /// What comes next. An error is final: the caller has to decide where to begin again.
+    /// Returns the next item. An error is final: the caller decides where to restart.
     pub async fn next(&mut self) -> Result<Watched, Status> {
         if let Some(item) = self.next.take().and_then(|message| self.take(message)) {
             return Ok(item);
@@ -107,8 +108,8 @@ impl EventWatcher {
         }
     }
 
-    /// What the caller is to see; after a break, that it is over comes first. The place is that of what was
-    /// given, so a caller that leaves in between misses nothing.
+    /// Returns the item for the caller; after a break, the reconnection comes first. The cursor is that of
+    /// the last returned item, so a caller that leaves in between misses nothing.
     fn take(&mut self, message: v1::WatchEventsResponse) -> Option<Watched> {
         if std::mem::take(&mut self.broken) {
             self.wait = Backoff::default();
@@ -141,7 +142,7 @@ pub(crate) fn is_passing(status: &Status) -> bool {
     }
 }
 
-/// Whether the agent does not take the client's certificate.
+/// Whether the agent refused the client's certificate.
 fn is_refused(status: &Status) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
     while let Some(error) = cause {
@@ -154,7 +155,7 @@ fn is_refused(status: &Status) -> bool {
     false
 }
 
-/// The agent does not take the client's certificate; trying again does not help.
+/// The agent refused the client's certificate; a retry does not help.
 #[derive(Debug, thiserror::Error)]
 #[error("the agent refused the certificate {cert}: {why}")]
 pub(crate) struct CertificateRefused {

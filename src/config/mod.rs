@@ -1,5 +1,5 @@
-//! The configuration: one TOML file, each key with a unit and a default. What configures one mechanism is that
-//! mechanism's own type; here they come together.
+//! The configuration: one TOML file, each key with a unit and a default. Each mechanism defines the type of
+//! its own section; this module combines them.
 //!
 //! Later sources win: defaults, the file, `ZONEWARD_*` variables (`ZONEWARD_QEMU__ACCEL` is
 //! `qemu.accel`), `--set key=value`.
@@ -26,7 +26,7 @@ pub struct Config {
     pub zones_dir: PathBuf,
     /// The agent's state file.
     pub state_dir: PathBuf,
-    /// Sockets and what does not survive a boot of the host.
+    /// Sockets and other files that do not outlive the host's boot.
     pub run_dir: PathBuf,
     /// The host's UUID, which VMs show as server_uuid. Empty: made once, and kept in state_dir.
     pub server_uuid: String,
@@ -54,7 +54,7 @@ pub struct Config {
     pub console: console::Settings,
     /// The journal of events.
     pub journal: Journal,
-    /// What VMs may have of the host together.
+    /// The host's capacity for VMs.
     pub capacity: Capacity,
     /// What interfaces are plugged into.
     pub network: network::Settings,
@@ -211,10 +211,10 @@ impl Config {
             if let Err(why) = forms::nic_tag(name) {
                 return wrong(&why);
             }
-            // What the kernel takes as the name of a link.
+            // Characters that the kernel accepts in a link's name.
             let link = !tag.link.contains(['/', ':']) && !tag.link.contains(char::is_whitespace);
             match tag.kind.needs_link() {
-                true if tag.link.is_empty() => return wrong("link: the host's link that it is made of"),
+                true if tag.link.is_empty() => return wrong("link: the host's link is required"),
                 false if !tag.link.is_empty() => return wrong("link: this kind has none"),
                 _ if tag.link.len() > 15 || !link => return wrong("link: not a link's name"),
                 _ => {}

@@ -1,4 +1,4 @@
-//! The sections that no mechanism has for itself, each with its defaults.
+//! The sections that belong to no mechanism, each with its defaults.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -13,9 +13,9 @@ use serde::Deserialize;
 pub struct Vnc {
     /// Address that the agent listens on for VMs whose `vnc_port` is not -1.
     pub address: IpAddr,
-    /// Whether each endpoint asks for a password: the VM's `vnc_password`, or else one that the agent makes and `info`
-    /// shows to operators. Without it whoever reaches the endpoint of a VM that has no `vnc_password` has its screen:
-    /// on a loopback address each user of the host.
+    /// Whether each endpoint asks for a password: the VM's `vnc_password`, or else one that the agent makes
+    /// and `info` shows to operators. Without it, anybody who reaches the endpoint of a VM without
+    /// `vnc_password` gets its screen: on a loopback address, every user of the host.
     pub require_password: bool,
 }
 
@@ -31,7 +31,7 @@ impl Default for Vnc {
 pub struct Browser {
     /// TCP address of the browser console (TLS, with the agent's certificate). Empty: none.
     pub listen: String,
-    /// What links begin with, like `https://host1.example:9444`. Empty: the address that is listened on.
+    /// The prefix of links, like `https://host1.example:9444`. Empty: the listening address.
     pub url: String,
     /// Seconds that a link can be opened.
     pub link_seconds: u32,
@@ -94,7 +94,7 @@ impl Default for Journal {
     }
 }
 
-/// What VMs may have of the host together, whether they run or not. A VM over it is not made.
+/// The most that all VMs may have of the host, running or not. A VM over it is not created.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Capacity {
@@ -106,7 +106,7 @@ pub struct Capacity {
     pub vcpu_overcommit: f64,
     /// Times the file system of `zones_dir`: the sum of the sizes of disks, which are sparse. 0: no limit.
     pub disk_overcommit: f64,
-    /// Hours that an upload is kept which was cut and nobody goes on with.
+    /// Hours that an interrupted upload is kept.
     pub upload_hours: u32,
 }
 

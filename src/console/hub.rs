@@ -13,10 +13,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::log::Log;
 
-/// Between looks. A hypervisor writes byte by byte, and each would wake us: a guest that floods its console would
-/// have a processor of the host's for it, whatever its own limits are.
+/// Interval between checks. A hypervisor writes byte by byte, and each byte would wake the agent: a guest
+/// that floods its console would occupy a host CPU, whatever its own limits are.
 const BEAT: Duration = Duration::from_millis(5);
-/// Notifications that are taken at once.
+/// Notifications handled at once.
 const BATCH: usize = 1024;
 
 /// Notices the growth of console logs.
@@ -52,11 +52,11 @@ impl ConsoleHub {
                         match event {
                             Ok(event) if event.mask.contains(EventMask::Q_OVERFLOW) => missed = true,
                             Ok(event) => _ = grown.insert(event.wd),
-                            Err(error) => tracing::error!(%error, "reading inotify events"),
+                            Err(error) => tracing::error!(%error, "cannot read inotify events"),
                         }
                     }
                     let shared = shared.clone();
-                    // Cutting a log waits for its disk.
+                    // Trimming a log blocks on its disk.
                     let _ = tokio::task::spawn_blocking(move || match missed {
                         true => shared.notice_all(),
                         false => grown.iter().for_each(|descriptor| shared.notice(descriptor)),
@@ -70,10 +70,10 @@ impl ConsoleHub {
     }
 
     pub(super) fn add(&self, log: &Arc<Log>) -> io::Result<()> {
-        // Before Linux 6.4 a splice into a file is told by its time alone.
+        // Before Linux 6.4 a splice into a file changes only its time attributes.
         let descriptor = lock(&self.shared.watches).add(&log.path, WatchMask::MODIFY | WatchMask::ATTRIB)?;
         lock(&self.shared.logs).insert(descriptor, Arc::downgrade(log));
-        // What was printed before the watch.
+        // Covers output from before the watch.
         log.on_growth();
         Ok(())
     }

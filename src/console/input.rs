@@ -1,4 +1,4 @@
-//! What is typed into a console: a FIFO that the hypervisor holds both ends of.
+//! The input of a console: a FIFO that the hypervisor holds at both ends.
 
 use std::{io, path::PathBuf};
 
@@ -21,7 +21,7 @@ impl ConsoleInput {
     pub fn open(&self) -> Result<ConsoleWriter, ConsoleError> {
         match pipe::OpenOptions::new().open_sender(&self.path) {
             Ok(pipe) => Ok(ConsoleWriter { pipe }),
-            // Nobody reads, or there never was anybody.
+            // No hypervisor reads, or none ever ran.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENOENT)) => {
                 Err(ConsoleError::NotRunning)
             }

@@ -1,11 +1,10 @@
-//! One writer at a time. Who wants to write while another does has to say that he takes over; the other
-//! is told by whom.
+//! Allows one writer at a time. A second writer must take over explicitly; the first learns its name.
 
 use tokio::sync::watch;
 
 use super::ConsoleError;
 
-/// Who writes.
+/// The writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holder {
     number: u64,
@@ -23,7 +22,7 @@ impl WriterLock {
         Self { state: watch::channel((0, None)).0 }
     }
 
-    /// Takes the right, from whoever has it when `over` says so.
+    /// Takes the right, from its holder if `over` is set.
     pub(super) fn take(&self, name: &str, over: bool) -> Result<WriterRight, ConsoleError> {
         let mut taken = Err(ConsoleError::NotRunning);
         self.state.send_if_modified(|(last, holder)| {
@@ -49,7 +48,7 @@ pub struct WriterRight {
 }
 
 impl WriterRight {
-    /// Waits until another takes it; gives who.
+    /// Waits until another takes it; returns its name.
     pub async fn taken(&mut self) -> String {
         let mine = self.number;
         let other =

@@ -26,7 +26,7 @@ impl Log {
         Arc::new(Self { path, keep, grown: watch::channel(0).0 })
     }
 
-    /// The oldest byte that is kept, and one more than the newest.
+    /// Returns the oldest kept offset and the end offset.
     pub(super) fn range(&self) -> Result<(u64, u64), ConsoleError> {
         match File::open(&self.path) {
             Ok(file) => range(&file).map_err(ConsoleError::at("reading the console's log")),
@@ -39,7 +39,7 @@ impl Log {
         self.grown.send_modify(|tick| *tick += 1);
     }
 
-    /// Called for each growth: wakes the readers and keeps to the bound.
+    /// Handles growth: wakes the readers and trims the log to its bound.
     pub(super) fn on_growth(&self) {
         let open = || OpenOptions::new().write(true).read(true).open(&self.path);
         if let Err(error) = open().and_then(|file| trim(&file, self.keep, SLACK)) {

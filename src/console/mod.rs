@@ -5,10 +5,10 @@
 //!              ◀── standard input ── console.in (a FIFO) ◀── one writer at a time
 //! ```
 //!
-//! How output comes into the log is the zone's business: the guest never waits for the agent or a reader, and no
-//! byte is missing when the agent was away. The offset of a byte is its offset in the file. What is
-//! over the bound is punched out of the file's beginning: offsets stay, the room is given back.
-//! The hypervisor holds both ends of the FIFO, so an agent that dies does not end the input.
+//! The zone brings output into the log: the guest never waits for the agent or a reader, and no byte is
+//! missing after the agent was away. The offset of a byte is its offset in the file. Bytes over the bound are
+//! punched out of the file's beginning: offsets stay, the space is freed. The hypervisor holds both ends of
+//! the FIFO, so an agent that dies does not end the input.
 
 mod hub;
 mod input;
@@ -41,10 +41,10 @@ use crate::{
     logfile::{MESSAGES, open_log},
 };
 
-/// Bytes of its last words that are looked at.
+/// Bytes of its last messages that are read.
 const LAST_WORDS: u64 = 16 << 10;
 
-/// The end of what a hypervisor said about itself in its last boot; nothing when that can't be read.
+/// Returns the last messages of a hypervisor from its last boot; empty if they can't be read.
 #[must_use]
 pub(crate) fn last_words(log: &Path) -> String {
     let read = || -> io::Result<Vec<u8>> {
@@ -61,10 +61,10 @@ pub(crate) fn last_words(log: &Path) -> String {
 /// Why a console can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleError {
-    /// An offset of the future.
+    /// An offset beyond the end.
     #[error("offset {offset} is beyond the end of the console's output ({end})")]
     Beyond {
-        /// What was asked for.
+        /// The requested offset.
         offset: u64,
         /// The first byte that is kept.
         oldest: u64,
@@ -86,13 +86,13 @@ pub enum ConsoleError {
     /// No hypervisor to write to.
     #[error("the VM is not running")]
     NotRunning,
-    /// The hypervisor cut its own log.
+    /// The hypervisor truncated its log.
     #[error("the console's log was truncated; earlier output is lost")]
     Shrunk,
     /// A system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was being done.
+        /// The failed action.
         what: &'static str,
         /// Why not.
         source: io::Error,
@@ -108,11 +108,11 @@ impl ConsoleError {
 /// The hypervisor's ends.
 #[derive(Debug)]
 pub struct ConsoleEnds {
-    /// What it reads: the FIFO, open for both directions.
+    /// Its input: the FIFO, open for both directions.
     pub input: File,
-    /// What it appends to.
+    /// Its output.
     pub output: File,
-    /// Where its own messages go.
+    /// Its own messages.
     pub errors: File,
 }
 
@@ -142,7 +142,7 @@ impl Console {
         }
     }
 
-    /// Makes what a hypervisor needs, and begins to notice what it prints. Waits for the disk.
+    /// Creates a hypervisor's ends, and starts to watch its output. Blocks on the disk.
     pub fn open_for_boot(&self) -> Result<ConsoleEnds, ConsoleError> {
         let output = open_log(&self.log.path).map_err(ConsoleError::at("opening the console's log"))?;
         let start = output.metadata().map_err(ConsoleError::at("reading the console's log"))?.len();
@@ -176,7 +176,7 @@ impl Console {
         }
     }
 
-    /// Starts to notice growth, and to keep to the bound. Again is fine.
+    /// Starts to watch growth and to trim the logs. May be repeated.
     pub async fn watch(&self) {
         let this = self.clone();
         let notice = move || {
@@ -186,14 +186,14 @@ impl Console {
         let _ = off_runtime(notice).await;
     }
 
-    /// Stops to.
+    /// Ends both.
     pub fn unwatch(&self) {
         self.log.grew();
         self.hub.remove(&self.log);
         self.hub.remove(&self.errors);
     }
 
-    /// Follows the output of the boot that is under way, from its beginning.
+    /// Follows the output of the current boot from its beginning.
     pub async fn boot_reader(&self) -> Result<ConsoleReader, ConsoleError> {
         let path = self.start.clone();
         let read = move || {
@@ -205,7 +205,7 @@ impl Console {
         Ok(self.reader(Some(start)).await?.follow())
     }
 
-    /// Reads from `offset` on; from the end when there is none.
+    /// Reads from `offset` on, or from the end.
     pub async fn reader(&self, offset: Option<u64>) -> Result<ConsoleReader, ConsoleError> {
         let log = self.log.clone();
         let open = move || {
@@ -223,13 +223,13 @@ impl Console {
         off_runtime(open).await
     }
 
-    /// The end of what the hypervisor said about itself in its last boot.
+    /// Returns the hypervisor's last messages from its last boot.
     pub async fn last_words(&self) -> String {
         let errors = self.errors.clone();
         off_runtime(move || Ok(last_words(&errors.path))).await.unwrap_or_default()
     }
 
-    /// Takes the right to write; from whoever has it when `over` says so.
+    /// Takes the right to write, from its holder if `over` is set.
     pub fn take_writer(&self, name: &str, over: bool) -> Result<WriterRight, ConsoleError> {
         self.writer.take(name, over)
     }
@@ -241,7 +241,7 @@ impl Console {
     }
 }
 
-/// Does what waits for a disk where no other work waits for it.
+/// Runs blocking disk work off the runtime's threads.
 async fn off_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ConsoleError> + Send + 'static,
 ) -> Result<T, ConsoleError> {

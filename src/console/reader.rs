@@ -11,7 +11,7 @@ use crate::logfile::range;
 /// Bytes given out at once.
 const CHUNK: usize = 64 << 10;
 
-/// What comes out of a console.
+/// An item of a console's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConsoleItem {
     /// Output.
@@ -44,15 +44,15 @@ impl ConsoleReader {
         Self { file: Arc::new(file), position, follow: false, grown }
     }
 
-    /// Waits at the end for what the guest prints next.
+    /// Waits at the end for further output.
     #[must_use]
     pub fn follow(mut self) -> Self {
         self.follow = true;
         self
     }
 
-    /// The next bytes or gap; `None` at the end, or when the VM is gone. Nothing is lost when the
-    /// returned future is dropped.
+    /// Returns the next bytes or gap; `None` at the end, or when the VM is gone. Dropping the future loses
+    /// nothing.
     pub async fn next(&mut self) -> Result<Option<ConsoleItem>, ConsoleError> {
         loop {
             self.grown.mark_unchanged();
@@ -94,7 +94,7 @@ fn read(file: &File, position: u64) -> Result<Option<ConsoleItem>, ConsoleError>
     if got == 0 {
         return Ok(None);
     }
-    // The bound may have overtaken us between the look and the read: what was read is a hole then.
+    // The log may have been trimmed between check and read: the bytes are a hole then.
     let (oldest, _) = range(file).map_err(at())?;
     if position < oldest {
         return Ok(Some(ConsoleItem::Gap { from: position, to: oldest }));

@@ -1,9 +1,9 @@
 //! The TCP endpoint at which VNC viewers meet a guest's screen.
 //!
-//! The agent listens in the host's network; the hypervisor never has a network socket. For each
-//! viewer it makes a pair of UNIX sockets, hands one end to the hypervisor, and carries bytes
-//! between the other end and the viewer. One that says too little to see anything, or whose host
-//! is gone, loses its place: there are few. When all are taken, the oldest that has said too little gives way at once.
+//! The agent listens in the host's network; the hypervisor never has a network socket. For each viewer it
+//! creates a pair of UNIX sockets, passes one end to the hypervisor, and copies bytes between the other end
+//! and the viewer. A viewer that sends too little to see anything, or whose host is gone, loses its place:
+//! places are few. When all are taken, the oldest that has sent too little is dropped at once.
 
 use std::{
     future::Future,
@@ -29,20 +29,20 @@ use crate::sys::pair_in_passing;
 
 /// Viewers of one guest at once.
 const VIEWERS: usize = 16;
-/// Bytes that every viewer has said which sees the screen: RFB's version (12), whether it shares (1), and the request
-/// for a picture (10).
+/// Bytes that a viewer sends at least to see the screen: RFB's version (12), whether it shares (1), and the
+/// request for an update (10).
 const LEAST: usize = 23;
-/// What the answer to the question for a password has.
+/// Bytes of the reply to a password challenge.
 const PASSWORD: usize = 16;
-/// How long a viewer that gives way may take for it.
+/// How long a dropped viewer may take to leave.
 const GIVES_WAY: Duration = Duration::from_secs(1);
-/// By when; a person may have to be asked for a password.
+/// Time limit for that; a person may have to enter a password.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A viewer's host that is silent for so long is asked whether it is alive, then so often.
+/// Keepalive: probes of a viewer's host after silence, at this interval, this often.
 const ASK_AFTER: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ASK_TIMES: u32 = 3;
-/// How long it may take no byte.
+/// How long it may accept no byte.
 const TAKE_WITHIN: Duration = Duration::from_secs(120);
 
 /// A listening endpoint; dropping it ends it with all its viewers.
@@ -53,8 +53,8 @@ pub(crate) struct VncEndpoint {
 }
 
 impl VncEndpoint {
-    /// Listens on `port`, or on any port when it is 0 (then `preferred` is tried first). Each
-    /// viewer's other end goes to `hand_over`; `asks` is whether it is asked for a password there.
+    /// Listens on `port`, or on any port when it is 0 (then `preferred` is tried first). `hand_over` receives
+    /// each viewer's other end; `asks` is whether it asks for a password.
     pub(crate) async fn listen<H, F>(
         ip: IpAddr,
         port: u16,
@@ -79,7 +79,7 @@ impl VncEndpoint {
         Ok(Self { address, task: AbortOnDropHandle::new(task) })
     }
 
-    /// Ends it; its port is free again when this returns.
+    /// Closes it; the port is free again when this returns.
     pub(crate) async fn close(self) {
         self.task.abort();
         let _ = self.task.await;
@@ -100,7 +100,7 @@ where
     let places = Arc::new(Semaphore::new(VIEWERS));
     // Ends with this task, and every viewer with it.
     let mut viewers = JoinSet::new();
-    // Oldest first: what each has said, and how it is ended.
+    // Oldest first: bytes sent by each, and its abort handle.
     let mut seated: Vec<(Arc<AtomicUsize>, AbortHandle)> = Vec::new();
     loop {
         let accepted = tokio::select! {
@@ -120,7 +120,7 @@ where
         if place.is_none()
             && let Some(silent) = seated.iter().position(|(said, _)| said.load(Ordering::Relaxed) < least)
         {
-            // Its place is free as soon as its task has seen that.
+            // Its place is free once its task has ended.
             seated.remove(silent).1.abort();
             let free = tokio::time::timeout(GIVES_WAY, places.clone().acquire_owned()).await;
             place = free.ok().and_then(Result::ok);
@@ -133,7 +133,7 @@ where
         let heard = said.clone();
         let task = viewers.spawn(async move {
             if let Err(error) = serve(viewer, least, &heard, &*hand_over).await {
-                tracing::info!(%peer, %error, "VNC viewer");
+                tracing::info!(%peer, %error, "VNC ended");
             }
             drop(place);
         });
@@ -157,11 +157,11 @@ where
     });
     tokio::select! {
         carried = tokio::io::copy_bidirectional(&mut viewer, &mut ours) => carried.map(drop),
-        () = silence(said, least) => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not come to see the screen")),
+        () = silence(said, least) => Err(io::Error::new(io::ErrorKind::TimedOut, "no screen was requested")),
     }
 }
 
-/// The network tells nobody that a host at its other end lost its power.
+/// Detects a viewer whose host lost power, which the network does not report.
 fn notice_its_end(viewer: &TcpStream) -> io::Result<()> {
     sockopt::set_socket_keepalive(viewer, true)?;
     sockopt::set_tcp_keepidle(viewer, ASK_AFTER)?;
@@ -171,7 +171,7 @@ fn notice_its_end(viewer: &TcpStream) -> io::Result<()> {
     Ok(sockopt::set_tcp_user_timeout(viewer, millis)?)
 }
 
-/// Ends when a viewer has said too little for too long.
+/// Returns when a viewer has sent too little for too long.
 async fn silence(said: &AtomicUsize, least: usize) {
     tokio::time::sleep(PATIENCE).await;
     if said.load(Ordering::Relaxed) >= least {

@@ -10,8 +10,8 @@ const LENGTH: usize = 1 + 8 + 8 + 4;
 
 /// The place after one event of one journal.
 ///
-/// The text is base64url of: version, epoch of the journal, sequence, and a CRC-32 of these, all big
-/// endian. Its readers must not care.
+/// The text is base64url of: version, epoch of the journal, sequence, and a CRC-32 of these, all big endian.
+/// Clients must not parse it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// Which journal.

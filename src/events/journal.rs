@@ -75,7 +75,7 @@ impl Tail {
 }
 
 impl Journal {
-    /// Opens the state file; gives the store to write it and the journal to read it.
+    /// Opens the state file; returns the store to write it and the journal to read it.
     pub fn open(path: &Path, keep: Keep) -> Result<(Store, Reader, Self), StoreError> {
         let tail = Arc::new(RwLock::new(Tail::default()));
         let (sender, newest) = watch::channel(0);
@@ -116,7 +116,7 @@ impl Journal {
         Ok(self.watcher(self.reader.last_before(time)?))
     }
 
-    /// Some events at once, from their beginning or the place that a cursor names; see [`Reader::events_where`].
+    /// Lists events, from the beginning or the place that a cursor names; see [`Reader::events_where`].
     pub async fn list(
         &self,
         from: Option<Cursor>,
@@ -126,14 +126,14 @@ impl Journal {
         let journal = self.clone();
         let read = move || {
             let from = match from {
-                // Behind its event when the journal is read forwards, before it when backwards.
+                // After its event when the journal is read forwards, before it when backwards.
                 Some(cursor) => journal.watch_from(cursor)?.after,
                 None if query.backwards => i64::MAX,
                 None => journal.watch_all()?.after,
             };
             let query = EventQuery { from, ..query };
             let found = journal.reader.events_where(&query, limit)?;
-            // Afterwards: what was trimmed meanwhile is missing in them.
+            // Afterwards: events trimmed during the read are missing.
             if !query.backwards {
                 journal.reaches(query.from, journal.reader.journal_range()?)?;
             }
@@ -183,7 +183,7 @@ impl Journal {
         let journal = self.clone();
         AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
             let events = journal.reader.events_after(sequence, BATCH)?;
-            // Afterwards: what was trimmed meanwhile is missing in them.
+            // Afterwards: events trimmed during the read are missing.
             journal.reaches(sequence, journal.reader.journal_range()?)?;
             Ok(events)
         }))
@@ -208,21 +208,21 @@ pub struct Watcher {
     journal: Journal,
     after: i64,
     ready: VecDeque<Arc<Event>>,
-    /// What comes behind `ready`, for one that is far behind: read while that is given out.
+    /// The events after `ready`, for a watcher far behind: read while those are delivered.
     ahead: Option<Reading>,
     newest: watch::Receiver<i64>,
 }
 
 impl Watcher {
-    /// The next event, if it is at hand.
+    /// Returns the next event, if ready.
     pub fn ready(&mut self) -> Option<Arc<Event>> {
         let event = self.ready.pop_front()?;
         self.after = event.sequence;
         Some(event)
     }
 
-    /// The next event; waits for it when there is none yet. Nothing is lost when the returned
-    /// future is dropped.
+    /// Returns the next event; waits while there is none yet. Nothing is lost when the returned future is
+    /// dropped.
     pub async fn next(&mut self) -> Result<Arc<Event>, WatchError> {
         loop {
             if let Some(event) = self.ready() {
@@ -254,13 +254,13 @@ impl Watcher {
         }
     }
 
-    /// Whether everything that was journaled so far was given out.
+    /// Returns whether every event journaled so far was delivered.
     #[must_use]
     pub fn is_at_end(&self) -> bool {
         self.ready.is_empty() && self.after >= *self.newest.borrow()
     }
 
-    /// Whether it has come to what was the newest event at some time.
+    /// Returns whether it has reached the event that was the newest once.
     #[must_use]
     pub fn is_past(&self, newest: i64) -> bool {
         self.after >= newest

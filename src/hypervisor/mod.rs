@@ -1,9 +1,9 @@
-//! What runs a guest.
+//! Hypervisor drivers.
 //!
 //! The seam has two halves. [`Hypervisor`] turns a [`MachinePlan`] into a [`Program`]: arguments and
 //! descriptors, nothing done yet. Once the program runs in its zone, `attach` connects to its control
-//! socket and gives a [`Machine`], which is also how a later agent takes over a running one.
-//! QEMU and a simulation are here; bhyve will be the third.
+//! socket and returns a [`Machine`]; a later agent adopts a running one the same way. QEMU and a simulation
+//! are here; bhyve will be the third.
 
 mod plan;
 pub mod qemu;
@@ -24,49 +24,48 @@ use uuid::Uuid;
 
 use crate::spec::{Violation, VmSpec, VmState};
 
-/// A program that is a hypervisor with one machine.
+/// A hypervisor program with one machine.
 #[derive(Debug)]
 pub struct Program {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Without its name.
     pub arguments: Vec<String>,
     /// Descriptors by the number that the arguments use.
     pub descriptors: Vec<(OwnedFd, i32)>,
-    /// What the control connection does before the guest runs.
+    /// Setup over the control connection before the guest runs.
     pub setup: Setup,
     /// What runs guest code: `kvm` or `tcg`.
     pub accelerator: String,
 }
 
-/// Bytes that a file of a hypervisor may have whatever its disks are: a picture of the screen, which is in 16 MiB of
-/// video memory.
+/// Least file size limit of a hypervisor in bytes: a screenshot, which comes from 16 MiB of video memory.
 pub(crate) const LEAST_FILE: u64 = 16 << 20;
 
-/// What a message of 4 MiB can hold beside its envelope.
+/// Bytes that a message of 4 MiB holds besides its envelope.
 const MAX_PICTURE: usize = (4 << 20) - (4 << 10);
 
-/// What is left to do once the program answers.
+/// Steps that remain once the program responds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setup {
     /// Boot positions from the second boot of the guest on: device and position, −1 for none.
     pub boot_positions: Vec<(String, i32)>,
-    /// Asked of VNC clients.
+    /// Password for VNC clients.
     pub vnc_password: Option<String>,
 }
 
 /// A kind of hypervisor.
 #[async_trait]
 pub trait Hypervisor: Send + Sync + fmt::Debug {
-    /// What it is and can do on this host.
+    /// Describes it on this host.
     async fn describe(&self) -> Description;
     /// Opens the UEFI of a VM whose variables are kept at `vars`.
     fn open_uefi(&self, vars: &Path) -> Result<Firmware, HypervisorError>;
-    /// Gives the UEFI variables at `vars`, if there are any, their size again after a run.
+    /// Restores the size of the UEFI variables at `vars`, if they exist, after a run.
     fn settle_uefi(&self, vars: &Path) -> Result<(), HypervisorError>;
-    /// What of a complete machine it can't start on this host.
+    /// Lists why it can't start a complete machine on this host.
     async fn faults(&self, spec: &VmSpec) -> Vec<Violation>;
-    /// The program for a machine. Does nothing yet.
+    /// Builds the program of a machine. Starts nothing.
     async fn program(&self, plan: MachinePlan) -> Result<Program, HypervisorError>;
     /// Connects to a program by its control socket.
     async fn attach(
@@ -75,32 +74,32 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
         control: &Path,
         patience: Duration,
     ) -> Result<Arc<dyn Machine>, HypervisorError>;
-    /// What a program said about resets and its end, and its other words; from what it wrote as errors.
+    /// Extracts reports of resets and the end, and other messages, from a program's error output.
     fn last_words(&self, text: &str) -> LastWords;
-    /// How long a program that was just started may take until it answers.
+    /// Returns how long a new program may take to respond.
     fn patience(&self) -> Duration;
 }
 
-/// What a hypervisor left behind.
+/// A hypervisor's last output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LastWords {
-    /// What it said about resets and its end, in order, as far back as is kept.
+    /// Its reports of resets and its end, in order, as far back as is kept.
     pub said: Vec<Said>,
     /// For people.
     pub words: String,
 }
 
-/// Something that a hypervisor told by itself, and when.
+/// An unsolicited report of a hypervisor, with its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
-    /// By its own word.
+    /// By its own clock.
     pub time: SystemTime,
     /// What.
     pub event: MachineEvent,
 }
 
 impl LastWords {
-    /// What it said about its end, if it ended as hypervisors do.
+    /// Returns its report of its end, if it ended in an orderly way.
     #[must_use]
     pub fn end(&self) -> Option<&Said> {
         self.said.iter().rev().find(|said| !matches!(said.event, MachineEvent::Reset { .. }))
@@ -141,7 +140,7 @@ impl Picture {
 /// A running machine.
 #[async_trait]
 pub trait Machine: Send + Sync + fmt::Debug {
-    /// Does what a new machine needs before it runs.
+    /// Completes the setup of a new machine before it runs.
     async fn set_up(&self, setup: &Setup) -> Result<(), HypervisorError>;
     /// Halts the guest.
     async fn pause(&self) -> Result<(), HypervisorError>;
@@ -151,13 +150,13 @@ pub trait Machine: Send + Sync + fmt::Debug {
     async fn send_break(&self) -> Result<(), HypervisorError>;
     /// Presses a key that does nothing but wake a screen.
     async fn wake_screen(&self) -> Result<(), HypervisorError>;
-    /// Puts a medium into a CD drive; none leaves it empty.
+    /// Inserts a medium into a CD drive; `None` ejects it.
     async fn change_medium(&self, drive: &str, medium: Option<Medium>) -> Result<(), HypervisorError>;
-    /// Asks VNC clients for this from now on; for nothing when there is none.
+    /// Sets the password of later VNC clients; `None` sets none.
     async fn set_vnc_password(&self, password: Option<&str>) -> Result<(), HypervisorError>;
-    /// Lets the guest run.
+    /// Resumes the guest.
     async fn resume(&self) -> Result<(), HypervisorError>;
-    /// Whether the guest would hear the power button.
+    /// Whether the guest would notice the power button.
     async fn listens_to_power_button(&self) -> Result<Hearing, HypervisorError>;
     /// Wakes a guest that sleeps.
     async fn wake(&self) -> Result<(), HypervisorError>;
@@ -165,24 +164,24 @@ pub trait Machine: Send + Sync + fmt::Debug {
     async fn press_power_button(&self) -> Result<(), HypervisorError>;
     /// Presses reset.
     async fn reset(&self) -> Result<(), HypervisorError>;
-    /// Whether guest code runs, and the hypervisor's word for it.
+    /// Returns whether guest code runs, and the hypervisor's status word.
     async fn status(&self) -> Result<GuestStatus, HypervisorError>;
-    /// What it says about itself.
+    /// Queries one type of info.
     async fn info(&self, kind: InfoType) -> Result<Value, HypervisorError>;
     /// The screen as a picture.
     async fn screenshot(&self, form: Picture) -> Result<Vec<u8>, HypervisorError>;
-    /// Hands it a connected socket that speaks RFB; who is `trusted` is not asked for a password.
+    /// Passes on a connected RFB socket; a `trusted` client is not asked for a password.
     async fn add_vnc_client(&self, socket: OwnedFd, trusted: bool) -> Result<(), HypervisorError>;
-    /// What happens next; `None` when the control connection is gone. For one caller.
+    /// Returns the next event; `None` when the control connection is gone. For one caller.
     async fn next_event(&self) -> Option<MachineEvent>;
 }
 
-/// Whether somebody listens to the power button.
+/// Whether the guest listens to the power button.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hearing {
     /// The guest's system says so.
     Listens,
-    /// There is no system yet, or none that cares.
+    /// No system runs yet, or it ignores the button.
     Deaf,
     /// The hypervisor can't tell.
     Unknown,
@@ -198,31 +197,32 @@ pub struct GuestStatus {
 }
 
 impl GuestStatus {
-    /// What that means for the VM.
+    /// Returns the VM's state for it.
     #[must_use]
     pub fn state(&self) -> VmState {
         match &*self.status {
             _ if self.running => VmState::Running,
-            // Asleep by its own wish.
+            // It put itself to sleep.
             "suspended" => VmState::Suspended,
-            // Halted by whoever may, and let go the same way.
+            // Halted by a caller, and resumed the same way.
             "paused" | "prelaunch" | "debug" | "postmigrate" => VmState::Paused,
-            // On its way from one state to another; the next look tells.
+            // In transition; the next query shows the result.
             "save-vm" | "restore-vm" | "inmigrate" | "finish-migrate" => VmState::Running,
-            // "internal-error", "io-error", "watchdog", "guest-panicked", "shutdown", "colo", and what nobody knows.
+            // "internal-error", "io-error", "watchdog", "guest-panicked", "shutdown", "colo", and any unknown
+            // word.
             _ => VmState::Failed,
         }
     }
 }
 
-/// What a hypervisor tells by itself.
+/// An unsolicited event of a hypervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
     /// It is about to end.
     Shutdown {
         /// The guest asked for it.
         guest: bool,
-        /// The hypervisor's word for why.
+        /// The hypervisor's reason.
         reason: String,
     },
     /// The machine was reset.
@@ -294,13 +294,13 @@ impl InfoType {
 /// JSON of several info types.
 pub(crate) type Info = Map<String, Value>;
 
-/// What goes wrong with a hypervisor.
+/// An error of a hypervisor.
 #[derive(Debug, thiserror::Error)]
 pub enum HypervisorError {
     /// A system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was being done.
+        /// The failed action.
         what: String,
         /// Why not.
         source: std::io::Error,
@@ -311,20 +311,20 @@ pub enum HypervisorError {
     /// No answer.
     #[error("the hypervisor did not answer {command} within {seconds} s")]
     Silent {
-        /// What was asked.
+        /// The command.
         command: String,
-        /// How long was waited.
+        /// The time limit.
         seconds: u64,
     },
-    /// No answer to something that it may do nevertheless.
+    /// No reply to a request that it may still carry out.
     #[error(
         "the hypervisor did not answer within {seconds} s; it may still carry out the request, so check before you repeat it"
     )]
     Unanswered {
-        /// How long was waited.
+        /// The time limit.
         seconds: u64,
     },
-    /// An answer that is none.
+    /// An unusable reply.
     #[error("the hypervisor's reply to {command} cannot be understood: {detail}")]
     Garbled {
         /// What was asked.
@@ -332,7 +332,7 @@ pub enum HypervisorError {
         /// What is wrong.
         detail: String,
     },
-    /// It said no.
+    /// It refused.
     #[error("the hypervisor refused {command}: {message}")]
     Refused {
         /// What was asked.
@@ -346,9 +346,9 @@ pub enum HypervisorError {
 }
 
 impl HypervisorError {
-    /// It says nothing, whatever it was asked.
+    /// It does not respond to any request.
     pub(crate) fn silent(patience: Duration) -> Self {
-        Self::Silent { command: "what was asked".to_owned(), seconds: patience.as_secs() }
+        Self::Silent { command: "the request".to_owned(), seconds: patience.as_secs() }
     }
 
     pub(crate) fn at<E: Into<std::io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {

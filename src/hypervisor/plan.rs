@@ -1,4 +1,4 @@
-//! The plan of a machine: everything that it consists of, open.
+//! The plan of a machine, with all of its resources open.
 
 use std::{fs::File, os::fd::OwnedFd};
 
@@ -19,17 +19,17 @@ pub struct MachinePlan {
     pub tuning: Tuning,
     /// With UEFI, the open code and variables.
     pub firmware: Firmware,
-    /// In the guest's order; those of one boot only are last.
+    /// In the guest's order; one-boot devices come last.
     pub drives: Vec<Drive>,
-    /// A disk that tells the guest about itself, which it can't write and does not boot from.
+    /// A read-only, non-bootable disk that describes the VM to the guest.
     pub seed: Option<File>,
     /// In the guest's order.
     pub nics: Vec<Nic>,
-    /// What to boot from, from the second boot of the guest on.
+    /// Boot order from the guest's second boot on.
     pub order: BootOrder,
-    /// What to boot from first, when that differs.
+    /// Boot order of the first boot, when it differs.
     pub once: Option<BootOrder>,
-    /// The order is not the usual one: somebody asked for it.
+    /// The caller asked for the order; it is not the default.
     pub order_is_given: bool,
     /// The listening control socket.
     pub control: OwnedFd,
@@ -37,24 +37,24 @@ pub struct MachinePlan {
     pub metadata: OwnedFd,
 }
 
-/// What operators may say in the hypervisor's own words. Where they say nothing it has defaults.
+/// Settings in the hypervisor's own terms. It has defaults for those that operators leave out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
     /// CPU model.
     pub cpu_type: Option<String>,
     /// Graphics adapter.
     pub vga: Option<String>,
-    /// What becomes of a guest that panics, in QEMU's word; by default it goes its own way.
+    /// QEMU's action for a guest that panics; by default the guest decides.
     pub on_panic: Option<String>,
     /// Nanoseconds that a virtio interface holds packets back.
     pub virtio_txtimer: Option<i32>,
     /// Packets that it sends at once.
     pub virtio_txburst: Option<i32>,
-    /// Instead of the usual pointer.
+    /// Replaces the usual pointer device.
     pub options: Option<String>,
-    /// Besides all.
+    /// Added to all.
     pub extra_options: Option<String>,
-    /// Asked of VNC clients.
+    /// Password for VNC clients.
     pub vnc_password: Option<String>,
 }
 
@@ -93,7 +93,7 @@ impl Firmware {
 /// An open disk or CD.
 #[derive(Debug)]
 pub struct Drive {
-    /// Open for what the guest may do with it; none is a CD drive without a CD.
+    /// Open for the guest's access; `None` for a CD drive without a CD.
     pub file: Option<File>,
     /// How the guest sees it.
     pub model: DiskModel,
@@ -101,9 +101,9 @@ pub struct Drive {
     pub media: Media,
     /// Boot from it before the other ones of its kind.
     pub boot: bool,
-    /// The path that the operator knows it by.
+    /// The operator's path of it.
     pub path: String,
-    /// Where the guest finds it; of one boot only when it says nothing but a number.
+    /// Where the guest finds it; a one-boot device has only a number.
     pub place: Place,
 }
 

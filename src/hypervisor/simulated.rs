@@ -20,11 +20,11 @@ use super::{
 };
 use crate::spec::{Violation, VmSpec};
 
-/// The process of a VM, as far as its machine is concerned. Wired to the simulated zone by whoever
-/// makes both.
+/// The process of a VM, as far as its machine is concerned. Wired to the simulated zone by the creator of
+/// both.
 #[async_trait]
 pub trait SimulatedProcess: Send + Sync {
-    /// Ends the process of a VM, as a guest does that powers itself off.
+    /// Ends the process of a VM, as a guest that powers itself off does.
     fn end(&self, uuid: Uuid);
     /// Waits until the process of a VM is gone.
     async fn gone(&self, uuid: Uuid);
@@ -44,16 +44,16 @@ impl std::fmt::Debug for SimulatedHypervisor {
     }
 }
 
-/// What goes wrong on purpose.
+/// Injected faults.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     /// No control connection.
     pub attach: bool,
-    /// The guest can't be let run.
+    /// The guest can't be resumed.
     pub resume: bool,
     /// Guests ignore the power button.
     pub deaf: bool,
-    /// What the guest says about the power button.
+    /// The guest's answer about the power button.
     pub hearing: Option<Hearing>,
     /// The hypervisor has stopped its guest, in this status.
     pub stopped: Option<&'static str>,
@@ -76,18 +76,18 @@ impl SimulatedHypervisor {
         Self { machines: Arc::default(), faults: Arc::default(), processes: Arc::new(processes) }
     }
 
-    /// Changes what goes wrong.
+    /// Changes the injected faults.
     pub fn set_faults(&self, faults: Faults) {
         *lock(&self.faults) = faults;
     }
 
-    /// The machine tells something by itself.
+    /// Sends an event as the machine.
     pub async fn tell(&self, uuid: Uuid, event: MachineEvent) {
         let knobs = self.knobs(uuid);
         let _ = knobs.events.send(event).await;
     }
 
-    /// What was done to the machine of a VM, in words.
+    /// Returns what was done to a VM's machine, in words.
     #[must_use]
     pub fn done(&self, uuid: Uuid) -> Vec<String> {
         lock(&self.knobs(uuid).done).clone()
@@ -150,7 +150,7 @@ impl Hypervisor for SimulatedHypervisor {
 
     async fn program(&self, plan: MachinePlan) -> Result<Program, HypervisorError> {
         *lock(&self.knobs(plan.uuid).metadata) = Some(plan.metadata);
-        // What tests look at: the plan in words.
+        // The plan in words, for tests to check.
         let mut arguments = vec![
             format!("ram={}", plan.ram),
             format!("vcpus={}", plan.vcpus),

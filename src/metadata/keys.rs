@@ -1,4 +1,4 @@
-//! Which key stands for what.
+//! The meaning of keys.
 //!
 //! | key | stands for | the guest may |
 //! |---|---|---|
@@ -9,14 +9,14 @@
 
 use serde_json::Value;
 
-/// Where a key leads.
+/// The target of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route<'k> {
     /// A fact about the machine, without the prefix.
     Machine(&'k str),
     /// A key of metadata.
     Metadata {
-        /// Of which kind.
+        /// Its kind.
         place: Place,
         /// The namespace that keeps the guest from writing.
         namespace: Option<&'k str>,
@@ -32,18 +32,18 @@ pub enum Place {
     Internal,
 }
 
-/// What is known of a key.
+/// The answer for a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// This.
     Value(String),
-    /// Nothing.
+    /// No value.
     NotFound,
-    /// Something that has no text.
+    /// A value without a text form.
     Nested,
 }
 
-/// Where `key` leads, on a machine with these namespaces.
+/// Routes `key` on a machine with these namespaces.
 #[must_use]
 pub fn route<'k>(key: &'k str, namespaces: &[String]) -> Route<'k> {
     if let Some(name) = key.strip_prefix("sdc:") {
@@ -57,7 +57,7 @@ pub fn route<'k>(key: &'k str, namespaces: &[String]) -> Route<'k> {
 }
 
 impl Answer {
-    /// A value of a flat object, as text.
+    /// Returns a flat object's value as text.
     #[must_use]
     pub(crate) fn of(value: Option<&Value>) -> Self {
         match value {
@@ -68,7 +68,7 @@ impl Answer {
         }
     }
 
-    /// A value with structure, as JSON.
+    /// Returns a structured value as JSON.
     #[must_use]
     pub(crate) fn json(value: &Value) -> Self {
         Self::Value(value.to_string())

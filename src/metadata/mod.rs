@@ -6,9 +6,9 @@
 //! ```
 //!
 //! It is the protocol of SmartOS's zones, so stock images with cloud-init's SmartOS data source, or with the mdata
-//! tools, configure themselves. Everything that comes in is a guest's: a line has a bound, a session a pace, and what
-//! is not understood costs the guest its own time. The hypervisor holds the listening socket, so a session of one
-//! agent is followed by one of the next.
+//! tools, configure themselves. All input comes from the guest: lines are bounded, sessions are rate limited,
+//! and invalid input costs only the guest's own time. The hypervisor holds the listening socket, so the next
+//! agent can open a new session.
 
 mod keys;
 pub mod protocol;

@@ -1,29 +1,29 @@
 //! The wire form: version 1 in plain lines, version 2 in frames with length and checksum.
 //!
-//! A frame is `V2 <length> <crc32> <id> <command>[ <base64>]`; length and checksum cover what follows them. One that
-//! is not well formed is dropped, as a line that noise went over: its sender asks again.
+//! A frame is `V2 <length> <crc32> <id> <command>[ <base64>]`; length and checksum cover what follows them. A
+//! malformed frame is dropped like a corrupted line: its sender asks again.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-/// The longest line that is taken. A value comes in base64 twice, and a machine has 1 MiB at most.
+/// The longest line that is accepted. A value is base64-encoded twice, and a machine has at most 1 MiB.
 pub const MAX_LINE: usize = 2 << 20;
 
-/// What a guest asks.
+/// A guest's command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// What a key has.
+    /// Read a key.
     Get(String),
-    /// A key is to have a value.
+    /// Set a key.
     Put(String, String),
-    /// A key is to have none.
+    /// Remove a key.
     Delete(String),
-    /// Which keys there are.
+    /// List the keys.
     Keys,
-    /// It is refused with these words.
+    /// A refusal with this message.
     Refused(String),
 }
 
-/// What a line is.
+/// A parsed line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
     /// The guest wants version 2.
@@ -34,7 +34,7 @@ pub enum Line {
     Framed(String, Command),
     /// A frame that is not well formed.
     Broken,
-    /// Nothing that is known; a guest sends an empty one to find its place.
+    /// An unknown line; a guest sends an empty one to resynchronize.
     Invalid,
 }
 
@@ -49,7 +49,7 @@ pub enum Reply {
     Failure(String),
 }
 
-/// Understands a line without its end.
+/// Parses a line without its end.
 #[must_use]
 pub fn parse(line: &[u8]) -> Line {
     let Ok(text) = std::str::from_utf8(line) else {
@@ -107,7 +107,7 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(STANDARD.decode(text).ok()?).ok()
 }
 
-/// The line, or lines, of a reply in version 1.
+/// Encodes a reply in version 1.
 #[must_use]
 pub fn plain(reply: &Reply) -> String {
     match reply {
@@ -128,7 +128,7 @@ pub fn plain(reply: &Reply) -> String {
     }
 }
 
-/// The frame of a reply in version 2.
+/// Encodes a reply in version 2.
 #[must_use]
 pub fn framed(id: &str, reply: &Reply) -> String {
     let (code, payload) = match reply {

@@ -1,5 +1,5 @@
-//! What a guest without a metadata channel is told: the files of a NoCloud disk, for images whose cloud-init has no
-//! SmartOS data source.
+//! Metadata for a guest without a metadata channel: the files of a NoCloud disk, for images whose cloud-init
+//! has no SmartOS data source.
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use crate::spec::{
 /// The key of `internal_metadata` that asks for the disk, and its value.
 const ASKED_BY: (&str, &str) = ("cloudinit_datasource", "nocloud");
 
-/// The files by name, for a VM that is to have them.
+/// Returns the files by name, for a VM that asks for them.
 #[must_use]
 pub(crate) fn files(uuid: Uuid, spec: &VmSpec) -> Option<Vec<(&'static str, String)>> {
     let asked = text(&spec.internal_metadata, ASKED_BY.0);
@@ -22,7 +22,7 @@ pub(crate) fn files(uuid: Uuid, spec: &VmSpec) -> Option<Vec<(&'static str, Stri
         return None;
     }
     let own = |key: &str| text(&spec.customer_metadata, &format!("cloud-init:{key}"));
-    // JSON is YAML, and needs no quoting of ours.
+    // JSON is valid YAML, and needs no further quoting.
     let given = |key: &str, usual: Value| own(key).unwrap_or_else(|| format!("{usual:#}\n"));
     Some(vec![
         ("meta-data", format!("{:#}\n", meta_data(uuid, spec))),
@@ -61,7 +61,7 @@ fn network_config(spec: &VmSpec) -> Value {
 /// Bytes of a Linux link's name.
 const LINK_NAME: usize = 15;
 
-/// The interface's own name, where a guest can take it and no other has it.
+/// Returns the interface's own name, if it is valid in a guest and not taken.
 fn link_name(interface: &Interface<'_>, taken: &Map<String, Value>) -> String {
     let plain = |name: &&str| {
         (1..=LINK_NAME).contains(&name.len())
@@ -75,7 +75,7 @@ fn link_name(interface: &Interface<'_>, taken: &Map<String, Value>) -> String {
 
 fn ethernet(interface: &Interface<'_>, name: &str) -> Value {
     let nic = interface.nic;
-    // Who has a fixed IPv6 address has its router from the network all the same.
+    // An interface with a static IPv6 address still learns its router from the network.
     let hears_routers =
         nic.is_autoconfigured() || interface.networks.iter().any(|net| matches!(net, IpNet::V6(_)));
     let mut config = json!({

@@ -6,8 +6,8 @@
 //!                 │ over the pace: not read for a while; the guest's port fills up
 //! ```
 //!
-//! The first line after a connect may be the rest of one that an earlier agent read the beginning of. If it is not
-//! understood nothing is said about it, so that the guest's next answer is the answer to its next question.
+//! The first line after a connect may be the rest of one that an earlier agent began to read. If it is
+//! invalid the agent does not reply, so that the guest's next reply answers its next request.
 
 use std::{path::Path, time::Duration};
 
@@ -24,30 +24,30 @@ use super::{
 };
 use crate::{layout::short_socket_name, sys::connect_in_passing};
 
-/// Requests that may come at once, and then in a second. A boot of an image needs some forty.
+/// Requests allowed at once, then at an interval. Booting an image needs some forty.
 const READS: Pace = Pace { burst: 400, each: Duration::from_millis(5) };
-/// Pages of changes. Each change is an event with all of the machine in it, in the journal that all VMs share: 2 MiB at
-/// once, then 2 KiB in a second, so that one guest needs days to push out what others did.
+/// Pages of changes. Each change is an event with the whole machine, in the journal that all VMs share: 2 MiB
+/// at once, then 2 KiB per second, so that one guest needs days to displace the events of others.
 const WRITES: Pace = Pace { burst: 512, each: Duration::from_secs(2) };
 /// Bytes of a page.
 const WEIGHT: usize = 4 << 10;
 /// Between two tries to connect.
 const RETRY: Duration = Duration::from_millis(200);
-/// How long a guest may leave an answer where it is.
+/// How long a guest may leave a reply unread.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a session asks about its VM.
+/// A session's view of its VM.
 #[async_trait]
 pub(crate) trait Source: Send + Sync {
-    /// The guest asked for the first time.
+    /// Reports the guest's first request.
     async fn first_request(&self);
-    /// What a key has.
+    /// Reads a key.
     async fn get(&self, key: &str) -> Answer;
-    /// The keys that the guest may list.
+    /// Lists the keys that the guest may see.
     async fn keys(&self) -> Vec<String>;
-    /// How large a change is: bytes of the machine.
+    /// Returns the size of a change: bytes of the machine.
     fn size(&self) -> usize;
-    /// Gives a key a value, or takes it away; or says why not.
+    /// Sets or removes a key; an error says why not.
     async fn set(&self, key: &str, value: Option<&str>) -> Result<(), String>;
 }
 
@@ -59,10 +59,10 @@ pub(crate) async fn serve(socket: &Path, source: &dyn Source) {
         match connect(socket) {
             Ok(stream) => {
                 if let Err(error) = session.talk(stream).await {
-                    tracing::debug!(%error, socket = %socket.display(), "metadata");
+                    tracing::debug!(%error, socket = %socket.display(), "session ended");
                 }
             }
-            Err(error) => tracing::debug!(%error, socket = %socket.display(), "metadata"),
+            Err(error) => tracing::debug!(%error, socket = %socket.display(), "cannot connect"),
         }
         sleep(RETRY).await;
     }
@@ -118,7 +118,7 @@ impl Session<'_> {
             Command::Put(key, value) => (key, Some(value).filter(|value| !value.is_empty())),
             Command::Delete(key) => (key, None),
         };
-        // The value stands in the event twice, and what it replaces.
+        // The event holds the value twice, and the replaced one.
         let bytes = self.source.size() + 3 * value.as_ref().map_or(0, String::len);
         self.writes.take_many(1 + u32::try_from(bytes / WEIGHT).unwrap_or(u32::MAX)).await;
         match self.source.set(&key, value.as_deref()).await {
@@ -128,7 +128,7 @@ impl Session<'_> {
     }
 }
 
-/// The next line without its end; one that is over the bound is skipped. `None` at the end.
+/// Reads the next line without its end; skips lines over the bound. `None` at the end.
 async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<Vec<u8>>> {
     let (mut line, mut skipping) = (Vec::new(), false);
     loop {
@@ -158,14 +158,14 @@ async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<
     }
 }
 
-/// How fast something may come: so many at once, then one each time.
+/// A rate limit: a burst, then one per interval.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     burst: u32,
     each: Duration,
 }
 
-/// What is left of a pace.
+/// The state of a rate limit.
 #[derive(Debug)]
 struct Bucket {
     pace: Pace,
@@ -178,12 +178,12 @@ impl Bucket {
         Self { pace, full: Instant::now() }
     }
 
-    /// Waits until there is one.
+    /// Waits for one token.
     async fn take(&mut self) {
         self.take_many(1).await;
     }
 
-    /// Waits until there are so many; for one larger than the bucket, until that is full.
+    /// Waits for `count` tokens; if the bucket holds fewer, until it is full.
     async fn take_many(&mut self, count: u32) {
         let now = Instant::now();
         self.full = self.full.max(now) + self.pace.each * count.min(self.pace.burst);

@@ -1,4 +1,4 @@
-//! What changed of a VM, by path.
+//! Changes of a VM, by path.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ pub struct Change {
     pub old: Option<Value>,
     /// Absent now when `None`.
     pub new: Option<Value>,
-    /// A value was too long for an event: it is a text that begins as the value's JSON does.
+    /// A value was too long for an event: it is a text, the beginning of the value's JSON.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
 }
@@ -23,8 +23,8 @@ pub struct Change {
 const MAX_VALUE: usize = 4 << 10;
 const MAX_CHANGES: usize = 256 << 10;
 
-/// Changes that an event has room for beside its VM: with long values cut, and with one for each property where there
-/// are too many.
+/// Returns changes that fit into an event beside its VM: with long values cut, and with one change per
+/// property if there are too many.
 #[must_use]
 pub(crate) fn bounded(changes: &[Change]) -> Cow<'_, [Change]> {
     let length = |value: &Option<Value>| value.as_ref().map_or(0, |value| value.to_string().len());
@@ -37,7 +37,7 @@ pub(crate) fn bounded(changes: &[Change]) -> Cow<'_, [Change]> {
     if shorter.iter().map(size).sum::<usize>() <= MAX_CHANGES {
         return Cow::Owned(shorter);
     }
-    // The properties with the most, until the rest fits.
+    // Sum up the largest properties until the rest fits.
     let mut properties: Vec<Vec<Change>> =
         shorter.chunk_by(|a, b| property(a) == property(b)).map(<[Change]>::to_vec).collect();
     let size_of = |changes: &Vec<Change>| changes.iter().map(size).sum::<usize>();
@@ -54,16 +54,16 @@ fn property(change: &Change) -> &str {
     change.path.split('.').next().unwrap_or_default()
 }
 
-/// One change for all of a property, which names the first of them.
+/// Sums up the changes of a property, and names the first of them.
 fn summed(changes: &[Change]) -> Change {
     let keys: Vec<Value> = changes.iter().take(MAX_KEYS).map(|change| json!(change.path)).collect();
     let path = changes.first().map(property).unwrap_or_default().to_owned();
     cut(&Change { path, old: None, new: Some(Value::Array(keys)), cut: true })
 }
 
-/// Bytes that a change has beside what it says.
+/// Bytes of a change's overhead.
 const ROW: usize = 24;
-/// Paths that stand for many.
+/// Paths in a summed change.
 const MAX_KEYS: usize = 100;
 
 fn cut(change: &Change) -> Change {

@@ -30,7 +30,7 @@ pub struct NewEvent {
     /// Who asked for it; empty when nobody did.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub actor: String,
-    /// Of the call that asked for it.
+    /// The id of the call that caused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<Uuid>,
     /// What.
@@ -38,8 +38,8 @@ pub struct NewEvent {
     pub kind: EventKind,
 }
 
-/// A fact as it stands in the journal: the fields of every kind in one object. Read so, nothing of it has to be kept
-/// aside until its kind is known.
+/// A fact as the journal stores it: the fields of every kind in one object. This way nothing has to be
+/// buffered until its kind is known.
 #[derive(Deserialize)]
 struct Fact {
     uuid: Uuid,
@@ -102,7 +102,7 @@ impl TryFrom<Fact> for NewEvent {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EventKind {
-    /// A VM came to be.
+    /// A VM was created.
     Created {
         /// As it is.
         vm: Box<VmRecord>,
@@ -116,10 +116,10 @@ pub enum EventKind {
     },
     /// A VM is gone.
     Deleted {
-        /// What it was called.
+        /// The VM's alias.
         alias: String,
     },
-    /// A boot got somewhere.
+    /// A boot reached a phase.
     Boot(BootPhase),
     /// A file in the zone's root.
     File {
@@ -130,20 +130,20 @@ pub enum EventKind {
         /// Bytes.
         size: u64,
     },
-    /// Something that no VM had was removed.
+    /// A leak was removed.
     Reclaimed {
-        /// What it was, as `zone-folder`.
+        /// Its kind, such as `zone-folder`.
         leak: String,
         /// Where it was.
         path: String,
     },
-    /// A guest panicked, by its own word.
+    /// A guest reported its panic.
     Panicked,
-    /// Somebody did what changes no machine, or was refused.
+    /// A call that changes no machine, or a refused call, was made.
     Call {
-        /// What was called, as `KillVm`.
+        /// The rpc, such as `KillVm`.
         rpc: String,
-        /// What it was about.
+        /// The call's details.
         detail: String,
         /// It was not done: the caller's role was too low.
         refused: bool,
@@ -196,7 +196,7 @@ pub struct BootPhase {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Phase {
-    /// The zone's folders, log and sockets are there.
+    /// The zone's folders, log and sockets exist.
     ZoneReady,
     /// Disks are open.
     DisksReady,
@@ -210,7 +210,7 @@ pub enum Phase {
     Running,
     /// The guest printed something.
     FirstConsoleByte,
-    /// The guest asked about itself.
+    /// The guest requested metadata.
     GuestMetadata,
     /// The guest was given an address.
     GuestAddress {
@@ -229,7 +229,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The word for it.
+    /// Returns its name.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {

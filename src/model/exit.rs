@@ -11,17 +11,17 @@ pub struct Exit {
     pub reason: ExitReason,
     /// Exit code, or 128 + signal.
     pub status: i32,
-    /// When, by the hypervisor's word; else when it was noticed.
+    /// When, by the hypervisor's log; else when it was noticed.
     pub time: Timestamp,
     /// The hypervisor's last words, when it failed; how a stop went.
     pub detail: String,
-    /// A guest that was asked to stop did.
+    /// The guest obeyed a request to stop.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub obeyed: bool,
 }
 
 impl Exit {
-    /// One that is noticed now, with no code, and that nobody asked for.
+    /// Creates an exit without a code that is noticed now and nobody requested.
     #[must_use]
     pub fn noticed(reason: ExitReason, detail: String) -> Self {
         Self { reason, status: 0, time: Timestamp::now(), detail, obeyed: false }
@@ -40,16 +40,16 @@ pub enum ExitReason {
     GuestPanic,
     /// Stopped through the agent.
     Operator,
-    /// The hypervisor failed by itself.
+    /// The hypervisor failed.
     HypervisorError,
     /// A signal that the agent did not send.
     Signal,
-    /// The host, because it needed more memory than its limit.
+    /// The host killed it, because it exceeded its memory limit.
     OutOfMemory,
     /// The guest rebooted itself.
     GuestReset,
     /// Stopped because the host goes down.
     HostShutdown,
-    /// Asked to stop, it did not obey in time: its power was cut.
+    /// The guest did not obey a stop in time: its power was cut.
     PowerCut,
 }

@@ -1,4 +1,5 @@
-//! vmadm's flat object: a VM as `get`, lists, filters, events and `vm.json` show it. There is one, and it is made here.
+//! vmadm's flat object: a VM as `get`, lists, filters, events and `vm.json` show it. Only this module builds
+//! it.
 
 use std::sync::OnceLock;
 
@@ -8,18 +9,18 @@ use uuid::Uuid;
 use super::{exit::Exit, time::Timestamp, vm::VmRecord};
 use crate::spec::{Brand, Enforcement, LimitReport, VmState, property::VM};
 
-/// What is known of a VM beside its machine.
+/// The state of a VM beside its machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
-    /// Its name for life.
+    /// Its permanent name.
     pub uuid: Uuid,
     /// The tag that makes a change conditional.
     pub etag: String,
     /// The place of its zone.
     pub site: Site,
-    /// Where it is in its life.
+    /// Its lifecycle state.
     pub state: VmState,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
     /// When it last changed.
     pub modified: Timestamp,
@@ -27,7 +28,7 @@ pub struct Status {
     pub run: Option<RunStatus>,
     /// How the last run ended.
     pub exit: Option<Exit>,
-    /// Where it is on its way to, and by when that is decided.
+    /// The state that it is changing to, and the deadline.
     pub transition: Option<(VmState, Option<Timestamp>)>,
 }
 
@@ -40,7 +41,7 @@ pub struct Site {
     pub server_uuid: Uuid,
 }
 
-/// What is known of a hypervisor.
+/// The state of a hypervisor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunStatus {
     /// On the host.
@@ -49,9 +50,9 @@ pub struct RunStatus {
     pub booted: Timestamp,
     /// What runs guest code: `kvm` or `tcg`.
     pub accelerator: String,
-    /// What it is kept from.
+    /// Its restrictions.
     pub enforcements: Vec<Enforcement>,
-    /// What bounds it.
+    /// Its limits.
     pub limits: Vec<LimitReport>,
     /// How often it was reset.
     pub resets: u64,
@@ -146,7 +147,7 @@ fn foreign() -> &'static [(&'static str, Value)] {
     })
 }
 
-/// What a hypervisor is kept from: `{"NETWORK": ["seccomp"], ...}`, or why not.
+/// Returns the restrictions: `{"NETWORK": ["seccomp"], ...}`, or why one is missing.
 #[must_use]
 pub(crate) fn restrictions(all: &[Enforcement]) -> Value {
     let entry = |found: &Enforcement| {
@@ -157,7 +158,7 @@ pub(crate) fn restrictions(all: &[Enforcement]) -> Value {
     Value::Object(all.iter().map(entry).collect())
 }
 
-/// What bounds a VM: `{"max_lwps": "cgroup v2 pids.max=2000", ...}`, or why nothing does.
+/// Returns a VM's limits: `{"max_lwps": "cgroup v2 pids.max=2000", ...}`, or why one is missing.
 #[must_use]
 pub(crate) fn limits(all: &[LimitReport]) -> Value {
     let entry = |limit: &LimitReport| {

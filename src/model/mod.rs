@@ -1,5 +1,5 @@
-//! The nouns of a VM's life: its record, its runs, and the facts that the journal keeps; why requests are refused; and
-//! where an agent is found. Plain data; what keeps it and what acts on it stand above.
+//! The nouns of a VM's life: its record, its runs, and the facts that the journal keeps; the reasons of
+//! refusals; and an agent's default paths. Plain data; the modules that store it and act on it stand above.
 
 mod change;
 mod event;

@@ -1,6 +1,6 @@
-//! Where an agent is found that is configured as it comes.
+//! The paths of an agent with the default configuration.
 
-/// The folder of what does not survive a boot of the host.
+/// The folder of files that do not outlive the host's boot.
 pub(crate) const RUN: &str = "/run/zoneward";
 /// The local operator's socket.
 pub(crate) const SOCKET: &str = "/run/zoneward/zoneward.sock";

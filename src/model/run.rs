@@ -6,8 +6,8 @@ use uuid::Uuid;
 use super::time::Timestamp;
 use crate::spec::{BootOptions, Enforcement, LimitReport, NicSpec};
 
-/// A running hypervisor. Which process it is stands in the run directory, not here: that is written
-/// before the process runs its first instruction.
+/// A running hypervisor. The run directory, not this, identifies the process: that is written before the
+/// process runs its first instruction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// On the host.
@@ -16,10 +16,10 @@ pub struct Run {
     pub booted: Timestamp,
     /// What runs guest code: `kvm` or `tcg`.
     pub accelerator: String,
-    /// What the hypervisor is kept from.
+    /// The hypervisor's restrictions.
     #[serde(default)]
     pub enforcements: Vec<Enforcement>,
-    /// What bounds it.
+    /// Its limits.
     #[serde(default)]
     pub limits: Vec<LimitReport>,
     /// Its CD drives.
@@ -36,16 +36,16 @@ pub struct Run {
     pub last_reset: Option<Timestamp>,
 }
 
-/// A boot as it was asked for, so that another agent can go on with it and tell of it.
+/// A boot as it was requested, so that another agent can continue it and report on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootCall {
     /// Who called.
     pub actor: String,
     /// The caller's id of the request.
     pub request_id: Option<Uuid>,
-    /// When, on the host's clock that nobody sets: its phases count from then.
+    /// The time of the call, on the host's clock that nobody sets: phases count from it.
     pub called_us: u64,
-    /// What it does differently.
+    /// The boot's options.
     pub options: BootOptions,
 }
 
@@ -54,6 +54,6 @@ pub struct BootCall {
 pub struct CdDrive {
     /// The hypervisor's name of it.
     pub id: String,
-    /// What is in it, a path inside the zone's root; empty when nothing is.
+    /// Its medium, a path inside the zone's root; empty when there is none.
     pub path: String,
 }

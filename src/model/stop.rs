@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{exit::ExitReason, time::Timestamp};
 
-/// A stop as it was meant, so that the next agent finishes it as it was.
+/// A stop as it was requested, so that the next agent can finish it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopPlan {
     /// When the power is cut.
@@ -17,10 +17,10 @@ pub struct StopPlan {
     /// Who wanted it.
     #[serde(default)]
     pub cause: StopCause,
-    /// The guest can have heard the power button.
+    /// The guest may have heard the power button.
     #[serde(default)]
     pub pressed: bool,
-    /// Nobody wanted the guest to be asked.
+    /// The guest must not be asked.
     #[serde(default)]
     pub forced: bool,
 }
@@ -34,19 +34,19 @@ pub struct Kill {
     pub signal: i32,
 }
 
-/// Who wanted a VM stopped.
+/// The cause of a stop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopCause {
     /// A caller.
     #[default]
     Operator,
-    /// The host, which goes down.
+    /// The host's shutdown.
     HostShutdown,
 }
 
 impl StopCause {
-    /// Why a run ends that is stopped for it.
+    /// Returns the exit reason of such a stop.
     #[must_use]
     pub fn reason(self) -> ExitReason {
         match self {

@@ -34,7 +34,7 @@ impl Timestamp {
         Self(self.0.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// How long it is until then; nothing when it is over.
+    /// Returns the duration until then; zero if it is past.
     #[must_use]
     pub fn until(self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(Self::now().0)).unwrap_or(0))

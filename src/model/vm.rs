@@ -1,4 +1,4 @@
-//! What is kept of a VM.
+//! The record of a VM.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -14,24 +14,24 @@ use crate::spec::{DiskSpec, NicSpec, VmSpec, VmState};
 /// The record of a VM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VmRecord {
-    /// Its name for life.
+    /// Its permanent name.
     pub uuid: Uuid,
     /// Grows with each change, from a number that no earlier VM of this UUID had; the etag.
     pub generation: u64,
     /// Complete.
     pub spec: VmSpec,
-    /// Where it is in its life.
+    /// Its lifecycle state.
     pub state: VmState,
     /// The zone's place in the host's range of zone users; no other VM has it.
     #[serde(default)]
     pub zone_index: u32,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
     /// When it last changed.
     pub modified: Timestamp,
-    /// The hypervisor; there while the state has one, or may have one.
+    /// The hypervisor, while the state has one or may have one.
     pub machine: Option<Run>,
-    /// How it came, or comes, to be; there from STARTING on.
+    /// The hypervisor's boot; present from STARTING on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootCall>,
     /// How the last run ended; in a running hypervisor, the guest's run before its last reset.
@@ -56,19 +56,19 @@ pub struct VmRecord {
     /// The TCP port of the VNC endpoint in the last run, so that it stays the same over a restart of
     /// the agent.
     pub vnc_port: Option<u16>,
-    /// What its VNC endpoint asks for when the machine has no `vnc_password`.
+    /// The password of its VNC endpoint when the machine has no `vnc_password`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vnc_secret: Option<String>,
 }
 
 impl VmRecord {
-    /// What a viewer is asked for at the VNC endpoint.
+    /// Returns the password of the VNC endpoint.
     #[must_use]
     pub fn vnc_password(&self) -> Option<&str> {
         self.spec.vnc_password.as_deref().or(self.vnc_secret.as_deref())
     }
 
-    /// Disks that an update which was cut made, or did not come to remove.
+    /// Returns disks that an interrupted update created, or failed to remove.
     #[must_use]
     pub fn leftover_disks(&self) -> Vec<String> {
         let known: Vec<&str> = self.spec.disks.iter().filter_map(DiskSpec::file_name).collect();
@@ -83,7 +83,7 @@ impl VmRecord {
 }
 
 impl VmRecord {
-    /// Where the VM is on its way to, and by when that is decided, if it is.
+    /// Returns the state that the VM is changing to, and its deadline, if any.
     #[must_use]
     pub fn transition(&self) -> Option<(VmState, Option<Timestamp>)> {
         let stop = self.stop.as_ref();

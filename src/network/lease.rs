@@ -1,4 +1,4 @@
-//! What the agent gives to a guest that asks for its network.
+//! The lease that the agent gives to a guest on request.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -14,10 +14,10 @@ const MOST_RESOLVERS: usize = 4;
 /// Routes that are passed on: they all have to fit into one packet.
 const MOST_ROUTES: usize = 24;
 
-/// What one interface is given.
+/// The lease of one interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// To whom.
+    /// Its MAC.
     pub mac: Mac,
     /// Its IPv4 address with its network.
     pub v4: Option<Ipv4Net>,
@@ -33,12 +33,12 @@ pub struct Lease {
     pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
     /// Largest packet, where it is not the usual one.
     pub mtu: Option<u16>,
-    /// Client identifiers that are answered; none: all.
+    /// Client identifiers that are answered; empty: all.
     pub clients: Vec<Vec<u8>>,
 }
 
 impl Lease {
-    /// Of the interface with that index; `mtu` is its link's. Nothing when there is nothing to give.
+    /// Builds the lease of interface `index`; `mtu` is its link's. `None` when there is nothing to give.
     #[must_use]
     pub fn of(nics: &[NicSpec], index: usize, spec: &VmSpec, name: &str, mtu: i32) -> Option<Self> {
         let interface = interfaces(spec, nics).into_iter().nth(index)?;
@@ -72,13 +72,13 @@ impl Lease {
         })
     }
 
-    /// Name servers of the one or the other kind.
+    /// Returns the name servers of one address family.
     pub(super) fn resolvers<T>(&self, kind: impl Fn(&IpAddr) -> Option<T>) -> Vec<T> {
         self.resolvers.iter().filter_map(kind).take(MOST_RESOLVERS).collect()
     }
 }
 
-/// Those of IPv4; first the one to a default router that is not in a network of the interface.
+/// Returns the IPv4 routes; the route to an off-network default router comes first.
 fn routes(interface: &Interface<'_>) -> Vec<(Ipv4Net, Ipv4Addr)> {
     let route = |route: &Route| match (route.destination, route.gateway) {
         (IpNet::V4(destination), Some(IpAddr::V4(gateway))) => Some((destination, gateway)),

@@ -1,4 +1,4 @@
-//! Links: what a guest's interface is plugged into, what it may send, and what it is told.
+//! Links: what a guest's interface is plugged into, the rules for its packets, and the replies to it.
 //!
 //! ```text
 //!   guest ─ virtio ─ hypervisor ─ descriptor ─▶ tap ──ingress rules──▶ bridge of the nic tag ─▶ others
@@ -9,13 +9,13 @@
 //!                         responder (the agent), answers into the tap
 //! ```
 //!
-//! The seam is [`Links`]. On Linux a tap is made by the agent and lives as long as the hypervisor holds its
-//! descriptor: nothing has to be removed when the hypervisor dies. Rules are in force before the tap is up, and
-//! are replaced for all interfaces of a VM in one transaction. The packet socket sees what a guest sends before
-//! the rules do, so that what the agent answers never reaches the bridge.
+//! The seam is [`Links`]. On Linux the agent creates a tap, which lives as long as the hypervisor holds its
+//! descriptor: nothing has to be removed when the hypervisor dies. Rules are in force before the tap is up,
+//! and are replaced for all interfaces of a VM in one transaction. The packet socket sees a guest's frames
+//! before the rules do, so that requests which the agent answers never reach the bridge.
 //!
-//! What may fail: a link of the host that is gone, a kernel without VLANs, `nft` that is not installed. Then the
-//! VM does not start, and the error says which nic tag and what to do.
+//! A VM does not start when a link of the host is gone, the kernel has no VLANs, or `nft` is not installed.
+//! The error names the nic tag and the remedy.
 
 pub mod dhcp;
 mod guard;
@@ -38,25 +38,25 @@ use uuid::Uuid;
 
 use crate::spec::{Mac, NicSpec, VmSpec};
 
-/// The interfaces of a VM as they are to be.
+/// The desired interfaces of a VM.
 #[derive(Clone, Debug)]
 pub struct Wiring {
     /// Whose.
     pub uuid: Uuid,
     /// The user who may use its links.
     pub owner: u32,
-    /// As they were when it was booted, with what may change meanwhile as it is now.
+    /// As at boot, with the current values of what may change while it runs.
     pub nics: Vec<NicSpec>,
     /// Names, resolvers, routes and the firewall are taken from it.
     pub spec: VmSpec,
 }
 
 impl Wiring {
-    /// The wiring of a VM that runs with the interfaces `booted`, or is about to.
+    /// Builds the wiring of a VM that runs, or will run, with the interfaces `booted`.
     #[must_use]
     pub fn new(uuid: Uuid, owner: u32, booted: &[NicSpec], spec: &VmSpec) -> Self {
         let now = |nic: &NicSpec| match spec.nics.iter().find(|other| other.mac == nic.mac) {
-            // What is no part of the hypervisor's machine is as it is now.
+            // Settings outside the hypervisor's machine have their current values.
             Some(now) => NicSpec {
                 answer_dhcp: now.answer_dhcp,
                 dhcp_server: now.dhcp_server,
@@ -81,7 +81,7 @@ impl Wiring {
 pub enum Plug {
     /// A carrier and nothing else.
     Isolated,
-    /// A tap, which is gone when the last holder of the descriptor is.
+    /// A tap, which disappears with the last holder of its descriptor.
     Tap {
         /// Its descriptor.
         tap: OwnedFd,
@@ -92,7 +92,7 @@ pub enum Plug {
     },
 }
 
-/// An address that a guest was given.
+/// An address assigned to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Assigned {
     /// Its interface.
@@ -101,7 +101,7 @@ pub struct Assigned {
     pub address: IpAddr,
 }
 
-/// What is left of a VM's links.
+/// A remnant of a VM's links.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remains {
     /// Whose.
@@ -110,32 +110,32 @@ pub struct Remains {
     pub name: String,
 }
 
-/// Makes links.
+/// Creates links.
 #[async_trait]
 pub trait Links: Send + Sync + fmt::Debug {
     /// The nic tags of this host.
     fn known(&self) -> &Tags;
-    /// The same, and what can be said of each now.
+    /// Returns the nic tags with their present state.
     async fn tags(&self) -> Vec<TagReport>;
-    /// Makes the links of all interfaces of a VM, in their order. They carry nothing yet.
+    /// Creates the links of all of a VM's interfaces, in their order. They carry no traffic yet.
     async fn plug(&self, wiring: &Wiring) -> Result<Vec<Plug>, LinkError>;
-    /// Puts in force what a VM may send, and then lets its links carry it.
+    /// Enforces a VM's rules, then brings its links up.
     async fn enable(&self, wiring: &Wiring) -> Result<(), LinkError>;
-    /// Whether what a VM may send could be put in force.
+    /// Checks whether a VM's rules could be enforced.
     async fn check(&self, wiring: &Wiring) -> Result<(), LinkError>;
-    /// Puts in force what a VM may send, as a whole, on links that are up.
+    /// Enforces a VM's rules on links that are up, in one transaction.
     async fn guard(&self, wiring: &Wiring) -> Result<(), LinkError>;
-    /// The VMs with links that were taken off their bridges, which may be there again.
+    /// Returns the VMs with links off their bridges, which may exist again.
     async fn astray(&self) -> Result<Vec<Uuid>, LinkError>;
-    /// Puts a VM's links back on the bridges that are there; whether one was.
+    /// Reattaches a VM's links to the existing bridges; returns whether any was.
     async fn rejoin(&self, wiring: &Wiring) -> Result<bool, LinkError>;
     /// Answers a guest, until its links are gone.
     async fn attend(&self, wiring: &Wiring, told: mpsc::Sender<Assigned>);
-    /// Removes what is left of a VM's links, once its hypervisor is gone.
+    /// Removes the remains of a VM's links, once its hypervisor is gone.
     async fn unplug(&self, uuid: Uuid) -> Result<(), LinkError>;
-    /// Removes what an agent that was killed left of its own: bridges that no guest is on.
+    /// Removes what a killed agent left: bridges without guests.
     async fn sweep(&self) -> Result<(), LinkError>;
-    /// What exists with the name of a VM.
+    /// Lists objects named after a VM.
     async fn remains(&self) -> Result<Vec<Remains>, LinkError>;
 }
 
@@ -156,7 +156,7 @@ pub enum LinkError {
     /// The kernel refused.
     #[error("{what}: {source}")]
     System {
-        /// What was being done.
+        /// The failed action.
         what: String,
         /// Why not.
         source: std::io::Error,
@@ -173,7 +173,7 @@ impl LinkError {
     }
 }
 
-/// The tag of an interface, if it fits.
+/// Checks and returns an interface's tag.
 fn checked(tags: &Tags, nic: &NicSpec) -> Result<Tag, LinkError> {
     tags.check(nic).map_err(|(_, why)| LinkError::Tag(why))
 }

@@ -14,7 +14,7 @@ pub(super) fn tap(prefix: &str, uuid: Uuid, mac: Mac) -> String {
     hashed(prefix, &digest, MOST - prefix.len().min(4) - 1)
 }
 
-/// A bridge that the agent makes for a tag and a VLAN.
+/// Names the agent's bridge for a tag and a VLAN.
 pub(super) fn bridge(prefix: &str, tag: &str, vlan: i32) -> String {
     let plain = match vlan {
         0 => format!("{prefix}-{tag}"),
@@ -26,7 +26,7 @@ pub(super) fn bridge(prefix: &str, tag: &str, vlan: i32) -> String {
     hashed(&format!("{prefix}-"), &Sha256::digest(plain), 8)
 }
 
-/// A VLAN of an interface of the host.
+/// Names a VLAN of a host interface.
 pub(super) fn vlan(prefix: &str, link: &str, vlan: i32) -> String {
     let plain = format!("{link}.{vlan}");
     if plain.len() <= MOST {

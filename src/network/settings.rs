@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 
-/// What interfaces are plugged into.
+/// The networks of interfaces.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Names of the agent's links begin with it, and its table of rules has it as its name. Two agents on one host
-    /// need two.
+    /// Prefix of the agent's link names, and the name of its table of rules. Two agents on one host need
+    /// different ones.
     pub prefix: String,
-    /// The program that installs rules of packets.
+    /// The program that installs packet rules.
     pub nft: PathBuf,
     /// The networks, by nic tag. None: `admin`, an etherstub for root and isolated for an ordinary user.
     pub tags: BTreeMap<String, Tag>,
@@ -29,7 +29,7 @@ impl Default for Settings {
 pub struct Tag {
     /// What it is.
     pub kind: TagKind,
-    /// The host's link that it is made of; etherstubs and isolated ones have none.
+    /// The host's link that it uses; etherstubs and isolated networks have none.
     #[serde(default)]
     pub link: String,
     /// Largest packet, in bytes.
@@ -41,17 +41,17 @@ fn usual_mtu() -> i32 {
     1500
 }
 
-/// What a nic tag is on this host.
+/// The kind of a nic tag on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TagKind {
     /// Each interface has a carrier and nobody at the other end. Needs no privilege.
     Isolated,
-    /// A bridge that the agent makes, for guests alone.
+    /// A bridge that the agent creates, for guests alone.
     Etherstub,
     /// A bridge that exists.
     Bridge,
-    /// A bridge that the agent makes, with an interface of the host as its way out.
+    /// A bridge that the agent creates, with an interface of the host as its uplink.
     Uplink,
     /// Each interface shares an interface of the host.
     Macvtap,
@@ -70,7 +70,7 @@ impl TagKind {
         }
     }
 
-    /// Whether it is made of a link of the host.
+    /// Whether it uses a link of the host.
     #[must_use]
     pub fn needs_link(self) -> bool {
         matches!(self, Self::Bridge | Self::Uplink | Self::Macvtap)

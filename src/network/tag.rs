@@ -13,7 +13,7 @@ pub struct Tags {
     tags: Option<BTreeMap<String, Tag>>,
 }
 
-/// A nic tag, and what can be said of it now.
+/// A nic tag with its present state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagReport {
     /// Its name.
@@ -26,11 +26,11 @@ pub struct TagReport {
     pub problem: Option<String>,
 }
 
-/// The least that each network must carry, unless guests are alone on it.
+/// Least MTU of a network, unless only guests use it.
 const USUAL_MTU: i32 = 1500;
 
 impl Tags {
-    /// As configured; `privileged` is whether links can be made.
+    /// As configured; `privileged` means that links can be created.
     #[must_use]
     pub fn new(settings: &Settings, privileged: bool) -> Self {
         let mut tags = settings.tags.clone();
@@ -41,7 +41,7 @@ impl Tags {
         Self { tags: Some(tags) }
     }
 
-    /// As configured, or every tag that is asked for where none is.
+    /// As configured, or every requested tag where none is configured.
     #[must_use]
     pub fn any(settings: &Settings) -> Self {
         Self { tags: Some(settings.tags.clone()).filter(|tags| !tags.is_empty()) }
@@ -64,7 +64,7 @@ impl Tags {
         self.iter().all(|(_, tag)| tag.kind == TagKind::Isolated)
     }
 
-    /// The one that an interface names.
+    /// Returns the tag of an interface.
     #[must_use]
     pub fn of(&self, nic: &NicSpec) -> Option<Tag> {
         match &self.tags {
@@ -73,7 +73,7 @@ impl Tags {
         }
     }
 
-    /// Why an interface can't be on its tag: the field, and vmadm's words.
+    /// Checks an interface against its tag; an error has the field and vmadm's words.
     pub fn check(&self, nic: &NicSpec) -> Result<Tag, (&'static str, String)> {
         let name = nic.nic_tag.as_deref().unwrap_or_default();
         let Some(tag) = self.of(nic) else {

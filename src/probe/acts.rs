@@ -12,7 +12,7 @@ use crate::{
 /// Something that a hypervisor in a guest's hands might try.
 #[derive(Clone, Copy, Debug)]
 pub struct Act {
-    /// Which restriction it would break; `None` for what breaks all of them or none.
+    /// The restriction it would break; `None` if it breaks all of them or none.
     pub(super) restriction: Option<Restriction>,
     /// In words.
     pub name: &'static str,
@@ -26,18 +26,18 @@ pub struct Act {
 pub(super) enum Deed {
     /// One system call.
     Call(i64, &'static [Arg]),
-    /// Something that takes several; see [`super::deeds`].
+    /// Several system calls; see [`super::deeds`].
     Several(fn(&Target) -> std::io::Result<()>),
 }
 
 impl Act {
-    /// The descriptor of a hypervisor's that it is about, where it is about one.
+    /// Returns the hypervisor's descriptor that the act uses, if any.
     pub(super) fn descriptor(&self) -> Option<i32> {
         let Deed::Call(_, [Number(first), ..]) = self.deed else { return None };
         held::ALL.into_iter().find(|number| i64::from(*number) == *first)
     }
 
-    /// It uses up what the zone may have.
+    /// Returns whether it exhausts a limit.
     pub(super) fn is_bomb(&self) -> bool {
         self.name.ends_with("than its limit")
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
-/// What outside of the zone is attacked.
+/// The targets outside of the zone.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Target {
     /// A process of the zone's own user, so that no ordinary permission protects it.
@@ -29,16 +29,16 @@ pub(super) struct Target {
     pub(super) socket: String,
 }
 
-/// Four times what the zone may have.
+/// Four times the zone's limit.
 const BOMB_BYTES: usize = 256 << 20;
-/// Several times what the zone may have.
+/// Several times the zone's limit.
 const BOMB_THREADS: usize = 400;
 
 pub(super) fn connect_to_abstract_socket(target: &Target) -> io::Result<()> {
     UnixStream::connect_addr(&SocketAddr::from_abstract_name(&target.socket)?).map(drop)
 }
 
-/// A program that is in no file system: `memfd_create` and `fexecve`.
+/// Runs a program from no file system: `memfd_create` and `fexecve`.
 pub(super) fn run_from_memory(_target: &Target) -> io::Result<()> {
     let mut program = Vec::new();
     File::open("/usr/bin/echo")?.read_to_end(&mut program)?;
@@ -48,7 +48,7 @@ pub(super) fn run_from_memory(_target: &Target) -> io::Result<()> {
     match sys::exec_descriptor(memory.as_raw_fd(), &[word("echo")?, word("succeeded")?], &[])? {}
 }
 
-/// Ends by the kernel's hand where there is a limit.
+/// Is killed by the kernel where there is a limit.
 pub(super) fn memory_bomb(_target: &Target) -> io::Result<()> {
     let mut memory = Vec::new();
     memory.try_reserve_exact(BOMB_BYTES).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
@@ -57,7 +57,7 @@ pub(super) fn memory_bomb(_target: &Target) -> io::Result<()> {
     Ok(())
 }
 
-/// Threads that all wait until the last has come.
+/// Creates threads that wait until the last exists.
 pub(super) fn thread_bomb(_target: &Target) -> io::Result<()> {
     let (hold, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Arc::new(std::sync::Mutex::new(wait));

@@ -1,9 +1,9 @@
 //! `zoneward probe`: a hostile program in a real zone, act by act.
 //!
-//! The zone is built by the code that builds a VM's, and this program is run in the hypervisor's place,
-//! after everything is in force, once for each act. What stopped it is what the kernel answered. The
-//! targets are real: a process of the zone's own user, a file that everybody may open, a socket that
-//! listens; and the program holds what a hypervisor does: the VM's own descriptors where there is a VM.
+//! The zone is built by the code that builds a VM's, and this program runs in the hypervisor's place, after
+//! everything is in force, once for each act. The kernel's answer shows what stopped it. The targets are
+//! real: a process of the zone's own user, a file that everybody may open, a socket that listens; and the
+//! program holds what a hypervisor does: the VM's own descriptors where there is a VM.
 
 mod acts;
 mod deeds;
@@ -45,20 +45,20 @@ use crate::{
 /// The hidden subcommand that does one act.
 pub const SUBCOMMAND: &str = "zone-act";
 
-/// What came of an act.
+/// The result of an act.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// What belongs to what; `None` for what no zone may do, whichever restriction it would break.
+    /// The tested restriction; `None` for acts that no zone may do, whichever restriction they would break.
     pub restriction: Option<Restriction>,
     /// In words.
     pub name: &'static str,
-    /// It was stopped, or it is one that must work and did.
+    /// It was stopped, or it is allowed and worked.
     pub as_it_should: bool,
-    /// What the kernel answered.
+    /// The kernel's answer.
     pub observed: String,
-    /// What should happen.
+    /// The expected result.
     pub expected: &'static str,
-    /// What stopped it, as far as the kernel's answer tells the layers apart.
+    /// The layer that stopped it, as far as the kernel's answer shows it.
     pub mechanism: &'static str,
 }
 
@@ -67,14 +67,14 @@ pub async fn run(zone: &LinuxZone, without: &[Mechanism]) -> Result<Vec<Attempt>
     try_all(Hostile::build(zone, without).await?).await
 }
 
-/// Tries in the zone of a VM that runs every act that would not harm the VM.
+/// Tries every act that would not harm the VM in the zone of a running VM.
 pub async fn run_inside(zone: &LinuxZone, layout: &VmLayout, uuid: Uuid) -> Result<Vec<Attempt>, ZoneError> {
     try_all(Hostile::enter(zone, layout, uuid).await?).await
 }
 
 async fn try_all(hostile: Hostile) -> Result<Vec<Attempt>, ZoneError> {
-    let outside = Outside::make(&hostile).map_err(ZoneError::at("making what is attacked"))?;
-    let words = serde_json::to_string(&outside.target).map_err(ZoneError::at("naming what is attacked"))?;
+    let outside = Outside::make(&hostile).map_err(ZoneError::at("creating the targets"))?;
+    let words = serde_json::to_string(&outside.target).map_err(ZoneError::at("encoding the targets"))?;
     let mut attempts = Vec::new();
     for (index, act) in ACTS.iter().enumerate() {
         // A bomb in a VM's own groups would hit the VM; and a VM may have no disk.
@@ -86,7 +86,7 @@ async fn try_all(hostile: Hostile) -> Result<Vec<Attempt>, ZoneError> {
     Ok(attempts)
 }
 
-/// What is attacked; gone when dropped.
+/// The targets; removed when dropped.
 struct Outside {
     target: Target,
     victim: Child,
@@ -143,7 +143,7 @@ async fn attempt(hostile: &Hostile, index: usize, act: &Act, target: &str) -> Re
     })
 }
 
-/// Each layer has an answer of its own.
+/// Names the layer by its own answer.
 fn mechanism(observed: &str) -> &'static str {
     match observed {
         "succeeded" => "",
@@ -174,7 +174,7 @@ fn answer(said: &mut File, ended: Ended) -> String {
     }
 }
 
-/// The inside: does one act and says what the kernel answered. Gives the exit code of this program.
+/// Runs inside the zone: does one act and prints the kernel's answer. Returns this program's exit code.
 #[must_use]
 pub fn act(words: &[String]) -> u8 {
     let [index, target] = words else { return 2 };

@@ -5,7 +5,7 @@ use std::io;
 use super::Attempt;
 use crate::{spec::Restriction, zone::sandbox::Mechanism};
 
-/// Prints the attempts; gives how many are not as they should be.
+/// Prints the attempts; returns how many are not as they should be.
 pub fn print(out: &mut impl io::Write, attempts: &[Attempt], without: &[Mechanism]) -> io::Result<usize> {
     writeln!(
         out,

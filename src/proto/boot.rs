@@ -1,4 +1,4 @@
-//! Boots: what a caller wants of one, and what it reaches.
+//! Boots: their options, and the phases that they reach.
 
 use super::{v1, value::offset};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     spec::{BootDevice, BootOptions, BootOrder, Brand, DiskModel, Media, Violation},
 };
 
-/// What a start does differently, as it came over the wire.
+/// Reads boot options from the wire.
 pub(crate) fn boot_options(options: Option<v1::BootOptions>) -> Result<BootOptions, Vec<Violation>> {
     let options = options.unwrap_or_default();
     let mut found = Vec::new();
@@ -45,7 +45,7 @@ fn boot_device(out: &mut Vec<Violation>, at: &str, device: v1::BootDevice) -> Op
     Some(BootDevice { path: device.path, model: model.ok()?, media: media? })
 }
 
-/// The same the other way.
+/// Converts them back.
 pub(crate) fn boot_options_to_proto(options: &BootOptions) -> v1::BootOptions {
     let order = |order: &Option<BootOrder>| order.as_ref().map(ToString::to_string).unwrap_or_default();
     let device = |device: &BootDevice| v1::BootDevice {

@@ -57,7 +57,7 @@ pub(crate) fn event_to_proto(
     v1::WatchEventsResponse { cursor, item: Some(v1::watch_events_response::Item::Event(event)) }
 }
 
-/// Changes, with values that were secrets covered, and none longer than a message takes.
+/// Converts changes: secret values are redacted, and none is longer than a message allows.
 pub(crate) fn changes_to_proto(changes: &[Change], sight: Sight) -> Vec<v1::Change> {
     bounded(changes)
         .iter()

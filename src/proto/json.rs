@@ -19,8 +19,8 @@ fn empty(name: &str) -> Result<DynamicMessage, String> {
     Ok(DynamicMessage::new(descriptor))
 }
 
-/// A message of that name as a JSON object, with the contract's field names. What has its default and is
-/// not `optional` is left out.
+/// Converts a message of that name to a JSON object with the contract's field names. Omits non-`optional`
+/// fields with default values.
 pub(super) fn to_json(name: &str, message: &impl Message) -> Result<Map<String, Value>, String> {
     let mut dynamic = empty(name)?;
     dynamic.transcode_from(message).map_err(|error| error.to_string())?;
@@ -32,7 +32,7 @@ pub(super) fn to_json(name: &str, message: &impl Message) -> Result<Map<String, 
     }
 }
 
-/// A JSON object as a message of that name.
+/// Reads a JSON object as a message of that name.
 pub(super) fn from_json<M: Message + Default>(name: &str, object: Map<String, Value>) -> Result<M, String> {
     let descriptor = empty(name)?.descriptor();
     let options = DeserializeOptions::new().deny_unknown_fields(true);

@@ -6,7 +6,7 @@ use prost::{
     encoding::{DecodeContext, WireType, skip_field},
 };
 
-/// A message that was encoded before it is sent: once, however many it goes to. A copy is a count.
+/// A message that is encoded once, however many receivers it has. A copy only increments a count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packed(Bytes);
 

@@ -13,7 +13,7 @@ use crate::spec::{
 
 const VM_SPEC: &str = "zoneward.v1.VmSpec";
 
-/// Reads a spec as a machine JSON is read: what comes by one way can't be refused by the other.
+/// Reads a spec like a machine JSON: a value that one form accepts, the other accepts, too.
 #[must_use]
 pub fn spec_from_proto(vm: &v1::VmSpec) -> Parsed {
     let size = vm.encoded_len();
@@ -24,10 +24,10 @@ pub fn spec_from_proto(vm: &v1::VmSpec) -> Parsed {
     parse_object(spec_to_json(vm))
 }
 
-/// A spec's JSON, as it stands.
+/// Returns a spec's JSON unchanged.
 #[must_use]
 pub fn spec_to_json(vm: &v1::VmSpec) -> Map<String, Value> {
-    // The one way that this can fail is a contract that is not our own.
+    // This can fail only if the contract is not our own.
     let mut object = to_json(VM_SPEC, vm).unwrap_or_default();
     object.values_mut().for_each(make_whole);
     let disks = object.get_mut("disks").and_then(Value::as_array_mut).into_iter().flatten();
@@ -48,7 +48,7 @@ pub fn spec_to_proto(spec: &VmSpec) -> v1::VmSpec {
         _ => Map::new(),
     };
     json_to_spec(object).unwrap_or_else(|error| {
-        // A test writes every property there is.
+        // A test converts every property.
         tracing::error!(%error, "a spec has no protobuf form");
         v1::VmSpec::default()
     })
@@ -78,7 +78,7 @@ pub(crate) fn flat_object<'de, D: Deserializer<'de>>(from: D) -> Result<Option<S
     Ok(Some(Struct { fields: fields.collect() }))
 }
 
-/// It may be a number or a word, and a field of a message has one type.
+/// Stores it as text: it may be a number or a word, but a field has one type.
 pub(super) fn reservation_as_text(disk: &mut Map<String, Value>) {
     if let Some(value) = disk.get_mut("refreservation")
         && value.is_number()

@@ -1,4 +1,4 @@
-//! Updates and their protobuf form: vmadm's payload, with field masks for what JSON says by `null`.
+//! Updates and their protobuf form: vmadm's payload, with field masks in place of JSON's `null`.
 
 use prost_types::FieldMask;
 use serde_json::{Map, Value};
@@ -18,7 +18,7 @@ const REQUEST: &str = "zoneward.v1.UpdateVmRequest";
 const ENVELOPE: [&str; 7] =
     ["uuid", "etag", "request_id", "validate_only", "vm", "update_mask", "replace_lists"];
 
-/// The payload that a request carries.
+/// Returns the payload of a request.
 pub fn update_to_json(request: &v1::UpdateVmRequest) -> Result<Map<String, Value>, Vec<Violation>> {
     let mut found = Vec::new();
     let mut object = to_json(REQUEST, request).unwrap_or_default();
@@ -52,7 +52,7 @@ fn take_object(object: &mut Map<String, Value>, name: &str) -> Map<String, Value
     }
 }
 
-/// With a mask, what it names and nothing else; what it names and is not given is unset.
+/// Selects the properties that the mask names, if any; a named one that is not given is unset.
 fn masked(
     given: Map<String, Value>,
     mask: Option<&FieldMask>,
@@ -71,7 +71,7 @@ fn masked(
     payload
 }
 
-/// A request that carries a payload which was read already.
+/// Builds a request from a payload that was already read.
 pub fn json_to_update(payload: Map<String, Value>) -> Result<v1::UpdateVmRequest, String> {
     let mut request = Map::new();
     let mut vm = Map::new();
@@ -117,7 +117,7 @@ pub fn json_to_update(payload: Map<String, Value>) -> Result<v1::UpdateVmRequest
     Ok(request)
 }
 
-/// An item with the names of all its fields beside it, because an empty list or a `null` would be lost.
+/// Wraps an item together with its field names, because an empty list or a `null` would be lost.
 fn wrap(item: &Value, inner: &str) -> Value {
     let mut given = item.as_object().cloned().unwrap_or_default();
     let names: Vec<Value> = given.keys().map(|name| Value::String(name.clone())).collect();
@@ -128,8 +128,8 @@ fn wrap(item: &Value, inner: &str) -> Value {
     Value::Object(wrapped)
 }
 
-/// Masks have a JSON form of their own that takes no names with underscores, so they go beside it: first
-/// those of disks, then those of interfaces.
+/// The JSON form of masks does not allow underscores in names, so they are passed separately: first those of
+/// disks, then those of interfaces.
 fn take_masks(request: &mut Map<String, Value>) -> Vec<Vec<String>> {
     let mut masks = Vec::new();
     for list in ["update_disks", "update_nics"] {

@@ -1,4 +1,4 @@
-//! Small values and what is said of a payload.
+//! Small values, violations and notes.
 
 use prost_types::{Struct, Value, value::Kind as JsonKind};
 

@@ -29,7 +29,7 @@ pub(crate) fn vm_to_proto(record: &VmRecord, site: &Site, sight: Sight) -> v1::V
     vm_with(record, site, spec_to_proto(&spec))
 }
 
-/// As [`vm_to_proto`], of one whose machine is kept in the contract's form.
+/// Like [`vm_to_proto`], for a VM whose machine is already in the contract's form.
 pub(crate) fn vm_with(record: &VmRecord, site: &Site, spec: v1::VmSpec) -> v1::Vm {
     v1::Vm {
         uuid: record.uuid.to_string(),
@@ -59,7 +59,7 @@ fn status_to_proto(status: &Status) -> v1::VmStatus {
     }
 }
 
-/// What is known of a VM, read back from a message. A word that is newer than this program counts as unknown.
+/// Reads a VM's status back from a message. A value newer than this program counts as unknown.
 pub(crate) fn status_from_proto(vm: &v1::Vm) -> Status {
     let status = vm.status.clone().unwrap_or_default();
     let run = status.pid.map(|pid| RunStatus {
@@ -87,7 +87,7 @@ pub(crate) fn status_from_proto(vm: &v1::Vm) -> Status {
     }
 }
 
-/// A state's word; one that is newer than this program counts as unknown, so as lost.
+/// Converts a state; one newer than this program counts as unknown, and so as lost.
 pub(crate) fn state_from(state: v1::VmState) -> VmState {
     match state {
         v1::VmState::Provisioning => VmState::Provisioning,
@@ -169,7 +169,7 @@ fn state(state: VmState) -> v1::VmState {
     }
 }
 
-/// What a hypervisor is kept from.
+/// Converts restrictions.
 pub(crate) fn restrictions(all: &[Enforcement]) -> Vec<v1::Restriction> {
     use v1::restriction::Kind as Wire;
     all.iter()
@@ -189,7 +189,7 @@ pub(crate) fn restrictions(all: &[Enforcement]) -> Vec<v1::Restriction> {
         .collect()
 }
 
-/// What bounds a VM.
+/// Converts limits.
 pub(crate) fn limits(all: &[LimitReport]) -> Vec<v1::Limit> {
     all.iter()
         .map(|found| v1::Limit {
@@ -228,7 +228,7 @@ pub(crate) fn time(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.0.div_euclid(1000), nanos }
 }
 
-/// The same the other way.
+/// Converts it back.
 pub(crate) fn time_from(time: &prost_types::Timestamp) -> Timestamp {
     Timestamp(time.seconds.saturating_mul(1000).saturating_add((time.nanos / 1_000_000).into()))
 }

@@ -1,5 +1,5 @@
-//! Which addresses, routers, routes and names a machine's interfaces have: one model, whoever tells the guest (DHCP, the
-//! metadata channel, a NoCloud disk).
+//! The addresses, routers, routes and names of a machine's interfaces: one model for every channel to the
+//! guest (DHCP, metadata, a NoCloud disk).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,7 +11,7 @@ use super::{Gateway, NicSpec, Scalar, VmSpec, primary};
 const LABEL: usize = 63;
 const NAME: usize = 253;
 
-/// What one interface has.
+/// One interface's addressing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface<'s> {
     /// Its place in the machine's list.
@@ -35,12 +35,12 @@ pub struct Interface<'s> {
 pub struct Route {
     /// Where it leads to.
     pub destination: IpNet,
-    /// By whom; nobody where the destination is on the link.
+    /// The gateway; `None` where the destination is on the link.
     pub gateway: Option<IpAddr>,
 }
 
 impl Route {
-    /// The destination as machines say it: a network, or the address of a host.
+    /// Returns the destination in a machine's form: a network, or a host's address.
     #[must_use]
     pub fn shown(&self) -> String {
         match self.destination {
@@ -57,14 +57,15 @@ impl Interface<'_> {
         self.networks.iter().any(|net| net.contains(&address))
     }
 
-    /// The default router, where it is not in a network of the interface: the guest has to be told that it is on the link.
+    /// Returns the default router if no network of the interface contains it: the guest must learn that it is
+    /// on-link.
     #[must_use]
     pub fn router_off_net(&self) -> Option<Ipv4Addr> {
         self.router.filter(|router| !self.reaches(IpAddr::V4(*router)))
     }
 }
 
-/// The interfaces of a machine. `nics` are those that it has now, which may be others than the machine says.
+/// Returns the interfaces of a machine. `nics` are the present ones, which may differ from those of `spec`.
 #[must_use]
 pub fn interfaces<'s>(spec: &VmSpec, nics: &'s [NicSpec]) -> Vec<Interface<'s>> {
     let main = primary(nics);
@@ -88,7 +89,7 @@ pub fn interfaces<'s>(spec: &VmSpec, nics: &'s [NicSpec]) -> Vec<Interface<'s>> 
     nics.iter().enumerate().map(of).collect()
 }
 
-/// What a route says of the interface that it leads over.
+/// How a route names its interface.
 #[derive(Clone, Copy, Debug)]
 enum Over {
     Nic(usize),
@@ -116,7 +117,8 @@ fn routes<'s>(spec: &'s VmSpec, nics: &'s [NicSpec]) -> impl Iterator<Item = (Ov
     })
 }
 
-/// What the guest should call itself, in a form that every guest takes; `usual` when the machine says nothing of use.
+/// Returns the guest's host name in a form that every guest accepts; `usual` when the machine has no usable
+/// one.
 #[must_use]
 pub fn host_name(spec: &VmSpec, usual: &str) -> String {
     let given = [spec.hostname.as_deref(), spec.alias.as_deref()];

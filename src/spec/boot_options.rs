@@ -12,7 +12,7 @@ use super::{
     violation::Violation,
 };
 
-/// What one boot does differently.
+/// The options of one boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootOptions {
     /// The order, from now until the VM stops.
@@ -34,7 +34,7 @@ pub struct BootDevice {
     pub media: Media,
 }
 
-/// Letters of what to boot from: `a`, `b` floppy, `c` disk, `d` CD, `n` network.
+/// Letters of boot devices: `a`, `b` floppy, `c` disk, `d` CD, `n` network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootOrder(String);
 

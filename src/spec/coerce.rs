@@ -1,5 +1,5 @@
-//! Reads a JSON object by a table of properties, with vmadm's coercions: what comes out has one form for
-//! each value, and everything that is wrong is noted instead of stopping at the first.
+//! Reads a JSON object by a table of properties, with vmadm's coercions: the output has one form for each
+//! value, and all faults are collected instead of stopping at the first.
 
 use std::fmt::Display;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::text::{escaped, is_hidden};
 
-/// What a payload is for.
+/// The purpose of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// A new VM.
@@ -22,7 +22,7 @@ pub(super) enum Action {
     Update,
 }
 
-/// Reads objects; gathers what is wrong and what is worth saying.
+/// Reads objects; collects violations and notes.
 #[derive(Debug)]
 pub(super) struct Coercion {
     pub(super) action: Action,
@@ -30,13 +30,13 @@ pub(super) struct Coercion {
     pub(super) brand: Option<Brand>,
     pub(super) violations: Vec<Violation>,
     pub(super) notes: Vec<Note>,
-    /// What an update says of properties that the agent alone changes.
+    /// An update's values of properties that only the agent changes.
     pub(super) known: Map<String, Value>,
     /// Whether unknown properties are notes.
     pub(super) lenient: bool,
 }
 
-/// A property that is taken away. Only updates keep it: there it means something.
+/// A removed property. Only updates keep it, where it has a meaning.
 const UNSET: Value = Value::Null;
 
 impl Coercion {
@@ -111,7 +111,7 @@ impl Coercion {
         read
     }
 
-    /// Why a property is taken and does nothing: it is for another brand.
+    /// Returns why a property has no effect here: it is for another brand.
     fn without_effect(&self, property: &Property) -> Option<String> {
         let brand = self.brand.map_or("kvm", Brand::as_str);
         match (self.brand, property.brands) {
@@ -122,7 +122,7 @@ impl Coercion {
         Some(format!("no effect on brand {brand}"))
     }
 
-    /// Why a property can't be given here at all.
+    /// Returns why a property can't be given here.
     fn refusal(&self, property: &Property) -> Option<String> {
         match (self.action, property.given) {
             (Action::Create, Given::InUpdates) => Some("is for updates".to_owned()),
@@ -135,7 +135,7 @@ impl Coercion {
         None
     }
 
-    /// One value in its one form; `UNSET` when nothing is asked for.
+    /// Normalizes one value; `UNSET` when nothing is requested.
     fn value(&mut self, kind: &Kind, value: Value, path: &str) -> Option<Value> {
         if value.is_null() {
             return Some(UNSET);
@@ -254,7 +254,7 @@ impl Coercion {
         Some(Value::Array(read))
     }
 
-    /// A flat object. Values never show in messages: they may be secrets.
+    /// Reads a flat object. Values never appear in messages: they may be secrets.
     fn flat(&mut self, value: Value, path: &str) -> Option<Value> {
         let Value::Object(object) = value else { return self.bad(path, "is not an object") };
         let mut flat = Map::new();
@@ -275,7 +275,7 @@ impl Coercion {
                 Value::String(text) if text.contains('\0') => {
                     self.bad(format!("{path}.{name}"), "NUL is not allowed in a value");
                 }
-                // 42.0 is 42, whichever way it came.
+                // 42.0 becomes 42, whatever its source.
                 Value::Number(number) => match kept(number) {
                     Some(value) => drop(flat.insert(name, value)),
                     None => {
@@ -313,7 +313,7 @@ impl Coercion {
         Some(Value::Array(read))
     }
 
-    /// An item of a list. Only what `update_` finds again is changed; all others are new.
+    /// Reads an item of a list. Only `update_` changes existing items; all others are new.
     fn item(
         &mut self,
         table: &'static [Property],
@@ -329,7 +329,7 @@ impl Coercion {
     }
 }
 
-/// What says nothing.
+/// Whether it is empty.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -340,7 +340,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// What people mean who use another tool's name.
+/// Maps another tool's name to the property.
 fn meant(key: &str) -> Option<String> {
     let name = match key {
         "name" => "alias",
@@ -354,7 +354,7 @@ fn meant(key: &str) -> Option<String> {
     Some(format!("; did you mean \"{name}\"?"))
 }
 
-/// What to do instead of giving a property that can't be changed as a whole.
+/// Returns the alternative to a property that can't be replaced as a whole.
 pub(super) fn instead(name: &str) -> String {
     match name {
         "disks" | "nics" | "pci_devices" => {
@@ -385,11 +385,11 @@ fn boolean(value: &Value) -> Option<bool> {
     }
 }
 
-/// From here on not each whole number is a double, which is what numbers are on the wire.
+/// From here on some integers have no exact double, the wire's type of numbers.
 const INEXACT: u64 = 1 << 53;
 
-/// A number as it is kept: 42.0 as 42, and a whole one that the wire would round as its text. One that may have been
-/// rounded on its way already is none.
+/// Normalizes a number: 42.0 becomes 42, and an integer that the wire would round becomes text. `None` if it
+/// may already have been rounded.
 fn kept(number: serde_json::Number) -> Option<Value> {
     if !number.is_f64() {
         let is_exact = number.as_i64().is_some_and(|whole| whole.unsigned_abs() < INEXACT);
@@ -413,7 +413,7 @@ pub(super) fn closest<'n>(given: &str, names: impl Iterator<Item = &'n str>) -> 
         .unwrap_or_default()
 }
 
-/// A value as it may stand in a message: not longer than a line.
+/// Formats a value for a message, at most one line long.
 pub(super) fn shown(value: &impl Display) -> String {
     let text = value.to_string();
     if text.chars().count() <= 60 {
@@ -423,7 +423,7 @@ pub(super) fn shown(value: &impl Display) -> String {
     format!("{start}...")
 }
 
-/// The brand that a payload names, before anything else of it is read.
+/// Returns the brand that a payload names, before the rest is read.
 pub(super) fn brand_of(object: &Map<String, Value>) -> Option<Brand> {
     let name = object.get("brand")?.as_str()?;
     Brand::NAMES.iter().find(|(known, _)| *known == name).map(|(_, brand)| *brand)

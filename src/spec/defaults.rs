@@ -1,4 +1,4 @@
-//! Fills in what a payload left open, so that the stored machine says everything.
+//! Fills in what a payload left open, so that the stored machine is complete.
 
 use std::fmt;
 
@@ -11,11 +11,11 @@ use super::{
     property::{Default, Property, VM},
 };
 
-/// What the host gives to a machine that leaves something open.
+/// The host's values for what a machine leaves open.
 pub struct Host<'a> {
-    /// MiB that a hypervisor has beyond its guest's memory at least.
+    /// Least MiB of a hypervisor beyond its guest's memory.
     pub overhead: i32,
-    /// Names the file of a disk that the agent makes, by number.
+    /// Names the file of a disk that the agent creates, by number.
     pub disk_path: &'a dyn Fn(usize) -> String,
     /// An address that no other VM of the host has.
     pub new_mac: &'a dyn Fn() -> Mac,
@@ -43,8 +43,8 @@ pub fn complete(spec: &mut VmSpec, uuid: Uuid, host: &Host<'_>) {
     }
 }
 
-/// A disk without a model takes the driver's, or the first disk's; a new one gets a path of its own: none that a disk
-/// has, or one of `before` had, which is only about to go.
+/// A disk without a model takes the driver's, or the first disk's; a new disk gets its own path, which no
+/// disk has, nor any of `before`, as those are not removed yet.
 pub(super) fn complete_disks(
     disks: &mut [DiskSpec],
     before: &[DiskSpec],
@@ -76,7 +76,7 @@ pub(super) fn complete_nics(nics: &mut [NicSpec], driver: Option<NicModel>, host
         nic.model = nic.model.or(model);
         nic.mac = nic.mac.or_else(|| nic.vrrp_mac());
         if nic.mac.is_none() {
-            // Forty bits by chance; a few tries are more than enough.
+            // Forty random bits; a few tries are more than enough.
             nic.mac = (0..1000).map(|_| (host.new_mac)()).find(|mac| !macs.contains(mac));
             macs.extend(nic.mac);
         }
@@ -89,7 +89,7 @@ pub(super) fn complete_nics(nics: &mut [NicSpec], driver: Option<NicModel>, host
     }
 }
 
-/// The defaults that the table of properties has, whichever brand they are for.
+/// Fills in the defaults from the table of properties for the machine's brand.
 fn fill_in(spec: &mut VmSpec) {
     let Ok(Value::Object(mut object)) = serde_json::to_value(&*spec) else { return };
     let brand = spec.brand.unwrap_or(Brand::Kvm);
@@ -105,7 +105,7 @@ fn fill_in(spec: &mut VmSpec) {
     }
 }
 
-/// What a property has that nobody gave, by the table.
+/// Returns the default of a property from the table.
 pub(super) fn default_of(property: &Property, brand: Brand) -> Option<Value> {
     let text = match (property.default, brand) {
         (Default::Value(text), _)
@@ -116,7 +116,7 @@ pub(super) fn default_of(property: &Property, brand: Brand) -> Option<Value> {
     serde_json::from_str(text).ok()
 }
 
-/// `ip`, `netmask` and `gateway` say the same as `ips` and `gateways`.
+/// Derives `ip`, `netmask` and `gateway` from `ips` and `gateways`, and vice versa.
 pub(super) fn complete_addresses(nic: &mut NicSpec) {
     match (nic.ip, nic.netmask) {
         (Some(NicAddress::Static(ip)), Some(mask)) if nic.ips.is_empty() => {
@@ -140,8 +140,8 @@ pub(super) fn complete_addresses(nic: &mut NicSpec) {
     }
 }
 
-/// Who follows a primary interface that was removed: the first interface with a public IPv4 address, else
-/// the first.
+/// Chooses the successor of a removed primary interface: the first with a public IPv4 address, else the
+/// first.
 pub(super) fn choose_primary(nics: &mut [NicSpec]) {
     if nics.iter().any(|nic| nic.primary) {
         return;
@@ -167,7 +167,7 @@ pub(super) fn complete_memory(spec: &mut VmSpec, overhead: i32) {
     spec.max_swap = Some(spec.max_swap.unwrap_or(physical).max(physical));
 }
 
-/// Where the rules of memory limits made something else of a limit that was asked for.
+/// Notes each memory limit that the rules changed from the requested value.
 #[must_use]
 pub fn adjusted(asked: &VmSpec, whole: &VmSpec) -> Vec<Note> {
     let least = "it holds the guest's ram and what the hypervisor needs for itself";

@@ -7,12 +7,12 @@ use serde_json::{Map, Value};
 
 use super::{Brand, Place};
 
-/// One entry of `disks`. What the agent only keeps is in `other`.
+/// One entry of `disks`. `other` holds what the agent only keeps.
 #[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DiskSpec {
-    /// On the host for a disk that the agent made, inside the zone's root for other ones.
+    /// On the host for the agent's own disks, inside the zone's root for others.
     pub path: Option<String>,
     /// MiB.
     pub size: Option<i32>,
@@ -34,25 +34,25 @@ pub struct DiskSpec {
 }
 
 impl DiskSpec {
-    /// Whether the agent makes (and removes) the file behind the disk.
+    /// Whether the agent creates (and removes) the file behind the disk.
     #[must_use]
     pub fn is_made_here(&self) -> bool {
         self.media == Media::Disk && !self.nocreate
     }
 
-    /// What its file is called, wherever the zone lies.
+    /// Returns its file name without the folder.
     #[must_use]
     pub fn file_name(&self) -> Option<&str> {
         Path::new(self.path.as_deref()?).file_name()?.to_str()
     }
 
-    /// The number in its file's name, where the agent made it.
+    /// Returns the number in its file name, if the agent created it.
     #[must_use]
     pub fn file_number(&self) -> Option<u32> {
         self.file_name().filter(|_| self.is_made_here()).and_then(disk_number)
     }
 
-    /// What the hypervisor calls its drive; also for people, who may change its medium by that name.
+    /// Returns the hypervisor's name of its drive, by which people may also change its medium.
     #[must_use]
     pub fn drive(&self) -> Option<String> {
         self.place.as_ref().map(|place| drive_name(place.number))
@@ -66,20 +66,20 @@ impl DiskSpec {
         disk_number(present).map(|_| present.to_owned())
     }
 
-    /// Its size in MiB; 0 where nobody said.
+    /// Returns its size in MiB; 0 if unspecified.
     #[must_use]
     pub fn mebibytes(&self) -> u64 {
         u64::try_from(self.size.unwrap_or_default()).unwrap_or_default()
     }
 
-    /// How the guest sees it; virtio unless said otherwise.
+    /// Returns its model; virtio by default.
     #[must_use]
     pub fn model(&self) -> DiskModel {
         self.model.unwrap_or(DiskModel::Virtio)
     }
 }
 
-/// What the guest sees.
+/// A device model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskModel {
@@ -117,7 +117,7 @@ impl DiskModel {
         }
     }
 
-    /// Those that a brand has.
+    /// Returns a brand's models.
     #[must_use]
     pub fn of(brand: Brand) -> &'static [Self] {
         match brand {
@@ -126,7 +126,7 @@ impl DiskModel {
         }
     }
 
-    /// The model of that name, or vmadm's words for why there is none.
+    /// Parses a model by name, with vmadm's error if none exists.
     pub fn parse(name: &str) -> Result<Self, String> {
         let found = Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, m)| *m);
         found.ok_or_else(|| not_valid(name, Brand::Kvm))
@@ -140,20 +140,20 @@ impl DiskModel {
             .ok_or_else(|| not_valid(name, brand))
     }
 
-    /// vmadm's words for a model that a brand does not have; none when it has it.
+    /// Returns vmadm's error for a model that a brand lacks; `None` if it has it.
     #[must_use]
     pub fn fault(self, brand: Brand) -> Option<String> {
         (!Self::of(brand).contains(&self)).then(|| not_valid(self.as_str(), brand))
     }
 }
 
-/// What a hypervisor calls the drive with that number.
+/// Returns the hypervisor's name of drive `number`.
 #[must_use]
 pub fn drive_name(number: u32) -> String {
     format!("drive{number}")
 }
 
-/// The number of a disk by the name of its file: `disk0`, and `disk0.raw` of earlier agents.
+/// Returns the number in a disk's file name: `disk0`, or `disk0.raw` of earlier agents.
 #[must_use]
 pub fn disk_number(name: &str) -> Option<u32> {
     let digits = name.strip_prefix("disk")?;
@@ -192,7 +192,7 @@ impl Media {
     }
 }
 
-/// Whether a file that begins so is what QEMU makes for itself by default: its own container, with the disk inside.
+/// Whether a file that begins with `head` is a qcow2 image, QEMU's default container format.
 #[must_use]
 pub fn is_qcow2(head: &[u8]) -> bool {
     head.starts_with(b"QFI\xfb")

@@ -38,7 +38,7 @@ impl Filter {
             return Err(format!("a filter of {} bytes is over the limit of {MAX_FILTER}", text.len()));
         }
         let Some((key, value)) = text.split_once('=') else {
-            // A mistake in the key is told first.
+            // A mistake in the key is reported first.
             path(text)?;
             return Err(format!("Invalid filter \"{text}\": give {text}=value, or {text}=~expression"));
         };
@@ -66,19 +66,19 @@ impl Filter {
         Ok(Self { path, wanted })
     }
 
-    /// Whether a text is a filter with a regular expression, as far as it is a filter.
+    /// Whether a filter text contains a regular expression.
     #[must_use]
     pub fn is_expression(text: &str) -> bool {
         text.split_once('=').is_some_and(|(_, value)| value.starts_with('~'))
     }
 
-    /// What it looks at.
+    /// Returns its key.
     #[must_use]
     pub fn key(&self) -> String {
         self.path.join(".")
     }
 
-    /// Whether it looks at what is shown to admins alone.
+    /// Whether it reads values that only admins see.
     #[must_use]
     pub fn reads_secrets(&self) -> bool {
         is_secret(&self.key())
@@ -90,7 +90,7 @@ impl Filter {
         let Some((first, rest)) = self.path.split_first() else { return false };
         match vm.get(first) {
             Some(value) => self.holds(value, rest),
-            // What is not there is as nothing.
+            // A missing value counts as empty.
             None => rest.is_empty() && self.is(""),
         }
     }
@@ -122,13 +122,13 @@ impl Filter {
     }
 }
 
-/// Whether there is something that a path like `disks.0.size` could name.
+/// Whether a path like `disks.0.size` is valid.
 #[must_use]
 pub fn is_path(key: &str) -> bool {
     path(key).is_ok()
 }
 
-/// What a path without `*` names in a VM.
+/// Returns the value at a path without `*`.
 #[must_use]
 pub fn get<'v>(vm: &'v Map<String, Value>, path: &str) -> Option<&'v Value> {
     let (first, rest) = path.split_once('.').unwrap_or((path, ""));
@@ -148,7 +148,7 @@ pub fn get<'v>(vm: &'v Map<String, Value>, path: &str) -> Option<&'v Value> {
     Some(value)
 }
 
-/// Whether a property of that kind can have a value that is shown so.
+/// Whether a property of that kind can have this value.
 fn may_be(kind: &Kind, value: &str) -> bool {
     match kind {
         Kind::Integer(..) => value.parse::<i64>().is_ok(),
@@ -171,7 +171,7 @@ fn allowed(kind: &Kind) -> String {
     }
 }
 
-/// The parts of a key, if there is something that it could name, and what kind of value that has.
+/// Returns the parts of a valid key, and the kind of its value.
 fn path(key: &str) -> Result<(Vec<String>, &'static Kind), String> {
     let invalid = |hint: String| Err(format!("Invalid filter key: \"{key}\"{hint}"));
     let parts: Vec<String> = key.split('.').map(str::to_owned).collect();
@@ -207,7 +207,7 @@ fn is_index(text: &str) -> bool {
     text == "*" || (!text.is_empty() && text.len() <= 6 && text.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// A value as filters and tables show it.
+/// Formats a value for filters and tables.
 #[must_use]
 pub fn text(value: &Value) -> String {
     match value {

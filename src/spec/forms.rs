@@ -1,5 +1,5 @@
-//! Texts with a form of their own. Each function says what is wrong with a text, in vmadm's words where
-//! it has some.
+//! Texts with a form of their own. Each function returns the fault of a text, in vmadm's words where they
+//! exist.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -24,7 +24,7 @@ pub fn hostname(text: &str) -> Form {
     })
 }
 
-/// What QEMU takes as `-cpu`: a model and flags, and no second option.
+/// A value of QEMU's `-cpu`: a model and flags, but no second option.
 pub fn cpu_type(text: &str) -> Form {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_+=,.".contains(&b);
     when(text.len() <= 255 && text.bytes().all(plain), || {

@@ -1,10 +1,10 @@
-//! What a VM may use of its host, as numbers with units that hosts understand.
+//! The host resources that a VM may use, in units that hosts understand.
 
 use serde::{Deserialize, Serialize};
 
 use super::VmSpec;
 
-/// The bounds of a VM. Complete: what a spec leaves open has its default here.
+/// The limits of a VM. Complete: defaults replace what a spec leaves open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Percent of one CPU.
@@ -17,7 +17,7 @@ pub struct Limits {
     pub locked: u64,
     /// Bytes of memory and swap together.
     pub memory_and_swap: u64,
-    /// Of the hypervisor, all its threads.
+    /// Threads of the hypervisor.
     pub threads: u32,
     /// Weight; 100 is usual.
     pub io_priority: u32,
@@ -43,7 +43,7 @@ impl Limits {
     }
 }
 
-/// Whether a host keeps to a bound.
+/// Whether a host enforces a limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitReport {
     /// The property of the spec.
@@ -55,7 +55,7 @@ pub struct LimitReport {
 }
 
 impl LimitReport {
-    /// Whether the host keeps to it.
+    /// Whether the host enforces it.
     #[must_use]
     pub fn is_effective(&self) -> bool {
         self.reason.is_empty()

@@ -10,7 +10,7 @@ use super::{
     violation::Violation,
 };
 
-/// Why a text is no machine JSON at all.
+/// Why a text is not a machine JSON.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
     /// Not JSON.
@@ -24,30 +24,30 @@ pub enum PayloadError {
     TooLarge(usize),
 }
 
-/// What was understood of a payload, and everything that was not.
+/// The readable parts of a payload, and its faults.
 #[derive(Debug)]
 pub struct Parsed {
     /// The machine, without the fields that are in `violations`.
     pub spec: VmSpec,
     /// Fields of the wrong type or name.
     pub violations: Vec<Violation>,
-    /// What is accepted, and does nothing here.
+    /// Accepted values without effect here.
     pub notes: Vec<Note>,
 }
 
 impl Parsed {
-    /// What could not be read, and the rules that the rest breaks; a field is named once.
+    /// Returns unreadable fields and the rules that the rest breaks, each field once.
     #[must_use]
     pub fn all_violations(&self) -> Vec<Violation> {
         let mut all = self.violations.clone();
         if all.iter().any(|violation| violation.field == "vm") {
-            // There is no machine to look at.
+            // There is no machine to check.
             return all;
         }
         for violation in validate::check(&self.spec) {
             let known = |wanted: &str| self.violations.iter().any(|known| known.field.starts_with(wanted));
             let item = violation.field.rsplit_once('.').map(|(item, _)| format!("{item}."));
-            // What "goes with" a field that could not be read is no mistake of its own.
+            // A field that "goes with" an unreadable one is no mistake of its own.
             let follows = violation.kind == Kind::BadProperty && item.is_some_and(|item| known(&item));
             if !follows && !all.iter().any(|known| known.field == violation.field) {
                 all.push(violation);
@@ -79,7 +79,7 @@ pub fn parse_object(object: Map<String, Value>) -> Parsed {
     parse_as(object, Strictness::Strict)
 }
 
-/// What becomes of properties that do not exist.
+/// The treatment of unknown properties.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strictness {
     /// Violations.
@@ -103,8 +103,8 @@ pub fn parse_as(mut object: Map<String, Value>, strictness: Strictness) -> Parse
     Parsed { spec, violations, notes }
 }
 
-/// The typed form of what was read by the table. They can't disagree, which tests make sure of; if they
-/// did, that would be said.
+/// Converts what was read by the table to its typed form. Tests ensure that both agree; a difference would be
+/// reported.
 pub(super) fn typed(read: Map<String, Value>, violations: &mut Vec<Violation>) -> VmSpec {
     serde_json::from_value(Value::Object(read)).unwrap_or_else(|error| {
         violations.push(Violation::value("vm", error.to_string()));
@@ -112,8 +112,8 @@ pub(super) fn typed(read: Map<String, Value>, violations: &mut Vec<Violation>) -
     })
 }
 
-/// What `get` printed, here or on SmartOS, can be given to `create`: the disks are made again where this agent makes them,
-/// and the hostname is no longer that of another VM.
+/// Makes the output of `get`, here or on SmartOS, valid for `create`: this agent creates the disks in its own
+/// place, and drops another VM's hostname.
 fn make_anew(object: &mut Map<String, Value>) {
     let Some(Value::String(zonename)) = object.get("zonename").cloned() else { return };
     let is_clone = object.get("uuid").and_then(Value::as_str) != Some(&zonename);
@@ -130,7 +130,7 @@ fn make_anew(object: &mut Map<String, Value>) {
     }
 }
 
-/// Names that vmadm once had for properties.
+/// Renames vmadm's old property names.
 fn rename_old(object: &mut Map<String, Value>) {
     if let Some(pool) = object.shift_remove("zfs_storage_pool_name") {
         object.entry("zpool").or_insert(pool);

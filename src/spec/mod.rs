@@ -1,4 +1,4 @@
-//! The machine model: what a VM is asked to be. Pure: no I/O, no clock, no randomness of its own.
+//! The machine model: the desired state of a VM. Pure: no I/O, no clock, no randomness of its own.
 //!
 //! A machine JSON (or its protobuf form) becomes a [`VmSpec`] through [`machine_json::parse`];
 //! [`validate::check`] finds everything that is wrong with it at once; [`defaults::complete`] fills
@@ -37,5 +37,5 @@ pub use state::VmState;
 pub use violation::{Kind, Note, Violation};
 pub use vm::{Bootrom, Brand, FlatObject, Scalar, VmSpec};
 
-/// Largest machine JSON that is looked at, in bytes.
+/// Largest machine JSON that is accepted, in bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;

@@ -12,12 +12,12 @@ use serde_json::{Map, Value};
 
 use super::Place;
 
-/// One entry of `nics`. What the agent only keeps is in `other`.
+/// One entry of `nics`. `other` holds what the agent only keeps.
 #[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NicSpec {
-    /// Made up when absent.
+    /// Generated when absent.
     pub mac: Option<Mac>,
     /// `net0` and so on.
     pub interface: Option<String>,
@@ -69,7 +69,7 @@ pub struct NicSpec {
     pub allowed_dhcp_cids: Vec<String>,
     /// VRRP group.
     pub vrrp_vrid: Option<i32>,
-    /// Where VRRP speaks from.
+    /// Source address of VRRP.
     pub vrrp_primary_ip: Option<Ipv4Addr>,
     /// Where the guest finds it, for life.
     pub place: Option<Place>,
@@ -109,15 +109,15 @@ impl NicSpec {
         self.ips.iter().filter_map(|text| text.parse().ok())
     }
 
-    /// Whether it gets an IPv4 address from a DHCP server of its network. One that says nothing about addresses
-    /// may, too.
+    /// Whether it gets an IPv4 address from a DHCP server of its network. An interface without addresses may,
+    /// too.
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
         let says_nothing = self.ip.is_none() && self.ips.is_empty();
         says_nothing || self.ip == Some(NicAddress::Dhcp) || self.ips.iter().any(|ip| ip == "dhcp")
     }
 
-    /// Whether it makes its IPv6 addresses from what routers of its network say.
+    /// Whether it derives its IPv6 addresses from router advertisements.
     #[must_use]
     pub fn is_autoconfigured(&self) -> bool {
         let says_nothing = self.ip.is_none() && self.ips.is_empty();
@@ -133,13 +133,13 @@ impl NicSpec {
     }
 }
 
-/// The interface that carries the default route: the one that says so, or the first.
+/// Returns the index of the default route's interface: the primary one, or the first.
 #[must_use]
 pub fn primary(nics: &[NicSpec]) -> Option<usize> {
     nics.iter().position(|nic| nic.primary).or((!nics.is_empty()).then_some(0))
 }
 
-/// What the guest sees.
+/// A device model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NicModel {
@@ -225,7 +225,7 @@ impl Mac {
         Self(octets)
     }
 
-    /// One of six octets, as they are.
+    /// Wraps six octets, unchanged.
     #[must_use]
     pub fn new(octets: [u8; 6]) -> Self {
         Self(octets)
@@ -237,13 +237,13 @@ impl Mac {
         self.0
     }
 
-    /// Its octets, and nothing between them.
+    /// Returns its hex digits, unseparated.
     #[must_use]
     pub fn hex(self) -> String {
         self.to_string().replace(':', "")
     }
 
-    /// The link-local IPv6 address that is made of it (RFC 4291, appendix A).
+    /// Returns the link-local IPv6 address derived from it (RFC 4291, appendix A).
     #[must_use]
     pub fn link_local(self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0.map(u16::from);

@@ -1,7 +1,7 @@
 //! Where a guest finds its devices: each disk and interface has its place for life.
 //!
-//! A guest knows its disks by serial number, and names its interfaces after their PCI slots. Neither may follow from a
-//! position in a list: who removes the second of three disks must not move the third.
+//! A guest knows its disks by serial number, and names its interfaces after their PCI slots. Neither may
+//! depend on a position in a list: removing the second of three disks must not move the third.
 
 use std::collections::BTreeSet;
 
@@ -15,12 +15,12 @@ pub const SLOTS: std::ops::Range<u8> = 5..32;
 /// A device's place.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Tells it from the machine's other ones of its kind; the hypervisor's name of it ends in it.
+    /// Distinguishes it from others of its kind; the hypervisor's name of the device ends in it.
     pub number: u32,
-    /// What the guest reads as a disk's serial number.
+    /// A disk's serial number, as the guest reads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// On the PCI bus; none for what is behind a controller.
+    /// PCI slot; `None` for a device behind a controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u8>,
 }
@@ -34,7 +34,7 @@ fn on_bus(model: DiskModel) -> bool {
     model == DiskModel::Virtio
 }
 
-/// Gives new devices places that no other one has. What has a place keeps it, unless it left the bus.
+/// Assigns unique places to new devices. A device keeps its place, unless it left the bus.
 pub fn assign(spec: &mut VmSpec) {
     let disks = spec.disks.iter().filter_map(|disk| disk.place.as_ref());
     let mut numbers: BTreeSet<u32> = disks.clone().map(|place| place.number).collect();
@@ -47,7 +47,7 @@ pub fn assign(spec: &mut VmSpec) {
     };
     for disk in &mut spec.disks {
         let model = disk.model();
-        // A disk whose file has a number has that one, unless another device does.
+        // A disk takes the number of its file, unless another device has it.
         let wanted = disk.file_number().filter(|number| !numbers.contains(number));
         let place = disk.place.get_or_insert_with(|| {
             let number = wanted.unwrap_or_else(|| lowest(&numbers));
@@ -78,8 +78,8 @@ pub fn assign(spec: &mut VmSpec) {
     }
 }
 
-/// Gives the devices of a machine that has no places yet those that they had before there were any: by their positions.
-/// `seed` is whether a disk that tells the guest about itself stood between disks and interfaces.
+/// Assigns places to the devices of an old machine without places, by their positions, as before places
+/// existed. `seed` is whether a seed disk stood between disks and interfaces.
 pub fn assign_as_before(spec: &mut VmSpec, seed: bool) {
     let known = spec.disks.iter().any(|disk| disk.place.is_some());
     if known || spec.nics.iter().any(|nic| nic.place.is_some()) {

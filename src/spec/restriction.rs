@@ -1,4 +1,4 @@
-//! What a hypervisor in a zone can't do: the five restrictions of a SmartOS zone.
+//! The five restrictions of a SmartOS zone on its hypervisor.
 
 use std::{fmt, str::FromStr};
 
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Restriction {
-    /// No file is created, changed or removed, but the VM's own disks.
+    /// No file is created, changed or removed, except the VM's own disks.
     ModifyFilesystem,
     /// No socket to a network; the guest's packets go through what the agent opened.
     Network,
-    /// No process is made and no program run.
+    /// No process is created and no program run.
     CreateProcess,
     /// No other process is seen.
     SeeProcesses,
@@ -65,7 +65,7 @@ impl FromStr for Restriction {
 pub struct Enforcement {
     /// Which.
     pub restriction: Restriction,
-    /// By what, each independent of the others; empty when it does not hold.
+    /// The mechanisms, each independent; empty when it does not hold.
     pub mechanisms: Vec<String>,
     /// Why it does not hold; empty when it does.
     pub reason: String,

@@ -1,4 +1,4 @@
-//! What of a machine is a secret: passwords, and what operators wrote for themselves.
+//! The secrets of a machine: passwords, and the operators' own metadata.
 
 use serde_json::{Map, Value, json};
 
@@ -7,13 +7,13 @@ use super::{
     property::{Kind, VM, find},
 };
 
-/// Stands for a secret.
+/// Replaces a secret.
 pub const REDACTED: &str = "********";
 
-/// How the keys of passwords end.
+/// Suffix of password keys.
 const PASSWORD: &str = "_pw";
 
-/// Whether what a path like `customer_metadata.root_pw` names is a secret that a machine JSON shows to admins alone.
+/// Whether a path like `customer_metadata.root_pw` names a secret, which a machine JSON shows only to admins.
 #[must_use]
 pub fn is_secret(path: &str) -> bool {
     match path.split_once('.').unwrap_or((path, "")) {
@@ -23,13 +23,13 @@ pub fn is_secret(path: &str) -> bool {
     }
 }
 
-/// Whether a machine has any.
+/// Whether a machine has secrets.
 #[must_use]
 pub fn has_secrets(spec: &VmSpec) -> bool {
     !spec.internal_metadata.is_empty() || spec.customer_metadata.keys().any(|key| key.ends_with(PASSWORD))
 }
 
-/// The machine with its secrets covered; which there are is no secret.
+/// Returns the machine with its secrets redacted; their keys are not secret.
 #[must_use]
 pub fn redacted(spec: &VmSpec) -> VmSpec {
     fn cover(name: &str, object: &mut FlatObject) {
@@ -57,7 +57,7 @@ pub fn redact(object: &mut Map<String, Value>) {
     }
 }
 
-/// Covers what nobody is shown: the passwords of screens.
+/// Redacts the passwords of screens, which nobody may see.
 pub fn cover_passwords(object: &mut Map<String, Value>) {
     for (name, value) in object {
         if find(VM, name).is_some_and(|property| matches!(property.kind, Kind::Secret(_))) {
@@ -66,7 +66,7 @@ pub fn cover_passwords(object: &mut Map<String, Value>) {
     }
 }
 
-/// A machine as it may be shown: without passwords, and without what places are only the guest's business.
+/// Returns a machine for display: without passwords, and without places, which concern only the guest.
 #[must_use]
 pub fn shown(spec: &VmSpec) -> VmSpec {
     let mut spec = VmSpec { vnc_password: None, ..spec.clone() };
@@ -76,11 +76,11 @@ pub fn shown(spec: &VmSpec) -> VmSpec {
     spec
 }
 
-/// A password for a screen, as long as VNC takes one: 48 bits by chance.
+/// Generates a screen password of VNC's full length: 48 random bits.
 #[must_use]
 pub fn new_password() -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.";
-    // The bytes of a UUID that are all chance.
+    // The random bytes of a UUID.
     let chance = uuid::Uuid::new_v4().into_bytes();
     let letters = chance.iter().take(6).chain(&chance[9..11]);
     letters.map(|byte| char::from(LETTERS[usize::from(byte % 64)])).collect()

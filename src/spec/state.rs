@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 ///                                       hypervisor gone
 ///   running ◀─▶ paused: halted and let go by a caller
 ///   running ◀─▶ suspended: the guest sleeps; a caller or the guest's clock wakes it
-///   stopped ─▶ deleting ─▶ (none)             lost: can't be told, after a restart of the agent
+///   stopped ─▶ deleting ─▶ (none)             lost: unknown after a restart of the agent
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -34,9 +34,9 @@ pub enum VmState {
     Stopping,
     /// Being removed.
     Deleting,
-    /// The hypervisor runs but stopped the guest by itself.
+    /// The hypervisor runs but stopped the guest on its own.
     Failed,
-    /// Nobody can tell whether the hypervisor lives.
+    /// Whether the hypervisor lives is unknown.
     Lost,
     /// The guest's processors are halted, because somebody asked for it.
     Paused,
@@ -58,7 +58,7 @@ impl VmState {
         "paused",
         "suspended",
     ];
-    /// What zones are then.
+    /// The zone states.
     pub const ZONE_WORDS: &[&str] =
         &["configured", "installed", "ready", "running", "shutting_down", "incomplete", "down"];
 

@@ -1,11 +1,11 @@
-//! JSON as people mean it: one document, in UTF-8, in which no key stands twice.
+//! Strict JSON: one document, in UTF-8, without duplicate keys.
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Reads a text. The error says what is wrong in the words of who wrote it.
+/// Reads a text. The error describes the fault in the author's terms.
 pub(super) fn parse(text: &[u8]) -> Result<Value, String> {
     if text.starts_with(b"\xef\xbb\xbf") {
         return Err("it begins with a byte order mark; save it as plain UTF-8".to_owned());

@@ -24,21 +24,21 @@ const OBJECTS: [&str; 4] = ["customer_metadata", "internal_metadata", "tags", "r
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patch {
     given: Map<String, Value>,
-    /// What it says of properties that the agent alone changes: fine when it is so.
+    /// Its values of properties that only the agent changes: accepted if current.
     known: Map<String, Value>,
-    /// What is accepted, and does nothing here.
+    /// Accepted values without effect here.
     pub notes: Vec<Note>,
 }
 
 impl Patch {
-    /// As it was read: each value in its one form.
+    /// Returns the normalized payload.
     #[must_use]
     pub fn payload(&self) -> &Map<String, Value> {
         &self.given
     }
 
-    /// The same with whole lists as what has to be done to `current` to get them. A list that is empty is one only where
-    /// the payload names it.
+    /// Converts whole lists to the changes that turn `current` into them. An empty list counts only where the
+    /// payload names it.
     #[must_use]
     pub fn against(mut self, current: &VmSpec) -> Self {
         let current = match serde_json::to_value(current) {
@@ -81,13 +81,13 @@ impl Patch {
         self
     }
 
-    /// Whether it says anything of properties that the agent alone changes.
+    /// Whether it contains properties that only the agent changes.
     #[must_use]
     pub fn says_what_is_known(&self) -> bool {
         !self.known.is_empty()
     }
 
-    /// What is wrong with it where there is no VM that it could repeat: properties that can't be changed.
+    /// Returns violations for properties that can't be changed, where no VM exists to compare with.
     #[must_use]
     pub fn unchangeable(&self) -> Vec<Violation> {
         let fixed = self.given.keys().filter(|name| is_fixed(name)).map(|name| (name, instead(name)));
@@ -95,7 +95,7 @@ impl Patch {
         fixed.chain(known).map(|(name, why)| Violation::property(name, why)).collect()
     }
 
-    /// What is wrong with what it says of a VM, whose flat object this is.
+    /// Returns violations for values that differ from the flat object of the VM.
     #[must_use]
     pub fn untrue(&self, vm: &Map<String, Value>) -> Vec<Violation> {
         let untrue = self.known.iter().filter(|(name, said)| !is_same(vm.get(*name), said));
@@ -105,12 +105,12 @@ impl Patch {
 
 const KNOWN: &str = "can't be changed: the agent knows it";
 
-/// Whether a property has the value of its creation for life.
+/// Whether a property keeps its initial value for life.
 fn is_fixed(name: &str) -> bool {
     find(VM, name).is_some_and(|property| property.given == Given::AtCreation)
 }
 
-/// Whether what is said of a value is so; of an object no more is said than its own keys.
+/// Whether a given value equals the current one; of an object, only the given keys are compared.
 fn is_same(held: Option<&Value>, said: &Value) -> bool {
     match (held, said) {
         (None, said) => said.is_null() || *said == Value::Bool(false),
@@ -124,18 +124,18 @@ fn is_same(held: Option<&Value>, said: &Value) -> bool {
     }
 }
 
-/// What came of a patch.
+/// The result of a patch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Updated {
-    /// The machine as it is to be.
+    /// The updated machine.
     pub spec: VmSpec,
     /// Top-level properties that changed and wait for the next boot.
     pub next_boot: Vec<String>,
-    /// What is accepted and does nothing here, or something else than was asked for.
+    /// Accepted values without effect, or with another effect than requested.
     pub notes: Vec<Note>,
 }
 
-/// Reads a payload for an update. Without a brand what depends on it is not looked at.
+/// Reads a payload for an update. Without a brand, its rules are not checked.
 pub fn read(object: Map<String, Value>, brand: Option<Brand>) -> Result<Patch, Vec<Violation>> {
     read_as(object, brand, Strictness::Strict)
 }
@@ -306,7 +306,7 @@ fn change_list(
         keep_addresses_one(item, change);
     }
     held.extend(items(verbs, &add).cloned().map(Value::Object));
-    // An interface that is made the primary one takes that from the one before.
+    // A new primary interface replaces the previous one.
     let asked = |verb: &str| {
         let primaries = items(verbs, verb).filter(|item| item.get("primary") == Some(&Value::Bool(true)));
         primaries.last().cloned()
@@ -326,7 +326,7 @@ fn change_list(
     }
 }
 
-/// `ip` and `ips` say the same, as do `gateway` and `gateways`: what is given wins over what was there.
+/// `ip` and `ips` are equivalent, as are `gateway` and `gateways`: given values replace old ones.
 fn keep_addresses_one(item: &mut Map<String, Value>, change: &Map<String, Value>) {
     let given = |name: &str| change.contains_key(name);
     if given("ips") && !given("ip") {
@@ -344,7 +344,7 @@ fn keep_addresses_one(item: &mut Map<String, Value>, change: &Map<String, Value>
     }
 }
 
-/// Whether an item has the name; a drive also that which it has for life, which an empty one has alone.
+/// Whether an item has the name; a drive also has a permanent name, the only one of an empty drive.
 fn is_called(item: &Value, key: &str, wanted: &Value) -> bool {
     let drive = || Some(Value::String(drive_name(item["place"]["number"].as_u64()?.try_into().ok()?)));
     item.get(key) == Some(wanted) || (key == "path" && drive().as_ref() == Some(wanted))
@@ -367,7 +367,7 @@ fn complete(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>, hos
     choose_primary(&mut spec.nics);
 }
 
-/// Limits that nobody set keep their distance from the ones that they follow.
+/// Unset limits keep their distance from the limits that they follow.
 fn follow_memory(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>, overhead: i32) {
     let given = |name: &str| given.contains_key(name);
     if given("ram") && !given("max_physical_memory") {
@@ -383,14 +383,14 @@ fn follow_memory(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>
         ("max_locked_memory", &mut spec.max_locked_memory, current.max_locked_memory),
         ("max_swap", &mut spec.max_swap, current.max_swap),
     ] {
-        // One that was set on its own stays, as far as the rules let it.
+        // A limit that was set separately stays, as far as the rules allow.
         if !given(name) && was == current.max_physical_memory {
             *limit = spec.max_physical_memory;
         }
     }
 }
 
-/// The rules of a whole machine, less those of a new one: disks that are there have their paths.
+/// Checks the rules of a whole machine, except those for new ones: existing disks have their paths.
 fn check(spec: &VmSpec, current: &VmSpec) -> Vec<Violation> {
     let mut found = validate::check_whole(spec);
     for (index, disk) in spec.disks.iter().enumerate() {
@@ -437,7 +437,7 @@ fn waiting(current: &VmSpec, spec: &VmSpec) -> Vec<String> {
         .collect()
 }
 
-/// A value without what takes effect at once.
+/// Strips properties that take effect at once.
 fn slow(property: &Property, value: &Value) -> Value {
     let mut value = value.clone();
     if let (Kind::Objects(table), Some(items)) = (property.kind, value.as_array_mut()) {

@@ -4,12 +4,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What is wrong about the field; vmadm reports the three apart.
+/// The kind of fault; vmadm reports the three separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The value is wrong.
     BadValue,
-    /// There is no such field, or it may not be given here.
+    /// The field does not exist, or may not be given here.
     BadProperty,
     /// The field is required.
     MissingProperty,
@@ -47,7 +47,7 @@ impl Violation {
     }
 }
 
-/// Something about a field that is no error, but worth saying.
+/// A remark about a field that is not an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     /// Where.

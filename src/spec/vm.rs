@@ -8,11 +8,11 @@ use uuid::Uuid;
 
 use super::{DiskModel, DiskSpec, NicModel, NicSpec};
 
-/// What was asked for. `None` means "take the default"; after [`super::defaults::complete`]
-/// everything that has a default is filled in.
+/// The requested machine. `None` means "take the default"; after [`super::defaults::complete`] everything
+/// that has a default is filled in.
 ///
-/// What the agent acts on has a field; what it only keeps for those who asked is in `other`, by the names
-/// and in the forms of [`super::property::VM`].
+/// Properties that the agent acts on have a field; those that it only keeps are in `other`, with the names
+/// and forms of [`super::property::VM`].
 #[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -23,7 +23,7 @@ pub struct VmSpec {
     pub brand: Option<Brand>,
     /// A name for people; not unique.
     pub alias: Option<String>,
-    /// What the guest should call itself.
+    /// The guest's host name.
     pub hostname: Option<String>,
     /// MiB.
     pub ram: Option<i32>,
@@ -53,17 +53,17 @@ pub struct VmSpec {
     pub boot: Option<String>,
     /// The graphics adapter.
     pub vga: Option<String>,
-    /// What becomes of a guest that panics.
+    /// The action when the guest panics.
     pub on_panic: Option<String>,
     /// −1 none, 0 picked, else the TCP port.
     pub vnc_port: Option<i32>,
-    /// Asked of VNC clients.
+    /// Password for VNC clients.
     pub vnc_password: Option<String>,
     /// Nanoseconds that a virtio interface holds packets back.
     pub virtio_txtimer: Option<i32>,
     /// Packets that a virtio interface sends at once.
     pub virtio_txburst: Option<i32>,
-    /// Instead of the tablet.
+    /// Replaces the tablet.
     pub qemu_opts: Option<String>,
     /// Appended to QEMU's arguments.
     pub qemu_extra_opts: Option<String>,
@@ -77,7 +77,7 @@ pub struct VmSpec {
     pub indestructible_delegated: Option<bool>,
     /// Name servers.
     pub resolvers: Vec<String>,
-    /// What nobody inside asked for does not come in.
+    /// Only requested traffic comes in.
     pub firewall_enabled: Option<bool>,
     /// In the guest's order.
     pub disks: Vec<DiskSpec>,

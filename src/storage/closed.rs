@@ -1,7 +1,7 @@
-//! Who may look at what the agent keeps: its own user, and nobody else.
+//! Restricts the agent's files to its own user.
 //!
-//! Everything is made so; an older agent, a copy or an administrator may have left it otherwise, which each start
-//! mends. A file that has a second name elsewhere is left as it is: its mode is not this zone's alone.
+//! Files are created that way; an older agent, a copy or an administrator may have changed them, which each
+//! start repairs. A file with a hard link elsewhere is left alone: its mode is not this zone's alone.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,10 +16,10 @@ use super::{
 };
 use crate::layout::{Layout, VmLayout};
 
-/// How deep folders of a zone's root are looked into.
+/// Depth to which a zone's root is searched.
 const DEPTH: usize = 16;
 
-/// The folder of the state, the database, and what SQLite has beside it.
+/// Closes the state folder, the database, and SQLite's files beside it.
 pub(crate) fn close_state(layout: &Layout) -> io::Result<()> {
     close(layout.state())?;
     let database = layout.database();
@@ -34,7 +34,7 @@ pub(crate) fn close_state(layout: &Layout) -> io::Result<()> {
     Ok(())
 }
 
-/// The zonepath, the files in it, and those in the zone's root.
+/// Closes the zonepath, its files, and those in the zone's root.
 pub(crate) fn close_to_others(layout: &VmLayout) -> Result<(), StorageError> {
     let zonepath = layout.zonepath();
     let at = || StorageError::at(zonepath.display().to_string());
@@ -49,7 +49,7 @@ pub(crate) fn close_to_others(layout: &VmLayout) -> Result<(), StorageError> {
     }
     match ZoneRoot::open(&layout.root()) {
         Ok(root) => close_below(&root, "/", DEPTH),
-        // It says so itself when it is needed.
+        // The error shows when the root is needed.
         Err(_) => Ok(()),
     }
 }

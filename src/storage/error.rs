@@ -1,4 +1,4 @@
-//! What can go wrong with disks and files.
+//! Errors of disks and files.
 
 use std::io;
 
@@ -45,15 +45,15 @@ pub enum StorageError {
         /// Inside the zone's root.
         path: String,
     },
-    /// The upload does not go on where it should.
+    /// The upload continues at the wrong offset.
     #[error("{committed} bytes of the upload of {path} have arrived; continue from there")]
     Offset {
         /// Inside the zone's root.
         path: String,
-        /// What is here.
+        /// Bytes received.
         committed: u64,
     },
-    /// More or less came than was announced.
+    /// The size differs from the announced one.
     #[error("{path}: received {got} bytes, expected {announced}")]
     Length {
         /// Inside the zone's root.
@@ -63,7 +63,7 @@ pub enum StorageError {
         /// What was announced.
         announced: u64,
     },
-    /// The content is not what was announced.
+    /// The digest differs from the announced one.
     #[error("{path}: the received data has the SHA-256 digest {got}, expected {announced}; nothing was kept")]
     Digest {
         /// Inside the zone's root.
@@ -76,7 +76,7 @@ pub enum StorageError {
     /// A system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was being done.
+        /// The failed action.
         what: String,
         /// Why not.
         source: io::Error,
@@ -84,7 +84,7 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// Sorts a system's error by what a caller can do about it.
+    /// Classifies a system error by what a caller can do about it.
     pub(crate) fn at<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |error| {
             let source = error.into();

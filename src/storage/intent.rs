@@ -1,12 +1,13 @@
-//! Changes of a zone's root, intents before they are made and until they are journaled.
+//! Intents: records of changes to a zone's root, kept until the changes are journaled.
 //!
 //! ```text
 //!   note ──▶ made ──▶ journaled ──▶ the note is removed
-//!     │        └ found: to be journaled by whoever finds it
+//!     │        └ found: the finder journals it
 //!     └ found: it was not made; the note is removed
 //! ```
 //!
-//! Notes lie beside the uploads, where no guest can reach them. Whoever makes the change holds the note's lock.
+//! Notes lie beside the uploads, where no guest can reach them. The task that makes the change holds the
+//! note's lock.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::{crash, layout::VmLayout};
 
-/// What is to be done.
+/// The change to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FileAct {
@@ -47,11 +48,11 @@ pub(crate) struct Intent {
     pub act: FileAct,
     /// The file as it is afterwards, or was before.
     pub entry: Entry,
-    /// Whose doing it is; the agent's own business.
+    /// The caller of the change; opaque to this module.
     pub owner: Value,
 }
 
-/// The note of a intent, held by who does it.
+/// The locked note of an intent.
 #[derive(Debug)]
 pub(crate) struct IntentNote {
     id: Uuid,
@@ -60,13 +61,13 @@ pub(crate) struct IntentNote {
 }
 
 impl IntentNote {
-    /// Writes it, durably; nothing where a full disk has no room for it: what is removed gives room, and what was
-    /// uploaded already exists.
+    /// Writes the note durably; `None` where a full disk has no room for it: a removal frees space, and an
+    /// upload already exists.
     pub(super) fn write(layout: &VmLayout, intent: &Intent) -> Result<Option<Self>, StorageError> {
         let folder = layout.uploads();
         let id = Uuid::new_v4();
         let path = folder.join(format!("{id}.{INTENT}"));
-        // Nobody takes it for one before it is whole, and locked.
+        // It does not count as a note before it is complete and locked.
         let draft = path.with_extension(INTENT_DRAFT);
         let write = || -> io::Result<File> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
@@ -91,13 +92,13 @@ impl IntentNote {
         }
     }
 
-    /// Tells its intent from any other: one may be journaled whose note is still there.
+    /// Identifies the intent: it may be journaled while its note still exists.
     #[must_use]
     pub(crate) fn id(&self) -> Uuid {
         self.id
     }
 
-    /// The intent is journaled, or was not done.
+    /// Removes the note of a settled intent.
     pub(crate) fn remove(self) {
         crash::point("file.journaled");
         if let Err(error) = fs::remove_file(&self.path) {
@@ -121,7 +122,7 @@ pub(crate) fn remove_file(
     settle(layout, intent, note, removed)
 }
 
-/// What came of a intent. One that failed behind the change was done.
+/// Settles an intent. One that failed after the change counts as done.
 pub(super) fn settle(
     layout: &VmLayout,
     intent: Intent,
@@ -141,7 +142,7 @@ pub(super) fn settle(
     }
 }
 
-/// Deeds that were done, and whose notes are there. Notes of those that were not done are removed.
+/// Returns intents that were carried out but still have notes. Removes the notes of all others.
 pub(crate) fn intents(layout: &VmLayout) -> Result<Vec<(Intent, IntentNote)>, StorageError> {
     let folder = layout.uploads();
     let at = |error| StorageError::at(folder.display().to_string())(error);
@@ -155,7 +156,7 @@ pub(crate) fn intents(layout: &VmLayout) -> Result<Vec<(Intent, IntentNote)>, St
         match path.extension().and_then(|extension| extension.to_str()) {
             Some(INTENT) => {}
             Some(INTENT_DRAFT) if is_old(&path) => {
-                // Of a intent that was not begun.
+                // From an intent that never started.
                 let _ = fs::remove_file(&path);
                 continue;
             }
@@ -164,7 +165,7 @@ pub(crate) fn intents(layout: &VmLayout) -> Result<Vec<(Intent, IntentNote)>, St
         let id = path.file_stem().and_then(|name| Uuid::try_parse(name.to_str()?).ok()).unwrap_or_default();
         let Ok(lock) = File::open(&path) else { continue };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            // Who does it is about to journal it.
+            // Its task is about to journal it.
             continue;
         }
         let note = IntentNote { id, path, _lock: lock };
@@ -173,9 +174,9 @@ pub(crate) fn intents(layout: &VmLayout) -> Result<Vec<(Intent, IntentNote)>, St
             Some(intent) => match was_done(layout, &intent) {
                 Ok(true) => found.push((intent, note)),
                 Ok(false) => note.remove(),
-                // Looked at again; others do not wait for it.
+                // Checked again later; others do not wait for it.
                 Err(error) => {
-                    tracing::warn!(%error, note = %note.path.display(), "whether it was done can't be told");
+                    tracing::warn!(%error, note = %note.path.display(), "cannot check if a change was made");
                 }
             },
             None => note.remove(),
@@ -190,7 +191,7 @@ fn was_done(layout: &VmLayout, intent: &Intent) -> Result<bool, StorageError> {
             let part = layout.uploads().join(part);
             let placed = !part.try_exists().map_err(StorageError::at(intent.entry.path.as_str()))?;
             if placed {
-                // What is left of the upload.
+                // The rest of the upload.
                 let _ = fs::remove_file(part.with_extension("json"));
             }
             Ok(placed)

@@ -2,7 +2,7 @@
 //!
 //! [`Volumes`] is the seam for disks: raw sparse files on Linux; ZFS volumes will be another
 //! implementation. [`ZoneRoot`] is the only way in which the agent touches anything below a zone's
-//! root: what lies there may have been made by a guest that owns its hypervisor.
+//! root: a guest that owns its hypervisor may have created what lies there.
 
 mod closed;
 mod error;

@@ -1,4 +1,4 @@
-//! What an upload is about, and how the files beside it are named.
+//! The plan of an upload, and the names of the files beside it.
 
 use std::{path::Path, time::Duration};
 
@@ -6,12 +6,12 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// How the name of a note ends.
+/// Extension of a note.
 pub(super) const INTENT: &str = "deed";
-/// How it ends while it is written.
+/// Extension while it is being written.
 pub(super) const INTENT_DRAFT: &str = "draft";
 
-/// What an upload is about.
+/// The plan of an upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadPlan {
     /// Inside the zone's root.

@@ -14,7 +14,7 @@ const SIZE: u64 = 16 << 20;
 /// The label by which cloud-init knows it.
 const LABEL: [u8; 11] = *b"CIDATA     ";
 
-/// Writes the disk as a whole or not at all, and opens it for reading. What it says may be secret.
+/// Writes the disk atomically, and opens it for reading. Its content may be secret.
 pub(crate) fn write_seed(path: &Path, files: &[(&str, String)]) -> io::Result<File> {
     let draft = path.with_extension("draft");
     let mut disk =

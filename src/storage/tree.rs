@@ -12,8 +12,7 @@ use std::{
 use super::error::StorageError;
 use crate::{crash, layout::VmLayout, spec::disk::disk_number};
 
-/// Makes the zonepath and the zone's root. It is an error when it already exists: a new UUID has
-/// nothing.
+/// Creates the zonepath and the zone's root. Fails if the zonepath exists: a new UUID has none.
 pub(crate) fn make_zone(layout: &VmLayout) -> Result<(), StorageError> {
     let path = layout.zonepath();
     DirBuilder::new().mode(0o700).create(path).map_err(StorageError::at(path.display().to_string()))?;
@@ -24,7 +23,7 @@ pub(crate) fn make_zone(layout: &VmLayout) -> Result<(), StorageError> {
             .create(&folder)
             .inspect(|()| crash::point(format_args!("zone.made({})", folder_name(&folder))))
             .map_err(StorageError::at(folder.display().to_string()))?;
-        // Whatever the umask is.
+        // Regardless of the umask.
         fs::set_permissions(&folder, Permissions::from_mode(mode))
             .map_err(StorageError::at(folder.display().to_string()))?;
     }
@@ -49,7 +48,7 @@ pub(crate) fn link_disk(zone: &Path, name: &str, other: &str) -> Result<(), Stor
     }
 }
 
-/// Removes disks of a VM by their file names. What is gone already is fine.
+/// Removes disks of a VM by file name. Ignores those already gone.
 pub(crate) fn remove_disks(layout: &VmLayout, names: &[String]) -> Result<(), StorageError> {
     for name in names {
         if disk_number(name).is_none() {
@@ -67,7 +66,7 @@ pub(crate) fn remove_disks(layout: &VmLayout, names: &[String]) -> Result<(), St
     Ok(())
 }
 
-/// Removes everything of a VM. What is gone already is fine.
+/// Removes everything of a VM. Ignores what is already gone.
 pub(crate) fn remove_zone(layout: &VmLayout) -> Result<(), StorageError> {
     crash::point("zone.remove");
     remove_run(layout)?;
@@ -77,7 +76,7 @@ pub(crate) fn remove_zone(layout: &VmLayout) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Removes what a VM has for its run alone.
+/// Removes a VM's run folder.
 pub(crate) fn remove_run(layout: &VmLayout) -> Result<(), StorageError> {
     remove_folder(layout.run())
 }

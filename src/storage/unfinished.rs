@@ -1,4 +1,4 @@
-//! Uploads that were cut: found by the note beside each part, taken up again, or given up.
+//! Interrupted uploads: found by the note beside each part, resumed, or given up.
 
 use std::{
     fs::{self, File},
@@ -15,32 +15,32 @@ use super::{
 };
 use crate::layout::VmLayout;
 
-/// An upload that was cut.
+/// An interrupted upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partial {
-    /// What it is about.
+    /// Its plan.
     pub plan: UploadPlan,
-    /// How much of it is here.
+    /// Bytes received.
     pub committed: u64,
     /// When it grew last.
     pub touched: SystemTime,
 }
 
-/// The uploads of a VM that are under way or were cut.
+/// Lists a VM's active and interrupted uploads.
 pub(crate) fn unfinished(layout: &VmLayout) -> Result<Vec<Partial>, StorageError> {
     let mut found: Vec<Partial> = intents(layout)?.into_iter().map(|(partial, _)| partial).collect();
     found.sort_by(|a, b| a.plan.path.cmp(&b.plan.path));
     Ok(found)
 }
 
-/// Removes uploads that were cut; one that is under way stays. Gives what was removed.
+/// Removes interrupted uploads, but no active one. Returns the removed ones.
 pub(crate) fn give_up(
     layout: &VmLayout,
     which: impl Fn(&Partial) -> bool,
 ) -> Result<Vec<Partial>, StorageError> {
     let mut gone = Vec::new();
     for (partial, part) in intents(layout)?.into_iter().filter(|(partial, _)| which(partial)) {
-        // The lock is kept until both are gone, so that nobody takes it up meanwhile.
+        // The lock is held until both are gone, so that nobody resumes the upload.
         let Some(_lock) = lock(&part) else { continue };
         remove(&part).map_err(StorageError::at(partial.plan.path.as_str()))?;
         gone.push(partial);
@@ -48,10 +48,10 @@ pub(crate) fn give_up(
     Ok(gone)
 }
 
-/// Gives room back that an upload has beyond what came of it.
+/// Frees space that an upload holds beyond what arrived.
 pub(crate) fn shrink(layout: &VmLayout) -> Result<(), StorageError> {
     for (partial, part) in intents(layout)? {
-        // The lock is kept: who takes it up again must not lose what it adds.
+        // The lock is held: a resumed upload must not lose its new bytes.
         let Some(_lock) = lock(&part) else { continue };
         let shrink = || {
             let file = fs::OpenOptions::new().write(true).open(&part)?;
@@ -62,7 +62,7 @@ pub(crate) fn shrink(layout: &VmLayout) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Removes a part and its note: first what it is found by, so that what is left is an orphan.
+/// Removes a note, then its part, so that a crash in between leaves an orphan.
 pub(super) fn remove(part: &Path) -> io::Result<()> {
     for path in [&part.with_extension("json"), part] {
         match fs::remove_file(path) {
@@ -102,7 +102,7 @@ fn lock(part: &Path) -> Option<File> {
     Some(file)
 }
 
-/// A file of an upload that nobody can go on with.
+/// A file of an upload that can't be resumed.
 #[derive(Debug)]
 pub(crate) struct Orphan {
     path: PathBuf,
@@ -116,12 +116,12 @@ impl Orphan {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        // One that has just begun has no note yet.
+        // A new upload has no note yet.
         let left = |path: &PathBuf| is_lonely(path) && is_old(path);
         Ok(entries.flatten().map(|entry| entry.path()).filter(left).collect())
     }
 
-    /// Takes one, so that nobody begins an upload of that name.
+    /// Locks one, so that no upload of that name starts.
     pub(crate) fn take(path: &Path) -> Result<Self, StorageError> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(StorageError::at(name.as_str()))?;
@@ -142,7 +142,7 @@ fn is_lonely(path: &Path) -> bool {
     let other = match path.extension().and_then(|extension| extension.to_str()) {
         Some("part") => "json",
         Some("json") => "part",
-        // Of what is about to be journaled, or will be by the next start.
+        // Its intent is journaled soon, or by the next start.
         Some(INTENT | INTENT_DRAFT) => return false,
         _ => return true,
     };

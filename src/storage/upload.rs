@@ -1,4 +1,4 @@
-//! Uploads into a zone's root that can be cut and resumed.
+//! Resumable uploads into a zone's root.
 //!
 //! ```text
 //!   begin ──▶ uploads/<key>.part grows ──▶ finish: length and SHA-256 right ──▶ renamed into the root
@@ -47,7 +47,7 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// Begins, or goes on with, an upload whose first chunk belongs at `offset`.
+    /// Starts or resumes an upload whose first chunk belongs at `offset`.
     pub(crate) fn begin(
         layout: &VmLayout,
         plan: UploadPlan,
@@ -72,7 +72,7 @@ impl Upload {
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(StorageError::Busy { path: plan.path });
         }
-        // One file has one upload: what was begun for the same path, of other content, is given up.
+        // One file has one upload: an earlier one for the same path with other content is given up.
         let begun = |other: &Partial| other.plan.path == plan.path && other.plan != plan;
         unfinished::give_up(layout, begun)?;
         crash::point("upload.part");
@@ -92,15 +92,15 @@ impl Upload {
         StorageError::at(self.plan.path.clone())
     }
 
-    /// Takes up the part at `offset`, which may lie within what is here.
+    /// Resumes the part at `offset`, which may lie within the received bytes.
     fn resume(&mut self, offset: u64) -> Result<(), StorageError> {
         let here = self.file.metadata().map_err(self.at())?.len();
         if offset > here {
             return Err(StorageError::Offset { path: self.plan.path.clone(), committed: here });
         }
         self.file.set_len(offset).map_err(self.at())?;
-        // A disk that is too full is told before anything is sent. Nothing is reserved: who announces much and sends
-        // nothing has nothing.
+        // A full disk is reported before anything is sent. Nothing is reserved: an announcement alone takes
+        // no space.
         let room = rustix::fs::fstatvfs(&self.file).map_err(io::Error::from).map_err(self.at())?;
         if self.plan.size.saturating_sub(offset) > room.f_bavail.saturating_mul(room.f_frsize) {
             return Err(StorageError::Full { what: self.plan.path.clone() });
@@ -133,7 +133,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Takes the next bytes.
+    /// Writes the next bytes.
     pub(crate) fn write(&mut self, chunk: &[u8]) -> Result<(), StorageError> {
         let after = self.written + chunk.len() as u64;
         if after > self.plan.size {
@@ -149,11 +149,11 @@ impl Upload {
         Ok(())
     }
 
-    /// The client says that this was all: checks it, and puts the file under its name. The note stands for its
-    /// `owner` until that is journaled.
+    /// Verifies a complete upload, and moves the file to its path. The note keeps the `owner` until the
+    /// change is journaled.
     pub(crate) fn finish(self, owner: Value) -> Result<(Entry, Option<IntentNote>), StorageError> {
         if self.written < self.plan.size {
-            // As good as a cut: what came is kept.
+            // Treated as interrupted: the part stays.
             return Err(StorageError::Length {
                 path: self.plan.path,
                 got: self.written,

@@ -1,4 +1,4 @@
-//! The disks that the agent makes.
+//! The disks that the agent creates.
 
 use std::{
     fmt,
@@ -15,17 +15,17 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags};
 use super::error::StorageError;
 use crate::{crash, spec::disk};
 
-/// Makes and opens disks. Each is named by its file in the zonepath that it belongs to; no name leads out of that.
+/// Creates and opens disks. Each is named by its file in its zonepath; no name leads out of that.
 pub trait Volumes: Send + Sync + fmt::Debug {
     /// Makes an empty disk of `size` MiB.
     fn create(&self, zone: &Path, name: &str, size: u64) -> Result<(), StorageError>;
-    /// Lets a disk have `size` MiB; it had less.
+    /// Grows a disk to `size` MiB.
     fn grow(&self, zone: &Path, name: &str, size: u64) -> Result<(), StorageError>;
     /// Opens a disk for a hypervisor.
     fn open(&self, zone: &Path, name: &str, writable: bool) -> Result<File, StorageError>;
-    /// Gives a disk its `size` in MiB again after a hypervisor made it larger or smaller; whether it had.
+    /// Restores a disk to `size` MiB after a hypervisor resized it; returns whether it had.
     fn settle(&self, zone: &Path, name: &str, size: u64) -> Result<bool, StorageError>;
-    /// Removes a disk; one that is gone already is fine.
+    /// Removes a disk; it may already be gone.
     fn remove(&self, zone: &Path, name: &str) -> Result<(), StorageError>;
 }
 
@@ -34,7 +34,7 @@ pub trait Volumes: Send + Sync + fmt::Debug {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileVolumes;
 
-/// Bytes that a file may have on the disk beyond its size: the file system's own.
+/// Bytes that a file may occupy beyond its size: the file system's metadata.
 const OVERHEAD: u64 = 1 << 20;
 
 impl Volumes for FileVolumes {
@@ -72,8 +72,8 @@ impl Volumes for FileVolumes {
     }
 }
 
-/// Takes an open disk for one machine: for itself alone where it writes, else together with others that read. Holds for
-/// as long as anybody has the descriptor, the hypervisor too, whichever agent runs.
+/// Locks an open disk for one machine: exclusively if it writes, else shared with other readers. The lock
+/// lasts as long as any process holds the descriptor, also the hypervisor, whichever agent runs.
 pub(crate) fn take_disk(file: &File, path: &str, writable: bool) -> Result<(), StorageError> {
     let lock = match writable {
         true => FlockOperation::NonBlockingLockExclusive,
@@ -86,7 +86,7 @@ pub(crate) fn take_disk(file: &File, path: &str, writable: bool) -> Result<(), S
     }
 }
 
-/// Whether a file is what QEMU makes for itself by default: its own container, with the disk inside.
+/// Whether a file is a qcow2 image, QEMU's default container format.
 #[must_use]
 pub(crate) fn is_qcow2(file: &File) -> bool {
     let mut head = [0; 4];
@@ -98,7 +98,7 @@ fn plain(name: &str) -> Result<&str, StorageError> {
     if name.is_empty() || name.contains('/') || matches!(name, "." | "..") {
         return Err(StorageError::Unsafe {
             path: name.to_owned(),
-            why: "it is no name of a file in the VM's folder",
+            why: "it is not a file name in the VM's folder",
         });
     }
     Ok(name)

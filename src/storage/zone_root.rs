@@ -2,8 +2,8 @@
 //!
 //! Everything below the root is hostile. Each path is resolved by the kernel in one step, relative
 //! to a descriptor of the root, with no symbolic link followed anywhere and no way out
-//! (`openat2` with `RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS`); what is opened is looked at through its
-//! descriptor, never by name a second time.
+//! (`openat2` with `RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS`); what is opened is checked through its
+//! descriptor, never by name again.
 
 use std::{
     fs::{File, OpenOptions},
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::StorageError;
 
-/// Entries of one folder that are looked at; a guest may make more.
+/// Entries of one folder that are read; a guest may create more.
 const MAX_ENTRIES: usize = 10_000;
 
 /// A zone's root folder.
@@ -43,7 +43,7 @@ pub struct Entry {
     pub modified: i64,
 }
 
-/// What a name stands for.
+/// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EntryKind {
@@ -76,7 +76,7 @@ impl ZoneRoot {
             .map_err(StorageError::at(path))
     }
 
-    /// Opens a regular file. Opening never waits (a pipe in the guest's hand would make it).
+    /// Opens a regular file. Opening never blocks (a guest's pipe would).
     pub(crate) fn open_file(&self, path: &str, writable: bool) -> Result<File, StorageError> {
         let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         let fd = self.resolve(path, access | OFlags::NONBLOCK | OFlags::NOCTTY)?;
@@ -94,7 +94,7 @@ impl ZoneRoot {
         Ok((self.resolve(folder, OFlags::PATH | OFlags::DIRECTORY)?, name))
     }
 
-    /// What is at `path`; `None` when nothing is.
+    /// Returns the entry at `path`, or `None`.
     pub(crate) fn stat(&self, path: &str) -> Result<Option<Entry>, StorageError> {
         let (folder, name) = self.parent(path)?;
         match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -104,7 +104,7 @@ impl ZoneRoot {
         }
     }
 
-    /// The entries of a folder, by name.
+    /// Lists a folder, sorted by name.
     pub(crate) fn list(&self, path: &str) -> Result<Vec<Entry>, StorageError> {
         let folder = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut entries = Vec::new();
@@ -117,7 +117,7 @@ impl ZoneRoot {
             if entries.len() == MAX_ENTRIES {
                 return Err(StorageError::Unsafe { path: path.to_owned(), why: "it has over 10000 entries" });
             }
-            // Gone meanwhile is fine.
+            // It may be gone by now.
             if let Ok(stat) = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
                 let name = name.to_string_lossy();
                 entries.push(entry(format!("{}/{name}", path.trim_end_matches('/')), &stat));
@@ -127,7 +127,7 @@ impl ZoneRoot {
         Ok(entries)
     }
 
-    /// Moves a finished file of the agent's into the zone under `path`.
+    /// Moves the agent's finished file into the zone at `path`.
     pub(crate) fn place(
         &self,
         from: (impl AsFd, &str),
@@ -147,8 +147,8 @@ impl ZoneRoot {
         self.stat(path)?.ok_or_else(|| StorageError::Missing { what: path.to_owned() })
     }
 
-    /// Writes a small file of the agent's own, replacing what was there; `draft` lies outside the root on
-    /// the same file system. The folder is made when it is missing.
+    /// Writes a small file of the agent, replacing any at `path`; `draft` lies outside the root on the same
+    /// file system. Creates the folder if it is missing.
     pub(crate) fn put(&self, draft: &Path, path: &str, content: &[u8]) -> Result<Entry, StorageError> {
         let (parent, _) = path.rsplit_once('/').unwrap_or_default();
         if !parent.is_empty() && self.stat(parent)?.is_none() {

@@ -1,4 +1,4 @@
-//! What can go wrong with the store.
+//! The errors of the store.
 
 use std::{io, path::PathBuf};
 
@@ -14,7 +14,7 @@ pub enum StoreError {
         reason: String,
     },
     /// A newer agent wrote the file.
-    #[error("the state file {path} has schema {found}, this agent knows up to {known}; run the newer agent")]
+    #[error("the state file {path} has schema {found}; this agent knows up to {known}; run the newer agent")]
     Newer {
         /// Which file.
         path: PathBuf,
@@ -28,13 +28,13 @@ pub enum StoreError {
     Full,
     /// The file takes no writes; nothing was changed.
     #[error(
-        "the agent's state file can't be written, its file system is read-only; nothing was changed. Guests, consoles and streams continue; changes are accepted again once the file is writable"
+        "the agent's state file can't be written: its file system is read-only; nothing was changed. Guests, consoles and streams continue; changes are accepted again once the file is writable"
     )]
     ReadOnly,
     /// SQLite refused.
     #[error("the state file can't be used: {0}")]
     Sqlite(String),
-    /// A row does not hold what it should.
+    /// A row has unexpected content.
     #[error("the state file holds a {what} that can't be read: {reason}")]
     Corrupt {
         /// Of what.
@@ -66,7 +66,7 @@ fn last_error_forbids() -> bool {
     matches!(last_error(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
 
-/// What the last system call of this thread said.
+/// Returns the error of this thread's last system call.
 fn last_error() -> io::ErrorKind {
     io::Error::last_os_error().kind()
 }

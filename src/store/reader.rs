@@ -1,4 +1,4 @@
-//! Reading beside the writer.
+//! Reads beside the writer.
 
 use std::{
     path::Path,
@@ -20,10 +20,10 @@ pub struct Reader {
     connection: Arc<Mutex<Connection>>,
 }
 
-/// Which events are wanted.
+/// A query for events.
 #[derive(Clone, Debug, Default)]
 pub struct EventQuery {
-    /// Behind this one; before it when backwards.
+    /// After this one; before it when backwards.
     pub from: i64,
     /// The newest first.
     pub backwards: bool,
@@ -33,16 +33,16 @@ pub struct EventQuery {
     pub kinds: Vec<&'static str>,
 }
 
-/// Events that were looked for.
+/// The result of an event query.
 #[derive(Clone, Debug, Default)]
 pub struct EventPage {
     /// In the order that was asked for.
     pub events: Vec<Arc<Event>>,
-    /// The place from which to look on, should there be more: there may be none among many that were looked at.
+    /// The place to continue from, if there may be more: even a long search may have found no event.
     pub rest: Option<i64>,
 }
 
-/// What is in the journal.
+/// The journal's extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalRange {
     /// Sequence of the oldest event; one more than `newest` when the journal is empty.
@@ -61,7 +61,7 @@ impl Reader {
         read(&self.connection.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Tells this journal from any other.
+    /// Returns the id of this journal.
     pub fn epoch(&self) -> Result<u64, StoreError> {
         let text: String = self.with(|connection| {
             Ok(connection.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0))?)
@@ -105,8 +105,8 @@ impl Reader {
         })
     }
 
-    /// At most `limit` events behind (or before) a place, of some VMs and kinds only. Others who read wait for a short
-    /// span of the journal at most, however few events are wanted.
+    /// Returns at most `limit` events after (or before) a place, of some VMs and kinds only. Other readers
+    /// wait for a short span of the journal at most, however few events match.
     pub fn events_where(&self, query: &EventQuery, limit: u32) -> Result<EventPage, StoreError> {
         let began = Instant::now();
         let range = self.journal_range()?;
@@ -136,7 +136,7 @@ impl Reader {
         }
     }
 
-    /// What is wanted of the events that are nearest to a place; and whether there may be more in the same span.
+    /// Returns the matching events of the span nearest to a place; and whether the span may have more.
     fn span(
         &self,
         query: &EventQuery,
@@ -159,7 +159,7 @@ impl Reader {
             wanted.push_str(&format!(" AND uuid IN ({})", marks(query.uuids.len())));
             values.extend(query.uuids.iter().map(|uuid| Value::from(uuid.to_string())));
         }
-        // The index of VMs is one of their kinds: what is not wanted is not even read.
+        // The index of VMs includes the kind, so with all kinds named, SQLite reads no other events.
         let all = if query.uuids.is_empty() { &[][..] } else { EventKind::NAMES };
         let kinds = if query.kinds.is_empty() { all } else { &query.kinds };
         if !kinds.is_empty() {
@@ -167,7 +167,7 @@ impl Reader {
             values.extend(kinds.iter().map(|kind| Value::from((*kind).to_owned())));
         }
         values.push(Value::from(i64::from(limit)));
-        // Sorted by their numbers alone, not with all that they say.
+        // Sorts the sequence numbers alone, not the whole rows.
         let text = format!(
             "SELECT sequence, time, fact FROM event WHERE sequence IN \
              (SELECT sequence FROM event WHERE {wanted} ORDER BY sequence {order} LIMIT ?) ORDER BY sequence {order}"
@@ -180,7 +180,8 @@ impl Reader {
         Ok((rows, full))
     }
 
-    /// A VM as it was just before an event, `Some(None)` when there was none; `None` when that was trimmed.
+    /// Returns a VM as it was just before an event: `Some(None)` when it did not exist; `None` when that was
+    /// trimmed.
     pub fn vm_before(&self, uuid: Uuid, sequence: i64) -> Result<Option<Option<Box<VmRecord>>>, StoreError> {
         let newest = "SELECT max(sequence) FROM event WHERE uuid = ?1 AND kind = ?2 AND sequence < ?3";
         let row = self.with(|connection| {
@@ -200,8 +201,8 @@ impl Reader {
         }))
     }
 
-    /// The sequence of the last event before that time. Sequences and times grow together, so it is found
-    /// by halving; a clock that was set back only makes the place a little wrong.
+    /// The sequence of the last event before that time. Sequences and times grow together, so a binary search
+    /// finds it; a clock that was set back only makes it slightly wrong.
     pub fn last_before(&self, time: Timestamp) -> Result<i64, StoreError> {
         let range = self.journal_range()?;
         let (mut least, mut most) = (range.oldest - 1, range.newest);
@@ -235,9 +236,9 @@ impl Reader {
 
 /// Bytes of events that are read at once; one more event may come on top.
 const READ: usize = 2 << 20;
-/// Events that are looked at while others who read wait.
+/// Events that are scanned while other readers wait.
 const SPAN: i64 = 2048;
-/// How long events are looked for that may not be there.
+/// How long to search for events that may not exist.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Sequence, time and fact.
@@ -247,7 +248,7 @@ fn columns(row: &Row<'_>) -> rusqlite::Result<EventRow> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?))
 }
 
-/// As many rows as there is room for, and one more; and whether these are so many.
+/// Takes as many rows as fit into `room`, and one more; also returns whether it stopped there.
 fn within_bounds(
     rows: impl Iterator<Item = rusqlite::Result<EventRow>>,
     room: usize,

@@ -1,4 +1,4 @@
-//! The tables, and how an older file becomes a newer one.
+//! The tables, and the migrations of an older file.
 
 use std::path::Path;
 
@@ -55,8 +55,8 @@ const MIGRATIONS: &[&str] = &[
 ",
 ];
 
-/// SQLite's way for one process alone. What its connections share is in this process's memory, not in a mapped file:
-/// a mapped file whose disk fails ends the process.
+/// SQLite's VFS for one process alone. Its connections share this process's memory, not a mapped file: a
+/// mapped file whose disk fails kills the process.
 const OURS_ALONE: &std::ffi::CStr = c"unix-excl";
 
 /// The version that this agent writes.
@@ -78,7 +78,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::Newer { path: path.to_owned(), found, known: VERSION });
     }
     if found == VERSION {
-        // Nothing is written: a disk that is full keeps no agent from its guests.
+        // Nothing is written: a full disk must not keep an agent from its guests.
         return Ok(connection);
     }
     let transaction = connection.transaction().map_err(failed)?;

@@ -17,14 +17,14 @@ const QUEUE: usize = 256;
 /// Commits taken as one transaction.
 const BATCH: usize = 64;
 
-/// What becomes durable together, or not at all.
+/// Changes that become durable together, or not at all.
 #[derive(Debug, Default)]
 pub struct Commit {
     /// The record of the VM.
     pub vm: Option<VmChange>,
-    /// What is to be known of it.
+    /// The events that report it.
     pub events: Vec<NewEvent>,
-    /// What the callers were told.
+    /// The answers to the callers.
     pub answers: Vec<Answer>,
 }
 
@@ -44,7 +44,7 @@ pub struct Answer {
     pub request_id: Uuid,
     /// Of the request's content: the same id with other content is a mistake.
     pub digest: [u8; 32],
-    /// JSON; the agent's own business.
+    /// JSON; opaque to the store.
     pub body: String,
 }
 
@@ -75,7 +75,7 @@ impl Default for Keep {
     }
 }
 
-/// Commits between looks at what can be trimmed.
+/// Commits between two trims of the journal.
 const TRIM_EVERY: u32 = 256;
 /// Events that are trimmed at once, so that no commit waits for long.
 const TRIM: i64 = 2000;
@@ -95,7 +95,7 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens (or makes) the state file. `listener` hears of every committed event.
+    /// Opens (or creates) the state file. `listener` receives every committed event.
     pub fn open(
         path: &Path,
         keep: Keep,
@@ -151,7 +151,7 @@ fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Work>, listen
     }
 }
 
-/// Removes the oldest events that are too old, or too much.
+/// Removes the oldest events that exceed a limit.
 fn trim(connection: &Connection, keep: Keep, now: Timestamp) -> Result<(), StoreError> {
     let number = |query: &str| connection.query_row(query, [], |row| row.get::<_, i64>(0));
     let used =
@@ -172,14 +172,14 @@ fn trim(connection: &Connection, keep: Keep, now: Timestamp) -> Result<(), Store
     Ok(())
 }
 
-/// Bytes of the answers up to a place: what came since is added at each look.
+/// Bytes of the answers up to `until`: each trim adds the newer ones.
 #[derive(Default)]
 struct Answered {
     bytes: i64,
     until: i64,
 }
 
-/// Removes the oldest answers that are too much, but not the newest ones.
+/// Removes the oldest answers over the limit, but not the newest ones.
 fn trim_answers(connection: &Connection, keep: Keep, known: &mut Answered) -> Result<(), StoreError> {
     let since = "SELECT coalesce(sum(size), 0), coalesce(max(sequence), ?1) FROM request WHERE sequence > ?1";
     let (more, until): (i64, i64) =
@@ -207,8 +207,8 @@ fn trim_answers(connection: &Connection, keep: Keep, known: &mut Answered) -> Re
     Ok(())
 }
 
-/// Writes a batch as one transaction. When that fails, each commit is tried by itself, so that one
-/// bad commit (or a disk with little room) does not take the others with it.
+/// Writes a batch as one transaction. When that fails, each commit is tried separately, so that one bad
+/// commit (or a disk with little room) does not fail the others.
 fn write_batch(connection: &mut Connection, batch: Vec<Work>, listener: &Listener) {
     let time = Timestamp::now();
     let commits: Vec<&Commit> = batch.iter().map(|work| &work.commit).collect();
@@ -251,7 +251,7 @@ fn write(
     Ok(events)
 }
 
-/// What is in a transaction, in words.
+/// Describes a transaction, in words.
 struct Label<'a>(&'a [&'a Commit]);
 
 impl fmt::Display for Label<'_> {

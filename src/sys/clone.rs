@@ -1,4 +1,4 @@
-//! Making the hypervisor's process.
+//! Creates the hypervisor's process.
 
 use std::{
     io,
@@ -12,17 +12,17 @@ pub(crate) enum Side {
     Caller {
         /// Process id in the caller's pid namespace.
         pid: i32,
-        /// Refers to the process, whatever becomes of its id.
+        /// Refers to the process even if its id is reused.
         pidfd: OwnedFd,
     },
     /// The new process.
     New,
 }
 
-/// `CLONE_INTO_CGROUP`, which libc's type for flags is too small for.
+/// `CLONE_INTO_CGROUP`, which does not fit libc's type for flags.
 const INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Makes a process that is the caller's sibling, a child of the caller's parent; it is born in `cgroup`.
+/// Creates a sibling of the caller, a child of the caller's parent; it starts in `cgroup`.
 ///
 /// Only for a single-threaded caller: the new process goes on with a copy of its memory, in which
 /// a lock that another thread held would stay locked.

@@ -5,8 +5,8 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd, OwnedFd, RawFd},
 };
 
-/// Takes a descriptor that this program was started with. Only for numbers that the parent promised
-/// and nobody took yet.
+/// Takes a descriptor that this program inherited. Only for numbers that the parent passed and nobody took
+/// yet.
 pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl takes any number and only looks.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
@@ -37,7 +37,7 @@ fn mark(first: u32, last: u32) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Another process's descriptor of that number: the same open file.
+/// Duplicates another process's descriptor: the same open file.
 pub(crate) fn descriptor_of(process: &OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: takes numbers only.
     let got = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };

@@ -1,7 +1,7 @@
-//! One forbidden act at a time, done in earnest: what `zoneward probe` runs inside a zone.
+//! Performs one forbidden act at a time, for real: `zoneward probe` runs this inside a zone.
 //!
-//! Each act is a system call (or two) that a guest which owns its hypervisor would try. It is done by
-//! number, with no library between, in a process that exists for it alone.
+//! Each act is a system call (or two) that a guest which owns its hypervisor would try. It is called by
+//! number, without a library, in a process of its own.
 
 use std::{ffi::CStr, io};
 
@@ -14,7 +14,7 @@ pub(crate) enum Arg {
     Text(&'static CStr),
     /// Zeroed memory.
     Zeroes,
-    /// Memory that holds the number 4: how large something is, and where its size goes.
+    /// Memory that holds the number 4: a size, and where the kernel writes one.
     Four,
     /// No memory.
     Null,
@@ -30,7 +30,7 @@ pub(crate) enum Arg {
     Disk,
 }
 
-/// What outside is meant.
+/// The act's targets outside.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Aim<'a> {
     /// A process.
@@ -41,7 +41,7 @@ pub(crate) struct Aim<'a> {
     pub(crate) disk: &'a CStr,
 }
 
-/// Does it; gives what the kernel answered.
+/// Performs the call; returns the kernel's result.
 pub(crate) fn act(call: i64, arguments: &[Arg], target: &Aim<'_>) -> io::Result<i64> {
     // Page sized, so that no call writes past it; leaked, because nothing is freed here from now on.
     let zeroes: &'static mut [u8; 4096] = Box::leak(Box::new([0; 4096]));
@@ -82,8 +82,8 @@ fn makes_process(call: i64) -> bool {
     old || call == libc::SYS_clone || call == libc::SYS_clone3
 }
 
-/// Makes a process that ends at once. It may share this one's memory and stack, so it must not touch
-/// them: its only two instructions are its end.
+/// Creates a process that exits at once. It may share this one's memory and stack, so it must not touch them:
+/// its only instructions are its exit.
 fn make_process(call: i64, [a, b, c, d, e, _]: [i64; 6]) -> io::Result<i64> {
     let result: i64;
     #[cfg(target_arch = "x86_64")]

@@ -1,5 +1,5 @@
-//! What the kernel offers and no safe crate does. All `unsafe` of the project is in this folder;
-//! each block says why it is sound.
+//! Kernel interfaces that no safe crate offers. This folder contains all `unsafe` of the project; each block
+//! says why it is sound.
 #![expect(unsafe_code, reason = "the one place for it")]
 
 mod clone;

@@ -1,4 +1,4 @@
-//! Packet sockets: what passes a link, before the rules of packets on its way in.
+//! Packet sockets: frames at a link, seen before the packet rules on their way in.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 #[derive(Debug)]
 pub(crate) struct PacketSocket(AsyncFd<OwnedFd>);
 
-/// Which way a frame went.
+/// The direction of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// It came in by the link.
@@ -29,10 +29,9 @@ pub(crate) enum Way {
 const BUFFER: libc::c_int = 64 << 10;
 
 impl PacketSocket {
-    /// Opens one; `outgoing` is whether it hears what goes out, too.
+    /// Opens a socket; `outgoing` is whether it receives outgoing frames, too.
     pub(crate) fn open(link: u32, outgoing: bool) -> io::Result<Self> {
-        // Of no protocol, so that nothing is heard until the filter exists.
-        // SAFETY: numbers alone.
+        // Without a protocol, so that it receives nothing until the filter exists. SAFETY: numbers alone.
         let socket = unsafe {
             libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
         };
@@ -47,7 +46,7 @@ impl PacketSocket {
         let program = libc::sock_fprog { len: FILTER.len() as u16, filter: filter.as_mut_ptr() };
         socket.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
         socket.set(libc::SOL_SOCKET, libc::SO_RCVBUF, &BUFFER)?;
-        // What the agent says is its own: no rule holds it up.
+        // The agent's own frames bypass all rules.
         socket.set(libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1)?;
         socket.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &libc::c_int::from(!outgoing))?;
         // SAFETY: plain numbers; all zeroes is one.
@@ -120,8 +119,8 @@ const EQUAL: u16 = 0x15;
 const ANY_BIT: u16 = 0x45;
 const GIVE: u16 = 0x06;
 
-/// What goes out: IPv4 with UDP to port 68. What comes in: ARP; IPv4 with UDP to port 67; IPv6 with UDP to port 547,
-/// and solicitations of routers and neighbours. No later pieces.
+/// Outgoing: IPv4 with UDP to port 68. Incoming: ARP; IPv4 with UDP to port 67; IPv6 with UDP to port 547,
+/// and solicitations of routers and neighbours. No later fragments.
 #[rustfmt::skip]
 const FILTER: [(u16, u8, u8, u32); 32] = [
     /*  0 */ (LDB, 0, 0, WHICH_WAY),
@@ -157,5 +156,5 @@ const FILTER: [(u16, u8, u8, u32); 32] = [
     /* 30 */ (GIVE, 0, 0, 0xffff_ffff),
     /* 31 */ (GIVE, 0, 0, 0),
 ];
-/// Where the filter finds it: an extension of the kernel's.
+/// Where the filter reads the direction: a kernel extension.
 const WHICH_WAY: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();

@@ -1,8 +1,8 @@
-//! System calls of a process that is gone at once.
+//! System calls from a short-lived process.
 //!
-//! Who is at the other end of a UNIX socket may ask the kernel for a descriptor of the process that connected it, or
-//! that made the pair (`SO_PEERPIDFD`). A hypervisor in a guest's hands must not get the agent's, so the agent lets
-//! another process make the call: one that shares its memory and descriptors, and ends with it.
+//! The peer of a UNIX socket may ask the kernel for a descriptor of the process that connected it or created
+//! the pair (`SO_PEERPIDFD`). A hypervisor under a guest's control must not get the agent's, so another
+//! process makes the call: one that shares the agent's memory and descriptors, and ends with the call.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -22,14 +22,14 @@ use std::{
 /// Bytes of the passing process's stack: for one system call.
 const STACK: usize = 16 << 10;
 
-/// One system call, and what came of it.
+/// One system call and its result.
 struct Passing<'a> {
     call: &'a dyn Fn() -> libc::c_int,
     result: Result<(), i32>,
 }
 
 extern "C" fn pass(passing: *mut c_void) -> libc::c_int {
-    // SAFETY: the pointer is to a `Passing` that outlives this process; its maker waits meanwhile (CLONE_VFORK).
+    // SAFETY: the pointer is to a `Passing` that outlives this process; its creator waits (CLONE_VFORK).
     let passing = unsafe { &mut *passing.cast::<Passing<'_>>() };
     passing.result = match (passing.call)() {
         -1 => Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
@@ -38,7 +38,7 @@ extern "C" fn pass(passing: *mut c_void) -> libc::c_int {
     0
 }
 
-/// Lets a passing process make a system call. The call must neither allocate nor panic.
+/// Makes a system call in a passing process. The call must neither allocate nor panic.
 fn in_passing(call: &dyn Fn() -> libc::c_int) -> io::Result<()> {
     let mut stack = vec![0_u8; STACK];
     let mut passing = Passing { call, result: Err(libc::EIO) };

@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// How long a dead process that is another's child is waited for to be reaped: some hosts' init takes its time.
+/// How long to wait for another's dead child to be reaped: some hosts' init is slow.
 const LOOKS: u32 = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
@@ -27,7 +27,7 @@ pub(crate) enum ExitStatus {
 }
 
 impl ExitStatus {
-    /// Of what `wait(2)` gives.
+    /// Decodes a `wait(2)` status.
     pub(crate) fn from_wait(status: i32) -> Self {
         match libc::WIFSIGNALED(status) {
             true => Self::Signal(libc::WTERMSIG(status)),
@@ -46,13 +46,13 @@ impl PidFd {
         Ok(Self { fd })
     }
 
-    /// A descriptor of a process by its id. The caller must check afterwards that it is the one meant.
+    /// Opens a descriptor of a process by id. The caller must check afterwards that it is the right one.
     pub(crate) fn open(pid: i32) -> io::Result<OwnedFd> {
         let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
     }
 
-    /// Sends a signal; an error when the process is gone.
+    /// Sends a signal; fails when the process is gone.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(rustix::process::pidfd_send_signal(self.fd.get_ref(), signal)?)
     }
@@ -71,10 +71,10 @@ impl PidFd {
         }
     }
 
-    /// The status of a process that another has reaped; `None` where this kernel tells it to nobody else (before
+    /// Returns the status of a process that another has reaped; `None` where the kernel hides it (before
     /// Linux 6.15).
     pub(crate) async fn reaped(&self) -> Option<ExitStatus> {
-        // Looked at again and again: readiness that is cleared in a future that is dropped would be lost for the next.
+        // Polled, because readiness that a dropped future has cleared would be lost for the next one.
         for _ in 0..LOOKS {
             match exit_status(self.fd.get_ref().as_fd()) {
                 Ok(None) => tokio::time::sleep(BETWEEN_LOOKS).await,
@@ -86,7 +86,7 @@ impl PidFd {
     }
 }
 
-/// What the kernel still knows of a process that was reaped; `None` before that.
+/// Returns the kernel's record of a reaped process; `None` before that.
 fn exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
     /// The kernel's `struct pidfd_info` in its first version.
     #[repr(C)]

@@ -59,20 +59,20 @@ pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     done(unsafe { libc::unshare(flags) }.into()).map(drop)
 }
 
-/// Moves this single-threaded process into namespaces of another; into its pid namespace goes only what
-/// this process makes from then on.
+/// Moves this single-threaded process into another's namespaces; only its later children enter the pid
+/// namespace.
 pub(crate) fn enter_namespaces(process: &OwnedFd, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: takes a descriptor and flags; that the process is single threaded is the caller's promise.
     done(unsafe { libc::setns(process.as_raw_fd(), flags) }.into()).map(drop)
 }
 
-/// Takes every capability out of the bounding set.
+/// Removes every capability from the bounding set.
 pub(crate) fn drop_bounding_set() -> io::Result<()> {
     for capability in 0..64 as libc::c_ulong {
         // SAFETY: takes numbers only.
         match done(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }.into()) {
             Ok(_) => {}
-            // Behind the last one that the kernel knows.
+            // Beyond the kernel's last capability.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
             Err(error) => return Err(error),
         }

@@ -7,7 +7,8 @@ use std::{
     path::Path,
 };
 
-/// Makes a tap in this network namespace, down, for a user. It is gone when the last descriptor of it is closed.
+/// Creates a tap in this network namespace, down, for a user. It disappears when its last descriptor is
+/// closed.
 pub(crate) fn open_tap(name: &str, owner: u32) -> io::Result<OwnedFd> {
     let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: an `ifreq` is plain numbers and a union of such; all zeroes is one.
@@ -27,8 +28,8 @@ pub(crate) fn open_tap(name: &str, owner: u32) -> io::Result<OwnedFd> {
     Ok(tap.into())
 }
 
-/// Opens the device of the macvtap with that name, and no other: the device's own is a number that links in other
-/// network namespaces may have too.
+/// Opens the device of the macvtap with that name, and no other: its number may also belong to a link in
+/// another network namespace.
 pub(crate) fn open_macvtap(device: &Path, name: &str) -> io::Result<OwnedFd> {
     let tap: File = OpenOptions::new().read(true).write(true).open(device)?;
     // SAFETY: as above.
@@ -45,7 +46,7 @@ pub(crate) fn open_macvtap(device: &Path, name: &str) -> io::Result<OwnedFd> {
     Ok(tap.into())
 }
 
-/// Frames as they are, with the header that virtio interfaces have; the kernel's field has 16 bits.
+/// Returns flags for raw frames with the virtio header; the kernel's field has 16 bits.
 fn flags(more: libc::c_int) -> libc::c_short {
     let [low, high, ..] = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | more).to_le_bytes();
     libc::c_short::from_le_bytes([low, high])

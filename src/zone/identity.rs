@@ -1,4 +1,4 @@
-//! Which process a hypervisor is: written before it runs, checked before it is believed.
+//! The identity of a hypervisor's process: recorded before it runs, verified before it is used.
 
 use std::{fs, io, path::Path};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::ExitStatus;
 
-/// A process, beyond doubt: ids are reused, but not within the same clock tick of the same boot.
+/// Identifies a process uniquely: ids are reused, but not within one clock tick of one boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// On the host.
@@ -18,19 +18,19 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Of a process that lives now.
+    /// Identifies a live process.
     pub fn of(pid: i32) -> io::Result<Self> {
         Ok(Self { pid, start_time: start_time(pid)?, boot_id: boot_id()? })
     }
 
-    /// Writes it as a whole or not at all.
+    /// Writes the identity atomically.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let draft = path.with_extension("draft");
         fs::write(&draft, serde_json::to_vec(self)?)?;
         fs::rename(&draft, path)
     }
 
-    /// What was written; `None` when nothing was.
+    /// Reads the identity; `None` when no file exists.
     pub fn read(path: &Path) -> io::Result<Option<Self>> {
         match fs::read(path) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
@@ -40,41 +40,41 @@ impl Identity {
     }
 }
 
-/// This boot of the host.
+/// Returns this boot's id.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// A process that has ended and only waits to be reaped.
+/// A zombie: a process that has ended but is not reaped.
 pub(super) struct Body {
-    /// How it ended, if that is shown to us.
+    /// Exit status, if the kernel shows it.
     pub(super) status: Option<ExitStatus>,
 }
 
-/// What is left of a process; `None` for one that lives. A process whose first thread ended lives for as long as
-/// another thread of it does.
+/// Returns the zombie of a process; `None` while it lives. A process whose first thread ended lives as long
+/// as any other thread.
 pub(super) fn body(pid: i32) -> io::Result<Option<Body>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let Some((_, fields)) = stat.rsplit_once(')') else { return Ok(None) };
-    // Field 52. 0 may mean that it is not shown, so it means nothing.
+    // Field 52. 0 may also mean that the status is hidden, so it is ignored.
     let status =
         fields.split_whitespace().nth(49).and_then(|field| field.parse().ok()).filter(|status| *status != 0);
     let dead = is_dead(fields) && !has_living_thread(pid)?;
     Ok(dead.then(|| Body { status: status.map(ExitStatus::from_wait) }))
 }
 
-/// Whether an error of `/proc` says that there is no such process.
+/// Whether an error of `/proc` says that the process does not exist.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// Whether its first thread ended: so it is on its way out, or has others that go on without it.
+/// Whether the first thread ended: the process is ending, or its other threads continue without it.
 pub(super) fn is_ending(pid: i32) -> io::Result<bool> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     Ok(stat.rsplit_once(')').is_some_and(|(_, fields)| is_dead(fields)))
 }
 
-/// By what follows the name in `stat`.
+/// Takes the fields after the name in `stat`.
 fn is_dead(fields: &str) -> bool {
     fields.trim_start().starts_with(['Z', 'X'])
 }
@@ -83,7 +83,7 @@ fn has_living_thread(pid: i32) -> io::Result<bool> {
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         match fs::read_to_string(thread?.path().join("stat")) {
             Ok(stat) if stat.rsplit_once(')').is_some_and(|(_, fields)| is_dead(fields)) => {}
-            // Gone while it was looked at.
+            // The thread has just ended.
             Err(error) if is_gone(&error) => {}
             Ok(_) => return Ok(true),
             Err(error) => return Err(error),
@@ -92,7 +92,7 @@ fn has_living_thread(pid: i32) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Field 22 of `/proc/<pid>/stat`; the name before it may hold anything, so count from its end.
+/// Reads field 22 of `/proc/<pid>/stat`, counted from the end of the name, which may contain anything.
 fn start_time(pid: i32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     stat.rsplit_once(')')

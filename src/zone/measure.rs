@@ -1,4 +1,4 @@
-//! What a running process is really kept from, read back from `/proc` rather than believed.
+//! The restrictions really in force on a running process, read back from `/proc`.
 
 use std::{collections::HashMap, fs, io};
 
@@ -8,7 +8,7 @@ use crate::spec::{Enforcement, Restriction};
 /// The namespaces that a zone has of its own.
 const NAMESPACES: &[&str] = &["mnt", "pid", "net", "ipc", "uts", "cgroup"];
 
-/// What the kernel says of a process.
+/// The kernel's view of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Measured {
     /// A filter of system calls is in force.
@@ -17,7 +17,7 @@ pub(crate) struct Measured {
     pub no_new_privs: bool,
     /// Every capability set is empty.
     pub powerless: bool,
-    /// Those that are its own and not the agent's.
+    /// Namespaces that it does not share with the agent.
     pub namespaces: Vec<&'static str>,
     /// Every mount that it sees is read only.
     pub read_only: bool,
@@ -28,7 +28,7 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// Looks at a process; `None` when it has ended, so that there is nothing to measure.
+    /// Measures a process; `None` when it has ended.
     pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let fields: HashMap<&str, &str> =
@@ -58,7 +58,7 @@ impl Measured {
         }))
     }
 
-    /// What that amounts to. Landlock can't be seen from outside; `landlock` says that it was applied.
+    /// Returns the result. Landlock can't be seen from outside; `landlock` says that it was applied.
     #[must_use]
     pub(crate) fn enforcements(&self, landlock: bool) -> Vec<Enforcement> {
         let pid = self.namespaces.contains(&"pid");

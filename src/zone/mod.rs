@@ -1,7 +1,7 @@
 //! The zone: the sandbox around one hypervisor process.
 //!
 //! The seam is [`Zone`]: it takes a [`Launch`] (a program, its arguments and every descriptor that
-//! it may have) and makes a [`Process`] of it that outlives the agent. [`linux`] builds it with a
+//! it may have) and turns it into a [`Process`] that outlives the agent. [`linux`] builds it with a
 //! short-lived launcher; [`simulated`] has no process at all.
 //!
 //! ```text
@@ -14,8 +14,8 @@
 //!    └─ the hypervisor is the agent's own child; nothing stays between them
 //! ```
 //!
-//! Killed at any instruction: before `process.json` the gate never opens and the process ends by
-//! itself; after it the next agent finds the process by that file.
+//! The agent may be killed at any instruction: before `process.json` the gate never opens and the process
+//! exits; afterwards the next agent finds the process by that file.
 
 mod cgroup;
 pub mod identity;
@@ -50,13 +50,13 @@ pub(crate) use settings::{LimitPolicy, Settings};
 /// A program with everything that it may touch.
 #[derive(Debug)]
 pub struct Launch {
-    /// Whose.
+    /// The VM.
     pub uuid: Uuid,
-    /// The zone's place in the host's range of zone users.
+    /// The zone's index in the host's range of zone users.
     pub index: u32,
-    /// What it may use of the host.
+    /// Host resources that it may use.
     pub limits: Limits,
-    /// Bytes of the largest file that it may write: it makes none larger.
+    /// Largest file that it may write, in bytes.
     pub largest_file: u64,
     /// Whether it needs `/dev/kvm`.
     pub kvm: bool,
@@ -103,39 +103,39 @@ impl fmt::Display for Ended {
 pub trait Process: Send + Sync + fmt::Debug {
     /// On the host.
     fn pid(&self) -> i32;
-    /// What it is kept from, as measured.
+    /// Returns its measured restrictions.
     fn enforcements(&self) -> &[Enforcement];
-    /// What the host kept to when it was made; nothing for one that was found.
+    /// Returns the limits applied at its start; empty for a process that was found.
     fn limits(&self) -> &[LimitReport];
-    /// Bounds it, from now on, and says what the host keeps to as read back.
+    /// Applies limits from now on, and returns the values read back.
     fn bound(&self, limits: &Limits) -> Vec<LimitReport>;
     /// Waits until it is gone.
     async fn ended(&self) -> Ended;
-    /// Sends it a signal. Nothing happens when it is gone already.
+    /// Sends a signal. Does nothing when the process is already gone.
     fn signal(&self, signal: rustix::process::Signal) -> Result<(), ZoneError>;
-    /// Ends it at once. Nothing happens when it is gone already.
+    /// Kills it at once. Does nothing when it is already gone.
     fn kill(&self) -> Result<(), ZoneError>;
 }
 
-/// What the host says about a process that an earlier agent started.
+/// The state of a process that an earlier agent started.
 #[derive(Debug)]
 pub enum Found {
     /// It lives.
     Alive(Arc<dyn Process>),
-    /// It is gone, as far as can still be told how; or there never was one in this boot of the host.
+    /// It ended, with the status if still known; or none existed in this boot of the host.
     Gone(Ended),
-    /// It can't be told; the text says why.
+    /// Unknown; the text says why.
     Unknown(String),
 }
 
-/// Makes and finds zones.
+/// Builds and finds zones.
 #[async_trait]
 pub trait Zone: Send + Sync + fmt::Debug {
-    /// What zones on this host keep a hypervisor from.
+    /// Returns the restrictions of this host's zones.
     async fn enforcements(&self) -> Vec<Enforcement>;
-    /// What zones on this host can bound.
+    /// Returns the limits of this host's zones.
     async fn limits(&self) -> Vec<LimitReport>;
-    /// The user that the hypervisor of the zone with that index is.
+    /// Returns the user of the hypervisor in zone `index`.
     fn user(&self, index: u32) -> u32;
     /// Runs the program in the VM's zone.
     async fn spawn(&self, layout: &VmLayout, launch: Launch) -> Result<Arc<dyn Process>, ZoneError>;
@@ -143,30 +143,30 @@ pub trait Zone: Send + Sync + fmt::Debug {
     fn find(&self, uuid: Uuid, layout: &VmLayout) -> Found;
     /// Forgets the process, once it is gone.
     async fn forget(&self, uuid: Uuid, layout: &VmLayout);
-    /// Every control group that has the name of a VM's.
+    /// Lists every control group named after a VM.
     async fn groups(&self) -> Vec<Group>;
-    /// Removes one; an error while something runs in it.
+    /// Removes a control group; fails while a process runs in it.
     async fn remove_group(&self, group: &Path) -> Result<(), ZoneError>;
 }
 
-/// A control group that has the name of a VM's.
+/// A control group that is named after a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Whose name.
+    /// The VM.
     pub uuid: Uuid,
     /// Its folder.
     pub path: PathBuf,
-    /// Something runs in it.
+    /// It holds a process.
     pub populated: bool,
 }
 
-/// Why a zone could not be made.
+/// Why a zone could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ZoneError {
     /// A system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was being done.
+        /// The failed action.
         what: &'static str,
         /// Why not.
         source: std::io::Error,
@@ -181,7 +181,7 @@ pub enum ZoneError {
         /// Why not.
         reason: String,
     },
-    /// This host can't keep to a limit, and the configuration says that it must.
+    /// This host can't enforce a limit that the configuration requires.
     #[error(
         "{property} can't be enforced on this host: {reason}; give the agent a control group that it can write (under systemd: Delegate=yes), or set zone.limits to best-effort"
     )]
@@ -191,7 +191,7 @@ pub enum ZoneError {
         /// Why not.
         reason: String,
     },
-    /// A folder of the zone is not what the agent made.
+    /// A folder of the zone is not as the agent created it.
     #[error("{}: {what}; {advice}", path.display())]
     Folder {
         /// Which.
@@ -207,7 +207,7 @@ pub enum ZoneError {
 }
 
 impl ZoneError {
-    /// Puts `what` before a system's error.
+    /// Prefixes a system error with `what`.
     pub(crate) fn at<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::System { what, source: error.into() }
     }

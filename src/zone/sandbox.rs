@@ -8,8 +8,8 @@ use super::cgroup::Cgroup;
 
 pub use super::level::Level;
 
-/// One of the things that a zone is made of, each of which can be left out of a zone for the probe (and
-/// of no other), to see what it is good for.
+/// A mechanism that a zone consists of. The probe, and nothing else, can leave each out of its zone to show
+/// its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mechanism {
@@ -55,13 +55,13 @@ impl Mechanism {
 /// Everything that the launcher builds around a hypervisor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sandbox {
-    /// What becomes `/`.
+    /// The zone's root.
     pub root: PathBuf,
     /// Host folders that are mounted read only below it: source and place.
     pub platform: Vec<(PathBuf, String)>,
-    /// What is in `/dev`.
+    /// Nodes in `/dev`.
     pub devices: Vec<Device>,
-    /// The user and group that the hypervisor is.
+    /// The hypervisor's user and group.
     pub uid: u32,
     /// The zone's host name.
     pub hostname: String,
@@ -69,19 +69,19 @@ pub struct Sandbox {
     pub level: Level,
     /// Whether the kernel has Landlock.
     pub landlock: bool,
-    /// What is left out; empty for every VM.
+    /// Omitted mechanisms; empty for every VM.
     pub without: Vec<Mechanism>,
-    /// A process whose zone is entered, where none is built.
+    /// A process whose zone is entered instead of a new one.
     pub join: Option<i32>,
-    /// Most threads, for a host that counts them by user only.
+    /// Thread limit, for a host that counts threads per user only.
     pub threads: u64,
     /// Bytes that may be locked in memory.
     pub locked: u64,
-    /// Bytes that a file may have: no write goes beyond.
+    /// Largest file size in bytes: no write exceeds it.
     pub largest_file: u64,
-    /// Files by which a process of one thread enters its version 1 control groups.
+    /// Files through which a single-threaded process enters its version 1 control groups.
     pub doors: Vec<PathBuf>,
-    /// The version 2 control group that the hypervisor is born in.
+    /// The version 2 control group that the hypervisor starts in.
     pub birthplace: Option<PathBuf>,
 }
 
@@ -97,7 +97,7 @@ pub struct Device {
 }
 
 impl Sandbox {
-    /// The same, in these control groups.
+    /// Adds these control groups.
     pub(super) fn within(self, cgroup: &Cgroup) -> Self {
         Self { doors: cgroup.doors(), birthplace: cgroup.birthplace().map(Into::into), ..self }
     }

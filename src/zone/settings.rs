@@ -11,22 +11,21 @@ use crate::spec::Restriction;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// First of the users that hypervisors are: each VM has one of its own, never shared.
+    /// First of the hypervisors' uids: each VM has one of its own, never shared.
     pub uid_base: u32,
     /// Mounted read only as `/usr` of each zone: the hypervisor with its libraries and firmware.
     pub platform: PathBuf,
-    /// How many such users there are: the most VMs that this agent can have. The next one after them is for
-    /// trials.
+    /// Number of such uids, and so the most VMs that this agent can have. The next uid is for trials.
     pub uid_count: u32,
-    /// MiB that `max_physical_memory` is above `ram` at least: what a hypervisor needs for itself.
+    /// Least MiB of `max_physical_memory` above `ram`: the hypervisor's own memory.
     pub min_overhead: i32,
-    /// Whether a VM may start though this host can't keep to its limits. Default: `required` for root,
+    /// Whether a VM may start although this host can't enforce its limits. Default: `required` for root,
     /// `best-effort` for an ordinary user.
     pub limits: Option<LimitPolicy>,
-    /// Names of control groups begin with this.
+    /// Prefix of the control groups' names.
     pub cgroup: String,
-    /// The version 2 group that they are below, like `/system.slice/zoneward-zones.service`. Default: the agent's
-    /// own. systemd can't start an agent again in a group that has handed controllers on to a zone which runs.
+    /// The version 2 group that holds them, like `/system.slice/zoneward-zones.service`. Default: the agent's
+    /// own. systemd can't restart an agent in a group that delegates controllers to a running zone.
     pub cgroup_parent: String,
     /// Restrictions that may be missing on this host, by name; without them here a VM does not start.
     pub allow_missing: Vec<Restriction>,
@@ -52,7 +51,7 @@ impl Default for Settings {
     }
 }
 
-/// What happens when a host can't keep to a VM's limits of memory, threads and CPU.
+/// The policy when a host can't enforce a VM's limits of memory, threads and CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LimitPolicy {

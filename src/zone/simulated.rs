@@ -39,22 +39,22 @@ pub struct SimulatedProcess {
     input: Mutex<Option<File>>,
     ended: watch::Sender<Option<Ended>>,
     bounds: Mutex<Limits>,
-    /// What the program was started with.
+    /// The program's arguments.
     pub arguments: Vec<String>,
 }
 
 impl SimulatedHost {
-    /// Nobody can tell which processes live.
+    /// Hides which processes live.
     pub fn set_blind(&self, blind: bool) {
         self.blind.store(blind, Ordering::Relaxed);
     }
 
-    /// Lets it have control groups.
+    /// Sets its control groups.
     pub fn set_groups(&self, groups: Vec<Group>) {
         *self.groups.lock().unwrap_or_else(PoisonError::into_inner) = groups;
     }
 
-    /// The process of a VM, alive or not.
+    /// Returns a VM's process, alive or not.
     #[must_use]
     pub fn process(&self, uuid: Uuid) -> Option<Arc<SimulatedProcess>> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner).get(&uuid).cloned()
@@ -62,15 +62,15 @@ impl SimulatedHost {
 }
 
 impl SimulatedProcess {
-    /// The guest prints something.
+    /// Prints as the guest.
     pub fn print(&self, text: &str) {
         let mut console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = console.write_all(text.as_bytes()) {
-            tracing::warn!(%error, "simulated console");
+            tracing::warn!(%error, "console write failed");
         }
     }
 
-    /// The guest reads what was typed and not read yet.
+    /// Reads, as the guest, all unread input.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(input) = input.as_mut() else { return Ok(Vec::new()) };
@@ -80,14 +80,14 @@ impl SimulatedProcess {
         Ok(typed)
     }
 
-    /// How much was typed and not read yet.
+    /// Returns the number of unread bytes.
     #[must_use]
     pub fn unread(&self) -> u64 {
         let input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         input.as_ref().and_then(|input| rustix::io::ioctl_fionread(input).ok()).unwrap_or(0)
     }
 
-    /// The process ends.
+    /// Ends the process.
     pub fn end(&self, how: Ended) {
         self.ended.send_if_modified(|ended| {
             let first = ended.is_none();
@@ -97,7 +97,7 @@ impl SimulatedProcess {
         self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// What it may use now.
+    /// Returns its limits.
     #[must_use]
     pub fn bounds(&self) -> Limits {
         *self.bounds.lock().unwrap_or_else(PoisonError::into_inner)
@@ -138,7 +138,7 @@ fn limit(property: &str, value: String) -> LimitReport {
     }
 }
 
-/// What it says of a process within these limits.
+/// Reports a process's limits as enforced.
 fn bounded(limits: &Limits) -> Vec<LimitReport> {
     let values = [
         limits.cpu_cap.unwrap_or(0).into(),

@@ -23,10 +23,10 @@ use super::{
     sandbox::Sandbox,
 };
 
-/// The program that is the launcher: the agent's own, whatever lies at its path meanwhile.
+/// The launcher's program: the running agent's own, even if its path now holds another file.
 const LAUNCHER: &str = "/proc/self/exe";
 
-/// Runs a program in a sandbox; gives its process id and a descriptor of it.
+/// Runs a program in a sandbox; returns its process id and a pidfd.
 pub(super) async fn spawn(
     process: PathBuf,
     launch: Launch,
@@ -79,11 +79,11 @@ fn spawn_blocking(process: PathBuf, launch: Launch, sandbox: Sandbox) -> Result<
     crash::point("zone.reported");
     match report? {
         Some(made) => Ok(made),
-        None => Err(ZoneError::Launcher(format!("it said nothing ({status})"))),
+        None => Err(ZoneError::Launcher(format!("it reported nothing ({status})"))),
     }
 }
 
-/// Reads until the end of file, which is when the hypervisor's exec closed the last copy.
+/// Reads until end of file, when the hypervisor's exec has closed the last copy.
 fn read_report(report: &OwnedFd) -> Result<Option<(i32, OwnedFd)>, ZoneError> {
     let mut made = None;
     let mut failure = None;
@@ -112,7 +112,7 @@ fn read_report(report: &OwnedFd) -> Result<Option<(i32, OwnedFd)>, ZoneError> {
         }
     }
     let Some(text) = failure else { return Ok(made) };
-    // The process that could not exec is our child: take it off the list of the dead.
+    // The process that could not exec is our child: reap it.
     if let Some((_, pidfd)) = &made {
         let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
     }

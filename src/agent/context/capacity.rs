@@ -1,7 +1,7 @@
-//! What the VMs of a host may have together, and who has how much of it.
+//! The resources that the VMs of a host may have together, and each VM's share.
 //!
-//! Every VM counts, whether it runs or not: a host that was restarted must be able to start them all. A VM that is
-//! there is never refused what it has; only a new or a larger one is, before anything is made.
+//! Every VM counts, running or not: a restarted host must be able to start all of them. An existing VM is
+//! never refused what it has; only a new or a larger one is, before anything is created.
 
 use std::{collections::HashMap, path::Path};
 
@@ -9,14 +9,14 @@ use uuid::Uuid;
 
 use crate::{agent::error::Error, config, spec::VmSpec};
 
-/// Something that a host has so much of.
+/// A countable resource of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
-    /// MiB: what guests believe to have. A hypervisor needs some tens more for itself.
+    /// MiB of guest memory. A hypervisor needs some tens more for itself.
     Ram,
     /// Virtual processors.
     Vcpus,
-    /// MiB of the disks that the agent makes, and of files that are on their way into zones.
+    /// MiB of the disks that the agent creates, and of unfinished uploads into zones.
     Disk,
 }
 
@@ -41,7 +41,7 @@ impl Resource {
         }
     }
 
-    /// How much of it a machine has.
+    /// Returns the machine's share.
     fn of(self, spec: &VmSpec) -> u64 {
         let whole = |number: i64| u64::try_from(number).unwrap_or_default();
         match self {
@@ -60,11 +60,11 @@ impl Resource {
 pub struct Capacity {
     /// Which.
     pub resource: Resource,
-    /// What the host has.
+    /// The host's amount.
     pub total: u64,
-    /// What VMs may have together; no limit when there is none.
+    /// The most that VMs may have together; `None`: no limit.
     pub limit: Option<u64>,
-    /// What they have.
+    /// All VMs' share.
     pub promised: u64,
 }
 
@@ -72,12 +72,12 @@ const MIB: u64 = 1 << 20;
 /// Place of [`Resource::Disk`] in [`Resource::ALL`].
 const DISK: usize = 2;
 
-/// Who has how much of what.
+/// Each VM's share of the host.
 #[derive(Debug)]
 pub(in crate::agent) struct Budget {
     bounds: [(Resource, u64, Option<u64>); 3],
     shares: HashMap<Uuid, [u64; 3]>,
-    /// Bytes of files that are on their way into zones.
+    /// Bytes of unfinished uploads into zones.
     uploads: HashMap<Uuid, u64>,
 }
 
@@ -99,7 +99,7 @@ impl Budget {
         }
     }
 
-    /// Whether a VM may have what its machine says.
+    /// Fails if a VM's machine exceeds the capacity.
     pub(in crate::agent) fn check(&self, uuid: Uuid, spec: &VmSpec) -> Result<(), Error> {
         let has = self.shares.get(&uuid).copied().unwrap_or_default();
         for (index, (resource, _, limit)) in self.bounds.into_iter().enumerate() {
@@ -112,7 +112,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Counts what is to come of an upload, if there is room.
+    /// Counts the rest of an upload, or fails if there is no room.
     pub(in crate::agent) fn begin_upload(&mut self, uuid: Uuid, bytes: u64) -> Result<(), Error> {
         if let [.., (Resource::Disk, _, Some(limit))] = self.bounds {
             let (wanted, left) = (bytes.div_ceil(MIB), limit.saturating_sub(self.promised(DISK)));
@@ -125,7 +125,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Counts what exists of a VM's uploads.
+    /// Records the size of a VM's uploads.
     pub(in crate::agent) fn set_uploads(&mut self, uuid: Uuid, bytes: u64) {
         self.uploads.insert(uuid, bytes);
     }

@@ -1,4 +1,4 @@
-//! What only one VM of the host may have: addresses on a network, VNC ports, and its share of the host.
+//! Exclusive claims of the host's VMs: addresses on a network, VNC ports, and their shares of the host.
 
 use std::{
     collections::HashMap,
@@ -40,7 +40,7 @@ impl Claim {
         let mut claims = Vec::new();
         for (index, nic) in nics.iter().enumerate() {
             let (tag, vlan) = (nic.nic_tag.clone().unwrap_or_default(), nic.vlan_id.unwrap_or(0));
-            // A VRRP group has one address on all its hosts, so it is the group that counts.
+            // A VRRP group has one MAC address on all its hosts, so the group is claimed.
             match (nic.vrrp_vrid, nic.mac) {
                 (Some(id), _) => {
                     claims.push((format!("nics.{index}.vrrp_vrid"), Self::Vrid(tag.clone(), vlan, id)));
@@ -71,14 +71,14 @@ impl Claims {
         Self(Mutex::new(Held { claims: HashMap::new(), budget }))
     }
 
-    /// Counts what a VM has that already exists: it is not refused. `running` are the interfaces that it has until
-    /// its next boot, whatever is to be then.
+    /// Counts what an existing VM has, without refusing it. `running` are the interfaces that it has until
+    /// its next boot.
     pub(in crate::agent) fn put(&self, uuid: Uuid, spec: &VmSpec, running: &[NicSpec]) {
         self.lock().hold(uuid, spec, Claim::of(spec), running);
     }
 
-    /// Takes what a machine needs for a VM, and gives back what that had before; all or nothing. Addresses
-    /// that VMs in `ignored` have do not count.
+    /// Claims what a VM's machine needs, and releases what the VM had before; all or nothing. Addresses of
+    /// VMs in `ignored` do not count.
     pub(in crate::agent) fn take(
         &self,
         uuid: Uuid,
@@ -98,24 +98,24 @@ impl Claims {
         Ok(())
     }
 
-    /// Gives everything of a VM back.
+    /// Releases all claims of a VM.
     pub(in crate::agent) fn release(&self, uuid: Uuid) {
         let mut held = self.lock();
         held.claims.retain(|_, owner| *owner != uuid);
         held.budget.release(uuid);
     }
 
-    /// Counts what an upload will have, or refuses it.
+    /// Counts the coming bytes of an upload, or fails.
     pub(in crate::agent) fn begin_upload(&self, uuid: Uuid, bytes: u64) -> Result<(), Error> {
         self.lock().budget.begin_upload(uuid, bytes)
     }
 
-    /// Counts what exists of a VM's uploads.
+    /// Records the size of a VM's uploads.
     pub(in crate::agent) fn put_uploads(&self, uuid: Uuid, bytes: u64) {
         self.lock().budget.set_uploads(uuid, bytes);
     }
 
-    /// What the host has, and what is left of it.
+    /// Returns the host's capacity and its use.
     pub(in crate::agent) fn capacity(&self) -> Vec<Capacity> {
         self.lock().budget.report()
     }

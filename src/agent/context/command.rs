@@ -20,16 +20,16 @@ use crate::{
     spec::BootOptions,
 };
 
-/// Where the answer to a command goes.
+/// The channel for the reply to a command.
 pub(in crate::agent) type ReplyTo<T> = oneshot::Sender<Result<T, Error>>;
 
 /// A command to the actor of a VM.
 #[derive(Debug)]
 pub(in crate::agent) enum Command {
-    /// Adopts what an earlier agent left.
+    /// Adopts a VM of an earlier agent.
     Adopt {
         findings: Box<Findings>,
-        /// What became of it is known.
+        /// Sent after the adoption.
         done: oneshot::Sender<()>,
     },
     Start {
@@ -73,20 +73,20 @@ pub(in crate::agent) enum Command {
         etag: String,
         reply: ReplyTo<DeleteReply>,
     },
-    /// Some of its links were taken off their bridges.
+    /// Reconnects links that have left their bridges.
     Rejoin,
-    /// Gives the running machine, for looking at it.
+    /// Returns the running machine, for inspection.
     Inspect {
-        /// What for, like "get info for".
+        /// The purpose, like "get info for".
         what: &'static str,
         reply: ReplyTo<Inspection>,
     },
 }
 
-/// What is asked of a running machine.
+/// A request to a running machine.
 #[derive(Clone, Debug)]
 pub(in crate::agent) enum Control {
-    /// A signal for the hypervisor; none to look whether it exists.
+    /// A signal for the hypervisor; `None` checks whether it exists.
     Kill(Option<Signal>),
     /// A non-maskable interrupt.
     Nmi,
@@ -101,7 +101,7 @@ pub(in crate::agent) enum Control {
     },
 }
 
-/// A running machine and where its screen is.
+/// A running machine and its screen's address.
 #[derive(Debug)]
 pub(in crate::agent) struct Inspection {
     pub(in crate::agent) machine: Arc<dyn Machine>,

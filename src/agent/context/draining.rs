@@ -1,4 +1,4 @@
-//! Whether VMs may be started. That outlives the agent, and not the boot of the host.
+//! Whether VMs may be started. This state outlives the agent, but not the boot of the host.
 
 use std::{
     io,
@@ -17,26 +17,26 @@ pub(in crate::agent) struct Draining {
 }
 
 impl Draining {
-    /// As an earlier agent left it.
+    /// Reads an earlier agent's state.
     pub(in crate::agent) fn open(note: PathBuf, host_boot: &str) -> Self {
         let begun = std::fs::read_to_string(&note).is_ok_and(|boot| boot == host_boot);
         Self { begun: begun.into(), note, host_boot: host_boot.to_owned() }
     }
 
-    /// Fails when nothing more may be started.
+    /// Fails while VMs may not be started.
     pub(in crate::agent) fn check(&self) -> Result<(), Error> {
         if self.begun.load(Ordering::Relaxed) { Err(Error::Draining) } else { Ok(()) }
     }
 
-    /// From here on. A disk that is full keeps no host from going down.
+    /// Begins the drain, even on a full disk: the host must be able to go down.
     pub(in crate::agent) fn begin(&self) {
         self.begun.store(true, Ordering::Relaxed);
         if let Err(error) = std::fs::write(&self.note, &self.host_boot) {
-            tracing::warn!(%error, note = %self.note.display(), "another agent would start VMs again");
+            tracing::warn!(%error, note = %self.note.display(), "the drain will end with this agent");
         }
     }
 
-    /// The host stays.
+    /// Ends the drain.
     pub(in crate::agent) fn end(&self) -> io::Result<()> {
         match std::fs::remove_file(&self.note) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

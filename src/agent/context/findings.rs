@@ -7,14 +7,14 @@ use crate::{
     zone::{Ended, Process},
 };
 
-/// How long one hypervisor may hold up the start of the agent. One that answers later is taken over then.
+/// How long one hypervisor may delay the start of the agent. One that answers later is adopted then.
 pub(in crate::agent) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Facts that the host reports about a VM.
 #[derive(Debug)]
 pub(in crate::agent) struct Findings {
     pub(in crate::agent) hypervisor: Remains,
-    /// Something of its links exists.
+    /// Some of its links exist.
     pub(in crate::agent) has_links: bool,
 }
 
@@ -23,7 +23,7 @@ pub(in crate::agent) struct Findings {
 pub(in crate::agent) enum Remains {
     /// It had none.
     Nothing,
-    /// It ended meanwhile.
+    /// It has exited.
     Gone(Ended),
     /// It answers.
     Answers {
@@ -32,6 +32,6 @@ pub(in crate::agent) enum Remains {
         status: GuestStatus,
         accelerator: &'static str,
     },
-    /// It says nothing; or nobody can tell which process it is.
+    /// It does not answer, or its process is unknown.
     Silent { process: Option<Arc<dyn Process>>, why: String },
 }

@@ -1,4 +1,4 @@
-//! The way to one VM: what it is now, and the queue of its actor.
+//! A handle on one VM: its current record, and the queue of its actor.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,10 +16,10 @@ use crate::{
     model::{Site, VmRecord},
 };
 
-/// Commands that wait for one VM.
+/// Most commands queued for one VM.
 const QUEUE: usize = 32;
 
-/// The way to a VM's actor.
+/// A handle on a VM's actor.
 #[derive(Clone, Debug)]
 pub(in crate::agent) struct VmHandle {
     uuid: Uuid,
@@ -32,7 +32,7 @@ pub(in crate::agent) struct VmHandle {
 }
 
 impl VmHandle {
-    /// Gives the end of the queue that its actor reads, too.
+    /// Also returns the queue that the actor reads.
     pub(in crate::agent) fn new(
         uuid: Uuid,
         site: Site,
@@ -53,7 +53,7 @@ impl VmHandle {
         self.record.borrow().clone()
     }
 
-    /// As it is shown. Making it takes some time, so it is kept.
+    /// Returns the cached view; building one takes some time.
     pub(in crate::agent) fn view(&self) -> Arc<View> {
         let record = self.record();
         let mut kept = self.view.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,7 +77,7 @@ impl VmHandle {
         answer.await.map_err(|_| self.unanswered())?
     }
 
-    /// Why the actor left a command without a reply: it ends with the agent, or with its VM.
+    /// Returns why the actor did not reply to a command: it exits with the agent, or with its VM.
     pub(in crate::agent) fn unanswered(&self) -> Error {
         match self.stopping.is_cancelled() {
             true => Error::Stopping,
@@ -85,12 +85,12 @@ impl VmHandle {
         }
     }
 
-    /// Looks at a running machine from outside the actor, to do `what` with it, like "get info for".
+    /// Requests the running machine from the actor, to do `what`, like "get info for".
     pub(in crate::agent) async fn inspect(&self, what: &'static str) -> Result<Inspection, Error> {
         self.ask(|reply| Command::Inspect { what, reply }).await
     }
 
-    /// Queues a command; an error when the queue is full or the VM is gone.
+    /// Queues a command; fails when the queue is full or the VM is gone.
     pub(in crate::agent) fn send(&self, command: Command) -> Result<(), Error> {
         self.commands.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::QueueFull { uuid: self.uuid },

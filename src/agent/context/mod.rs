@@ -1,6 +1,7 @@
-//! What the VMs of a host share: mechanisms, the state file, claims on the host, and the way to each other.
+//! The context that all VMs of a host share: mechanisms, the state file, claims on the host, and the
+//! registry.
 //!
-//! Actors have this and not the agent: the agent stands above them.
+//! Actors hold the context and not the agent: the agent stands above them.
 
 pub(super) mod capacity;
 pub(super) mod claims;
@@ -41,7 +42,7 @@ use crate::{
     store::{Reader, Store},
 };
 
-/// What the agent's configuration says of VMs.
+/// The agent's settings for VMs.
 #[derive(Clone, Debug)]
 pub(super) struct VmSettings {
     /// How many zones can have a user of their own.
@@ -54,7 +55,7 @@ pub(super) struct VmSettings {
     pub(super) vnc_address: IpAddr,
     /// Whether each screen has a password.
     pub(super) vnc_password: bool,
-    /// How many VMs are started with the host at a time; none are when it is 0.
+    /// How many VMs autoboot starts at a time; 0 starts none.
     pub(super) autoboot_parallel: usize,
     /// How long an upload waits for its client.
     pub(super) upload_keep: Duration,
@@ -95,7 +96,7 @@ pub(super) struct Shared {
     /// Cancelled when the agent takes no more work.
     pub(super) stopping: CancellationToken,
     store: Store,
-    /// Held from a commit until what it changed is shown, so that a reader of "now" can wait for that.
+    /// Held from a commit until its change is published, so that a reader of "now" can wait for that.
     showing: RwLock<()>,
 }
 
@@ -135,7 +136,7 @@ impl VmContext {
         }))
     }
 
-    /// A VM as it was last committed.
+    /// Returns a VM's committed record.
     pub(super) fn vm(&self, uuid: Uuid) -> Result<Arc<VmRecord>, Error> {
         Ok(self.registry.get(uuid)?.record())
     }
@@ -151,19 +152,19 @@ impl VmContext {
         Site { zonepath, server_uuid: self.server_uuid }
     }
 
-    /// The hypervisor of a VM's brand; its creation made sure that there is one.
+    /// Returns the hypervisor of a VM's brand; creation has checked that it exists.
     pub(super) fn hypervisor(&self, vm: &VmRecord) -> &Arc<dyn Hypervisor> {
         let platform = &self.platform;
         vm.spec.brand.and_then(|brand| platform.hypervisor(brand)).unwrap_or(&platform.kvm)
     }
 
-    /// Claims for a VM what only one may have. VMs that failed don't count.
+    /// Claims a VM's exclusive resources. Claims of failed VMs do not count.
     pub(super) fn claim(&self, uuid: Uuid, spec: &VmSpec, running: &[NicSpec]) -> Result<(), Error> {
         let failed = |owner| self.vm(owner).is_ok_and(|vm| vm.state == VmState::Failed);
         self.claims.take(uuid, spec, running, failed)
     }
 
-    /// An address that no interface of the host has.
+    /// Creates a MAC address that no interface has.
     pub(super) fn new_mac(&self) -> Mac {
         loop {
             let mut octets = [0; 6];
@@ -190,8 +191,8 @@ impl VmContext {
         self.requests.once(&self.tasks, call, work).await
     }
 
-    /// Journals what a caller is about to do; of the host when no VM is named. A full disk keeps nobody from looking at a
-    /// guest or typing into it: then the log has the word.
+    /// Journals a call before it acts; about the host if `vm` is `None`. If that fails, as on a full disk,
+    /// the call is only logged: nobody is kept from a guest's screen or console.
     pub(super) async fn journal_call(&self, call: &Call, vm: Option<Uuid>, rpc: &str, detail: &str) {
         let event = call.made(vm, rpc, detail.to_owned());
         if let Err(error) = Transition::new(self).event(event).only().await {
@@ -199,12 +200,13 @@ impl VmContext {
         }
     }
 
-    /// Waits until everything that is committed now is shown.
+    /// Waits until everything committed so far is published.
     pub(super) async fn shown(&self) {
         drop(self.showing.write().await);
     }
 
-    /// Writes a record beside its VM, for people. The truth is in the store, so a failure is only logged.
+    /// Writes a VM's record to `vm.json`, for people. The store is authoritative, so a failure is only
+    /// logged.
     pub(super) async fn write_vm_json(&self, record: &VmRecord) {
         let layout = self.layout_of(record.uuid);
         let text = serde_json::to_string_pretty(&object::for_a_file(record, &self.site(record.uuid)))

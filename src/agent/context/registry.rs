@@ -14,17 +14,17 @@ use crate::{
     spec::filter::Filter,
 };
 
-/// Bytes of machines on a page: less than what a client takes in one message.
+/// Bytes of machines on a page: less than a client accepts in one message.
 const MAX_PAGE: usize = 3 << 20;
-/// VMs that are looked at while creations wait.
+/// VMs read at once, while creations wait.
 const CHUNK: usize = 256;
 
 #[derive(Debug)]
 enum Slot {
-    /// Taken by a creation that is under way.
+    /// Reserved by a creation that is under way.
     Reserved {
         zone_index: u32,
-        /// Of the reservation, so that an old one does not give back another's.
+        /// The reservation's own, so that an old one does not release another.
         token: Uuid,
     },
     There(VmHandle),
@@ -53,13 +53,13 @@ impl Registry {
         }
     }
 
-    /// Whether the UUID is a VM's, or taken for one.
+    /// Returns whether the UUID is a VM's or reserved.
     pub(in crate::agent) fn knows(&self, uuid: Uuid) -> bool {
         self.read().contains_key(&uuid)
     }
 
-    /// At most `limit` VMs that meet all filters, in order, from behind `after`; and whether there may be
-    /// more. The lock is held for a few handles at a time only.
+    /// Returns at most `limit` VMs after `after` that match all filters, in order; and whether there may be
+    /// more. Holds the lock for only a few handles at a time.
     pub(in crate::agent) fn page(
         &self,
         mut after: Option<Uuid>,
@@ -107,14 +107,14 @@ impl Registry {
         there.take(limit).collect()
     }
 
-    /// Takes a UUID for a VM that is being created; given back when the guard is dropped.
-    /// `users` is how many zones can have a user of their own.
+    /// Reserves a UUID for a VM that is being created, until the guard is dropped. `users` is how many zones
+    /// can have a user of their own.
     pub(in crate::agent) fn reserve(&self, uuid: Uuid, users: u32) -> Result<Reservation, Error> {
         let mut slots = self.write();
         if slots.contains_key(&uuid) {
             return Err(Error::VmExists { uuid });
         }
-        // The lowest that nobody has.
+        // The lowest free index.
         let taken: HashSet<u32> = slots.values().map(Slot::zone_index).collect();
         let free = (0..users).find(|index| !taken.contains(index));
         let zone_index = free.ok_or(Error::UsersExhausted { users })?;
@@ -140,7 +140,7 @@ impl Registry {
     }
 }
 
-/// A UUID that is taken.
+/// A reserved UUID.
 #[derive(Debug)]
 pub(in crate::agent) struct Reservation {
     registry: Registry,

@@ -1,5 +1,6 @@
-//! The one commit of the agent: what becomes of a VM, the events that report it, and the answers to the calls that asked
-//! for it are one transaction. Then it is published, and then `vm.json` is written, for people.
+//! The one commit of the agent: a VM's new record, the events that report it, and the answers to the calls
+//! that caused it are one transaction. Then the record is published, and then `vm.json` is written, for
+//! people.
 //!
 //! ```text
 //!   record ─┐
@@ -16,7 +17,7 @@ use crate::{
     store::{Answer, Commit, VmChange},
 };
 
-/// A change that is put together.
+/// A change under construction.
 #[must_use]
 #[derive(Debug)]
 pub(in crate::agent) struct Transition<'a> {
@@ -44,17 +45,17 @@ impl<'a> Transition<'a> {
         self
     }
 
-    /// Facts and answers that change no record.
+    /// Commits events and answers without a record.
     pub(in crate::agent) async fn only(self) -> Result<(), Error> {
         self.commit(|| ()).await
     }
 
-    /// Facts that nothing depends on, behind what is queued already.
+    /// Queues events that nothing depends on, without waiting.
     pub(in crate::agent) async fn soon(self) {
         self.context.store.commit_soon(self.commit).await;
     }
 
-    /// A record that nobody has seen yet. `publish` shows it.
+    /// Commits a new VM's record, and then calls `publish`.
     pub(in crate::agent) async fn insert(
         mut self,
         call: &Call,
@@ -66,7 +67,7 @@ impl<'a> Transition<'a> {
         self.event(created).commit(publish).await
     }
 
-    /// The record that follows `old` (see [`VmRecord::next`]), with the event that says what is different.
+    /// Commits the record that follows `old` (see [`VmRecord::next`]), with an event of the differences.
     pub(in crate::agent) async fn put(
         mut self,
         call: &Call,
@@ -83,13 +84,13 @@ impl<'a> Transition<'a> {
         Ok(())
     }
 
-    /// What is noted in a record and no reader sees: no event of it, and no other etag.
+    /// Commits a note in a record that no reader sees: without an event or a new etag.
     pub(in crate::agent) async fn note(mut self, noted: &VmRecord) -> Result<(), Error> {
         self.commit.vm = Some(VmChange::Put(Box::new(noted.clone())));
         self.commit(|| ()).await
     }
 
-    /// The end of a VM, of which nothing is left: then its claims and its place are free.
+    /// Deletes the record of a VM that is gone; then its claims and its UUID are free.
     pub(in crate::agent) async fn delete(mut self, call: &Call, vm: &VmRecord) -> Result<(), Error> {
         self.commit.vm = Some(VmChange::Delete(vm.uuid));
         let alias = vm.spec.alias.clone().unwrap_or_default();
@@ -97,7 +98,7 @@ impl<'a> Transition<'a> {
         let deleted = call.event(uuid, EventKind::Deleted { alias });
         self.event(deleted)
             .commit(|| {
-                // Before its UUID is free: what another of that name claims is its own.
+                // Before the UUID is free, or the claims of a new VM under it would be released.
                 context.claims.release(uuid);
                 context.registry.remove(uuid);
             })

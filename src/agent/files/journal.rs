@@ -16,8 +16,8 @@ use crate::{
     storage::{self, Entry, FileAct, IntentNote},
 };
 
-/// Journals a change that was made. Where that can't be done its note stays, and it is tried again before the
-/// next change, and by the next agent.
+/// Journals a change. If that fails, its note stays, and it is tried again before the next change, and by the
+/// next agent.
 pub(super) async fn changed(
     context: &VmContext,
     call: &Call,
@@ -28,7 +28,7 @@ pub(super) async fn changed(
 ) -> Result<FileReply, Error> {
     let outcome = FileReply::from(entry);
     let kind = EventKind::File { path: entry.path.clone(), action, size: entry.size };
-    // Under the note's name as well, so that whoever finds the note knows that it is journaled.
+    // Under the note's id as well, so that an agent that finds the note knows that it is journaled.
     let by_note = Call { request_id: note.as_ref().map(IntentNote::id), ..Call::own() };
     let answers = [call, &by_note].into_iter().filter_map(|call| call.answer(&Ok(outcome.clone())));
     Transition::new(context).event(call.event(uuid, kind)).answers(answers).only().await?;
@@ -38,8 +38,8 @@ pub(super) async fn changed(
     Ok(outcome)
 }
 
-/// Journals what was done to a VM's files and was not: the agent ended in between, or the disk was full. Gives
-/// what came of `call`, should that be one of them.
+/// Journals a VM's file changes that are not in the journal: the agent exited in between, or the disk was
+/// full. Returns the reply to `call`, if it is one of them.
 pub(in crate::agent) async fn settle(
     context: &VmContext,
     uuid: Uuid,
@@ -68,7 +68,7 @@ pub(in crate::agent) async fn settle(
     Ok(answer)
 }
 
-/// A call, for the agent that has to journal what it did.
+/// Serializes a call, for the agent that has to journal its change.
 pub(super) fn owner(call: &Call) -> serde_json::Value {
     serde_json::to_value(call.waiting(false)).unwrap_or_default()
 }

@@ -25,12 +25,12 @@ use crate::{
 pub(crate) use uploader::Uploader;
 use uploader::{CHUNKS, receive};
 
-/// What is in a folder, and what is on its way.
+/// The entries of a folder, and unfinished uploads.
 #[derive(Clone, Debug)]
 pub struct FileList {
     /// By name.
     pub entries: Vec<Entry>,
-    /// Uploads that were cut, of the whole zone.
+    /// Interrupted uploads, of the whole zone.
     pub uploads: Vec<Partial>,
 }
 
@@ -39,7 +39,7 @@ fn checked_path(field: &str, path: &str) -> Result<(), Error> {
 }
 
 impl Agent {
-    /// Begins an upload, or goes on with one.
+    /// Begins or continues an upload.
     pub fn put_file(
         &self,
         call: Call,
@@ -90,7 +90,7 @@ impl Agent {
         Ok(Uploader { pieces, outcome })
     }
 
-    /// What is in a folder of the zone's root.
+    /// Lists a folder of the zone's root.
     pub async fn list_files(&self, uuid: Uuid, path: String) -> Result<FileList, Error> {
         checked_path("path", &path)?;
         check_root(&self.context, uuid, "")?;
@@ -102,7 +102,7 @@ impl Agent {
         tokio::task::spawn_blocking(list).await.map_err(Error::internal)?
     }
 
-    /// Removes a file or an empty folder, and what was uploaded of it and cut.
+    /// Removes a file or an empty folder, and its interrupted uploads.
     pub async fn delete_file(&self, call: Call, uuid: Uuid, etag: String, path: String) -> Result<(), Error> {
         checked_path("path", &path)?;
         if path == "/" {
@@ -134,7 +134,7 @@ impl Agent {
     }
 }
 
-/// Fails unless the VM has files, and is as the caller knows it.
+/// Fails unless the VM has files and the caller's etag matches.
 fn check_root(context: &VmContext, uuid: Uuid, etag: &str) -> Result<(), Error> {
     let vm = context.vm(uuid)?;
     check_etag(&vm, etag)?;
@@ -147,7 +147,7 @@ fn check_root(context: &VmContext, uuid: Uuid, etag: &str) -> Result<(), Error> 
     }
 }
 
-/// Runs what waits for a disk off the runtime's threads.
+/// Runs blocking disk work off the runtime's threads.
 pub(in crate::agent) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> Result<T, Error> {

@@ -14,7 +14,7 @@ pub(super) const CHUNKS: usize = 4;
 #[derive(Debug)]
 pub(super) enum Piece {
     Chunk(Bytes),
-    /// The client said that this was all. A queue that just ends was cut.
+    /// The client has sent everything. A queue that just ends was cut.
     End,
 }
 
@@ -26,7 +26,7 @@ pub struct Uploader {
 }
 
 impl Uploader {
-    /// Takes the next chunk; `false` when the upload failed already and [`Self::finish`] says why.
+    /// Queues the next chunk; `false` when the upload has failed and [`Self::finish`] returns why.
     pub async fn chunk(&self, chunk: Bytes) -> bool {
         self.pieces.send(Piece::Chunk(chunk)).await.is_ok()
     }
@@ -38,15 +38,15 @@ impl Uploader {
         self.outcome.await.map_err(|_| Error::Stopping)?
     }
 
-    /// The client is gone; what came is kept.
+    /// Cuts the upload; what arrived is kept.
     pub async fn cut(self) {
         drop(self.pieces);
         let _ = self.outcome.await;
     }
 }
 
-/// Writes chunks until the client says that this was all. Between them no thread waits: a client that
-/// sends nothing costs nothing.
+/// Writes chunks until the client ends the upload. Between chunks no thread waits: an idle client costs
+/// nothing.
 pub(super) async fn receive(mut upload: Upload, mut queue: mpsc::Receiver<Piece>) -> Result<Upload, Error> {
     loop {
         match queue.recv().await {

@@ -1,4 +1,4 @@
-//! Uploads that were cut: what they have of the host, and how long they are kept.
+//! Interrupted uploads: their share of the host, and how long they are kept.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -15,10 +15,11 @@ use crate::{
     storage::{self, Partial},
 };
 
-/// Between looks for uploads that nobody went on with.
+/// The interval between checks for abandoned uploads.
 const EVERY: Duration = Duration::from_secs(600);
 
-/// What an earlier agent left of a VM's files: no more than came of each upload, and for root's eyes only.
+/// Settles a VM's files after an earlier agent: frees room beyond what arrived, and closes them to other
+/// users.
 pub(in crate::agent) async fn settle(context: &VmContext, uuid: Uuid) {
     let layout = context.layout_of(uuid);
     let settled = blocking(move || {
@@ -26,12 +27,12 @@ pub(in crate::agent) async fn settle(context: &VmContext, uuid: Uuid) {
         storage::shrink(&layout)
     });
     if let Err(error) = settled.await {
-        tracing::warn!(vm = %uuid, %error, "its files");
+        tracing::warn!(vm = %uuid, %error, "the VM's files could not be settled");
     }
     count(context, uuid).await;
 }
 
-/// Gives up, again and again, what nobody goes on with.
+/// Discards abandoned uploads at regular intervals.
 pub(in crate::agent) async fn expire(context: VmContext) {
     loop {
         for uuid in context.registry.uuids() {
@@ -44,7 +45,7 @@ pub(in crate::agent) async fn expire(context: VmContext) {
     }
 }
 
-/// Counts the uploads of a VM against the capacity of the host: what exists of them.
+/// Counts the bytes of a VM's unfinished uploads against the capacity of the host.
 pub(in crate::agent) async fn count(context: &VmContext, uuid: Uuid) {
     let layout = context.layout_of(uuid);
     if let Ok(cut) = blocking(move || storage::unfinished(&layout)).await {
@@ -52,7 +53,7 @@ pub(in crate::agent) async fn count(context: &VmContext, uuid: Uuid) {
     }
 }
 
-/// Gives up the uploads to a path that were cut, by an operator's word.
+/// Discards interrupted uploads to a path, at an operator's request.
 pub(in crate::agent) async fn drop_cut(
     context: &VmContext,
     call: &Call,
@@ -75,7 +76,7 @@ async fn expire_uploads(context: &VmContext, uuid: Uuid) {
         Err(_) => return,
     };
     if let Err(error) = told {
-        tracing::warn!(vm = %uuid, %error, "uploads that nobody went on with");
+        tracing::warn!(vm = %uuid, %error, "cannot journal abandoned uploads");
     }
 }
 

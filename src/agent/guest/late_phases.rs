@@ -1,8 +1,8 @@
-//! Phases that a guest reaches by itself, behind the answer to the call that booted it: its first byte, its first
-//! question about itself, its addresses.
+//! Phases that a guest reaches after the reply to the call that booted it: its first console byte, its first
+//! metadata request, its addresses.
 //!
-//! Each is told once for a boot, by whichever agent hears of it first. What an earlier agent told stands in the
-//! journal, behind the RUNNING of the same boot.
+//! Each is journaled once per boot, by the agent that sees it first. Those of an earlier agent are in the
+//! journal, after the RUNNING of the same boot.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
     store::EventQuery,
 };
 
-/// Addresses that are told of one boot.
+/// Addresses that are journaled per boot.
 const ADDRESSES: usize = 64;
 /// Events of a VM's boots that are read at once.
 const PAGE: u32 = 256;
@@ -39,22 +39,22 @@ struct Inner {
 
 #[derive(Debug)]
 enum Reported {
-    /// By an agent before this one; the journal knows.
+    /// Not yet read from the journal.
     Unread,
     These(HashSet<Phase>),
-    /// The boot is so long ago that the journal does not reach back to it.
+    /// The journal no longer reaches back to the boot.
     Enough,
 }
 
 impl LatePhases {
-    /// Of a boot that is over just now, or that another agent did.
+    /// Follows a boot that just completed, or an earlier agent's.
     pub(in crate::agent) fn of(context: &VmContext, vm: &VmRecord, is_new: bool) -> Option<Self> {
         let told = if is_new { Reported::These(HashSet::new()) } else { Reported::Unread };
         let (context, uuid, boot) = (context.clone(), vm.uuid, vm.boot.clone()?);
         Some(Self(Arc::new(Inner { context, uuid, boot, told: Mutex::new(told) })))
     }
 
-    /// Journals a phase, unless it was told before.
+    /// Journals a phase, unless the journal has it.
     pub(in crate::agent) async fn reached(&self, phase: Phase) {
         let Inner { context, uuid, boot, told } = &*self.0;
         let mut told = told.lock().await;
@@ -62,7 +62,7 @@ impl LatePhases {
             match self.read().await {
                 Ok(read) => *told = read,
                 Err(error) => {
-                    tracing::warn!(vm = %uuid, %error, ?phase, "a phase is not told: it may have been before");
+                    tracing::warn!(vm = %uuid, %error, ?phase, "phase not journaled: it may be a duplicate");
                     return;
                 }
             }
@@ -79,7 +79,8 @@ impl LatePhases {
         }
     }
 
-    /// What was told, from the newest back to RUNNING; or to the beginning, of a boot whose RUNNING nobody told.
+    /// Reads the journaled phases, from the newest back to RUNNING; or to ZONE_READY, of a boot without
+    /// RUNNING.
     async fn read(&self) -> Result<Reported, WatchError> {
         let journal = &self.0.context.journal;
         let (mut told, mut from) = (HashSet::new(), None);

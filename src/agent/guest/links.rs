@@ -1,4 +1,4 @@
-//! A VM's interfaces while it runs: its requests are answered, and changes of what it may send take effect.
+//! A running VM's interfaces: the guest's requests are answered, and changes of its packet rules take effect.
 
 use std::collections::HashSet;
 
@@ -25,7 +25,7 @@ pub(in crate::agent) struct Attended {
 }
 
 impl Attended {
-    /// Begins. Without `late`, its addresses are no news.
+    /// Begins serving. Without `late`, addresses are not journaled.
     pub(in crate::agent) fn begin(context: &VmContext, vm: &VmRecord, late: Option<LatePhases>) -> Self {
         let (told, assigned) = mpsc::channel(QUEUE);
         let journal = tokio::spawn(journal(late, assigned));
@@ -33,7 +33,7 @@ impl Attended {
         Self { told, _serving: serving, _journal: AbortOnDropHandle::new(journal) }
     }
 
-    /// Goes on with what is true now.
+    /// Continues with the current record.
     pub(in crate::agent) fn follow(&mut self, context: &VmContext, vm: &VmRecord) {
         self._serving = serve(context, vm, self.told.clone());
     }
@@ -52,11 +52,11 @@ async fn journal(late: Option<LatePhases>, mut assigned: mpsc::Receiver<Assigned
     }
 }
 
-/// What keeps a machine's interfaces from their tags.
+/// Returns why a machine's interfaces can't use their tags.
 pub(in crate::agent) fn violations(context: &VmContext, spec: &VmSpec) -> Vec<Violation> {
     let tags = context.platform.links.known();
     let wrong = |(index, nic): (usize, &NicSpec)| {
-        // One that has none is missed elsewhere.
+        // A missing tag is reported elsewhere.
         nic.nic_tag.as_ref()?;
         let (field, why) = tags.check(nic).err()?;
         Some(Violation::value(format!("nics.{index}.{field}"), why))
@@ -83,54 +83,54 @@ fn wiring(context: &VmContext, vm: &VmRecord) -> Wiring {
     Wiring::new(vm.uuid, context.platform.zone.user(vm.zone_index), booted, &vm.spec)
 }
 
-/// Puts in force what a running VM may send.
+/// Applies the packet rules of a running VM.
 pub(in crate::agent) async fn guard(context: &VmContext, vm: &VmRecord) -> Result<(), Error> {
     context.platform.links.guard(&wiring(context, vm)).await.map_err(Error::internal)
 }
 
-/// Whether that could be put in force.
+/// Checks whether rules could be applied.
 pub(in crate::agent) async fn check(context: &VmContext, vm: &VmRecord) -> Result<(), Error> {
     context.platform.links.check(&wiring(context, vm)).await.map_err(Error::internal)
 }
 
-/// Whether a change is one of what interfaces may send.
+/// Returns whether the packet rules of two machines differ.
 pub(in crate::agent) fn rules_differ(before: &VmSpec, after: &VmSpec) -> bool {
     before.nics != after.nics || before.firewall_enabled != after.firewall_enabled
 }
 
-/// Whether a change is one of what interfaces may send or are told.
+/// Returns whether the packet rules or network settings differ.
 pub(in crate::agent) fn differ(before: &VmSpec, after: &VmSpec) -> bool {
     rules_differ(before, after)
         || (&before.resolvers, &before.hostname, &before.routes)
             != (&after.resolvers, &after.hostname, &after.routes)
 }
 
-/// Puts the links of a running VM back on bridges that were made again; whether one was.
+/// Reattaches a running VM's links to recreated bridges; returns whether one was.
 pub(in crate::agent) async fn rejoin(context: &VmContext, vm: &VmRecord) -> bool {
     match context.platform.links.rejoin(&wiring(context, vm)).await {
         Ok(back) => {
             if back {
-                tracing::info!("its interfaces are on their networks again");
+                tracing::info!("the VM's interfaces are connected again");
             }
             back
         }
         Err(error) => {
-            tracing::error!(%error, "its interfaces lead nowhere; it is tried again");
+            tracing::error!(%error, "the VM's interfaces are disconnected; retrying");
             false
         }
     }
 }
 
-/// The VMs of whose links something exists, when the agent starts; bridges that nobody is on are removed.
+/// Removes unused bridges when the agent starts, and returns the VMs of which links still exist.
 pub(in crate::agent) async fn remains(context: &VmContext) -> HashSet<Uuid> {
     let links = &context.platform.links;
     if let Err(error) = links.sweep().await {
-        tracing::warn!(%error, "bridges that nobody is on");
+        tracing::warn!(%error, "cannot remove unused bridges");
     }
     match links.remains().await {
         Ok(remains) => remains.into_iter().map(|left| left.uuid).collect(),
         Err(error) => {
-            tracing::warn!(%error, "links of VMs that ended meanwhile can't be looked for");
+            tracing::warn!(%error, "the links of stopped VMs could not be listed");
             HashSet::new()
         }
     }

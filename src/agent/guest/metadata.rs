@@ -1,4 +1,4 @@
-//! What a guest is told about its machine, and may write into it.
+//! The metadata that a guest may read and write.
 
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -77,7 +77,7 @@ impl metadata::Source for Source {
             None => json!({ format!("remove_{place}"): [key] }),
         };
         let Value::Object(payload) = payload else { return Err("no payload".to_owned()) };
-        // In the journal, so that nobody takes it for an operator's.
+        // Named so that nobody takes the change for an operator's.
         let call = Call::by(format!("guest:{}", self.uuid));
         let update = |reply| Command::Update {
             call,
@@ -92,7 +92,7 @@ impl metadata::Source for Source {
             Err(error) => Err(error),
         };
         match updated {
-            // What is not there needs not to be removed.
+            // An absent key needs no removal.
             Ok(_) => Ok(()),
             Err(Error::Invalid(_)) if value.is_none() => Ok(()),
             Err(Error::Invalid(violations)) => {
@@ -109,7 +109,7 @@ fn namespaces(vm: &VmRecord) -> Vec<String> {
     names.collect()
 }
 
-/// What a key has.
+/// A key's value.
 fn value_of(view: &View, key: &str) -> Answer {
     let vm = &view.record;
     match route(key, &namespaces(vm)) {
@@ -123,7 +123,7 @@ fn scalar(value: Option<&Scalar>) -> Answer {
     Answer::of(value.and_then(|value| serde_json::to_value(value).ok()).as_ref())
 }
 
-/// A fact about the machine: what has structure only where a guest has a use for it.
+/// Returns a property of the machine; a structured one only where guests use it.
 fn machine(view: &View, name: &str) -> Answer {
     let vm = &view.record;
     match name {
@@ -143,7 +143,7 @@ fn machine(view: &View, name: &str) -> Answer {
     }
 }
 
-/// The interfaces, with the defaults that a guest needs to be told.
+/// Returns the interfaces, with the defaults that a guest needs.
 fn nics(vm: &VmRecord) -> Value {
     let Ok(Value::Array(mut nics)) = serde_json::to_value(&vm.spec.nics) else { return json!([]) };
     let primary = primary(&vm.spec.nics);
@@ -158,7 +158,7 @@ fn nics(vm: &VmRecord) -> Value {
     Value::Array(nics)
 }
 
-/// `ips` and `gateways` from their older forms.
+/// Fills `ips` and `gateways` from older forms.
 fn complete_addresses(shown: &mut Map<String, Value>, nic: &NicSpec) {
     let ips: Vec<String> = match nic.ip {
         Some(NicAddress::Dhcp) => vec![NicAddress::Dhcp.to_string()],

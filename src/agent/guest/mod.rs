@@ -1,4 +1,4 @@
-//! What is done for a running guest: its questions are answered, its interfaces attended, and its late phases journaled.
+//! Services for a running guest: metadata requests, its interfaces, and the journal of its late phases.
 
 pub(super) mod late_phases;
 pub(super) mod links;

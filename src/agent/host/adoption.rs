@@ -1,5 +1,5 @@
-//! What an earlier agent left: every hypervisor that outlived it, and everything that it did not finish. Here it is only
-//! found out; the VM's actor is told as its first command, and decides.
+//! Finds what an earlier agent left: every hypervisor that outlived it, and everything that it did not
+//! finish. The VM's actor receives the findings as its first command, and decides.
 //!
 //! | record says | host says | becomes |
 //! |---|---|---|
@@ -33,7 +33,7 @@ use crate::{
     zone::Found,
 };
 
-/// Adopts every VM; returns when all are known.
+/// Adopts every VM; returns when all are decided.
 pub(in crate::agent) async fn adopt_all(context: &VmContext, records: Vec<VmRecord>) {
     let with_links = Arc::new(links::remains(context).await);
     let mut adoptions = tokio::task::JoinSet::new();
@@ -69,7 +69,7 @@ async fn find(context: &VmContext, record: &VmRecord) -> Remains {
     let silent = |why: String| Remains::Silent { process: Some(process.clone()), why };
     match timeout(PATIENCE, greet(context, record)).await {
         Ok(Ok((machine, status, accelerator))) => Remains::Answers { process, machine, status, accelerator },
-        // It may have been on its way out.
+        // It may be exiting.
         Ok(Err(error)) if record.state == VmState::Starting => match timeout(PATIENCE, process.ended()).await
         {
             Ok(ended) => Remains::Gone(ended),
@@ -80,7 +80,7 @@ async fn find(context: &VmContext, record: &VmRecord) -> Remains {
     }
 }
 
-/// All that has to be asked of a hypervisor before it is adopted.
+/// Makes every request that a hypervisor must answer before its adoption.
 async fn greet(
     context: &VmContext,
     record: &VmRecord,
@@ -88,7 +88,7 @@ async fn greet(
     let layout = context.layout_of(record.uuid);
     let machine = context.hypervisor(record).attach(record.uuid, &layout.control(), PATIENCE).await?;
     if let Some(password) = record.vnc_password() {
-        // What was promised, whether or not the agent before came to it.
+        // It was promised, whether or not the earlier agent set it.
         machine.set_vnc_password(Some(password)).await?;
     }
     let status = machine.status().await?;

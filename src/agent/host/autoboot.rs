@@ -1,7 +1,7 @@
-//! Starting VMs with their host: each with autoboot once for each boot of the host (see [`turn`]).
+//! Starts VMs with their host: each VM with autoboot, once per boot of the host (see [`turn`]).
 //!
-//! An agent that is killed in the middle leaves the rest with the old boot, and the next goes on with them. A boot that
-//! fails is not repeated.
+//! A killed agent leaves the remaining VMs with the old boot, and the next agent continues with them. A
+//! failed boot is not repeated.
 
 use futures_util::{StreamExt as _, stream};
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use crate::{
     spec::BootOptions,
 };
 
-/// Starts in the background what has to be started.
+/// Starts the due VMs in the background.
 pub(in crate::agent) fn begin(context: &VmContext) {
     let parallel = context.settings.autoboot_parallel;
     let vms = context.registry.all().into_iter().map(|handle| handle.record());
@@ -25,7 +25,7 @@ pub(in crate::agent) fn begin(context: &VmContext) {
     if due.is_empty() {
         return;
     }
-    // The oldest first: what others were built on.
+    // The oldest first: others may depend on them.
     due.sort();
     tracing::info!(vms = due.len(), parallel, "the host was started; starting its VMs");
     let worker = context.clone();
@@ -43,7 +43,7 @@ pub(in crate::agent) fn begin(context: &VmContext) {
     });
 }
 
-/// Starts a VM, unless somebody else decided about it in the meantime.
+/// Starts a VM, unless it is no longer due.
 async fn start(context: &VmContext, uuid: Uuid) -> Result<(), Error> {
     loop {
         let handle = context.registry.get(uuid)?;
@@ -54,7 +54,7 @@ async fn start(context: &VmContext, uuid: Uuid) -> Result<(), Error> {
         let (call, etag, options) = (Call::own(), vm.etag(), BootOptions::default());
         let start = |reply| Command::Start { call, etag, options, progress: None, reply };
         match handle.ask::<VmReply>(start).await {
-            // It was changed in between: look again.
+            // The VM changed in between: check again.
             Err(Error::EtagMismatch { .. }) => {}
             result => return result.map(drop),
         }

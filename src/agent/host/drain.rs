@@ -4,8 +4,8 @@
 //!   drain ──▶ no more VMs are started ──▶ each VM that runs: stop, with its deadline ──▶ told one by one
 //! ```
 //!
-//! It is a stop of each VM by its own actor, so an agent that is killed in the middle leaves stops that the next one
-//! finishes. What is different: autoboot stays as it is, and the exit reason is the host's.
+//! Each VM is stopped by its own actor, so a killed agent leaves stops that the next one finishes. Unlike in
+//! an operator's stop, autoboot stays as it is, and the exit reason is the host's.
 
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -26,27 +26,27 @@ use crate::{
 pub struct Drained {
     /// Which.
     pub uuid: Uuid,
-    /// What it is called.
+    /// The VM's alias.
     pub alias: String,
     /// Why it still runs; nothing when it is off.
     pub failure: Option<Error>,
-    /// How many are still on their way.
+    /// How many stops are still under way.
     pub left: usize,
 }
 
 impl Agent {
-    /// VMs may be started again: the host stays.
+    /// Allows starts again: the host stays up.
     pub async fn end_drain(&self, call: &Call) -> Result<(), Error> {
         self.journal_call(call, None, "DrainHost", "ended").await;
         self.context.draining.end().map_err(Error::internal)
     }
 
-    /// Powers every guest off; the channel tells of each, and ends. It goes on when nobody listens.
+    /// Powers every guest off; the channel reports each, and ends. The drain continues when nobody listens.
     pub async fn drain(&self, call: Call, timeout_seconds: u32) -> mpsc::Receiver<Drained> {
         self.context.draining.begin();
         let detail = format!("timeout {timeout_seconds} s");
         self.journal_call(&call, None, "DrainHost", &detail).await;
-        // All of them: one that is stopped now may be about to start. Its actor knows.
+        // All VMs: one that is stopped now may be about to start, which only its actor knows.
         let vms = self.context.registry.all();
         tracing::info!(vms = vms.len(), timeout_seconds, actor = call.actor, "the host goes down");
         let (sender, receiver) = mpsc::channel(vms.len().max(1));
@@ -77,7 +77,7 @@ fn may_run(state: VmState) -> bool {
 }
 
 async fn stop(vm: &VmHandle, call: Call, timeout_seconds: u32) -> Result<VmReply, Error> {
-    // One that does not answer can't be asked, and would not outlive its host.
+    // A lost VM can't be asked to stop, and would not outlive its host.
     let force = vm.record().state == VmState::Lost;
     let (etag, cause) = (String::new(), StopCause::HostShutdown);
     vm.ask(|reply| Command::Stop { call, etag, force, timeout_seconds, cause, reply }).await

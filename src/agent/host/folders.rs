@@ -1,4 +1,4 @@
-//! The agent's own directories: made, and locked for as long as it lives.
+//! The agent's own directories: created, and locked while the agent runs.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{agent::error::StartError, layout::Layout};
 
-/// Makes what is missing.
+/// Creates missing folders.
 pub(in crate::agent) fn make(layout: &Layout) -> Result<(), StartError> {
     for (folder, mode) in [(layout.zones(), 0o755), (layout.state(), 0o700), (layout.run(), 0o755)] {
         make_folder(folder, mode)?;
@@ -44,11 +44,11 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), StartError> {
         .map_err(|source| StartError::Folder { path: path.to_owned(), source })
 }
 
-/// A program that an agent was just starting when it was killed has its lock for a moment longer.
+/// How long to wait for a lock: a program that a killed agent was just starting may hold it for a moment.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// An agent has each of its folders for itself. They are locked, and not files in them: a full disk, or one that can
-/// only be read, keeps no agent from its guests.
+/// Locks each folder for this agent alone. The folders are locked, and not files in them: a full or read-only
+/// disk must not keep an agent from its guests.
 pub(in crate::agent) async fn lock(layout: &Layout) -> Result<Vec<File>, StartError> {
     let began = Instant::now();
     let mut locks = Vec::new();

@@ -1,9 +1,9 @@
-//! What lies on the host with the name of a VM, and is no VM's.
+//! Leaks: resources that have the name of a VM, but belong to none.
 //!
-//! Names derive from UUIDs, so everything that an agent ever made can be found again: folders of zones and of runs,
-//! hypervisors by what the launcher wrote into those, control groups by their name, parts of uploads, links and rules
-//! of packets. A look changes nothing. Reclaiming looks again, and removes only what is still a leak then; what can't be
-//! judged stays.
+//! Names derive from UUIDs, so everything that an agent ever created can be found again: zone and run
+//! folders, hypervisors by what the launcher wrote into run folders, control groups by their name, parts of
+//! uploads, links and packet rules. A search changes nothing. Reclaiming searches again, and removes only
+//! what is still a leak; what can't be judged stays.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
@@ -26,14 +26,14 @@ use crate::{
     zone::{Found, Group},
 };
 
-/// Something that no VM has.
+/// A resource without a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leak {
     /// The same for as long as it exists.
     pub id: String,
     /// What it is.
     pub kind: LeakKind,
-    /// Whose name it has.
+    /// The UUID in its name.
     pub uuid: Uuid,
     /// Where.
     pub path: String,
@@ -54,14 +54,14 @@ pub enum LeakKind {
     Process,
     /// A control group.
     ControlGroup,
-    /// A part of a file that nobody can go on with.
+    /// A part of an upload that can't be continued.
     Upload,
-    /// Links, and rules of packets.
+    /// Links and packet rules.
     Link,
 }
 
 impl LeakKind {
-    /// Its name, with which its ids begin.
+    /// Returns its name, the prefix of its ids.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -84,7 +84,7 @@ impl Leak {
 }
 
 impl Agent {
-    /// Logs what exists when the agent starts; removes nothing.
+    /// Logs the leaks that exist when the agent starts; removes none.
     pub(in crate::agent) async fn report_leaks(&self) {
         match self.leaks().await {
             Ok(leaks) => {
@@ -92,13 +92,13 @@ impl Agent {
                     tracing::warn!(id = leak.id, detail = leak.detail, "a leak; vmadm reclaim removes it");
                 }
             }
-            Err(error) => tracing::warn!(%error, "leaks cannot be looked for"),
+            Err(error) => tracing::warn!(%error, "leaks could not be listed"),
         }
     }
 
     /// Every leak, by id.
     pub async fn leaks(&self) -> Result<Vec<Leak>, Error> {
-        // First what exists, then who has it: what is made or removed meanwhile is somebody's.
+        // First list what exists, then look up its VM: anything created or removed in between has one.
         let groups = self.context.platform.zone.groups().await;
         let agent = self.clone();
         let mut leaks = tokio::task::spawn_blocking(move || agent.leaks_in_folders())
@@ -135,7 +135,7 @@ impl Agent {
         Ok(leaks)
     }
 
-    /// One for all that has the name of one VM.
+    /// Returns one leak for all links of one UUID.
     async fn leaked_links(&self) -> Result<Vec<Leak>, Error> {
         let mut names: BTreeMap<Uuid, Vec<String>> = BTreeMap::new();
         for left in self.context.platform.links.remains().await.map_err(Error::internal)? {
@@ -164,7 +164,7 @@ impl Agent {
         Leak::new(kind, uuid, vm.run(), detail, reclaimable)
     }
 
-    /// A group that stands in the run folder of its VM is seen to with that.
+    /// A group that its VM's run folder records is reclaimed with that.
     fn leaked_group(&self, group: &Group) -> Option<Leak> {
         if self.context.layout_of(group.uuid).cgroup().exists() || !group.path.exists() {
             return None;
@@ -177,7 +177,7 @@ impl Agent {
         Some(Leak::new(LeakKind::ControlGroup, group.uuid, &group.path, detail, !group.populated))
     }
 
-    /// Removes leaks; says of each what became of it.
+    /// Removes leaks; returns the result for each.
     pub async fn reclaim(
         &self,
         call: Call,
@@ -217,7 +217,7 @@ impl Agent {
         Ok(outcome)
     }
 
-    /// Looks again, writes down that it is removed, and removes it.
+    /// Checks again, journals the removal, and removes the leak.
     async fn reclaim_one(&self, call: &Call, leak: &Leak) -> Result<(), Error> {
         let layout = self.context.layout_of(leak.uuid);
         match leak.kind {
@@ -240,7 +240,7 @@ impl Agent {
                 self.context.platform.links.unplug(leak.uuid).await.map_err(Error::internal)
             }
             LeakKind::Process | LeakKind::RunFolder | LeakKind::ZoneFolder => {
-                // Nobody makes a VM of that name meanwhile.
+                // Prevents the creation of a VM with that UUID.
                 let _taken = self.context.registry.reserve(leak.uuid, u32::MAX)?;
                 self.end_process(leak, &layout).await?;
                 self.journal_reclaimed(call, leak).await?;
@@ -255,7 +255,7 @@ impl Agent {
         }
     }
 
-    /// Ends the process that the leak is; one that is not named keeps what it uses.
+    /// Kills the process if it is the leak; fails if another process uses the leak.
     async fn end_process(&self, leak: &Leak, layout: &VmLayout) -> Result<(), Error> {
         match self.context.platform.zone.find(leak.uuid, layout) {
             Found::Alive(process) if leak.kind == LeakKind::Process => {
@@ -285,7 +285,7 @@ impl Agent {
     }
 }
 
-/// The leak, and what is said when it is gone; or why it is not removed.
+/// Returns the leak and its result after removal, or why it is not removed.
 fn verdict(leaks: &[Leak], id: String) -> Result<(&Leak, Reclaimed), Reclaimed> {
     match leaks.iter().find(|leak| leak.id == id) {
         Some(leak) if leak.reclaimable => Ok((leak, Reclaimed { id, reason: None })),

@@ -1,4 +1,4 @@
-//! What concerns all VMs of the host at once, and what no VM owns.
+//! Work that concerns all VMs of the host at once, or no VM.
 
 pub(super) mod adoption;
 pub(super) mod autoboot;

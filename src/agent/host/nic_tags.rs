@@ -1,4 +1,4 @@
-//! The nic tags of the host, watched: their guests notice when one can't be used, and are connected again.
+//! Watches the host's nic tags: logs when one can't be used, and reconnects its guests when it is back.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,11 +7,11 @@ use crate::{
     network::TagReport,
 };
 
-/// Between looks at what nic tags are made of.
+/// The interval between checks of nic tags.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Says once when a nic tag can no longer be used, which running guests may notice, and once when it can again.
-/// Then its guests are connected again, too.
+/// Logs once when a nic tag can no longer be used, which running guests may notice, and once when it can
+/// again. Then also reconnects its guests.
 pub(in crate::agent) async fn watch_tags(context: VmContext) {
     let links = context.platform.links.clone();
     if links.known().are_isolated() {
@@ -25,12 +25,12 @@ pub(in crate::agent) async fn watch_tags(context: VmContext) {
                 Some(problem) if before.as_ref() != Some(&problem) => {
                     tracing::warn!(nic_tag = name, problem, "interfaces on it lead nowhere");
                 }
-                None if before.is_some() => tracing::info!(nic_tag = name, "is back"),
+                None if before.is_some() => tracing::info!(nic_tag = name, "the nic tag is usable again"),
                 _ => {}
             }
         }
         for uuid in links.astray().await.unwrap_or_default() {
-            // One that has no time for it is found again by the next look.
+            // A VM whose queue is full is found again by the next check.
             let _ = context.registry.get(uuid).and_then(|vm| vm.send(Command::Rejoin));
         }
         tokio::select! {

@@ -1,4 +1,4 @@
-//! A caller's request, and what comes of it.
+//! A caller's request, its events and its answer.
 
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -12,79 +12,79 @@ use crate::{
     store::Answer,
 };
 
-/// Who asks for a change.
+/// A caller's request.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// The caller's verified identity.
     pub actor: String,
     /// The caller's id of the request.
     pub request_id: Option<Uuid>,
-    /// Of the request's content.
+    /// SHA-256 of the content.
     pub digest: [u8; 32],
 }
 
-/// Where boot phases go while the caller listens; `None` when nobody does.
+/// The channel for boot phases while the caller listens; `None` when nobody does.
 pub(crate) type BootProgress = Option<mpsc::Sender<BootPhase>>;
 
 impl Call {
-    /// One of which no repeat is known.
+    /// Creates a call without a request id.
     #[must_use]
     pub fn by(actor: impl Into<String>) -> Self {
         Self { actor: actor.into(), request_id: None, digest: [0; 32] }
     }
 
-    /// The one by which a VM was booted.
+    /// Returns the call that booted a VM.
     pub(in crate::agent) fn of_boot(boot: &BootCall) -> Self {
         Self { request_id: boot.request_id, ..Self::by(&boot.actor) }
     }
 
-    /// One that an earlier agent was asked.
+    /// Restores a call to an earlier agent.
     pub(in crate::agent) fn from_waiting(call: WaitingCall) -> Self {
         Self { actor: call.actor, request_id: call.request_id, digest: call.digest }
     }
 
-    /// The agent's own doing.
+    /// A call by the agent.
     pub(in crate::agent) fn own() -> Self {
         Self::by("")
     }
 
-    /// For the agent that has to answer it, should that be another one.
+    /// Converts the call for the agent that answers it, which may be another.
     pub(in crate::agent) fn waiting(&self, reboots: bool) -> WaitingCall {
         let Self { actor, request_id, digest } = self.clone();
         WaitingCall { actor, request_id, digest, reboots }
     }
 
-    /// A fact that this call caused.
+    /// An event that this call caused.
     pub(in crate::agent) fn event(&self, uuid: Uuid, kind: EventKind) -> NewEvent {
         NewEvent { uuid, actor: self.actor.clone(), request_id: self.request_id, kind }
     }
 
-    /// That it was made, of a VM; of the host when none is named.
+    /// Creates the event of this call, about a VM, or the host if `None`.
     pub(in crate::agent) fn made(&self, vm: Option<Uuid>, rpc: &str, detail: String) -> NewEvent {
         let kind = EventKind::Call { rpc: rpc.to_owned(), detail, refused: false };
         self.event(vm.unwrap_or_default(), kind)
     }
 
-    /// That it was refused.
+    /// Its refusal as an event.
     pub(in crate::agent) fn refused(&self, rpc: &str) -> NewEvent {
         let kind = EventKind::Call { rpc: rpc.to_owned(), detail: String::new(), refused: true };
         self.event(Uuid::nil(), kind)
     }
 
-    /// What to keep for a repeat of the call; nothing when it has no id.
+    /// Returns the answer to keep for a repeat of the call; `None` without an id.
     pub(in crate::agent) fn answer<T: Reply>(&self, result: &Result<T, Error>) -> Option<Answer> {
         let request_id = self.request_id?;
         match reply::write(result.as_ref().map(T::store).map_err(Error::clone)) {
             Ok(body) => Some(Answer { request_id, digest: self.digest, body }),
             Err(error) => {
-                tracing::error!(%error, "an answer can't be kept; a repeat would act again");
+                tracing::error!(%error, "an answer could not be kept; a repeat would act again");
                 None
             }
         }
     }
 }
 
-/// Fails when the VM is not as the caller knows it; one who gives no etag takes it as it is.
+/// Fails when the etag is not the VM's current one; an empty etag matches any VM.
 pub(in crate::agent) fn check_etag(vm: &VmRecord, etag: &str) -> Result<(), Error> {
     if etag.is_empty() || etag == vm.etag() {
         return Ok(());

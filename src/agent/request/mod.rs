@@ -1,4 +1,4 @@
-//! Requests of callers: who asks, what is replied, and that each is done once.
+//! Callers' requests: the caller, the reply, and the execution once per request id.
 
 pub(super) mod call;
 pub(super) mod once;

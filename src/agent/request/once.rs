@@ -1,4 +1,4 @@
-//! Each request once: a repeat with the same id joins the work, or gets the answer that was kept.
+//! Runs each request once: a repeat with the same id joins the work, or gets the kept answer.
 
 use std::{
     collections::HashMap,
@@ -41,7 +41,7 @@ impl Requests {
         Self { reader, under_way: Arc::default() }
     }
 
-    /// Runs `work` on `tasks` and waits for it; the work goes on when the caller does not.
+    /// Runs `work` on `tasks` and waits for it; the work continues when the caller leaves.
     pub(in crate::agent) async fn once<T: Reply, F>(
         &self,
         tasks: &TaskTracker,
@@ -83,7 +83,7 @@ impl Requests {
         answer_as(request_id, wait(receiver).await)
     }
 
-    /// Whether there is an answer to that request.
+    /// Returns whether an answer to the request is kept.
     pub(in crate::agent) async fn knows(&self, request_id: Uuid) -> Result<bool, Error> {
         Ok(self.look_up(request_id).await?.is_some())
     }
@@ -106,7 +106,7 @@ impl Requests {
     }
 }
 
-/// Takes the request off the list, also when its work panicked.
+/// Removes the request from the list, even when its work panicked.
 struct Leave {
     requests: Requests,
     request_id: Uuid,
@@ -118,7 +118,7 @@ impl Drop for Leave {
     }
 }
 
-/// The kept form as what the call is answered.
+/// Converts the kept form to the call's reply.
 fn answer_as<T: Reply>(request_id: Uuid, kept: Result<StoredReply, Error>) -> Result<T, Error> {
     T::load(kept?).ok_or(Error::AnswerLost { request_id })
 }

@@ -13,28 +13,28 @@ use crate::{
 pub(in crate::agent) trait Reply: Clone + Send + Sync + 'static {
     /// As it is kept.
     fn store(&self) -> StoredReply;
-    /// Read back; `None` when something else was kept.
+    /// Reads it back; `None` when another kind was kept.
     fn load(stored: StoredReply) -> Option<Self>;
 }
 
-/// A VM that is as it was asked to be.
+/// The reply to a change of a VM's state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VmReply {
     /// As it is now.
     pub vm: Box<VmRecord>,
-    /// It was so before.
+    /// Nothing was done.
     pub already: bool,
-    /// With a start: what was reached.
+    /// The phases of a start.
     pub phases: Vec<BootPhase>,
 }
 
 impl VmReply {
-    /// A VM that was not so before.
+    /// Reports a VM that changed.
     pub(in crate::agent) fn of(vm: &VmRecord) -> Self {
         Self { vm: Box::new(vm.clone()), already: false, phases: Vec::new() }
     }
 
-    /// Whether a guest that was asked to stop did.
+    /// Returns whether the guest obeyed a stop.
     #[must_use]
     pub fn obeyed(&self) -> bool {
         !self.already && self.vm.exit.as_ref().is_some_and(|exit| exit.obeyed)
@@ -46,7 +46,7 @@ impl VmReply {
 pub struct UpdateReply {
     /// As it is now.
     pub vm: Box<VmRecord>,
-    /// Every path that is different.
+    /// Every path that differs.
     pub changes: Vec<Change>,
     /// Properties that wait for the next boot.
     pub next_boot: Vec<String>,
@@ -80,7 +80,7 @@ impl From<&Entry> for FileReply {
 pub struct Reclaimed {
     /// Which.
     pub id: String,
-    /// Why it is still there; nothing when it is gone.
+    /// Why it still exists; `None` when it is gone.
     pub reason: Option<String>,
 }
 
@@ -88,7 +88,8 @@ pub struct Reclaimed {
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::agent) struct ReclaimReply(pub Vec<Reclaimed>);
 
-/// Every reply, as the state file has it. Names and fields are a format: they stay, or the version changes.
+/// Every reply, as the state file stores it. Names and fields are a format: they stay, or the version
+/// changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::agent) enum StoredReply {
     /// See [`VmReply`].
@@ -138,12 +139,12 @@ struct Versioned {
     answer: Result<StoredReply, Error>,
 }
 
-/// An answer as it is kept.
+/// Serializes an answer.
 pub(in crate::agent) fn write(answer: Result<StoredReply, Error>) -> Result<String, serde_json::Error> {
     serde_json::to_string(&Versioned { v: VERSION, answer })
 }
 
-/// One that was kept; `None` when this agent can't read it. Agents before the first version wrote the bare answer.
+/// Reads a kept answer; `None` when this agent can't. Agents before version 1 wrote the bare answer.
 pub(in crate::agent) fn read(body: &str) -> Option<Result<StoredReply, Error>> {
     match serde_json::from_str::<Versioned>(body) {
         Ok(kept) => (kept.v == VERSION).then_some(kept.answer),

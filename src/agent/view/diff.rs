@@ -10,11 +10,11 @@ use crate::{
     spec::secret,
 };
 
-/// What is no change by itself: it follows from others, or is too much for a line.
+/// Properties that are not compared: they follow from others, or are too long for a line.
 const FOLLOWS: [&str; 7] =
     ["etag", "last_modified", "transition_to", "transition_expire", "restrictions", "limits", "accelerator"];
 
-/// What is compared of a VM: also that a password is another, which is not shown.
+/// Returns the compared object of a VM. It shows that a password changed, but not the password.
 fn compared(vm: &VmRecord) -> Value {
     let mut spec = machine(&vm.spec);
     for list in ["disks", "nics"] {
@@ -24,7 +24,7 @@ fn compared(vm: &VmRecord) -> Value {
     secret::cover_passwords(&mut spec);
     let mut status = vm.status(&Site::default());
     if let Some(run) = &mut status.run {
-        // Built only to be left out.
+        // Excluded from the comparison.
         (run.enforcements, run.limits) = (Vec::new(), Vec::new());
     }
     let mut object = flat(spec, &status);
@@ -41,10 +41,10 @@ pub(in crate::agent) fn changes(old: &VmRecord, new: &VmRecord) -> Vec<Change> {
     bounded(&found).into_owned()
 }
 
-/// A flat object as it was before the changes.
+/// Returns a flat object as it was before the changes.
 pub(in crate::agent) fn undone(object: Map<String, Value>, changes: &[Change]) -> Map<String, Value> {
     let mut whole = Value::Object(object);
-    // What was cut is no longer known.
+    // Cut values can't be restored.
     let changes = changes.iter().filter(|change| !change.cut);
     // Inside of items first: they have the places of now.
     let (items, inside): (Vec<&Change>, Vec<&Change>) = changes.partition(|change| is_item(&change.path));

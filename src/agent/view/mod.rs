@@ -13,7 +13,7 @@ use crate::{
     spec::secret,
 };
 
-/// A VM as it is shown, made when somebody looks and kept until it changes.
+/// A VM as it is shown, built on demand and kept until the VM changes.
 #[derive(Debug)]
 pub struct View {
     /// As it was last committed.

@@ -12,7 +12,7 @@ pub(in crate::agent) fn object(vm: &VmRecord, site: &Site) -> Map<String, Value>
     flat(machine(&secret::shown(&vm.spec)), &vm.status(site))
 }
 
-/// The same for everybody who may read the host's files.
+/// Returns the same without secrets, for `vm.json`.
 pub(in crate::agent) fn for_a_file(vm: &VmRecord, site: &Site) -> Value {
     let mut object = object(vm, site);
     secret::redact(&mut object);

@@ -1,4 +1,4 @@
-//! The first command of a VM that is older than its agent: brings its record into line with what the host says.
+//! The first command of a VM that is older than its agent: reconciles its record with the facts of the host.
 
 use std::sync::Arc;
 
@@ -25,28 +25,28 @@ use crate::{
 };
 
 impl Actor {
-    /// Starts the actor of a VM that an earlier agent left; returns when it is known what became of it.
+    /// Starts the actor of a VM that an earlier agent left; returns when its state is known.
     pub(in crate::agent) async fn adopt(context: &VmContext, record: VmRecord, findings: Findings) {
         let (handle, seat) = Seat::prepare(context, &record);
         context.registry.insert(handle);
         let (done, known) = oneshot::channel();
         Self::spawn(context, seat, record, Some(Command::Adopt { findings: Box::new(findings), done }));
-        // An actor that ends with the agent says nothing.
+        // An actor that exits with the agent sends nothing.
         let _ = known.await;
     }
 
     pub(super) async fn on_adoption(&mut self, findings: Findings) {
         let written = self.record.generation;
         if let Err(error) = Box::pin(self.make_true(findings)).await {
-            // It can't be written down, but it exists: known, and left alone.
-            tracing::error!(%error, "what became of the VM can't be written down; it is lost");
+            // The state can't be committed, but the VM exists: it is left alone.
+            tracing::error!(%error, "the adopted state could not be committed; the VM is lost");
             self.live = Live::default();
             self.record.stop = self.record.stop.take().filter(|_| self.record.state != VmState::Starting);
             self.record.state = VmState::Lost;
         }
         self.settle().await;
         if self.record.generation == written {
-            // Nothing was committed, which writes it.
+            // No commit has written `vm.json`.
             self.context.write_vm_json(&self.record).await;
         }
         self.published.send_replace(Arc::new(self.record.clone()));
@@ -84,7 +84,7 @@ impl Actor {
         status: GuestStatus,
         accelerator: &str,
     ) -> Result<(), Error> {
-        // Its password was set by whoever found it.
+        // The adoption has set its password.
         self.listen_vnc(&machine).await;
         let state = match self.record.state {
             VmState::Stopping => VmState::Stopping,
@@ -97,7 +97,7 @@ impl Actor {
         let (mut calls, mut events) = (Vec::new(), Vec::new());
         let mut vm = self.record.clone();
         if vm.state == VmState::Starting {
-            // A start, or the second half of a reboot, which came to its end.
+            // A start, or the second half of a reboot, has completed.
             calls.append(&mut vm.waiting);
             calls.extend(vm.stop.take().into_iter().flat_map(|stop| stop.calls));
             events.extend(vm.boot.as_ref().map(|boot| {
@@ -110,7 +110,7 @@ impl Actor {
         }
         (vm.state, vm.vnc_port) = (state, self.vnc_port());
         if let Some(run) = &mut vm.machine {
-            // As they are now, whatever an earlier agent saw.
+            // The current values, not those of an earlier agent.
             run.enforcements = process.enforcements().to_vec();
             run.limits = process.bound(&Limits::of(&vm.spec));
             run.resets += resets;
@@ -126,7 +126,8 @@ impl Actor {
         Ok(())
     }
 
-    /// Its hypervisor ended while no agent was there. The second half of a reboot is done later, and answers its calls.
+    /// Handles a hypervisor that exited while no agent ran. The second half of a reboot runs later, and
+    /// answers its calls.
     async fn was_over(&mut self, ended: Ended, has_links: bool) -> Result<(), Error> {
         let exit = exit::exit(&self.context, &self.record, ended, None, true);
         let again = self.record.stop.as_ref().is_some_and(|stop| stop.then_start);
@@ -135,7 +136,7 @@ impl Actor {
         // An interrupted start is undone; a repeated request starts the VM again.
         let vm = self.after(exit, again, |vm| turn::try_again(&context, vm));
         self.write_down(vm, Vec::new(), calls, |vm, call| stop_result(vm, call.reboots)).await?;
-        // Not before it is written down how it ended: this is what tells.
+        // Only after the exit is committed: these resources record it.
         self.give_back(has_links).await;
         disks::settle(&self.context, &self.record).await;
         Ok(())
@@ -144,7 +145,7 @@ impl Actor {
     async fn lose(&mut self, process: Option<Arc<dyn Process>>, why: &str) -> Result<(), Error> {
         tracing::error!(why, "lost: the hypervisor is left alone");
         let mut vm = self.record.clone();
-        // Should it be found again, then as one that was started.
+        // If it is found again, it counts as started.
         vm.stop = vm.stop.take().filter(|_| vm.state != VmState::Starting);
         vm.state = VmState::Lost;
         let nobody = |vm: &VmRecord, _: &WaitingCall| Ok(VmReply::of(vm));
@@ -153,7 +154,7 @@ impl Actor {
         Ok(())
     }
 
-    /// Commits what the record has become, with the answers to `calls`; nothing when it is what it was.
+    /// Commits the changed record, with the answers to `calls`; does nothing if it is unchanged.
     async fn write_down(
         &mut self,
         vm: VmRecord,
@@ -174,7 +175,7 @@ impl Actor {
         self.commit(&Call::own(), vm, events, answers).await
     }
 
-    /// Removes what a process had of the host.
+    /// Releases a process's host resources.
     async fn give_back(&self, has_links: bool) {
         self.context.platform.zone.forget(self.record.uuid, &self.layout).await;
         if has_links {
@@ -182,12 +183,12 @@ impl Actor {
         }
     }
 
-    /// Finishes what an earlier agent began beside its hypervisor.
+    /// Finishes an earlier agent's other work on the VM.
     async fn settle(&mut self) {
         if turn::passes_over(&self.context, &self.record) {
             let this = self.context.platform.host_boot.clone();
             if let Err(error) = self.note(|vm| vm.host_boot = Some(this)).await {
-                tracing::error!(%error, "the next start decides again whether it is started");
+                tracing::error!(%error, "the next agent start decides again on its autoboot");
             }
         }
         self.settle_disks().await;
@@ -201,7 +202,7 @@ impl Actor {
         self.context.claims.put(uuid, spec, self.record.running_nics());
     }
 
-    /// Removes what an update that was cut left.
+    /// Removes disks that an interrupted update left.
     async fn settle_disks(&mut self) {
         let leftover = self.record.leftover_disks();
         if leftover.is_empty() {

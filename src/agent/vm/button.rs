@@ -7,10 +7,11 @@
 //!     └─▶ pressed: it listens, and has been up for a while
 //! ```
 //!
-//! A guest that is still in its firmware can't hear the button, so it is pressed as soon as the guest has said to its
-//! machine that it listens. Once it was heard it is never pressed again, whoever joins the stop and whichever agent goes
-//! on with it: some systems take a second press as "never mind". That it is pressed is written down before it is. What
-//! the hypervisor says is waited for a moment only: the deadline of the stop holds whatever it does.
+//! A guest that is still in its firmware can't hear the button, so the agent presses it as soon as the
+//! guest's machine reports that it listens. Once heard, it is never pressed again, whichever caller joins the
+//! stop and whichever agent continues it: some systems take a second press as "never mind". The press is
+//! noted before it is made. The agent waits only a moment for the hypervisor: the deadline of the stop holds
+//! in any case.
 
 use std::time::Duration;
 
@@ -23,33 +24,33 @@ use crate::{
     model::{Timestamp, VmRecord},
 };
 
-/// Between two looks at a guest that is deaf.
+/// The interval between checks of a deaf guest.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The shortest time from a guest's boot until its programs listen.
 const LEAST: Duration = Duration::from_secs(5);
 /// Once a kernel listens, its programs may need this many times as long as the kernel took.
 const TIMES: u32 = 4;
 
-/// Where the button is.
+/// The button's state.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Button {
     /// The hypervisor has not said whether the guest listens; the time of the next check.
     Asked { at: Instant },
     /// The guest does not listen; the time of the next check.
     Deaf { at: Instant },
-    /// The guest's kernel listens since a moment ago.
+    /// The guest's kernel has just begun to listen.
     Waking { at: Instant },
     /// The guest can have heard it.
     Pressed,
 }
 
 impl Button {
-    /// Of a stop that begins now.
+    /// The button of a new stop.
     pub(super) fn asked() -> Self {
         Self::Asked { at: Instant::now() }
     }
 
-    /// Whether the hypervisor has not said yet that the guest listens, or that it does not.
+    /// Returns whether it is still unknown if the guest listens.
     pub(super) fn is_unknown(self) -> bool {
         matches!(self, Self::Asked { .. })
     }
@@ -63,7 +64,7 @@ impl Button {
 }
 
 impl Actor {
-    /// Looks at the button of a stop that has just begun, was joined, or came from an earlier agent.
+    /// Checks the button of a stop that has just begun, was joined, or came from an earlier agent.
     pub(super) async fn begin_button(&mut self) {
         let is_pressed = self.record.stop.as_ref().is_some_and(|stop| stop.pressed);
         let Some(stop) = &mut self.stop else { return };
@@ -74,7 +75,7 @@ impl Actor {
         }
     }
 
-    /// The time has come to look at it.
+    /// Handles a due check or press.
     pub(super) async fn on_button(&mut self) {
         match self.stop.as_ref().map(|stop| stop.button) {
             Some(Button::Asked { .. } | Button::Deaf { .. }) => self.check_button().await,
@@ -83,7 +84,7 @@ impl Actor {
         }
     }
 
-    /// A guest that was reset has not heard anything.
+    /// Releases the button: a reset guest has not heard it.
     pub(super) async fn release_button(&mut self) {
         if let Some(stop) = self.stop.as_mut().filter(|stop| matches!(stop.button, Button::Pressed)) {
             stop.button = Button::Deaf { at: Instant::now() + LOOK_AGAIN };
@@ -107,13 +108,13 @@ impl Actor {
             }
             Ok(Hearing::Listens) if up < LEAST => Button::Waking { at: now + (LEAST - up) },
             Ok(_) => return self.press().await,
-            // It is busy, or about to go.
+            // It is busy, or about to exit.
             Err(_) if was_deaf => Button::Deaf { at: later },
             Err(_) => Button::Asked { at: later },
         };
     }
 
-    /// Since the guest's boot, or its last reset.
+    /// Time since the guest's boot or last reset.
     fn up(&self) -> Duration {
         let machine = self.record.machine.as_ref();
         let began = machine.map_or(Timestamp::now(), |machine| machine.last_reset.unwrap_or(machine.booted));
@@ -127,7 +128,7 @@ impl Actor {
         let deadline = stop.deadline;
         crash::point("stop.noted");
         let Some(machine) = self.live.machine.clone() else { return };
-        // The deadline will deal with what goes wrong.
+        // The deadline covers any failure.
         match briefly(deadline, machine.press_power_button()).await {
             Ok(()) => {}
             // It may have been pressed.

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// What this host gives to a machine that leaves something open.
+/// Returns this host's defaults for an incomplete machine.
 pub(in crate::agent) fn host_for<'a>(
     context: &VmContext,
     disk_path: &'a dyn Fn(usize) -> String,
@@ -19,7 +19,7 @@ pub(in crate::agent) fn host_for<'a>(
     Host { overhead: context.settings.overhead, disk_path, new_mac }
 }
 
-/// Fills in what a payload leaves open.
+/// Fills in a payload's missing properties.
 pub(in crate::agent) fn complete(context: &VmContext, uuid: Uuid, spec: &mut VmSpec) {
     let layout = context.layout_of(uuid);
     let new_mac = || context.new_mac();

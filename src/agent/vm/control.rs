@@ -1,4 +1,4 @@
-//! What is done to a machine that runs: signals, interrupts, pausing, other media.
+//! Requests to a running machine: signals, interrupts, pauses, changes of media.
 
 use crate::{
     agent::{
@@ -38,7 +38,7 @@ impl Actor {
                         self.wrong_state(format!("Cannot find running init PID for VM {uuid}"))
                     })?;
                 if let Some(signal) = signal {
-                    // Should that be its end, it is known whose it was.
+                    // If the signal ends it, the exit names the caller.
                     let kill = Kill { call: call.waiting(false), signal: signal.as_raw() };
                     let act = async { process.signal(signal).map_err(Error::internal) };
                     let told = ("KillVm", signal_name(signal));
@@ -100,7 +100,7 @@ impl Actor {
         Ok(outcome)
     }
 
-    /// The VM's own CD gets another path too, so that the next boot finds what is in the drive now.
+    /// Also changes the path of the VM's own CD, so that the next boot finds the new medium.
     async fn change_media(&mut self, call: &Call, drive: &str, path: &str) -> Result<VmReply, Error> {
         if judge(self.record.state, Ask::Media) != Verdict::Act {
             let state = self.record.state;
@@ -148,7 +148,7 @@ impl Actor {
         self.enter(call, edit).await
     }
 
-    /// The CD drive of that name, or with that medium; the first where nothing is said.
+    /// Returns the CD drive with that name or medium; the first when `wanted` is empty.
     fn cd_drive(&self, wanted: &str) -> Option<String> {
         let is_wanted = |id: &str, path: &str| wanted.is_empty() || [id, path].contains(&wanted);
         match &self.record.machine {

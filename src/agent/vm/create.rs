@@ -1,4 +1,4 @@
-//! How a VM comes to be.
+//! Creation of a VM.
 //!
 //! ```text
 //!   check ─▶ reserve the UUID ─▶ commit "provisioning" ─▶ folders, disks ─▶ commit "stopped" ─▶ boot?
@@ -24,7 +24,7 @@ use crate::{
     storage::{self, StorageError},
 };
 
-/// Makes a VM; starts it too when it says so.
+/// Creates a VM; also starts one with autoboot.
 pub(in crate::agent) async fn create(
     context: &VmContext,
     call: Call,
@@ -78,7 +78,7 @@ fn record(context: &VmContext, uuid: Uuid, zone_index: u32, mut spec: VmSpec, st
     let (now, autoboot) = (Timestamp::now(), spec.autoboot());
     VmRecord {
         uuid,
-        // By chance, so that an etag of another life of this UUID is none of this one.
+        // Random, so that no etag of an earlier VM with this UUID matches.
         generation: Uuid::new_v4().as_fields().0.into(),
         spec,
         state,
@@ -92,17 +92,17 @@ fn record(context: &VmContext, uuid: Uuid, zone_index: u32, mut spec: VmSpec, st
         unsettled: Vec::new(),
         waiting: Vec::new(),
         kill: None,
-        // With autoboot it has its turn when it is started: if not by this agent, then by the next.
+        // With autoboot its turn is still to come: when this agent or the next one starts it.
         host_boot: Some(if autoboot { String::new() } else { context.platform.host_boot.clone() }),
         vnc_port: None,
         vnc_secret: context.settings.vnc_password.then(secret::new_password),
     }
 }
 
-/// Between tries to remove what is left of a VM.
+/// Interval of attempts to remove a VM's remains.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// What a VM that is being made has claimed; given back unless the VM comes to be.
+/// The claims of a VM that is being created; released unless the creation succeeds.
 struct Claimed<'a> {
     context: &'a VmContext,
     uuid: Option<Uuid>,
@@ -145,7 +145,7 @@ async fn provision(context: &VmContext, call: Call, uuid: Uuid, spec: VmSpec) ->
 
     let layout = context.layout_of(uuid);
     if let Err(error) = make(context, &layout, &draft.spec).await {
-        // Before its UUID is free: what another of that name claims is its own.
+        // Before the UUID is free, or the claims of a new VM under it would be released.
         drop(claims);
         discard(context, &call, &draft).await;
         return Err(error);
@@ -156,9 +156,9 @@ async fn provision(context: &VmContext, call: Call, uuid: Uuid, spec: VmSpec) ->
     let autoboot = vm.spec.autoboot();
     let (reply, answer) = tokio::sync::oneshot::channel();
     let (etag, options) = (String::new(), BootOptions::default());
-    // Before what it was told while it was made.
+    // Before commands queued during the creation.
     let start = Command::Start { call: call.clone(), etag, options, progress: None, reply };
-    // With autoboot this is the answer until it is known how the boot went.
+    // With autoboot this is the answer until the boot's result is known.
     let transition = Transition::new(context).answers(call.answer(&Ok(outcome.clone())));
     if let Err(error) = transition.put(&call, &draft, &vm, || seat.publish(&vm)).await {
         drop(claims);
@@ -171,9 +171,9 @@ async fn provision(context: &VmContext, call: Call, uuid: Uuid, spec: VmSpec) ->
         return Ok(outcome);
     }
     match answer.await.map_err(|_| handle.unanswered())? {
-        // It is made; it starts with the host.
+        // The VM exists; it starts with the host.
         Err(Error::Draining) => Ok(outcome),
-        // It exists all the same; a retry would make another.
+        // The VM exists all the same; a retry would create another.
         Err(Error::BootFailed { uuid, step, reason }) => {
             let reason = format!("{reason} (VM {uuid} was created, and is stopped)");
             Err(Error::BootFailed { uuid, step, reason })
@@ -182,7 +182,7 @@ async fn provision(context: &VmContext, call: Call, uuid: Uuid, spec: VmSpec) ->
     }
 }
 
-/// Makes folders and disks.
+/// Creates folders and disks.
 async fn make(context: &VmContext, layout: &VmLayout, spec: &VmSpec) -> Result<(), Error> {
     let (layout, disks) = (layout.clone(), spec.disks.clone());
     let volumes = context.platform.volumes.clone();
@@ -196,12 +196,12 @@ async fn make(context: &VmContext, layout: &VmLayout, spec: &VmSpec) -> Result<(
     Ok(tokio::task::spawn_blocking(make).await.map_err(Error::internal)??)
 }
 
-/// Removes what a creation that did not end well, or a deletion that was cut, has left, and its record last. What can't
-/// be done now, as on a full disk, is tried until it can.
+/// Removes what a failed creation or an interrupted deletion has left, and the record last. Where that fails,
+/// as on a full disk, it retries until it succeeds.
 pub(in crate::agent) async fn discard(context: &VmContext, call: &Call, vm: &VmRecord) {
     let Err(error) = try_discard(context, call, vm).await else { return };
-    tracing::error!(vm = %vm.uuid, %error, "what is left of the VM can't be removed; it is tried again");
-    // Meanwhile no other VM is made under its UUID: that would be removed. One that was just made has it still.
+    tracing::error!(vm = %vm.uuid, %error, "the remains of the VM could not be removed; retrying");
+    // Reserve the UUID, or a new VM under it would be removed too. A VM that was just created still holds it.
     let taken = context.registry.reserve(vm.uuid, u32::MAX).ok();
     let (context, call, vm) = (context.clone(), call.clone(), vm.clone());
     let tasks = context.tasks.clone();
@@ -219,9 +219,9 @@ pub(in crate::agent) async fn discard(context: &VmContext, call: &Call, vm: &VmR
 async fn try_discard(context: &VmContext, call: &Call, vm: &VmRecord) -> Result<(), Error> {
     let layout = context.layout_of(vm.uuid);
     if let Err(error) = context.platform.links.unplug(vm.uuid).await {
-        tracing::warn!(vm = %vm.uuid, %error, "its links");
+        tracing::warn!(vm = %vm.uuid, %error, "cannot remove its links");
     }
-    // Until that is done the record stays, so that what is left is still known to be a VM's.
+    // The record stays until then, so that the remains are still known to be a VM's.
     tokio::task::spawn_blocking(move || storage::remove_zone(&layout)).await.map_err(Error::internal)??;
     let answer = |call: &WaitingCall| Call::from_waiting(call.clone()).answer(&Ok(DeleteReply));
     let answers = vm.waiting.iter().filter_map(answer);

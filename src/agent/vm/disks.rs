@@ -1,15 +1,15 @@
-//! The disks of a machine whose hypervisor ended.
+//! The disks of a machine whose hypervisor exited.
 
 use crate::{agent::context::VmContext, model::VmRecord, spec::DiskSpec};
 
-/// Gives disks and UEFI variables their sizes again, whatever the hypervisor made of them.
+/// Restores the sizes of disks and UEFI variables, in case the hypervisor changed them.
 pub(in crate::agent) async fn settle(context: &VmContext, vm: &VmRecord) {
     let (volumes, layout) = (context.platform.volumes.clone(), context.layout_of(vm.uuid));
     let disks: Vec<DiskSpec> = vm.spec.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
     let hypervisor = context.hypervisor(vm).clone();
     let settle = move || {
         if let Err(error) = hypervisor.settle_uefi(&layout.efi_vars()) {
-            tracing::warn!(%error, zone = %layout.zonepath().display(), "the size of its UEFI variables is not known");
+            tracing::warn!(%error, zone = %layout.zonepath().display(), "cannot check the UEFI variables");
         }
         for (disk, name) in disks.iter().filter_map(|disk| Some((disk, disk.file_name()?))) {
             match volumes.settle(layout.zonepath(), name, disk.mebibytes()) {

@@ -1,4 +1,4 @@
-//! What a hypervisor does by itself: it ends, stops its guest, or falls silent.
+//! Handles what a hypervisor does unasked: it exits, stops its guest, or falls silent.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ use crate::{
     zone::{Ended, Found},
 };
 
-/// How long a hypervisor that fell silent may hold up its VM's other commands.
+/// How long a silent hypervisor may delay its VM's other commands.
 const REATTACH: Duration = Duration::from_secs(2);
 
-/// How long it may take to say what it does.
+/// How long it may take to report its status.
 const STATUS_TIME: Duration = Duration::from_secs(1);
 
-/// Between two panics of a guest that are told.
+/// Interval of journaled panics of a guest.
 const PANICS: Duration = Duration::from_secs(10);
 
-/// What a call is told whose VM is stopped now.
+/// Returns the reply to a call whose VM has stopped.
 pub(super) fn stop_result(vm: &VmRecord, reboots: bool) -> Result<VmReply, Error> {
     if reboots {
         let message = "another request stopped the VM while it was rebooting".to_owned();
@@ -36,7 +36,7 @@ pub(super) fn stop_result(vm: &VmRecord, reboots: bool) -> Result<VmReply, Error
     Ok(VmReply::of(vm))
 }
 
-/// The end was not written down: what tells of it stays for the next agent, which answers.
+/// Refuses callers when the exit is not committed: its traces stay for the next agent, which answers.
 fn refuse(waiting: Vec<Waiting>) {
     for Waiting { reply, .. } in waiting {
         let _ = reply.send(Err(Error::Stopping));
@@ -44,7 +44,7 @@ fn refuse(waiting: Vec<Waiting>) {
 }
 
 impl Actor {
-    /// The process is gone, by whatever.
+    /// Handles the exit of the process.
     pub(super) async fn on_ended(&mut self, ended: Ended) {
         self.drain_last_events().await;
         crash::point("ended");
@@ -59,7 +59,7 @@ impl Actor {
         let waiting = stop.map(|stop| stop.waiting).unwrap_or_default();
 
         let host_boot = self.context.platform.host_boot.clone();
-        // That it ran could not be written down.
+        // Its start could not be committed.
         let vm = self.after(exit, then_start, |vm| vm.host_boot = Some(host_boot));
         let by_operator = vm.exit.as_ref().is_some_and(|exit| exit.reason == ExitReason::Operator);
         let killed = self.record.kill.clone().filter(|_| by_operator);
@@ -90,11 +90,11 @@ impl Actor {
         }
     }
 
-    /// The record of a VM whose hypervisor is gone. With `again` the second half of a reboot is still to be done; one that
-    /// never ran has no exit, and `never_ran` says what becomes of its turn.
+    /// Returns the record of a VM whose hypervisor is gone. With `again`, the second half of a reboot is
+    /// still due; a VM that never ran has no exit, and `never_ran` decides its turn.
     pub(super) fn after(&self, exit: Exit, again: bool, never_ran: impl FnOnce(&mut VmRecord)) -> VmRecord {
         self.changed(|vm| {
-            // Those of a start or a deletion that was under way ask again.
+            // Callers of an interrupted start or deletion ask again.
             vm.waiting.clear();
             if vm.state == VmState::Starting {
                 never_ran(vm);
@@ -107,8 +107,8 @@ impl Actor {
         })
     }
 
-    /// Removes what the process had of the host. Not before its end is written down, which others wait for;
-    /// the next start does it for an agent that died in between.
+    /// Releases the process's host resources. Runs after its exit is committed, which others wait for; the
+    /// next start does it for an agent that died in between.
     async fn forget(&self) {
         self.context.platform.zone.forget(self.record.uuid, &self.layout).await;
         disks::settle(&self.context, &self.record).await;
@@ -116,14 +116,14 @@ impl Actor {
         self.context.claims.put(self.record.uuid, &self.record.spec, &[]);
     }
 
-    /// Removes what is left of its links.
+    /// Removes the VM's remaining links.
     pub(super) async fn unplug(&self) {
         if let Err(error) = self.context.platform.links.unplug(self.record.uuid).await {
             tracing::warn!(%error, "the links could not be removed; the next start tries again");
         }
     }
 
-    /// What the hypervisor said just before it went may still be in the pipe.
+    /// Reads the hypervisor's last events, which may still be in the pipe.
     async fn drain_last_events(&mut self) {
         let Some(machine) = self.live.machine.clone() else { return };
         let hear = async {
@@ -149,7 +149,7 @@ impl Actor {
             MachineEvent::Reset { guest } => {
                 let before = self.record.machine.as_ref().and_then(|machine| machine.last_reset);
                 self.resets.count(guest, before);
-                // It went its own way after a panic.
+                // The guest went on after a panic.
                 self.last_words = None;
                 self.release_button().await;
             }
@@ -158,7 +158,7 @@ impl Actor {
         }
     }
 
-    /// A guest that panics again and again must not fill the journal.
+    /// Journals a panic; repeated panics must not fill the journal.
     async fn journal_panic(&mut self) {
         let now = Instant::now();
         if self.live.panic_told.is_some_and(|told| now < told + PANICS) {
@@ -172,20 +172,20 @@ impl Actor {
         }
     }
 
-    /// Guest code no longer runs, though nobody asked for it. It stays failed until it is resumed or
-    /// stopped: a hypervisor that goes to and fro must not fill the journal.
+    /// Handles a guest that no longer runs, though nobody requested that. It stays failed until it is resumed
+    /// or stopped: a hypervisor that alternates must not fill the journal.
     pub(super) async fn check_run_status(&mut self) {
         let was = self.record.state;
         if !matches!(was, VmState::Running | VmState::Suspended) {
             return;
         }
         let Some(machine) = self.live.machine.clone() else { return };
-        // It may flood its events and say nothing else: who waits for the VM is not held up for long.
+        // It may flood its events and answer nothing else: callers of the VM must not wait for long.
         let deadline = Instant::now() + STATUS_TIME;
         let status = match briefly(deadline, machine.status()).await {
-            // On the way out, or on the way through a reset.
+            // It is exiting, or going through a reset.
             Ok(status) if status.state() == was || status.status == "shutdown" => return,
-            // It sleeps or wakes as it likes, or a pause was not written down, or not heard the end of.
+            // The guest sleeps or wakes as it likes, or a pause was not committed or not answered.
             Ok(status) if status.state() != VmState::Failed => {
                 if self.sleeps.may_tell() {
                     let vm = self.changed(|vm| vm.state = status.state());
@@ -217,7 +217,7 @@ impl Actor {
         self.commit_surely(&Call::own(), vm, None).await;
     }
 
-    /// The control connection is gone. Mostly the process is too; if not, it is tried again.
+    /// Handles a lost control connection. Usually the process is gone too; if not, reconnects.
     async fn on_silence(&mut self) {
         self.live.machine = None;
         let Some(process) = self.live.process.clone() else { return };
@@ -232,10 +232,11 @@ impl Actor {
         }
     }
 
-    /// Connects to a hypervisor that lives; whether that worked. What happened meanwhile is looked up.
+    /// Reconnects to a running hypervisor and checks its status; returns whether that worked.
     async fn reattach(&mut self, patience: Duration) -> bool {
         let hypervisor = self.context.hypervisor(&self.record).clone();
-        // It hands viewers to the old connection, and keeps it open: a hypervisor serves one at a time.
+        // The endpoint hands viewers to the old connection and keeps it open, and a hypervisor serves only
+        // one.
         self.close_vnc().await;
         let Ok(machine) = hypervisor.attach(self.record.uuid, &self.layout.control(), patience).await else {
             return false;
@@ -246,7 +247,7 @@ impl Actor {
         true
     }
 
-    /// A lost VM of whose process nothing was known: what the host says now.
+    /// Asks the host again for the unknown process of a lost VM.
     pub(super) async fn find_process(&mut self) {
         self.recover_at = None;
         match self.context.platform.zone.find(self.record.uuid, &self.layout) {
@@ -259,7 +260,7 @@ impl Actor {
         }
     }
 
-    /// A lost VM may be found again; then it is what it was.
+    /// Tries to find a lost VM again, and restores its state.
     pub(super) async fn recover(&mut self) {
         self.recover_at = None;
         if self.live.process.is_none() {
@@ -275,7 +276,7 @@ impl Actor {
         self.commit_surely(&Call::own(), vm, None).await;
         match (stops, &self.stop) {
             (true, None) => self.resume_stop().await,
-            // Its deadline goes on.
+            // Its deadline holds.
             (true, Some(_)) => self.begin_button().await,
             // It may be paused, or have failed.
             (false, _) => self.check_run_status().await,

@@ -1,7 +1,7 @@
-//! Why a run of a guest is over: from who wanted it, what the kernel says, and what the hypervisor said itself.
+//! Why a guest's run ended: from the caller's request, the kernel's report, and the hypervisor's own words.
 //!
-//! What a hypervisor says may be in a guest's hands, so it is believed last, and its clock only as far as it lies
-//! within the run.
+//! A guest may control the hypervisor's words, so they are believed last, and its clock only as far as it
+//! lies within the run.
 
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ use crate::{
     zone::Ended,
 };
 
-/// Who wanted it goes before the kernel, and the kernel before what a hypervisor says.
+/// The caller's request outranks the kernel, and the kernel outranks the hypervisor's words.
 fn reason(wanted: Option<Requested>, ended: Ended, said: Option<&MachineEvent>) -> ExitReason {
     match wanted {
         Some(Requested::Asked(StopCause::Operator)) if lost_its_power(ended, said) => {
@@ -42,7 +42,7 @@ fn reason(wanted: Option<Requested>, ended: Ended, said: Option<&MachineEvent>) 
 enum Requested {
     /// The guest is asked.
     Asked(StopCause),
-    /// It is not.
+    /// By force.
     Forced(StopCause),
     /// By a signal to the hypervisor.
     Killed(i32),
@@ -57,26 +57,26 @@ fn wanted(vm: &VmRecord) -> Option<Requested> {
     let killed = vm.kill.as_ref().map(|kill| Requested::Killed(kill.signal));
     match vm.state {
         VmState::Stopping => Some(stop.unwrap_or(Requested::Forced(StopCause::default()))),
-        // It fell silent on its way down.
+        // It fell silent while stopping.
         VmState::Lost => stop.or(killed),
         _ => killed,
     }
 }
 
-/// Whether the guest did not go down by itself.
+/// Returns whether the guest's power was cut.
 fn lost_its_power(ended: Ended, said: Option<&MachineEvent>) -> bool {
     let obeyed = matches!(said, Some(MachineEvent::Shutdown { guest: true, .. }));
     !obeyed && matches!(ended, Ended::Signal(libc::SIGKILL))
 }
 
-/// Whether a signal that was sent is what ended the hypervisor.
+/// Returns whether the sent signal ended the hypervisor.
 fn was_killed(signal: i32, ended: Ended, said: Option<&MachineEvent>) -> bool {
     let said_so =
         matches!(said, Some(MachineEvent::Shutdown { guest: false, reason }) if reason == "host-signal");
     said_so || ended == Ended::Signal(signal) || (ended == Ended::Unseen && said.is_none())
 }
 
-/// What a stop came to, for people. `answers` is whether the hypervisor said anything of its guest.
+/// Describes how a stop went, for people. `answers` is whether the hypervisor reported on its guest.
 fn manner(vm: &VmRecord, ended: Ended, said: Option<&MachineEvent>, answers: bool) -> String {
     let text = match (wanted(vm), &vm.stop) {
         (Some(Requested::Killed(signal)), _) => return format!("signal {signal} was sent by {}", killer(vm)),
@@ -102,7 +102,7 @@ fn killer(vm: &VmRecord) -> &str {
         .unwrap_or("a caller")
 }
 
-/// As a shell would say it.
+/// The status as in a shell.
 fn status(ended: Ended) -> i32 {
     match ended {
         Ended::Code(code) => code,
@@ -117,14 +117,14 @@ fn out_of_memory(vm: &VmRecord) -> String {
     format!("the hypervisor needed more than max_physical_memory ({limit} MiB); raise it, or lower ram")
 }
 
-/// The machine was reset, and runs on.
+/// Describes a reset: the machine runs on.
 pub(in crate::agent) fn reset(guest: bool, time: Timestamp) -> Exit {
     let reason = if guest { ExitReason::GuestReset } else { ExitReason::Operator };
     Exit { time, ..Exit::noticed(reason, "the machine was reset".to_owned()) }
 }
 
-/// How a run ended: from what the hypervisor was `heard` to say, else from what it left behind. `answers` is whether it
-/// answered in a stop.
+/// Returns how a run ended: from the hypervisor's last `heard` event, else from its log. `answers` is whether
+/// it answered in a stop.
 pub(in crate::agent) fn exit(
     context: &VmContext,
     vm: &VmRecord,
@@ -133,7 +133,7 @@ pub(in crate::agent) fn exit(
     answers: bool,
 ) -> Exit {
     let last = last_words(context, vm);
-    // Where it did not say when, nobody knows, and this is when it was noticed.
+    // Without a time in the hypervisor's log, this is when the exit was noticed.
     let (said, time) = match (heard, last.end()) {
         (Some(event), _) => (Some(event), Timestamp::now()),
         (None, Some(said)) => (Some(said.event.clone()), within_run(vm, said.time)),
@@ -141,7 +141,7 @@ pub(in crate::agent) fn exit(
     };
     let another_boot = vm.host_boot.as_ref().is_some_and(|boot| *boot != context.platform.host_boot);
     let reason = match reason(wanted(vm), ended, said.as_ref()) {
-        // The host ended it, if it did not end by itself before.
+        // The host's restart ended it, unless it exited before.
         ExitReason::Signal | ExitReason::HypervisorError if another_boot && said.is_none() => {
             ExitReason::Unknown
         }
@@ -169,7 +169,7 @@ pub(in crate::agent) fn exit(
     Exit { reason, status: status(ended), time, detail, obeyed }
 }
 
-/// The resets of a running machine that no agent saw: how many, and when the last was.
+/// Counts the resets of a running machine that no agent saw; also returns the last one's time.
 pub(in crate::agent) fn unseen_resets(context: &VmContext, vm: &VmRecord) -> (u64, Option<Timestamp>) {
     let Some(machine) = &vm.machine else { return (0, None) };
     let seen = machine.last_reset.unwrap_or(machine.booted);
@@ -184,10 +184,10 @@ pub(in crate::agent) fn unseen_resets(context: &VmContext, vm: &VmRecord) -> (u6
     (count, last_reset)
 }
 
-/// Guests pull several levers to reset a machine, one after another, and each is told by itself.
+/// Guests use several ways to reset a machine, one after another, and each is reported separately.
 const ONE_RESET: i64 = 1000;
 
-/// Whether a reset is not just an echo of the one before.
+/// Returns whether a reset is more than an echo of the last one.
 pub(in crate::agent) fn is_another_reset(before: Option<Timestamp>, time: Timestamp) -> bool {
     before.is_none_or(|before| !(0..ONE_RESET).contains(&(time.0 - before.0)))
 }

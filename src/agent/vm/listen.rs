@@ -1,4 +1,4 @@
-//! Listening to the guest of a hypervisor that exists.
+//! Listens to the guest of a running hypervisor.
 
 use tokio_util::task::AbortOnDropHandle;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Actor {
-    /// Answers its questions, and tells what it reaches; `is_new` is whether this agent booted it.
+    /// Answers metadata requests, and journals late phases; `is_new` is whether this agent booted the guest.
     pub(super) fn listen_to_guest(&mut self, is_new: bool) {
         let late = LatePhases::of(&self.context, &self.record, is_new);
         self.live._first_byte = late.clone().map(|late| await_first_byte(&self.console, late));
@@ -21,7 +21,7 @@ impl Actor {
     }
 }
 
-/// Tells the moment when the guest first prints something.
+/// Reports when the guest first prints something.
 fn await_first_byte(console: &Console, late: LatePhases) -> AbortOnDropHandle<()> {
     let console = console.clone();
     AbortOnDropHandle::new(tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! A hypervisor that exists, and what goes on for it.
+//! A running hypervisor, and its background tasks.
 
 use std::sync::Arc;
 
@@ -12,23 +12,23 @@ use crate::{
     zone::{Ended, Process},
 };
 
-/// A hypervisor that exists, as far as it is known.
+/// A running hypervisor, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     pub(super) process: Option<Arc<dyn Process>>,
     pub(super) machine: Option<Arc<dyn Machine>>,
     pub(super) vnc: Option<VncEndpoint>,
-    /// Told of the boot when the guest comes to them; nothing when nobody knows how it was booted.
+    /// Journals late phases when the guest reaches them; `None` when its boot is unknown.
     pub(super) late: Option<LatePhases>,
     /// Waits for the first byte of this boot.
     pub(super) _first_byte: Option<AbortOnDropHandle<()>>,
-    /// Answers the guest's questions.
+    /// Serves the guest's metadata.
     pub(super) _metadata: Option<AbortOnDropHandle<()>>,
     /// Answers its requests for an address.
     pub(super) links: Option<Attended>,
-    /// When it is tried again to put in force what it may send.
+    /// When its packet rules are applied again.
     pub(super) guard_again: Option<Instant>,
-    /// When it was told last that the guest panicked.
+    /// When a guest panic was last journaled.
     pub(super) panic_told: Option<Instant>,
 }
 

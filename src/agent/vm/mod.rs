@@ -1,4 +1,4 @@
-//! One VM: its actor, to which commands queue. It alone changes the record; each verb has a file.
+//! One VM: its actor and the command queue. Only the actor changes the record; each verb has a file.
 //!
 //! ```text
 //!   commands ──┐
@@ -7,11 +7,10 @@
 //!   stop deadline ──┘
 //! ```
 //!
-//! The states are drawn in [`crate::spec::VmState`]. A stop is answered when the process is gone,
-//! so its callers wait in [`Stop`] meanwhile, and other commands are heard: a second, forced stop
-//! may overtake a patient one. A boot is done in one go; commands wait until it is over. What may
-//! fail is a commit (disk full): then a command changes nothing, but the end of a process is a fact
-//! and is committed again and again until it can be.
+//! [`crate::spec::VmState`] shows the states. A stop is answered when the process is gone, so its callers
+//! wait in [`Stop`] while other commands are handled: a second, forced stop may overtake a patient one. A
+//! boot runs in one go; commands wait until it is over. A commit may fail (disk full): then a command changes
+//! nothing, but the exit of a process is a fact, and its commit is retried until it succeeds.
 
 mod adopt;
 mod button;
@@ -72,9 +71,9 @@ use seat::Seat;
 use sleeps::Sleeps;
 use stop::{Manner, Stop};
 
-/// Between looks for a hypervisor that does not answer.
+/// Interval between attempts to reach a lost hypervisor.
 const RECOVER_EVERY: Duration = Duration::from_secs(5);
-/// Between attempts to put in force what a VM may send.
+/// Interval between attempts to apply a VM's packet rules.
 const GUARD_AGAIN: Duration = Duration::from_secs(5);
 /// See the module.
 #[derive(Debug)]
@@ -87,7 +86,7 @@ pub(super) struct Actor {
     commands: mpsc::Receiver<Command>,
     live: Live,
     stop: Option<Stop>,
-    /// When a lost hypervisor is looked for again.
+    /// When to search again for a lost hypervisor.
     recover_at: Option<Instant>,
     last_words: Option<MachineEvent>,
     resets: Resets,
@@ -100,8 +99,7 @@ enum Then {
 }
 
 impl Actor {
-    /// Starts the actor of a VM that is known already. `first` is what it does before anything that it was told
-    /// meanwhile.
+    /// Starts the actor of a known VM. It runs `first` before any command that is already queued.
     pub(super) fn spawn(context: &VmContext, seat: Seat, record: VmRecord, first: Option<Command>) {
         let Seat { layout, console, published, commands } = seat;
         published.send_replace(Arc::new(record.clone()));
@@ -119,7 +117,7 @@ impl Actor {
             resets: Resets::default(),
             sleeps: Sleeps::default(),
         };
-        // Everything that is logged of this VM says so.
+        // Every log line about this VM names it.
         let span = tracing::info_span!("vm", uuid = %actor.record.uuid);
         let work = async move {
             if let Some(first) = first {
@@ -130,11 +128,11 @@ impl Actor {
         context.tasks.spawn(work.instrument(span));
     }
 
-    /// Serves a hypervisor that was not started just now.
+    /// Serves a hypervisor that was found, not started.
     async fn attend(&mut self) {
         self.console.watch().await;
         self.listen_to_guest(false);
-        // What was committed is in force, whatever the agent before came to, and the host meanwhile.
+        // Applies what was committed, whatever the earlier agent completed and the host changed since.
         links::rejoin(&self.context, &self.record).await;
         self.follow_links().await;
     }
@@ -156,11 +154,11 @@ impl Actor {
                 () = until(self.recover_at) => self.recover().await,
                 () = until(self.live.guard_again) => self.follow_links().await,
                 command = self.commands.recv() => match command {
-                    // A VM that has nothing to do needs no room for what it could be told.
+                    // Boxed, so that an idle VM needs no room for a command's future.
                     Some(command) => if matches!(Box::pin(self.obey(command)).await, Then::End) { break },
                     None => break,
                 },
-                // Last: a hypervisor in a guest's hands may flood, and must not starve what is above.
+                // Last: a hypervisor that a guest controls may flood, and must not starve the other branches.
                 event = next_event(self.live.machine.clone()) => self.on_event(event).await,
             }
         }
@@ -219,7 +217,7 @@ impl Actor {
         Then::GoOn
     }
 
-    /// Lets a change of what its interfaces may send and are told take effect.
+    /// Applies changes of the interfaces' packet rules and network settings.
     async fn follow_links(&mut self) {
         let guarded = links::guard(&self.context, &self.record).await;
         if let (Err(error), None) = (&guarded, self.live.guard_again) {
@@ -247,7 +245,7 @@ impl Actor {
         VmReply { already, ..VmReply::of(&self.record) }
     }
 
-    /// The machine, to do `what` with it, like "get info for".
+    /// Returns the machine, to do `what`, like "get info for".
     fn inspect(&self, what: &str) -> Result<Inspection, Error> {
         let is_allowed = judge(self.record.state, Ask::Inspect) == Verdict::Act;
         match &self.live.machine {

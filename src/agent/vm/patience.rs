@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use crate::hypervisor::HypervisorError;
 
-/// While others wait to be heard.
+/// While other commands wait.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// While a stop has a deadline.
 const MOMENT: Duration = Duration::from_secs(2);
 
-/// The answer of a hypervisor.
+/// Waits for a hypervisor's answer.
 pub(in crate::agent) async fn patient<T>(
     asked: impl Future<Output = Result<T, HypervisorError>>,
 ) -> Result<T, HypervisorError> {

@@ -24,9 +24,9 @@ pub(super) enum Ask {
 pub(super) enum Verdict {
     /// It is done.
     Act,
-    /// There is nothing to do: the VM is so already.
+    /// Nothing to do: the VM is already in that state.
     Already,
-    /// One of the kind is under way; the caller waits for that.
+    /// The same request is under way; the caller waits for it.
     Join,
     /// The state does not allow it.
     Refuse,
@@ -55,7 +55,7 @@ pub(super) const fn judge(state: VmState, ask: Ask) -> Verdict {
         (Ask::Delete, _) => Act,
         // Its process may be known, though it does not answer.
         (Ask::Signal, Running | Stopping | Paused | Suspended | Failed | Lost) => Act,
-        // A drive of a stopped VM has its medium in the record.
+        // The record holds the medium of a stopped VM's drive.
         (Ask::Media, Running | Stopping | Paused | Suspended | Failed | Stopped) => Act,
         (Ask::Inspect, Running | Stopping | Paused | Suspended | Failed) => Act,
         (

@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl Actor {
-    /// A VM that could not be started again is not stopped.
+    /// Fails when the VM could not be started again after a stop.
     async fn may_boot_again(&self) -> Result<(), Error> {
         match links::problem(&self.context, &self.record.spec).await {
             Some(problem) => Err(self.wrong_state(format!("Cannot reboot vm: {problem}"))),
@@ -31,7 +31,7 @@ impl Actor {
         if call.request_id.is_some()
             && let Some(stop) = self.stop.as_mut().filter(|stop| stop.waiting.iter().any(same))
         {
-            // A repeat, and the first was asked of an earlier agent.
+            // A repeat of a request to an earlier agent.
             stop.waiting.push(Waiting { call, reply, reboots: true });
             return;
         }

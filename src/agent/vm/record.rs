@@ -17,12 +17,12 @@ use crate::{
 };
 
 impl Actor {
-    /// The record as it would be after `edit`.
+    /// Returns the record after `edit`, uncommitted.
     pub(super) fn changed(&self, edit: impl FnOnce(&mut VmRecord)) -> VmRecord {
         self.record.next(edit)
     }
 
-    /// Makes `vm` the record, with the event that says so. On an error nothing changed.
+    /// Commits `vm` as the record, with its event. On an error nothing changes.
     pub(super) async fn commit(
         &mut self,
         call: &Call,
@@ -37,7 +37,7 @@ impl Actor {
         Ok(())
     }
 
-    /// Writes down for the next agent what nobody sees: no event of it, no other etag.
+    /// Commits a note for the next agent that no reader sees: no event, no new etag.
     pub(super) async fn note(&mut self, edit: impl FnOnce(&mut VmRecord)) -> Result<(), Error> {
         self.note_with(edit, Vec::new(), Vec::new()).await
     }
@@ -55,7 +55,7 @@ impl Actor {
         Ok(())
     }
 
-    /// An answer that changes nothing is kept too: a repeat that comes late must not act.
+    /// Keeps the answer to a call that changed nothing: a late repeat must not act.
     pub(super) async fn keep_answer<T: Reply>(&self, call: &Call, outcome: T) -> Result<T, Error> {
         if let Some(answer) = call.answer(&Ok(outcome.clone())) {
             Transition::new(&self.context).answers([answer]).only().await?;
@@ -63,8 +63,9 @@ impl Actor {
         Ok(outcome)
     }
 
-    /// Does what changes nothing that is seen, but must not be done twice nor without its name: it is told, its answer
-    /// kept and `edit` noted before, so that a repeat after a crash, or on a full disk, does not act.
+    /// Runs an act that changes nothing visible, but must not run twice or without its caller's name: the
+    /// call is journaled, its answer kept and `edit` noted first, so that a repeat after a crash, or on a
+    /// full disk, does not act.
     pub(super) async fn once<E: Into<Error>>(
         &mut self,
         call: &Call,
@@ -83,8 +84,8 @@ impl Actor {
         Err(error)
     }
 
-    /// Commits what is a fact already; tries until it can. False when the agent is stopped before: then the next one
-    /// has to find out the same.
+    /// Commits a fact, and retries until that succeeds. Returns false when the agent stops first: then the
+    /// next agent has to find the same fact.
     pub(super) async fn commit_surely(
         &mut self,
         call: &Call,
@@ -93,7 +94,7 @@ impl Actor {
     ) -> bool {
         let answers: Vec<_> = answers.into_iter().collect();
         while let Err(error) = self.commit(call, vm.clone(), Vec::new(), answers.clone()).await {
-            tracing::error!(%error, state = %vm.state, "a fact can't be written down yet");
+            tracing::error!(%error, state = %vm.state, "a fact could not be committed yet");
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 () = self.context.stopping.cancelled() => return false,

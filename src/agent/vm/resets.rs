@@ -1,7 +1,7 @@
 //! Resets of a running machine: each is counted, and journaled as the end of a run of the guest.
 //!
-//! A guest that resets itself all the time must not fill the journal, so those that follow one that was told are
-//! told together.
+//! A guest that resets itself all the time must not fill the journal, so resets soon after a journaled one
+//! are journaled together.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use crate::{
     spec::VmState,
 };
 
-/// Between two times that resets are journaled.
+/// Interval of the journal entries about resets.
 pub(super) const TELL_EVERY: Duration = Duration::from_secs(10);
-/// Of a machine that is so large that it would fill the journal by then: bytes of it that are journaled in a second.
+/// For a machine so large that even this would fill the journal: bytes of it that are journaled in a second.
 const BYTES_A_SECOND: u64 = 2 << 10;
 
 /// Resets that are not in the record yet.
@@ -30,7 +30,7 @@ pub(super) struct Resets {
     told: Option<Instant>,
     /// Who pressed reset last.
     asked: Option<Call>,
-    /// How long the next ones wait behind those: each time the whole machine is in the journal.
+    /// How long the next resets wait behind those: each entry journals the whole machine.
     pause: Duration,
 }
 
@@ -44,20 +44,20 @@ impl Resets {
         }
     }
 
-    /// Who wanted the next one that is not the guest's.
+    /// Sets the caller of the next reset by a call.
     pub(super) fn asked_by(&mut self, call: Call) {
         self.asked = Some(call);
     }
 
-    /// When they have to be told.
+    /// When to journal the resets.
     pub(super) fn due(&self) -> Option<Instant> {
         (self.untold > 0).then(|| self.told.map_or_else(Instant::now, |told| told + self.pause))
     }
 }
 
 impl Actor {
-    /// Writes them down; later, where that can't be done now. A guest that resets itself must not keep its VM from
-    /// hearing anything else.
+    /// Journals resets, or defers them if that fails. A guest that resets itself must not keep its VM from
+    /// handling other commands.
     pub(super) async fn journal_resets(&mut self) {
         let resets = std::mem::take(&mut self.resets);
         let size = serde_json::to_string(&self.record.spec).map_or(0, |text| text.len());
@@ -70,13 +70,13 @@ impl Actor {
                 machine.resets += resets.untold;
                 machine.last_reset = Some(time);
             }
-            // Why a guest failed is worth more than that it was reset before.
+            // The reason of a failure matters more than an earlier reset.
             if vm.state != VmState::Failed {
                 vm.exit = Some(exit::reset(resets.by_guest, time));
             }
         });
         if let Err(error) = self.commit(&cause, vm, Vec::new(), None).await {
-            tracing::warn!(%error, "a reset is told later");
+            tracing::warn!(%error, "a reset is reported later");
             (self.resets.untold, self.resets.by_guest) = (resets.untold, resets.by_guest);
             self.resets.asked = resets.asked;
         }

@@ -9,14 +9,14 @@ use crate::{
 };
 
 impl Actor {
-    /// Closes the VNC endpoint; its port is free then.
+    /// Closes the VNC endpoint and frees its port.
     pub(super) async fn close_vnc(&mut self) {
         if let Some(endpoint) = self.live.vnc.take() {
             endpoint.close().await;
         }
     }
 
-    /// Opens the VNC endpoint as the machine says now.
+    /// Opens the VNC endpoint as the spec now requires.
     pub(super) async fn open_vnc(&mut self, machine: &Arc<dyn Machine>) {
         if let Err(error) = patient(machine.set_vnc_password(self.record.vnc_password())).await {
             tracing::warn!(%error, "the VNC password could not be set");
@@ -24,7 +24,7 @@ impl Actor {
         self.listen_vnc(machine).await;
     }
 
-    /// The same, where the password is set already.
+    /// Opens it when the password is already set.
     pub(super) async fn listen_vnc(&mut self, machine: &Arc<dyn Machine>) {
         let address = self.context.settings.vnc_address;
         match boot::listen_vnc(&self.record, address, machine.clone()).await {

@@ -11,7 +11,7 @@ use crate::{
     model::VmRecord,
 };
 
-/// A VM's place, whose actor comes later: the VM is seen, and what it is told waits.
+/// A VM's place before its actor starts: the VM is visible, and its commands wait.
 #[derive(Debug)]
 pub(in crate::agent) struct Seat {
     pub(super) layout: VmLayout,
@@ -21,7 +21,7 @@ pub(in crate::agent) struct Seat {
 }
 
 impl Seat {
-    /// Shows the record to readers.
+    /// Publishes the record to readers.
     pub(in crate::agent) fn publish(&self, record: &VmRecord) {
         self.published.send_replace(Arc::new(record.clone()));
     }

@@ -1,10 +1,10 @@
-//! A guest that sleeps and wakes: told as often as resets are, so that it does not fill the journal.
+//! A guest that sleeps and wakes: journaled as rarely as resets, so that it does not fill the journal.
 
 use tokio::time::Instant;
 
 use crate::agent::vm::resets::TELL_EVERY;
 
-/// When it was told last that the guest sleeps or is awake, and whether there is something to be looked at again.
+/// When a sleep or a wake was last journaled, and whether the status must be checked again.
 #[derive(Debug, Default)]
 pub(super) struct Sleeps {
     told: Option<Instant>,
@@ -12,7 +12,7 @@ pub(super) struct Sleeps {
 }
 
 impl Sleeps {
-    /// Whether it may be told now; else it is looked at later.
+    /// Returns whether to journal it now; else it is checked later.
     pub(super) fn may_tell(&mut self) -> bool {
         let now = Instant::now();
         self.again = self.told.is_some_and(|told| now < told + TELL_EVERY);

@@ -1,4 +1,4 @@
-//! Starting: the intention is committed, the boot plan runs, and what came of it is committed.
+//! Starts a VM: the intention is committed, the boot plan runs, and its result is committed.
 
 use tokio::sync::mpsc;
 
@@ -44,7 +44,7 @@ impl Actor {
         progress: BootProgress,
         edit: impl FnOnce(&mut VmRecord),
     ) -> Result<VmReply, Error> {
-        // Again: who comes from the middle of a reboot was not asked before.
+        // Again: the start within a reboot was not checked before.
         self.context.draining.check()?;
         self.rename_disks().await;
         let asked = BootCall {
@@ -80,7 +80,7 @@ impl Actor {
                 let exit = Exit::noticed(reason, error.to_string());
                 let stopped = self.changed(|vm| {
                     vm.state = VmState::Stopped;
-                    // Nothing of a start that failed stays.
+                    // A failed start leaves nothing behind.
                     vm.spec.autoboot = autoboot;
                     vm.exit = Some(exit);
                     (vm.stop, vm.boot) = (None, None);
@@ -111,7 +111,7 @@ impl Actor {
         };
         let (sender, mut reached) = mpsc::channel(Clock::PHASES);
         let boot = async {
-            // Dropped with the boot, so that the listener below ends too.
+            // The sender drops with the boot, so that the listener below ends too.
             boot::boot(request, Clock::new(called_us, sender)).await
         };
         let listen = async {
@@ -119,7 +119,7 @@ impl Actor {
                 if let Some(progress) = &progress {
                     let _ = progress.try_send(phase.clone());
                 }
-                // That it runs is written down with the state that says so: one commit, and no wait for another.
+                // RUNNING is committed together with the state: one commit, and no wait for another.
                 if phase.phase != Phase::Running {
                     let event = call.event(self.record.uuid, EventKind::Boot(phase.clone()));
                     Transition::new(&self.context).event(event).soon().await;
@@ -155,17 +155,17 @@ impl Actor {
             ..Live::default()
         };
         if let Err(error) = self.commit(call, vm, events, answer).await {
-            // What can't be written down does not run.
+            // A VM that can't be committed must not run.
             self.kill();
             return Err(error);
         }
-        // Now: what comes late stands behind RUNNING in the journal.
+        // Only now, so that late phases follow RUNNING in the journal.
         self.listen_to_guest(true);
         self.live.links = Some(Attended::begin(&self.context, &self.record, self.live.late.clone()));
         Ok(outcome)
     }
 
-    /// What is kept of a hypervisor that has just been found to run.
+    /// Describes a hypervisor that was just started or adopted.
     pub(super) fn run_of(&self, process: &dyn Process, accelerator: &str, options: &BootOptions) -> Run {
         Run {
             pid: process.pid(),
@@ -181,12 +181,12 @@ impl Actor {
     }
 }
 
-/// A start came to its end.
+/// Records a completed start.
 pub(super) fn runs(vm: &mut VmRecord, run: Run, host_boot: &str) {
     vm.state = VmState::Running;
     vm.machine = Some(run);
     (vm.exit, vm.stop) = (None, None);
     vm.waiting.clear();
-    // Decided now: a start that is cut is not one.
+    // Set only now: an interrupted start does not count.
     vm.host_boot = Some(host_boot.to_owned());
 }

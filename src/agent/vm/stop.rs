@@ -46,7 +46,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Its caller no longer hears anything, but a repeat gets the answer.
+    /// Creates one without a listener; a repeat of the call gets the answer.
     fn of_an_earlier_agent(call: WaitingCall) -> Self {
         let (reply, _) = oneshot::channel();
         Self { reboots: call.reboots, call: Call::from_waiting(call), reply }
@@ -126,7 +126,8 @@ impl Actor {
         }
     }
 
-    /// Commits the intention, then acts on it. A stop that is under way is joined; the last word counts.
+    /// Commits the intention, then acts on it. Joins a stop that is under way; the last call decides on a
+    /// restart.
     pub(super) async fn enter_stop(
         &mut self,
         call: &Call,
@@ -144,7 +145,7 @@ impl Actor {
                 calls.push(call.waiting(manner.then_start));
             }
             let deadline = joined.as_ref().map_or(deadline, |stop| stop.deadline.min(deadline));
-            // Whoever wanted it first.
+            // The first caller's cause.
             let cause = joined.as_ref().map_or(manner.cause, |stop| stop.cause);
             let (pressed, forced) = joined.map_or((false, false), |stop| (stop.pressed, stop.forced));
             let forced = forced || manner.force;
@@ -153,9 +154,9 @@ impl Actor {
             edit(vm);
         });
         match self.commit(call, stopping, Vec::new(), None).await {
-            // The power goes in any case: a guest that was asked to go down is better off.
+            // The host cuts the power in any case: a guest that was asked to stop is better off.
             Err(error) if manner.cause == StopCause::HostShutdown => {
-                tracing::error!(%error, "powered off without a word in the journal");
+                tracing::error!(%error, "powering off without a journal entry");
             }
             written => written?,
         }
@@ -167,7 +168,7 @@ impl Actor {
         stop.deadline = stop.deadline.min(deadline);
         stop.then_start = manner.then_start;
         if manner.force || failed {
-            // There is nobody to hear it.
+            // No guest runs to hear it.
             stop.button = Button::Pressed;
             self.kill();
         } else {
@@ -178,7 +179,7 @@ impl Actor {
         self.stop.as_mut().ok_or_else(|| Error::internal("a stop that was begun is not there"))
     }
 
-    /// A guest that is halted or sleeps does not feel the button.
+    /// Wakes a halted or sleeping guest, which ignores the button.
     async fn rouse(&self, state: VmState) {
         let Some(machine) = &self.live.machine else { return };
         let Some(deadline) = self.stop.as_ref().map(|stop| stop.deadline) else { return };
@@ -190,15 +191,15 @@ impl Actor {
             }
         };
         if let Err(error) = briefly(deadline, roused).await {
-            tracing::warn!(%state, %error, "it can't be roused");
+            tracing::warn!(%state, %error, "cannot wake the guest");
         }
     }
 
-    /// A stop or a reboot that an earlier agent did not finish, as it was meant.
+    /// Resumes a stop or a reboot that an earlier agent did not finish.
     pub(super) async fn resume_stop(&mut self) {
         let plan = self.record.stop.clone();
         let then_start = plan.as_ref().is_some_and(|plan| plan.then_start);
-        // A clock that jumped makes nobody wait longer than was asked for at most.
+        // Even after a clock jump, nobody waits longer than the longest timeout.
         let left = plan.as_ref().map_or(REBOOT, |plan| plan.deadline.until().min(MAX_LEFT));
         let calls = plan.map(|plan| plan.calls).unwrap_or_default();
         match self.record.state {
@@ -220,7 +221,7 @@ impl Actor {
         }
     }
 
-    /// What the hypervisor says of a guest that is to stop.
+    /// Returns the status of a guest that is to stop.
     async fn asleep(&self) -> VmState {
         let (Some(machine), Some(stop)) = (&self.live.machine, &self.stop) else { return VmState::Stopping };
         briefly(stop.deadline, machine.status()).await.map_or(VmState::Stopping, |status| status.state())
@@ -235,10 +236,10 @@ impl Actor {
     }
 
     pub(super) fn on_deadline(&mut self) {
-        tracing::info!("the guest did not stop in time, its power is cut");
+        tracing::info!("the guest did not stop in time; its power is cut");
         self.kill();
         if let Some(stop) = &mut self.stop {
-            // Should even that fail, look again later.
+            // If even that fails, check again later.
             stop.deadline = Instant::now() + REBOOT;
         }
     }

@@ -12,7 +12,7 @@
 
 use crate::{agent::context::VmContext, model::VmRecord, spec::VmState};
 
-/// The boot of the host that a VM's record names after its start was interrupted.
+/// The value of `host_boot` in a VM's record after one interrupted start.
 const SECOND_TRY: &str = "second try";
 
 /// Whether the VM's turn has come.
@@ -23,13 +23,13 @@ pub(in crate::agent) fn is_due(context: &VmContext, vm: &VmRecord) -> bool {
         && context.settings.autoboot_parallel > 0
 }
 
-/// Whether its turn is over without a start. Noted without an event: nothing that anybody sees is different.
+/// Returns whether its turn passes without a start. Noted without an event: nothing visible changes.
 pub(super) fn passes_over(context: &VmContext, vm: &VmRecord) -> bool {
     vm.host_boot.as_ref() != Some(&context.platform.host_boot) && !is_due(context, vm)
 }
 
-/// Notes that a start of this VM was interrupted: it has one more try, and not again and again, because it may be what
-/// ends the agent.
+/// Notes that a start of this VM was interrupted: it gets one more try, but no third one, because it may be
+/// what kills the agent.
 pub(super) fn try_again(context: &VmContext, vm: &mut VmRecord) {
     let this = &context.platform.host_boot;
     let next = if vm.host_boot.as_deref() == Some(SECOND_TRY) { this } else { SECOND_TRY };

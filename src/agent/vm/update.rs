@@ -1,5 +1,4 @@
-//! Changing the machine: checked as a whole, committed as a whole, then made effective where that needs no
-//! boot.
+//! Changes the machine: checks and commits it as a whole, then applies the parts that need no boot.
 //!
 //! ```text
 //!   read ─▶ apply ─▶ claims ─▶ disks noted ─▶ new ones made ─▶ commit ─▶ limits, VNC ─▶ old ones removed
@@ -57,12 +56,12 @@ impl Actor {
                 "updates to disks are only allowed when state is \"stopped\", currently: {state} ({zone})"
             )));
         }
-        // Tags that were configured away keep nobody from changing something else.
+        // Nic tags that were configured away must not block other changes.
         let violations = links::violations(&self.context, &updated.spec);
         if updated.spec.nics != self.record.spec.nics && !violations.is_empty() {
             return Err(Error::Invalid(violations));
         }
-        // What it was created with before anybody looked keeps nobody from changing something else.
+        // Faults from before this check existed must not block other changes.
         let known = self.context.hypervisor(&self.record).faults(&self.record.spec).await;
         let faults = self.context.hypervisor(&self.record).faults(&updated.spec).await;
         let new: Vec<_> = faults.into_iter().filter(|fault| !known.contains(fault)).collect();
@@ -82,7 +81,7 @@ impl Actor {
             return self.keep_answer(call, outcome(self.record.clone())).await;
         }
         if self.live.process.is_some() && links::rules_differ(&self.record.spec, &updated.spec) {
-            // What would not be in force is not promised.
+            // Rules that can't be applied are not promised.
             links::check(&self.context, &vm).await?;
         }
         self.context.claim(self.record.uuid, &updated.spec, self.record.running_nics())?;
@@ -94,7 +93,7 @@ impl Actor {
         result
     }
 
-    /// Files that are attached raw and look as if another program made them for itself: no mistake, and worth saying.
+    /// Returns notes on files that are attached raw but are qcow2 images: no mistake, but worth a note.
     async fn containers(&self, spec: &VmSpec) -> Vec<Note> {
         let is_new =
             |path: &&String| !self.record.spec.disks.iter().any(|disk| disk.path.as_ref() == Some(path));
@@ -106,7 +105,7 @@ impl Actor {
             let root = ZoneRoot::open(&root).ok()?;
             let is_container = |path: &str| root.open_file(path, false).is_ok_and(|file| is_qcow2(&file));
             let why =
-                "the file is a qcow2 image and is attached raw; qemu-img convert -O raw makes one of it";
+                "the file is a qcow2 image and is attached raw; qemu-img convert -O raw makes it a raw one";
             let found = files.into_iter().filter(|(_, path)| is_container(path));
             Some(found.map(|(index, _)| Note::new(format!("disks.{index}.path"), why)).collect::<Vec<_>>())
         };
@@ -136,12 +135,12 @@ impl Actor {
         self.make_effective(&before).await;
         crash::point("update.effective");
         self.remove_disks(self.record.leftover_disks()).await;
-        // Written down with the next change.
+        // Committed with the next change.
         self.record.unsettled.clear();
         Ok(outcome)
     }
 
-    /// Makes the disks that are new, and grows those that grow; gives what was made. On an error none is
+    /// Creates the new disks, and grows others; returns the names of new ones. On an error none of them is
     /// left.
     async fn make_disks(&self, before: &VmSpec, after: &VmSpec) -> Result<Vec<String>, Error> {
         let (volumes, zone) = (self.context.platform.volumes.clone(), self.layout.zonepath().to_owned());
@@ -153,7 +152,7 @@ impl Actor {
                 let Some(name) = disk.file_name() else { continue };
                 let size = disk.mebibytes();
                 let done = match was.iter().find(|old| old.path == disk.path) {
-                    // What exists is not ours to undo.
+                    // An existing file must not be removed.
                     None => match volumes.create(&zone, name, size) {
                         Err(error @ StorageError::Exists { .. }) => Err(error),
                         created => {
@@ -179,7 +178,7 @@ impl Actor {
         }
     }
 
-    /// They may be gone already.
+    /// Tolerates missing disks.
     pub(super) async fn remove_disks(&self, names: Vec<String>) {
         if names.is_empty() {
             return;
@@ -195,7 +194,7 @@ impl Actor {
         let _ = tokio::task::spawn_blocking(remove).await;
     }
 
-    /// What can take effect while the VM runs does. A part that fails waits for the next boot.
+    /// Applies what can take effect while the VM runs. A part that fails waits for the next boot.
     async fn make_effective(&mut self, before: &VmSpec) {
         let after = self.record.spec.clone();
         if let Some(process) = &self.live.process
@@ -203,7 +202,7 @@ impl Actor {
         {
             let reports = process.bound(&Limits::of(&after));
             for report in reports.iter().filter(|report| !report.is_effective()) {
-                tracing::warn!(property = report.property, reason = report.reason, "limit");
+                tracing::warn!(property = report.property, reason = report.reason, "the limit has no effect");
             }
             let vm = self.changed(|vm| {
                 if let Some(machine) = &mut vm.machine {
@@ -228,7 +227,7 @@ impl Actor {
     }
 }
 
-/// File names of disks that are made or removed between these machines.
+/// Returns the file names of disks that are created or removed between the machines.
 fn unsettled(before: &VmSpec, after: &VmSpec) -> Vec<String> {
     let not_in = |spec: &VmSpec, disk: &DiskSpec| !spec.disks.iter().any(|other| other.path == disk.path);
     let made = after.disks.iter().filter(|disk| not_in(before, disk));

@@ -1,4 +1,4 @@
-//! What is wrong with a machine that is to be created: by itself, and on this host.
+//! Checks a machine before its creation: on its own, and for this host.
 
 use uuid::Uuid;
 
@@ -7,7 +7,7 @@ use crate::{
     spec::{Note, Violation, VmSpec, defaults, machine_json::Parsed, validate},
 };
 
-/// The machine that a payload says, unless something is wrong with the payload by itself.
+/// Returns the machine of a payload, unless the payload itself is invalid.
 pub(in crate::agent) fn read<'p>(
     context: &VmContext,
     parsed: &'p Parsed,
@@ -20,8 +20,8 @@ pub(in crate::agent) fn read<'p>(
     Err(found)
 }
 
-/// Everything that is wrong with a machine, and with the one that it becomes. On success gives what becomes of it that
-/// was not asked for.
+/// Returns all violations of a machine and of its completed form. On success returns notes on its
+/// adjustments.
 pub(in crate::agent) async fn judge(context: &VmContext, spec: &VmSpec) -> Result<Vec<Note>, Vec<Violation>> {
     let found: Vec<_> = validate::check(spec).into_iter().chain(links::violations(context, spec)).collect();
     if !found.is_empty() {
@@ -33,7 +33,7 @@ pub(in crate::agent) async fn judge(context: &VmContext, spec: &VmSpec) -> Resul
     if found.is_empty() { Ok(defaults::adjusted(spec, &whole)) } else { Err(found) }
 }
 
-/// What is wrong with a complete machine that is new.
+/// Returns the violations of a new, complete machine.
 async fn violations_of_whole(context: &VmContext, spec: &VmSpec) -> Vec<Violation> {
     let mut found = validate::check_whole(spec);
     found.extend(validate::outgrown(spec, None));

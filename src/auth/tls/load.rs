@@ -1,4 +1,4 @@
-//! The PEM files, and what rustls makes of them.
+//! Loads the PEM files into rustls configurations.
 
 use std::{
     path::{Path, PathBuf},
@@ -48,7 +48,7 @@ impl Files {
     }
 }
 
-/// Why the files can't be used. What was in use stays in use.
+/// Why the files can't be used. The loaded ones stay in use.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// A file can't be read.
@@ -77,7 +77,7 @@ pub enum ReloadError {
     },
 }
 
-/// What one reading of the files gave.
+/// The result of one load of the files.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) generation: u64,
@@ -86,7 +86,7 @@ pub(super) struct Loaded {
     pub(super) revoking: bool,
     /// Demands a client certificate, and speaks HTTP/2.
     pub(super) config: Arc<ServerConfig>,
-    /// For browsers, whose links say who they are: HTTP/1.1.
+    /// For browsers, which their links authenticate: HTTP/1.1.
     pub(super) open: Arc<ServerConfig>,
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
 }
@@ -103,10 +103,10 @@ fn content(path: &Path) -> impl Fn(rustls::Error) -> ReloadError + '_ {
     move |source| ReloadError::Content { path: path.to_owned(), source }
 }
 
-/// With `revoking`, revocation lists were in force: then their file may not be gone or empty, or a slip
-/// of the hand would let everybody in again.
+/// With `revoking`, revocation lists were in force: then their file must not be missing or empty, or a
+/// mistake would admit everybody again.
 pub(super) fn load(files: &Files, generation: u64, revoking: bool) -> Result<Loaded, ReloadError> {
-    // Before reading: a change while we read is seen as one afterwards.
+    // Before reading: a change during the read counts as a later one.
     let stamps = files.stamps();
     let provider = crate::tls::provider();
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(pem(&files.key))?;

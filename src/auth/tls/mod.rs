@@ -67,8 +67,7 @@ impl Tls {
         }))
     }
 
-    /// Reads the files again and cuts the connections that they no longer accept. Gives how
-    /// many were cut.
+    /// Reads the files again and cuts the connections that they no longer accept. Returns how many were cut.
     pub fn reload(&self) -> Result<usize, ReloadError> {
         let current = self.current.load_full();
         let next = load(&self.files, current.generation + 1, current.revoking)?;
@@ -108,7 +107,7 @@ impl Tls {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes an authenticated connection of a TCP one.
+    /// Authenticates a TCP connection.
     pub(super) async fn handshake(
         self: Arc<Self>,
         tcp: TcpStream,
@@ -138,14 +137,14 @@ impl Tls {
         Ok(Connection::tls(io, Peer { chain: Some(chain), ..peer }, cut, Box::new((standing, place))))
     }
 
-    /// TLS for somebody whom something else than a certificate tells.
+    /// Accepts TLS from a client that is authenticated without a certificate.
     pub(crate) async fn open_handshake(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         tcp.set_nodelay(true)?;
         TlsAcceptor::from(self.current.load().open.clone()).accept(tcp).await
     }
 
-    /// Watches over what goes on in the name of a client elsewhere than on its own connection; cut at once
-    /// if the client's certificate is no longer accepted.
+    /// Watches work in the name of a client outside of its own connection; cuts it at once if the client's
+    /// certificate is no longer accepted.
     pub(crate) fn vouch(self: &Arc<Self>, chain: Chain) -> Standing {
         let standing = self.watch(chain);
         self.sweep();
@@ -160,7 +159,7 @@ impl Tls {
     }
 }
 
-/// What lasts while a client's certificate is accepted. Off the list of who is cut when it is dropped.
+/// Lasts while a client's certificate is accepted. Leaves the list of connections to cut when dropped.
 #[derive(Debug)]
 pub(crate) struct Standing {
     tls: Arc<Tls>,

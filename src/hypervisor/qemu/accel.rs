@@ -1,9 +1,9 @@
 //! KVM or TCG.
 //!
-//! That `/dev/kvm` opens proves nothing: inside some virtual machines every privileged instruction
-//! of a guest is emulated, a stock kernel takes minutes and then dies. So the agent runs a guest of
-//! one sector under KVM that does what such hosts can't (see [`crate::sys::KVM_PROBE`]) and says so
-//! through an exit code. No answer in time means no KVM.
+//! An open `/dev/kvm` proves nothing: some virtual machines emulate every privileged instruction of a guest,
+//! and a stock kernel takes minutes and then dies. So the agent runs a one-sector guest under KVM that does
+//! what such hosts can't (see [`crate::sys::KVM_PROBE`]) and reports through an exit code. No reply in time
+//! means no KVM.
 
 use std::{fs::OpenOptions, io::Write as _, path::Path, process::Stdio, time::Duration};
 
@@ -15,12 +15,12 @@ use super::{
 };
 use crate::sys;
 
-/// How long the guest of one sector may take. On hardware it takes well under a second.
+/// Time limit of the one-sector guest. Hardware needs well under a second.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// What `isa-debug-exit` makes of the value that the guest writes: `value << 1 | 1`.
+/// The exit code that `isa-debug-exit` derives from the guest's value: `value << 1 | 1`.
 const SUCCESS: i32 = (0x10 << 1) | 1;
 
-/// What runs guest code.
+/// Runs guest code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accelerator {
     /// `kvm` or `tcg`.
@@ -44,9 +44,9 @@ pub(super) async fn choose(settings: &Settings, memory: Option<&Memory>) -> Acce
     }
 }
 
-/// The same, but for what an earlier agent found out.
+/// Probes KVM, unless an earlier agent's verdict is known.
 async fn probe_once(binary: &Path, cpu: &str, memory: Option<&Memory>) -> Result<(), String> {
-    // That costs nothing, and changes with a module or a permission.
+    // This check is free, and its result changes with a module or a permission.
     open_kvm()?;
     let Some(memory) = memory else { return probe_kvm(binary, cpu).await };
     if let Some(known) = memory.recall(binary, cpu).await {
@@ -99,7 +99,7 @@ async fn last_line(stderr: Option<tokio::process::ChildStderr>) -> String {
     if let Some(stderr) = stderr {
         let _ = stderr.take(1 << 16).read_to_string(&mut text).await;
     }
-    text.lines().last().unwrap_or("QEMU said nothing").to_owned()
+    text.lines().last().unwrap_or("QEMU printed nothing").to_owned()
 }
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ pub(super) fn program(
     // Screen, keyboard and mouse; VNC clients are handed over one by one.
     b.option("-display", "none");
     b.option("-vga", plan.tuning.vga.as_deref().unwrap_or("std"));
-    // Whether a client is asked for the password is said when it is handed over. One that wants the screen for
-    // itself alone disconnects nobody.
+    // `add_client` decides whether a client is asked for the password. A client that wants the screen for
+    // itself disconnects nobody.
     b.option("-vnc", "none,password=on,share=ignore");
     match &plan.tuning.options {
         Some(words) => b.words(words),
@@ -40,7 +40,7 @@ pub(super) fn program(
     // The console: standard input and output.
     b.option("-chardev", "stdio,id=console,signal=off");
     b.option("-serial", "chardev:console");
-    // Whom the guest asks about itself.
+    // The guest's metadata channel.
     let metadata = b.descriptor(plan.metadata);
     b.option("-chardev", format!("socket,id=metadata,fd={metadata},server=on,wait=off"));
     b.option("-serial", "chardev:metadata");
@@ -51,7 +51,7 @@ pub(super) fn program(
     b.option("-device", "virtio-rng-pci,rng=random,addr=4");
     b.option("-device", "pvpanic");
     b.option("-action", format!("panic={}", plan.tuning.on_panic.as_deref().unwrap_or("none")));
-    // What has no position is not booted from.
+    // Devices without a position are not bootable.
     b.option("-boot", "strict=on");
     for event in super::trace::EVENTS {
         b.option("-trace", event);
@@ -78,7 +78,7 @@ pub(super) fn program(
     })
 }
 
-/// All that the host can do: TCG has another word for it than KVM.
+/// Translates `host`, which TCG calls `max`.
 pub(super) fn cpu(model: &str, accelerator: &Accelerator) -> String {
     match model.strip_prefix("host").filter(|rest| rest.is_empty() || rest.starts_with(',')) {
         Some(flags) if accelerator.name == "tcg" => format!("max{flags}"),
@@ -86,7 +86,7 @@ pub(super) fn cpu(model: &str, accelerator: &Accelerator) -> String {
     }
 }
 
-/// Names and the SMBIOS identity by which guests of SmartOS know their host.
+/// Sets names and the SMBIOS identity by which SmartOS guests recognize their host.
 fn identity(b: &mut Builder, plan: &MachinePlan) {
     let uuid = plan.uuid;
     b.option("-name", format!("{uuid},debug-threads=on"));

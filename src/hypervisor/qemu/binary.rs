@@ -1,4 +1,4 @@
-//! Which QEMU is at a path: another one there says and does other things.
+//! Identifies the QEMU at a path: a replaced binary may behave differently.
 
 use std::{io, os::unix::fs::MetadataExt as _, path::Path};
 

@@ -3,8 +3,8 @@
 //! QEMU's own `-boot order=,once=` works on letters that only a BIOS knows (OVMF ignores them), and
 //! can't tell a VM's boot disk from its other ones. So both firmwares get `bootindex` of each device:
 //! the positions of `once` on the command line, and those of `order` set over QMP before the guest
-//! runs. The firmware's list is made when the machine is made and again at each reset, so the first
-//! boot sees the former and every later one the latter, with nobody's help.
+//! runs. The firmware's list is built when the machine is created and again at each reset, so the first boot
+//! sees the former and every later one the latter automatically.
 
 use super::{
     super::{HypervisorError, Setup},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::spec::BootOrder;
 
-/// The position of each device for `order`; −1 for what is not to be booted from.
+/// Returns each device's position in `order`; −1 for devices not to boot from.
 fn positions(devices: &[Bootable], order: &BootOrder) -> Vec<i32> {
     let mut positions = vec![-1; devices.len()];
     let mut next = 0;
@@ -30,7 +30,7 @@ fn positions(devices: &[Bootable], order: &BootOrder) -> Vec<i32> {
     positions
 }
 
-/// Puts the first boot's positions on the command line, and says what later ones are.
+/// Puts the first boot's positions on the command line, and returns the later ones.
 pub(super) fn set_positions(
     b: &mut Builder,
     order: &BootOrder,
@@ -41,7 +41,7 @@ pub(super) fn set_positions(
     let first_order = once.unwrap_or(order);
     let first = positions(&kinds, first_order);
     if !first.is_empty() && first.iter().all(|position| *position < 0) {
-        // Firmware that is given no position boots from whatever it finds: here from the network, if it can.
+        // Firmware without any position boots from whatever it finds: here from the network, if it can.
         if !is_given {
             for (_, _, argument) in b.bootables.iter().filter(|(_, kind, _)| *kind == Bootable::Nic) {
                 b.arguments[*argument].push_str(",romfile=");

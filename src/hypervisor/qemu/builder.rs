@@ -1,12 +1,11 @@
-//! A command line of QEMU that is put together: options, descriptors, and devices with their places.
+//! Builds a QEMU command line: options, descriptors, and devices with their places.
 
 use std::{collections::BTreeSet, os::fd::OwnedFd};
 
 use super::super::HypervisorError;
 use crate::spec::place::SLOTS;
 
-/// The first number that a descriptor of ours has; lower ones are standard streams and the
-/// launcher's.
+/// The agent's first descriptor number; lower ones are standard streams and the launcher's.
 const FIRST_DESCRIPTOR: i32 = 10;
 /// A device that can be booted from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,18 +24,18 @@ pub(super) enum Bootable {
     Nic,
 }
 
-/// A command line that is put together.
+/// A command line under construction.
 pub(super) struct Builder {
     pub(super) arguments: Vec<String>,
     pub(super) descriptors: Vec<(OwnedFd, i32)>,
     /// PCI slots that are taken.
     slots: BTreeSet<u8>,
-    /// Device, what it is to the firmware, and where its argument stands.
+    /// Device, its kind to the firmware, and its argument's index.
     pub(super) bootables: Vec<(String, Bootable, usize)>,
 }
 
 impl Builder {
-    /// With PCI slots that are taken.
+    /// Starts with these PCI slots taken.
     pub(super) fn new(slots: BTreeSet<u8>) -> Self {
         Self { arguments: Vec::new(), descriptors: Vec::new(), slots, bootables: Vec::new() }
     }
@@ -50,12 +49,12 @@ impl Builder {
         self.arguments.push(value.into());
     }
 
-    /// Arguments as somebody typed them.
+    /// Appends an operator's arguments.
     pub(super) fn words(&mut self, text: &str) {
         self.arguments.extend(text.split_whitespace().map(str::to_owned));
     }
 
-    /// A device that the firmware can boot from.
+    /// Adds a device that the firmware can boot from.
     pub(super) fn bootable(&mut self, id: &str, kind: Bootable, value: String) {
         self.option("-device", value);
         self.bootables.push((id.to_owned(), kind, self.arguments.len() - 1));
@@ -68,7 +67,7 @@ impl Builder {
         number
     }
 
-    /// A block node behind which is a descriptor, not a path. Its format is told, never guessed.
+    /// Adds a block node on a descriptor, not a path. Its format is explicit, never probed.
     pub(super) fn node(&mut self, name: &str, descriptor: impl Into<OwnedFd>, read_only: bool) {
         let number = self.descriptor(descriptor);
         let mode = if read_only { "rdonly" } else { "rdwr" };
@@ -84,7 +83,7 @@ impl Builder {
         );
     }
 
-    /// The device's own slot; for one that has none, the highest that is free.
+    /// Takes the device's own slot, or the highest free one.
     pub(super) fn slot(&mut self, own: Option<u8>) -> Result<u8, HypervisorError> {
         let free = || SLOTS.rev().find(|slot| !self.slots.contains(slot));
         let slot = own.or_else(free).ok_or_else(|| {

@@ -1,7 +1,7 @@
 //! Disks and interfaces as devices of the pc machine.
 //!
-//! PCI slots: 0 is the bridge, 1 the PIIX3 with IDE and USB, 2 the screen, 3 SCSI, 4 the random numbers. The machine's own
-//! devices have theirs from the lower end of the others, and those of one boot from the upper.
+//! PCI slots: 0 is the bridge, 1 the PIIX3 with IDE and USB, 2 the screen, 3 SCSI, 4 the random numbers. The
+//! machine's own devices take the others from the lower end, one-boot devices from the upper.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::spec::{DiskModel, Media, NicModel, disk::drive_name};
 
-/// The device that a disk of that model is; none where the brand has no such.
+/// Returns the device of a disk model; `None` where the brand lacks it.
 pub(super) fn disk_device(model: DiskModel, media: Media) -> Option<&'static str> {
     let cd = media == Media::Cdrom;
     match model {
@@ -22,7 +22,7 @@ pub(super) fn disk_device(model: DiskModel, media: Media) -> Option<&'static str
     }
 }
 
-/// The device that an interface of that model is.
+/// Returns the device of an interface model.
 pub(super) fn nic_device(model: NicModel) -> &'static str {
     match model {
         NicModel::Virtio => "virtio-net-pci",
@@ -31,7 +31,7 @@ pub(super) fn nic_device(model: NicModel) -> &'static str {
     }
 }
 
-/// The slots of devices that have one for life.
+/// Returns the slots that devices keep for life.
 pub(super) fn taken_slots(plan: &MachinePlan) -> BTreeSet<u8> {
     let disks = plan.drives.iter().map(|drive| &drive.place);
     disks.chain(plan.nics.iter().map(|nic| &nic.place)).filter_map(|place| place.slot).collect()
@@ -61,7 +61,7 @@ pub(super) fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), Hypervis
                 let slot = b.slot(drive.place.slot)?;
                 format!("{device},addr={slot:x}")
             }
-            // The others are none of this brand, which was said above.
+            // The others are not of this brand, as checked above.
             DiskModel::Scsi | DiskModel::Ahci | DiskModel::Nvme => format!("{device},bus=scsi.0"),
             DiskModel::Ide if ide == 4 => {
                 return Err(HypervisorError::Plan(
@@ -119,7 +119,7 @@ pub(super) fn nics(
     Ok(())
 }
 
-/// How a virtio interface gathers packets, where operators say so.
+/// Returns how a virtio interface batches packets, if configured.
 fn held_back(tuning: &Tuning) -> String {
     let timer = tuning.virtio_txtimer.map(|nanos| format!(",tx=timer,x-txtimer={nanos}"));
     let burst = tuning.virtio_txburst.map(|packets| format!(",x-txburst={packets}"));

@@ -1,10 +1,10 @@
-//! vmadm's `info` shapes out of QEMU's answers.
+//! Converts QEMU's replies into vmadm's `info` shapes.
 
 use serde_json::{Map, Value, json};
 
 use super::super::InfoType;
 
-/// The query behind a type; `None` for what the agent knows by itself.
+/// Returns the query of a type; `None` if the agent answers it itself.
 pub(super) fn command(kind: InfoType) -> Option<&'static str> {
     Some(match kind {
         InfoType::Block => "query-block",
@@ -19,13 +19,13 @@ pub(super) fn command(kind: InfoType) -> Option<&'static str> {
     })
 }
 
-/// vmadm's shape of an answer.
+/// Shapes a reply as vmadm does.
 pub(super) fn shape(kind: InfoType, answer: Value) -> Value {
     match kind {
         InfoType::Status => json!({
             "running": answer["running"],
             "singlestep": answer["singlestep"].as_bool().unwrap_or_default(),
-            // The machine is made before the control connection answers.
+            // The machine exists before the control connection responds.
             "hwsetup": true,
         }),
         InfoType::Version => json!({"qemu": answer["qemu"], "package": answer["package"]}),
@@ -60,7 +60,7 @@ fn block(device: &Value) -> Value {
     shaped
 }
 
-/// The device's own name: QEMU leaves `device` empty for what has a node name.
+/// Returns the device's own name: QEMU leaves `device` empty for a device with a node name.
 fn named(device: &Value) -> Value {
     let given = device["device"].as_str().unwrap_or_default();
     let qdev = device["qdev"].as_str().unwrap_or_default();

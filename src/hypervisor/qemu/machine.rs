@@ -41,7 +41,7 @@ impl QemuMachine {
         Ok(Self { uuid, qmp: Qmp::connect(control, patience).await?, next_name: AtomicU64::new(0) })
     }
 
-    /// Hands a descriptor over; gives the number of the set that it is in.
+    /// Passes a descriptor; returns the number of its set.
     async fn add_fd(&self, descriptor: BorrowedFd<'_>) -> Result<u64, HypervisorError> {
         let set = self.qmp.execute_with("add-fd", json!({}), descriptor).await?;
         set["fdset-id"]
@@ -57,7 +57,7 @@ impl QemuMachine {
 #[async_trait]
 impl Machine for QemuMachine {
     async fn set_up(&self, setup: &Setup) -> Result<(), HypervisorError> {
-        // A position may be taken once, so all are given up first.
+        // Each position must be unique, so all are cleared first.
         let cleared = setup.boot_positions.iter().map(|(id, _)| (id, -1));
         let wanted = setup.boot_positions.iter().map(|(id, position)| (id, *position));
         for (id, position) in cleared.chain(wanted.filter(|(_, position)| *position >= 0)) {
@@ -92,7 +92,7 @@ impl Machine for QemuMachine {
         let change = json!({
             "id": drive,
             "filename": format!("/dev/fdset/{set}"),
-            // Told, never guessed from what a guest may have written.
+            // Explicit, never probed from what a guest may have written.
             "format": "raw",
             "read-only-mode": "read-only",
             "force": true,
@@ -126,7 +126,7 @@ impl Machine for QemuMachine {
                 Some(_) => return Ok(Hearing::Deaf),
             }
         }
-        // The firmware has not come so far.
+        // The firmware is not ready yet.
         Ok(Hearing::Deaf)
     }
 
@@ -160,10 +160,10 @@ impl Machine for QemuMachine {
             Picture::Png => "png",
             Picture::Ppm => "ppm",
         };
-        // Memory that QEMU fills is its own zone's, whatever it does with the descriptor.
+        // QEMU's zone is charged for the memory that it fills, whatever it does with the descriptor.
         let file = rustix::fs::memfd_create("picture", rustix::fs::MemfdFlags::CLOEXEC);
         let file = File::from(file.map_err(HypervisorError::at("making a file for the picture"))?);
-        // QEMU takes only a set whose descriptor was opened for writing alone.
+        // QEMU accepts only a set whose descriptor is write-only.
         let for_writing = rustix::fs::openat(
             rustix::fs::CWD,
             format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)),
@@ -207,7 +207,7 @@ impl Machine for QemuMachine {
                 "GUEST_PANICKED" => MachineEvent::Panicked,
                 "STOP" | "RESUME" | "SUSPEND" | "WAKEUP" => MachineEvent::Stopped,
                 other => {
-                    tracing::debug!(vm = %self.uuid, event = other, "hypervisor event");
+                    tracing::debug!(vm = %self.uuid, event = other, "ignored a QMP event");
                     continue;
                 }
             });
@@ -215,13 +215,13 @@ impl Machine for QemuMachine {
     }
 }
 
-/// The register in which a system says which events of ACPI it wants, where SeaBIOS and where OVMF puts it; and what a
-/// port says at which nothing is.
+/// The PM1 enable register, at SeaBIOS's and at OVMF's address, in which a system enables ACPI events; and
+/// the value of an unused port.
 const PM1_ENABLE: [u16; 2] = [0x602, 0xb002];
 const POWER_BUTTON: u16 = 1 << 8;
 const NOBODY: u16 = u16::MAX;
 
-/// QEMU's run states. What it says ends in records and events, so only its own words are taken.
+/// QEMU's run states. Records and events contain the word, so only known ones are accepted.
 fn known_status(status: &str) -> &'static str {
     let known = [
         "running",
@@ -274,7 +274,7 @@ fn read_picture(file: &File, form: Picture) -> io::Result<Vec<u8>> {
     Ok(picture)
 }
 
-/// Where the PPM ends that some bytes begin with: a header of four words, and three bytes for each pixel.
+/// Returns the length of the PPM at the start of `bytes`: a header of four words, and three bytes per pixel.
 fn end_of_ppm(bytes: &[u8]) -> Option<usize> {
     let mut place = 0;
     let mut word = || {
@@ -292,7 +292,7 @@ fn end_of_ppm(bytes: &[u8]) -> Option<usize> {
     (end <= bytes.len()).then_some(end)
 }
 
-/// Where the PNG ends that some bytes begin with.
+/// Returns the length of the PNG at the start of `bytes`.
 fn end_of_png(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n")?;
     loop {

@@ -1,7 +1,7 @@
 //! QEMU, the kvm brand.
 //!
-//! Everything that QEMU touches was opened by the agent: disks, CDs, firmware, the control socket,
-//! console and log reach it as descriptors. It opens only its own BIOS files.
+//! The agent opens everything that QEMU touches: disks, CDs, firmware, the control socket, console and log
+//! reach it as descriptors. QEMU itself opens only its BIOS files.
 
 mod accel;
 mod arguments;
@@ -56,7 +56,7 @@ impl Qemu {
         Self { settings, accelerator: OnceCell::new(), catalogue, memory: None }
     }
 
-    /// Keeps at `path` what is found out about KVM in this boot of the host.
+    /// Keeps the KVM verdict for this boot of the host at `path`.
     #[must_use]
     pub fn remembering(mut self, path: PathBuf, host_boot: &str) -> Self {
         self.memory = Some(Memory { path, host_boot: host_boot.to_owned() });
@@ -145,7 +145,7 @@ impl Hypervisor for Qemu {
     }
 }
 
-/// A copy that exists as a whole or not at all.
+/// Copies a file atomically.
 fn copy_new(from: &Path, to: &Path) -> io::Result<()> {
     let draft = to.with_extension("draft");
     let _ = std::fs::remove_file(&draft);
@@ -155,7 +155,7 @@ fn copy_new(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(&draft, to)
 }
 
-/// What `--version` says, without the words around it.
+/// Returns the version from `--version`.
 async fn version(binary: &Path) -> Option<String> {
     let output = tokio::process::Command::new(binary).arg("--version").output().await.ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,5 @@
-//! What this QEMU has, by its own word: asked once for each binary, so that nothing is created that it can't start.
+//! The features of this QEMU, by its own account: queried once per binary, so that no VM is created that it
+//! can't start.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,7 +21,7 @@ use crate::{
     text::escaped,
 };
 
-/// What a binary said.
+/// A binary's features.
 #[derive(Debug, Default)]
 struct Offers {
     cpus: HashSet<String>,
@@ -29,16 +30,16 @@ struct Offers {
     devices: HashSet<String>,
 }
 
-/// The answers of the binary that was asked last.
+/// The answers of the binary queried last.
 #[derive(Debug)]
 pub(super) struct Catalogue {
     binary: PathBuf,
     known: Mutex<Option<(Stamp, Arc<Offers>)>>,
-    /// CPUs that were tried, one at a time, with what is wrong with each.
+    /// CPUs that were tried, one at a time, with the fault of each.
     tried: Mutex<Tried>,
 }
 
-/// What is wrong with CPUs, by the word of one binary.
+/// Faults of CPU models, as one binary reports them.
 #[derive(Debug, Default)]
 struct Tried {
     stamp: Option<Stamp>,
@@ -53,12 +54,12 @@ impl Catalogue {
         Self { binary: binary.to_owned(), known: Mutex::new(None), tried: Mutex::default() }
     }
 
-    /// What of a machine this QEMU does not have. A QEMU that says nothing refuses nothing here.
+    /// Lists the parts of a machine that this QEMU lacks. A QEMU that reports nothing refuses nothing here.
     pub(super) async fn faults(&self, spec: &VmSpec, accelerator: &Accelerator) -> Vec<Violation> {
         match self.offers().await {
             Ok(offers) => {
                 let mut found = offers.faults(spec);
-                // Values behind flags are understood by the model alone.
+                // Only the model understands values behind flags.
                 if let Some(model) =
                     spec.cpu_type.as_ref().filter(|model| found.is_empty() && model.contains('='))
                 {
@@ -83,7 +84,7 @@ impl Catalogue {
         let (cpus, screens, devices) =
             tokio::try_join!(self.help("-cpu"), self.help("-vga"), self.help("-device"))?;
         let offers = Offers::read(&cpus, &screens, &devices);
-        // Each QEMU has none.
+        // Every QEMU has `none`.
         let is_qemu = offers.screens.contains("none");
         let offers = Arc::new(if is_qemu { offers } else { Offers::default() });
         *known = Some((stamp, offers.clone()));
@@ -102,7 +103,8 @@ impl Catalogue {
 }
 
 impl Catalogue {
-    /// What is wrong with a CPU, by QEMU's word. Callers wait for each other: whoever asks for many starts one at a time.
+    /// Returns the fault of a CPU, as QEMU reports it. Callers wait for each other, so that only one QEMU
+    /// starts at a time.
     async fn cpu_fault(&self, model: &str, accelerator: &Accelerator) -> Option<String> {
         let stamp = Stamp::of(&self.binary).await.ok()?;
         let mut tried = self.tried.lock().await;
@@ -113,7 +115,7 @@ impl Catalogue {
             return fault.clone();
         }
         let fault = match self.try_cpu(model, accelerator).await {
-            // It is the model's own fault only where another one is made.
+            // The model is at fault only where another one works.
             Some(fault) if self.try_cpu(KNOWN_CPU, accelerator).await.is_none() => Some(fault),
             _ => None,
         };
@@ -121,7 +123,7 @@ impl Catalogue {
         fault
     }
 
-    /// What QEMU says of a CPU when it makes one, in a machine that never runs.
+    /// Returns QEMU's error for a CPU, from a machine that never runs.
     async fn try_cpu(&self, model: &str, accelerator: &Accelerator) -> Option<String> {
         let tried = tokio::process::Command::new(&self.binary)
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-S", "-monitor", "stdio"])
@@ -134,7 +136,7 @@ impl Catalogue {
         let output = async {
             let mut tried = tried?;
             if let Some(mut monitor) = tried.stdin.take() {
-                // One that has ended already takes nothing.
+                // A QEMU that has ended reads nothing.
                 let _ = monitor.write_all(b"quit\n").await;
             }
             tried.wait_with_output().await
@@ -156,10 +158,10 @@ impl Catalogue {
     }
 }
 
-/// A model that every QEMU makes.
+/// A model that every QEMU has.
 const KNOWN_CPU: &str = "qemu64";
 
-/// How long it may take to say what it has.
+/// Time limit of a query.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 impl Offers {
@@ -211,7 +213,7 @@ impl Offers {
         found
     }
 
-    /// A model, and flags like `+aes` or `aes=on` behind it.
+    /// Checks a model and its flags, like `+aes` or `aes=on`.
     fn cpu_fault(&self, cpu: &str) -> Option<String> {
         let mut words = cpu.split(',');
         let model = words.next().unwrap_or_default();
@@ -228,7 +230,7 @@ impl Offers {
     }
 }
 
-/// Whether something is missing in a list that was told.
+/// Whether a reported list lacks something.
 fn lacks(offered: &HashSet<String>, wanted: &str) -> bool {
     !offered.is_empty() && !offered.contains(wanted)
 }

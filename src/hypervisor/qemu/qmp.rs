@@ -6,9 +6,9 @@
 //!   event   ◀── queue ◀─┴─ reader task ◀── socket
 //! ```
 //!
-//! A guest that owns its QEMU owns this connection: lines are bounded, answers nobody waits for are
-//! dropped, events are queued up to a bound and then wait in QEMU. Whatever is not understood is
-//! skipped. Every command has a deadline.
+//! A guest that owns its QEMU owns this connection: lines are bounded, answers that nobody awaits are
+//! dropped, events are queued up to a bound and then dropped. Unknown messages are skipped. Every command has
+//! a deadline.
 
 use std::{
     collections::HashMap,
@@ -38,16 +38,16 @@ use tokio_util::task::AbortOnDropHandle;
 use super::super::HypervisorError;
 use crate::{layout::short_socket_name, sys::connect_in_passing, text::escaped};
 
-/// The longest line that is taken.
+/// The longest line that is accepted.
 const MAX_LINE: usize = 1 << 20;
 /// Events that wait for the agent.
 const EVENTS: usize = 256;
-/// The events that mean something here.
+/// The events that are handled.
 const EVENTS_HEARD: &[&str] = &["SHUTDOWN", "RESET", "STOP", "GUEST_PANICKED", "RESUME", "SUSPEND", "WAKEUP"];
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What QEMU tells by itself.
+/// An unsolicited QEMU event.
 #[derive(Debug)]
 pub(super) struct QmpEvent {
     pub(super) name: String,
@@ -101,7 +101,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Runs a command and gives its result.
+    /// Runs a command and returns its result.
     pub(super) async fn execute(&self, command: &str, arguments: Value) -> Result<Value, HypervisorError> {
         self.run(command, arguments, None).await
     }
@@ -178,13 +178,13 @@ impl Qmp {
         Ok(())
     }
 
-    /// The next event; `None` when the connection is gone.
+    /// Returns the next event; `None` when the connection is gone.
     pub(super) async fn next_event(&self) -> Option<QmpEvent> {
         self.events.lock().await.recv().await
     }
 }
 
-/// A command that waits for its answer; no more when its caller leaves.
+/// A command that waits for its reply, until its caller leaves.
 struct Waits<'w> {
     waiting: &'w Waiting,
     id: u64,
@@ -207,7 +207,7 @@ async fn read_all(mut reader: BufReader<OwnedReadHalf>, waiting: Waiting, events
             }
         }
     }
-    // Whoever waits learns it from the dropped senders.
+    // Dropping the senders wakes all waiting callers.
     lock(&waiting).clear();
 }
 
@@ -221,7 +221,7 @@ fn dispatch(mut message: Value, waiting: &Waiting, events: &mpsc::Sender<QmpEven
         let guest = message["data"]["guest"].as_bool();
         let event =
             QmpEvent { name: name.to_owned(), data: json!({"guest": guest, "reason": text("reason")}) };
-        // A flood is not worth waiting for: the answers behind it are, and so is the memory.
+        // A flood of events must not delay the replies behind it, nor take memory.
         if events.try_send(event).is_err() {
             tracing::debug!("a hypervisor's event was dropped");
         }
@@ -237,7 +237,7 @@ fn dispatch(mut message: Value, waiting: &Waiting, events: &mpsc::Sender<QmpEven
     let _ = sender.send(answer);
 }
 
-/// The next line as JSON; `None` at the end. A line that is not JSON is skipped.
+/// Reads the next line as JSON; `None` at the end. A line that is not JSON is skipped.
 async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<Value>, HypervisorError> {
     loop {
         let Some(line) = bounded_line(reader).await? else { return Ok(None) };

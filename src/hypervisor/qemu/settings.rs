@@ -10,7 +10,7 @@ use serde::Deserialize;
 pub struct Settings {
     /// The program.
     pub binary: PathBuf,
-    /// What runs guest code: `auto` tries whether KVM can run a guest, `kvm` and `tcg` insist.
+    /// The accelerator: `auto` tests whether KVM can run a guest, `kvm` and `tcg` insist.
     pub accel: Accel,
     /// CPU model under KVM.
     pub kvm_cpu: String,
@@ -20,7 +20,7 @@ pub struct Settings {
     pub ovmf_code: PathBuf,
     /// UEFI variables, copied for each VM.
     pub ovmf_vars: PathBuf,
-    /// Seconds that QEMU may take until it answers.
+    /// Seconds that QEMU may take to respond.
     pub start_seconds: u64,
 }
 
@@ -38,7 +38,7 @@ impl Default for Settings {
     }
 }
 
-/// What runs guest code.
+/// The accelerator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {

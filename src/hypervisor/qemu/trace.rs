@@ -1,7 +1,7 @@
-//! What QEMU leaves behind about its guest, for an agent that was not there to hear it.
+//! QEMU's record of its guest, for an agent that was not running at the time.
 //!
-//! Two trace events of its own, which go where its errors go: one line when its end is decided, and one for each
-//! reset of the machine. They are worth what the hypervisor's word is worth, as events of QMP are.
+//! It consists of two QEMU trace events in the error output: one line when QEMU decides to end, and one for
+//! each reset of the machine. They are only as trustworthy as the hypervisor, like QMP events.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,13 +10,13 @@ use crate::{
     text::escaped,
 };
 
-/// Its end is decided.
+/// QEMU decides to end.
 const SHUTDOWN: &str = "qemu_system_shutdown_request";
-/// The keyboard is reset by a reset of the machine and by nothing else; the reset itself has no event.
+/// Only a machine reset resets the keyboard; the reset itself has no event.
 const RESET: &str = "ps2_kbd_reset";
 pub(super) const EVENTS: [&str; 2] = [SHUTDOWN, RESET];
 
-/// Characters of the other words that are kept.
+/// Characters of other messages that are kept.
 const WORDS: usize = 2048;
 
 /// QEMU's ShutdownCause, in the order of its schema.
@@ -34,7 +34,7 @@ pub(super) const CAUSES: [&str; 11] = [
     "snapshot-load",
 ];
 
-/// Takes the trace apart from the other words.
+/// Separates the trace from other messages.
 pub(super) fn last_words(text: &str) -> LastWords {
     let mut last = LastWords::default();
     let mut words = Vec::new();
@@ -61,7 +61,7 @@ fn said(line: &str) -> Option<Said> {
     let time = SystemTime::UNIX_EPOCH.checked_add(since)?;
     let (name, arguments) = event.split_once(' ')?;
     let event = match name {
-        // Whoever could ask for one through QMP was not there either.
+        // No agent ran that could have asked for one through QMP.
         RESET => MachineEvent::Reset { guest: true },
         SHUTDOWN => {
             let cause: usize = arguments.trim().strip_prefix("reason=")?.parse().ok()?;

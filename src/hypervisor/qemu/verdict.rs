@@ -1,4 +1,4 @@
-//! What a probe guest said about KVM, kept for the boot of the host: the probe takes seconds where KVM is of no use.
+//! The KVM probe's verdict, kept for this boot of the host: the probe takes seconds where KVM is unusable.
 
 use std::{
     io::Write as _,
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::binary::Stamp;
 
-/// Where it is kept, and for which boot.
+/// The verdict's file, and the boot it is for.
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     pub(super) path: PathBuf,
     pub(super) host_boot: String,
 }
 
-/// What was found out, and about what.
+/// A verdict and its subject.
 #[derive(Debug, Serialize, Deserialize)]
 struct Verdict {
     host_boot: String,
@@ -28,7 +28,7 @@ struct Verdict {
 }
 
 impl Memory {
-    /// What was found out before, if that was about the same.
+    /// Returns the kept verdict, if its subject is the same.
     pub(super) async fn recall(&self, binary: &Path, cpu: &str) -> Option<Result<(), String>> {
         let text = tokio::fs::read(&self.path).await.ok()?;
         let kept: Verdict = serde_json::from_slice(&text).ok()?;
@@ -38,7 +38,7 @@ impl Memory {
         same.then_some(kept.problem.map_or(Ok(()), Err))
     }
 
-    /// What is not kept is found out again.
+    /// Keeps the verdict, if that is possible.
     pub(super) async fn keep(&self, binary: &Path, cpu: &str, found: &Result<(), String>) {
         let Ok(stamp) = Stamp::of(binary).await else { return };
         let (host_boot, cpu, problem) = (self.host_boot.clone(), cpu.to_owned(), found.clone().err());
@@ -52,7 +52,7 @@ impl Memory {
             std::fs::rename(&draft, &self.path)
         };
         if let Err(error) = write() {
-            tracing::debug!(%error, path = %self.path.display(), "what a probe guest said");
+            tracing::debug!(%error, path = %self.path.display(), "cannot keep the KVM verdict");
         }
     }
 }

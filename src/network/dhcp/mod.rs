@@ -1,7 +1,7 @@
 //! The agent's answers to a guest that asks for its network: DHCP, DHCPv6, router solicitations, and ARP for the
 //! server. Pure: a frame in, a frame out.
 //!
-//! What a guest sends is hostile: a frame that lies about itself is not answered, and nothing is kept of one.
+//! Guests are hostile: a malformed frame is not answered, and no state is kept of any.
 
 mod neighbour;
 mod question;
@@ -18,19 +18,19 @@ use super::Lease;
 use crate::spec::Mac;
 pub use v4::relayed;
 
-/// Who answers, as far as the guest can tell: on the link,
+/// The server's MAC address, as the guest sees it.
 pub const SERVER_MAC: [u8; 6] = [0x52, 0x55, 0x55, 0x55, 0x55, 0x55];
-/// and in its own words.
+/// The server's IP address.
 pub const SERVER_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// Seconds.
 const LEASE_TIME: u32 = 86400;
 
-/// What is said to a guest.
+/// A reply to a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// A whole Ethernet frame.
     pub frame: Vec<u8>,
-    /// The addresses that are the guest's now.
+    /// The addresses now assigned to the guest.
     pub assigned: Vec<IpAddr>,
 }
 
@@ -47,13 +47,13 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// One that gives that.
+    /// Answers with a lease.
     #[must_use]
     pub fn new(lease: Lease) -> Self {
         Self { lease }
     }
 
-    /// The answer to a frame, if it asks for one.
+    /// Returns the reply to a frame, if it requests one.
     #[must_use]
     pub fn answer(&self, frame: &[u8]) -> Option<Answer> {
         let packet = SlicedPacket::from_ethernet(frame).ok()?;
@@ -81,7 +81,7 @@ impl Responder {
     }
 }
 
-/// The address that a server of the network acknowledges to that interface by this frame.
+/// Returns the address that a network's server acknowledges to that interface in this frame.
 #[must_use]
 pub fn acknowledged(frame: &[u8], mac: Mac) -> Option<IpAddr> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;

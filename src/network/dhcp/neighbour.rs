@@ -1,7 +1,8 @@
-//! What is said on the link itself: ARP for the server, and neighbour discovery (RFC 4861).
+//! Replies on the link itself: ARP for the server, and neighbour discovery (RFC 4861).
 //!
 //! The advertisement says that addresses are managed (they come by DHCPv6) and which networks are on the link.
-//! It is no offer to be a router: its lifetime as one is 0, and a guest's default route is its network's affair.
+//! It does not offer a router: the router lifetime is 0, and the guest's default route comes from its
+//! network.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +21,7 @@ const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
-/// Prefixes that are told: with the rest they fit into the smallest packet.
+/// Most prefixes advertised: with the rest they fit into the smallest packet.
 const MOST_PREFIXES: usize = 20;
 
 /// The server's address on the link.
@@ -32,7 +33,7 @@ pub(super) fn arp(own: Ipv4Net, request: &ArpPacketSlice<'_>) -> Option<Answer> 
     let asks = request.operation() == ArpOperation::REQUEST
         && request.hw_addr_type() == ArpHardwareId::ETHERNET
         && request.proto_addr_type() == EtherType::IPV4;
-    // The guest's own address, or none while it looks whether one is free.
+    // The guest's own address, or none while it probes whether one is free.
     let from: [u8; 4] = request.sender_protocol_addr().try_into().ok()?;
     let known = from == own.addr().octets() || from == [0; 4];
     if !asks || !known || request.target_protocol_addr() != SERVER_IP.octets() {
@@ -60,10 +61,10 @@ pub(super) fn icmp(lease: &Lease, from: Ipv6Addr, asked: &Icmpv6Slice<'_>) -> Op
     }
     let to = if from.is_unspecified() { Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1) } else { from };
     let (kind, word, body) = match asked.type_u8() {
-        // 64 hops; managed, and other things too; no default router.
+        // 64 hops; managed addresses and other settings; no default router.
         ROUTER_SOLICITATION => (ROUTER_ADVERTISEMENT, [64, 0xc0, 0, 0], advertisement(lease)),
         NEIGHBOUR_SOLICITATION if asked.slice().get(8..24)? == server().octets() => {
-            // Solicited, and it overrides what was known.
+            // Flags: solicited and override.
             (
                 NEIGHBOUR_ADVERTISEMENT,
                 [0x60, 0, 0, 0],
@@ -80,9 +81,9 @@ pub(super) fn icmp(lease: &Lease, from: Ipv6Addr, asked: &Icmpv6Slice<'_>) -> Op
     Some(Answer::new(frame))
 }
 
-/// The body of an advertisement after its first two words.
+/// Builds the body of an advertisement after its first two words.
 fn advertisement(lease: &Lease) -> Vec<u8> {
-    // Reachable time and retransmission timer are the guest's affair.
+    // Reachable time and retransmission timer are left to the guest.
     let mut body = vec![0; 8];
     body.extend([1, 1]);
     body.extend(SERVER_MAC);
@@ -92,7 +93,7 @@ fn advertisement(lease: &Lease) -> Vec<u8> {
     }
     let networks: BTreeSet<Ipv6Net> = lease.v6.iter().map(Ipv6Net::trunc).collect();
     for network in networks.iter().take(MOST_PREFIXES) {
-        // On the link; not for addresses that the guest makes itself.
+        // On-link; not for autoconfigured addresses.
         body.extend([3, 4, network.prefix_len(), 0x80]);
         body.extend(LEASE_TIME.to_be_bytes());
         body.extend(LEASE_TIME.to_be_bytes());

@@ -1,5 +1,5 @@
-//! What is read of a guest's questions: headers, and the few options that matter. Answers are the crate's to write;
-//! it is not trusted with reading, since it panics on options that are shorter than their kind.
+//! Reads guests' requests: headers, and the few options that matter. The crate writes replies but is not
+//! trusted to read, since it panics on options that are shorter than their type requires.
 
 use std::net::Ipv4Addr;
 
@@ -22,12 +22,12 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Message4<'a> {
     bytes: &'a [u8],
-    /// Whose interface it is about.
+    /// MAC address of the interface.
     pub(super) mac: Mac,
 }
 
 impl<'a> Message4<'a> {
-    /// One that is about an Ethernet interface.
+    /// Reads one about an Ethernet interface.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
         // Everything up to the options.
         bytes.get(..236)?;
@@ -51,17 +51,17 @@ impl<'a> Message4<'a> {
         array(self.bytes, 10).map(u16::from_be_bytes).unwrap_or_default()
     }
 
-    /// The address that the client has.
+    /// The client's address.
     pub(super) fn client(&self) -> Ipv4Addr {
         self.address(12)
     }
 
-    /// The one that it is given.
+    /// The assigned address.
     pub(super) fn yours(&self) -> Ipv4Addr {
         self.address(16)
     }
 
-    /// Who relays it.
+    /// Its relay.
     pub(super) fn relay(&self) -> Ipv4Addr {
         self.address(24)
     }
@@ -70,12 +70,12 @@ impl<'a> Message4<'a> {
         array::<4>(self.bytes, at).map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from)
     }
 
-    /// None: it is BOOTP.
+    /// `None` means BOOTP.
     pub(super) fn kind(&self) -> Option<v4::MessageType> {
         self.option(v4::OptionCode::MessageType)?.first().map(|kind| v4::MessageType::from(*kind))
     }
 
-    /// What is in an option, the first of its code.
+    /// Returns the first option of a code.
     pub(super) fn option(&self, code: v4::OptionCode) -> Option<&'a [u8]> {
         let wanted = u8::from(code);
         if array(self.bytes, 236)? != MAGIC {
@@ -113,7 +113,7 @@ impl<'a> Message6<'a> {
         Some(Self { kind: v6::MessageType::from(*kind), id: *id, options })
     }
 
-    /// What is in each option of a code.
+    /// Returns all options of a code.
     pub(super) fn options(&self, code: v6::OptionCode) -> impl Iterator<Item = &'a [u8]> {
         let (wanted, mut left) = (u16::from(code), self.options);
         let next = move || {
@@ -125,7 +125,7 @@ impl<'a> Message6<'a> {
         std::iter::from_fn(next).filter(move |(code, _)| *code == wanted).map(|(_, value)| value)
     }
 
-    /// The same of the first.
+    /// Returns the first option.
     pub(super) fn option(&self, code: v6::OptionCode) -> Option<&'a [u8]> {
         self.options(code).next()
     }

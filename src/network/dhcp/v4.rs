@@ -14,9 +14,9 @@ use crate::{network::Lease, spec::Mac};
 
 pub(super) const SERVER_PORT: u16 = 67;
 pub(super) const CLIENT_PORT: u16 = 68;
-/// Old clients take nothing shorter.
+/// Old clients accept nothing shorter.
 const LEAST_MESSAGE: usize = 300;
-/// What every client takes, with its IP and UDP headers.
+/// The packet size that every client accepts, headers included.
 const USUAL_PACKET: u16 = 576;
 const LARGEST_PACKET: u16 = 1500;
 const HEADERS: usize = 28;
@@ -43,7 +43,7 @@ pub(super) fn answer(lease: &Lease, payload: &[u8]) -> Option<Answer> {
     Some(Answer { frame, assigned })
 }
 
-/// What a message gets.
+/// A message's verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Offer,
@@ -63,7 +63,7 @@ impl Verdict {
     }
 }
 
-/// RFC 2131, section 4.3: there is one address to give, and nobody else gives it.
+/// RFC 2131, section 4.3: one address exists, and no other server gives it.
 fn verdict(request: &Message4<'_>, own: Ipv4Addr) -> Option<Verdict> {
     match request.kind() {
         Some(MessageType::Discover) => return Some(Verdict::Offer),
@@ -96,7 +96,7 @@ fn is_listed(lease: &Lease, request: &Message4<'_>) -> bool {
     lease.clients.is_empty() || is_one_of(&lease.clients, request)
 }
 
-/// Whether a client says by which name it is known, and that is one of these.
+/// Whether a client identifies itself as one of these.
 fn is_one_of(clients: &[Vec<u8>], request: &Message4<'_>) -> bool {
     request.option(OptionCode::ClientIdentifier).is_some_and(|cid| clients.iter().any(|client| client == cid))
 }
@@ -138,7 +138,7 @@ fn reply(lease: &Lease, own: Ipv4Net, request: &Message4<'_>, verdict: Verdict) 
         options.insert(DhcpOption::Hostname(hostname.clone()));
     }
     if !lease.routes.is_empty() {
-        // Who takes these takes no router from elsewhere (RFC 3442).
+        // A client that takes these ignores the router option (RFC 3442).
         let default = lease.router.map(|router| (Ipv4Net::default(), router));
         options
             .insert(DhcpOption::ClasslessStaticRoute(lease.routes.iter().copied().chain(default).collect()));
@@ -148,7 +148,7 @@ fn reply(lease: &Lease, own: Ipv4Net, request: &Message4<'_>, verdict: Verdict) 
         .and_then(|bytes| Some(u16::from_be_bytes(bytes.try_into().ok()?)));
     let most = takes.map_or(USUAL_PACKET, |most| most.clamp(USUAL_PACKET, LARGEST_PACKET));
     let most = usize::from(most) - HEADERS;
-    // What a client can do without, longest first.
+    // Dispensable options, longest first.
     for spare in [None, Some(OptionCode::ClasslessStaticRoute), Some(OptionCode::Hostname)] {
         if let Some(spare) = spare {
             message.opts_mut().remove(spare);
@@ -173,8 +173,8 @@ pub(super) fn acknowledged(payload: &[u8], mac: Mac) -> Option<Ipv4Addr> {
     given.filter(|_| ack && message.mac == mac)
 }
 
-/// The request in a frame as it may go to servers of the network: of that interface, of a listed client, and with
-/// nothing around it but what a client without an address says.
+/// Returns the request in a frame, ready for servers of the network: only of that interface and of a listed
+/// client, and with the headers of a client that has no address.
 #[must_use]
 pub fn relayed(frame: &[u8], mac: Mac, clients: &[Vec<u8>]) -> Option<Vec<u8>> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;

@@ -39,7 +39,7 @@ pub(super) fn answer(lease: &Lease, from: Ipv6Addr, payload: &[u8]) -> Option<An
     reply.opts_mut().insert(DhcpOption::ServerId(server_id()));
     match request.kind {
         Solicit | Request | Renew | Rebind => {
-            // Who wants addresses says who it is.
+            // A request for addresses names its client.
             reply.opts_mut().insert(client?);
             let asked = request.options(OptionCode::IANA).filter_map(|association| association.first_chunk());
             for id in asked.take(MOST_ASSOCIATIONS) {
@@ -74,7 +74,7 @@ pub(super) fn answer(lease: &Lease, from: Ipv6Addr, payload: &[u8]) -> Option<An
     Some(Answer { frame, assigned: assigned.collect() })
 }
 
-/// What names another server is that one's.
+/// Whether a request names no other server.
 fn is_for_us(request: &Message6<'_>) -> bool {
     request.option(OptionCode::ServerId).is_none_or(|id| id == server_id())
 }

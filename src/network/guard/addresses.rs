@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::{Guarded, listed};
 
 impl Guarded<'_> {
-    /// Drops what is sent from another's.
+    /// Drops packets from foreign addresses.
     pub(super) fn own_addresses(&self) -> Vec<String> {
         let (nic, drop) = (self.nic, self.refuse());
         let (mut v4, mut v6) = (Vec::new(), vec![Ipv6Net::from(self.mac.link_local())]);
@@ -24,7 +24,7 @@ impl Guarded<'_> {
         }
         let (v4, v6) = (Ipv4Net::aggregate(&v4), Ipv6Net::aggregate(&v6));
 
-        // Each matches what is not the guest's own.
+        // Each matches addresses that are not the guest's.
         let [mut ip, mut arp, mut ip6, mut probed] = [const { String::new() }; 4];
         if nic.is_dynamic() {
             let leases = self.object("leases");
@@ -51,7 +51,7 @@ impl Guarded<'_> {
             "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept".to_owned(),
             format!("meta protocol ip{} {drop}", ip),
             format!("meta protocol arp{} {drop}", arp),
-            // Looking whether an address is free, which keeps others from having it.
+            // A probe for a free address keeps others from using it.
             format!("arp saddr ip 0.0.0.0{probed} {drop}"),
             format!("icmpv6 type nd-neighbor-advert{target} {drop}"),
             format!("ip6 saddr :: icmpv6 type nd-neighbor-solicit{target} {drop}"),
@@ -66,7 +66,7 @@ fn network(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)).map(|net| net.trunc())
 }
 
-/// A network as numbers, for where no rule knows that it is one.
+/// Writes a network as numbers, for rules that know no networks.
 fn range(net: &Ipv6Net) -> String {
     let (first, last) = (u128::from(net.network()), u128::from(net.broadcast()));
     if first == last { format!("{first:#034x}") } else { format!("{first:#034x}-{last:#034x}") }

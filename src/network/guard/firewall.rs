@@ -1,5 +1,5 @@
-//! `firewall_enabled`: nothing comes in that no packet from inside asked for. What was asked for is remembered in sets of
-//! the kernel's, which forget by themselves.
+//! `firewall_enabled`: only traffic requested by a packet from inside may enter. Sets in the kernel remember
+//! the requests, and expire automatically.
 
 use super::Guarded;
 
@@ -7,15 +7,15 @@ use super::Guarded;
 pub(super) const FLOWS: usize = 65536;
 const TCP_FLOW: &str = "2h";
 pub(super) const OTHER_FLOW: &str = "3m";
-/// One that was not answered yet, or that one side has ended.
+/// A flow that is unanswered, or that one side has ended.
 const SHORT_FLOW: &str = "1m";
 
-/// By what a flow is known, as its guest sends it.
+/// Returns the key of a flow, as its guest sends it.
 fn flow(ip: &str) -> String {
     format!("{ip} saddr . {ip} daddr . meta l4proto . th sport . th dport")
 }
 
-/// The sets, and what is in them: flows that are open, flows that were ended, and peers by protocols without ports.
+/// Returns the sets and their keys: open flows, closed flows, and peers of protocols without ports.
 pub(super) fn sets() -> impl Iterator<Item = (String, String)> {
     [("ip", 4), ("ip6", 6)].into_iter().flat_map(|(ip, number)| {
         [
@@ -27,7 +27,7 @@ pub(super) fn sets() -> impl Iterator<Item = (String, String)> {
 }
 
 impl Guarded<'_> {
-    /// What the firewall lets answers in by.
+    /// Returns the rules that record flows.
     pub(super) fn remember(&self) -> Vec<String> {
         let mut rules = Vec::new();
         for (ip, number) in [("ip", 4), ("ip6", 6)] {
@@ -36,7 +36,7 @@ impl Guarded<'_> {
             let key = flow(ip);
             let tcp = format!("meta protocol {ip} meta l4proto tcp tcp flags &");
             rules.extend([
-                // A flow that was ended is not made to last by its last words.
+                // The last packets of an ended flow do not prolong it.
                 format!("{tcp} (fin | rst) != 0 delete @{flows} {{ {key} }}"),
                 format!("{tcp} (fin | rst) != 0 update @{closed} {{ {key} timeout {SHORT_FLOW} }}"),
                 format!("{tcp} (fin | syn | rst) == syn update @{flows} {{ {key} timeout {SHORT_FLOW} }}"),
@@ -50,7 +50,7 @@ impl Guarded<'_> {
         rules
     }
 
-    /// Drops what comes in unasked.
+    /// Drops unrequested traffic.
     pub(super) fn lets_in(&self) -> Vec<String> {
         let drop = self.refuse();
         let mut rules = vec![
@@ -59,10 +59,10 @@ impl Guarded<'_> {
             "meta protocol ip6 udp sport 547 udp dport 546 accept".to_owned(),
             "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, mld-listener-query, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept".to_owned(),
             "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept".to_owned(),
-            // Of no use without the first piece.
+            // Useless without the first fragment.
             "ip frag-off & 0x1fff != 0 accept".to_owned(),
             "frag frag-off != 0 accept".to_owned(),
-            // Not an answer, whoever it comes from.
+            // Never a reply, whatever its source.
             format!("icmp type echo-request {drop}"),
             format!("icmpv6 type echo-request {drop}"),
         ];

@@ -1,7 +1,7 @@
-//! What an interface may send and is sent, as rules of nftables.
+//! nftables rules for the packets that an interface sends and receives.
 //!
-//! Each interface has two chains in the agent's `netdev` table, at its own link: `…-in` for what the guest sends,
-//! before the bridge sees it, and `…-out` for what it is sent. A frame passes unless a rule drops it.
+//! Each interface has two chains in the agent's `netdev` table, at its own link: `…-in` for packets from the
+//! guest, before the bridge sees them, and `…-out` for packets to it. A frame passes unless a rule drops it.
 //!
 //! | protection | drops | opened by |
 //! |---|---|---|
@@ -13,8 +13,7 @@
 //! | `blocked_outgoing_ports` | TCP to these ports | |
 //! | `firewall_enabled` | what comes in and nothing from inside asked for | |
 //!
-//! Addresses that a server of the network leases are learned by a rule from its acknowledgements; no agent is
-//! needed for that.
+//! A rule learns the addresses that a network's server leases from its acknowledgements; this needs no agent.
 
 mod addresses;
 mod firewall;
@@ -31,7 +30,7 @@ pub(super) struct Guarded<'a> {
     pub(super) uuid: Uuid,
     pub(super) mac: Mac,
     pub(super) nic: &'a NicSpec,
-    /// What the agent answers its requests with.
+    /// The lease with which the agent answers it.
     pub(super) lease: Option<&'a Lease>,
     pub(super) firewall: bool,
     pub(super) link: &'a str,
@@ -40,7 +39,7 @@ pub(super) struct Guarded<'a> {
     pub(super) table: &'a str,
 }
 
-/// From where a link sees the guest.
+/// The guest's side of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     /// The guest's frames come in by it: a tap.
@@ -49,12 +48,12 @@ pub(super) enum Side {
     Shared,
 }
 
-/// Names of all objects of a VM begin with it.
+/// Returns the prefix of the names of a VM's objects.
 pub(super) fn name(uuid: Uuid) -> String {
     format!("vm-{uuid}-")
 }
 
-/// Whose object of the table it is.
+/// Returns the VM of an object.
 pub(super) fn owner(name: &str) -> Option<Uuid> {
     Uuid::try_parse(name.strip_prefix("vm-")?.get(..36)?).ok()
 }
@@ -63,7 +62,7 @@ pub(super) fn owner(name: &str) -> Option<Uuid> {
 const LEASES: usize = 64;
 const LEASE: &str = "7d";
 
-/// What guests send by a bridge that the agent made does not reach the host, whatever that listens on.
+/// Keeps packets on an agent's bridge from the host, whatever it listens on.
 pub(super) fn closed_to_host(table: &str, bridge: &str) -> String {
     new_chain(table, &host_chain(bridge), "ingress", bridge, "drop")
 }
@@ -73,7 +72,7 @@ pub(super) fn host_chain(bridge: &str) -> String {
     format!("host-{bridge}")
 }
 
-/// A chain that is empty, and hangs on that link; one of its name hangs on a link that is gone.
+/// Creates an empty chain at a link; an old one of its name may belong to a link that is gone.
 fn new_chain(table: &str, chain: &str, hook: &str, link: &str, policy: &str) -> String {
     format!(
         "add chain netdev {table} {chain}\n\
@@ -83,7 +82,7 @@ fn new_chain(table: &str, chain: &str, hook: &str, link: &str, policy: &str) -> 
     )
 }
 
-/// Removes chains, and what was made with those of interfaces.
+/// Removes chains, and the objects created with those of interfaces.
 pub(super) fn removal(table: &str, chains: &[&str]) -> String {
     let mut script = String::new();
     for chain in chains {
@@ -93,7 +92,7 @@ pub(super) fn removal(table: &str, chains: &[&str]) -> String {
         chains.iter().filter_map(|chain| chain.strip_suffix("in")).filter(|base| owner(base).is_some())
     {
         for (kind, name, definition) in objects(base) {
-            // It exists but for one that somebody else removed.
+            // The object exists, unless somebody else removed it.
             script += &format!(
                 "add {kind} netdev {table} {name} {definition}\ndelete {kind} netdev {table} {name}\n"
             );
@@ -102,7 +101,7 @@ pub(super) fn removal(table: &str, chains: &[&str]) -> String {
     script
 }
 
-/// What an interface's chains use: the kind of object, its name, and what it is.
+/// Lists the objects of an interface's chains: kind, name, and definition.
 fn objects(base: &str) -> Vec<(&'static str, String, String)> {
     let mut objects = vec![
         ("counter", format!("{base}dropped"), "{ }".to_owned()),
@@ -121,7 +120,7 @@ fn objects(base: &str) -> Vec<(&'static str, String, String)> {
 }
 
 impl Guarded<'_> {
-    /// Its chains, in the place of those that are there. Sets stay: what was learned is still true.
+    /// Replaces its chains. The sets stay: their entries are still valid.
     pub(super) fn script(&self) -> String {
         let (table, base) = (self.table, self.object(""));
         let (from, to) = match self.side {
@@ -146,7 +145,7 @@ impl Guarded<'_> {
         format!("{}{}-{what}", name(self.uuid), self.mac.hex())
     }
 
-    /// Counts what is refused.
+    /// Counts and drops.
     fn refuse(&self) -> String {
         format!("counter name {} drop", self.object("dropped"))
     }
@@ -162,7 +161,7 @@ impl Guarded<'_> {
             rules.push(format!("ether type != {{ ip, arp, ip6 }} {drop}"));
         }
         if !is(nic.allow_mac_spoofing) || !any_ip {
-            // What is not Ethernet's ARP for IPv4, or ends early, was not looked at.
+            // ARP of other kinds, or cut short, would escape the checks.
             let shortest = if self.side == Side::Tap { 28 } else { 42 };
             rules.push(format!("meta protocol arp meta length < {shortest} {drop}"));
             for field in ["htype != 1", "hlen != 6", "plen != 4"] {
@@ -172,7 +171,7 @@ impl Guarded<'_> {
         if !is(nic.allow_mac_spoofing) {
             rules.push(format!("ether saddr != {mac} {drop}"));
             rules.push(format!("arp saddr ether != {mac} {drop}"));
-            // The option that says whose address it is comes first; a probe has a nonce instead.
+            // The option with the link-layer address comes first; a probe has a nonce instead.
             for (kind, option, at) in [
                 ("icmpv6 type nd-router-solicit", "0x0101", 64),
                 ("ip6 saddr != :: icmpv6 type nd-neighbor-solicit", "0x0101", 192),
@@ -185,14 +184,14 @@ impl Guarded<'_> {
             rules.push(format!("ip6 saddr :: icmpv6 type nd-neighbor-solicit @th,192,16 != 0x0e01 {drop}"));
         }
         if !may_serve {
-            // In pieces they could not be looked at.
+            // Fragments could not be checked.
             rules.push(format!("ip frag-off & 0x2000 != 0 udp dport {{ 67, 68 }} {drop}"));
             rules.push(format!("exthdr frag exists udp dport {{ 546, 547 }} {drop}"));
         }
-        // What the agent answers goes no further; what it must look at first is sent on by it.
+        // Requests that the agent answers go no further; it forwards those that it must check first.
         let answers = |wanted: fn(&Lease) -> bool| self.lease.is_some_and(wanted);
         if answers(|lease| lease.v4.is_some()) || relays(nic, self.lease) {
-            // A relay of others' requests, or their server, has something else to say, too.
+            // A relay or server of other clients sends other messages, too.
             let own = if may_serve { format!(" @th,288,48 {hex} @th,256,32 0") } else { String::new() };
             rules.push(format!("meta protocol ip udp dport 67{own} drop"));
         } else if !may_serve {
@@ -219,7 +218,7 @@ impl Guarded<'_> {
             rules.extend(self.remember());
         }
         if !(may_serve && is(nic.allow_mac_spoofing)) {
-            // Neighbour discovery is never in pieces (RFC 6980), and what can't be read was not looked at.
+            // Neighbour discovery is never fragmented (RFC 6980), and unreadable packets escaped the checks.
             rules.push(format!("exthdr frag exists meta l4proto ipv6-icmp {drop}"));
             rules.push("meta protocol ip6 meta l4proto 0-254 accept".to_owned());
             rules.push(format!("meta protocol ip6 {drop}"));
@@ -231,7 +230,7 @@ impl Guarded<'_> {
         let (nic, mac) = (self.nic, self.mac);
         let mut rules = Vec::new();
         if nic.allow_restricted_traffic != Some(true) {
-            // A way out may carry networks that are not this one.
+            // An uplink may carry other networks.
             rules.push("ether type { 8021q, 8021ad } drop".to_owned());
         }
         if nic.allow_unfiltered_promisc != Some(true) && nic.allow_mac_spoofing != Some(true) {
@@ -254,8 +253,8 @@ impl Guarded<'_> {
     }
 }
 
-/// Whether the agent looks at the client identifiers of requests, which no rule can read, before it lets them
-/// through.
+/// Whether the agent checks the client identifiers of requests, which no rule can read, before it forwards
+/// them.
 pub(super) fn relays(nic: &NicSpec, lease: Option<&Lease>) -> bool {
     nic.is_dynamic() && !nic.allowed_dhcp_cids.is_empty() && lease.is_none_or(|lease| lease.v4.is_none())
 }

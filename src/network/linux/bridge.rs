@@ -1,4 +1,4 @@
-//! Bridges: those that the agent makes, and those that are there.
+//! Bridges: those that the agent creates, and existing ones.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl LinuxLinks {
-    /// What the agent's bridge for an interface is called, if it is on one.
+    /// Returns the name of the agent's bridge for an interface, if any.
     pub(super) fn own_bridge(&self, nic: &NicSpec, tag: &Tag) -> Option<String> {
         let own = matches!(tag.kind, TagKind::Etherstub | TagKind::Uplink);
         own.then(|| {
@@ -24,7 +24,7 @@ impl LinuxLinks {
         })
     }
 
-    /// The bridge of a tag and a VLAN, made if need be.
+    /// Finds or creates the bridge of a tag and a VLAN.
     pub(super) async fn bridge(&self, nic: &NicSpec, tag: &Tag) -> Result<Link, LinkError> {
         let netlink = self.netlink().await?;
         let tag_name = nic.nic_tag.as_deref().unwrap_or_default();
@@ -44,7 +44,7 @@ impl LinuxLinks {
         let alias = self.tag_alias(tag_name);
         let bridge = match netlink.find(&name).await? {
             Some(bridge) if bridge.alias == alias && bridge.is_bridge() => bridge,
-            // Killed between making it and naming it.
+            // An agent was killed before naming it.
             Some(bridge) if self.is_unnamed(&bridge) => {
                 netlink.set_alias(&name, &alias).await?;
                 bridge
@@ -69,19 +69,19 @@ impl LinuxLinks {
         Ok(bridge)
     }
 
-    /// The link of the host that a tag is made of.
+    /// Finds the host's link of a tag.
     pub(super) async fn host_link(&self, tag_name: &str, tag: &Tag) -> Result<Link, LinkError> {
         let found = self.netlink().await?.find(&tag.link).await?;
         let checked = host_link(tag, found.as_slice()).cloned();
         checked.map_err(|what| LinkError::Host { tag: tag_name.to_owned(), what })
     }
 
-    /// What the agent's links of a tag say about themselves.
+    /// Returns the alias of the agent's links of a tag.
     pub(super) fn tag_alias(&self, tag_name: &str) -> String {
         format!("{} nic tag {tag_name}", self.home.display())
     }
 
-    /// A bridge that an agent made here has an address that follows from its name.
+    /// Whether an agent created this bridge but did not name it: the MAC derives from the name.
     fn is_unnamed(&self, link: &Link) -> bool {
         link.is_bridge() && link.alias.is_empty() && link.mac == self.bridge_mac(&link.name).octets()
     }
@@ -94,7 +94,7 @@ impl LinuxLinks {
         Mac::local(octets)
     }
 
-    /// The way out of a bridge.
+    /// Attaches a bridge's uplink.
     async fn uplink(&self, tag_name: &str, tag: &Tag, vlan: u16, bridge: &Link) -> Result<(), LinkError> {
         let netlink = self.netlink().await?;
         let host = |what: String| LinkError::Host { tag: tag_name.to_owned(), what };
@@ -122,7 +122,7 @@ impl LinuxLinks {
         netlink.up(&way).await
     }
 
-    /// Removes the agent's bridges that no guest is on. Gives the names of their chains.
+    /// Removes the agent's bridges without guests. Returns the names of their chains.
     pub(super) async fn remove_unused_bridges(&self) -> Result<BTreeSet<String>, LinkError> {
         let netlink = self.netlink().await?;
         let links = netlink.all().await?;
@@ -145,7 +145,7 @@ impl LinuxLinks {
     }
 }
 
-/// The link that a tag is made of, among those that are there; or what is wrong with it.
+/// Finds a tag's link among `links`; or returns what is wrong with it.
 pub(super) fn host_link<'l>(tag: &Tag, links: &'l [Link]) -> Result<&'l Link, String> {
     let name = &tag.link;
     let wanted = if tag.kind == TagKind::Bridge { "bridge" } else { "interface" };
@@ -156,7 +156,7 @@ pub(super) fn host_link<'l>(tag: &Tag, links: &'l [Link]) -> Result<&'l Link, St
     }
 }
 
-/// The kernel gives links addresses of their own in IPv6 alone. A kernel without it has no such file.
+/// Stops the kernel from assigning IPv6 addresses to a link. A kernel without IPv6 has no such file.
 pub(super) fn without_ipv6(link: &str) {
     let setting = Path::new("/proc/sys/net/ipv6/conf").join(link).join("disable_ipv6");
     let _ = std::fs::write(setting, "1");

@@ -5,9 +5,9 @@
 //!              │ removed with its last port      │ removed by name      │ gone with the descriptor
 //! ```
 //!
-//! A bridge that the agent makes is for guests alone: the host has no address on it, and a rule drops what is
-//! meant for the host. Killed at any instruction, the agent leaves at most rules and an empty bridge; the next one
-//! finds both by their names.
+//! A bridge that the agent creates is for guests alone: the host has no address on it, and a rule drops
+//! packets to the host. Killed at any instruction, the agent leaves at most rules and an empty bridge; the
+//! next one finds both by their names.
 
 mod bridge;
 mod netlink;
@@ -48,7 +48,7 @@ use crate::{
 pub struct LinuxLinks {
     tags: Tags,
     prefix: String,
-    /// Tells the agent's bridges from another agent's.
+    /// Distinguishes the agent's bridges from another's.
     home: PathBuf,
     nft: Nft,
     netlink: OnceCell<Netlink>,
@@ -58,7 +58,7 @@ pub struct LinuxLinks {
 
 /// An interface at its place.
 struct Place {
-    /// As the kernel has it, where the configuration no longer has it.
+    /// As in the kernel, where the configuration no longer has it.
     tag: Tag,
     link: String,
     mac: Mac,
@@ -84,7 +84,7 @@ impl LinuxLinks {
         self.netlink.get_or_try_init(connect).await
     }
 
-    /// Where an interface is to be; nothing for one that leads nowhere.
+    /// Returns the place of an interface; `None` if it is isolated.
     fn place(&self, uuid: Uuid, nic: &NicSpec) -> Result<Option<Place>, LinkError> {
         let tag = checked(&self.tags, nic)?;
         let mac = nic.mac.ok_or_else(|| LinkError::Tag("an interface has no MAC address".to_owned()))?;
@@ -92,12 +92,12 @@ impl LinuxLinks {
         Ok((tag.kind != TagKind::Isolated).then_some(Place { tag, link, mac }))
     }
 
-    /// A VM's links that the kernel still has, by name; with a macvtap they stay when their holder is gone.
+    /// Lists VMs' links in the kernel; a macvtap stays after its holder is gone.
     async fn own_links(&self) -> Result<Vec<(Uuid, Link)>, LinkError> {
         Ok(self.owned(self.netlink().await?.all().await?))
     }
 
-    /// Those of these links that are VMs' of this agent.
+    /// Selects the links of this agent's VMs.
     fn owned(&self, links: Vec<Link>) -> Vec<(Uuid, Link)> {
         let home = self.of_home();
         let own = |link: Link| {
@@ -107,8 +107,8 @@ impl LinuxLinks {
         links.into_iter().filter_map(own).collect()
     }
 
-    /// The rules of a VM's interfaces whose links are there. The chains are made again each time: whatever became of
-    /// the old ones, then they are right.
+    /// Returns the rules of a VM's interfaces whose links exist. The chains are created again each time,
+    /// which repairs the old ones.
     fn script(&self, wiring: &Wiring, links: &[Link]) -> String {
         let mut script = String::new();
         for (index, nic) in wiring.nics.iter().enumerate() {
@@ -133,7 +133,7 @@ impl LinuxLinks {
         script
     }
 
-    /// The same for links as they are now; nothing when there is none.
+    /// Returns the rules for the present links; `None` when there are none.
     async fn rules(&self, wiring: &Wiring) -> Result<Option<String>, LinkError> {
         if self.tags.are_isolated() {
             return Ok(None);
@@ -142,7 +142,7 @@ impl LinuxLinks {
         Ok(Some(script).filter(|script| !script.is_empty()))
     }
 
-    /// Where an interface is that was plugged, whatever the configuration says of its tag now.
+    /// Returns the place of a plugged interface, whatever the configuration now says of its tag.
     fn standing(&self, uuid: Uuid, nic: &NicSpec, links: &[Link]) -> Option<Place> {
         let mac = nic.mac?;
         let name = name::tap(&self.prefix, uuid, mac);
@@ -152,7 +152,7 @@ impl LinuxLinks {
         let mtu = i32::try_from(link.mtu).unwrap_or(i32::MAX);
         let found = Tag { kind, link: bridge.map(|bridge| bridge.name.clone()).unwrap_or_default(), mtu };
         let configured = self.tags.of(nic).filter(|tag| {
-            // As it was when the link was made.
+            // As it was when the link was created.
             let own = self.own_bridge(nic, tag);
             (tag.kind == TagKind::Macvtap) == (kind == TagKind::Macvtap)
                 && own.is_none_or(|own| bridge.is_some_and(|bridge| bridge.name == own))
@@ -161,7 +161,7 @@ impl LinuxLinks {
     }
 
     fn lease(&self, wiring: &Wiring, index: usize, place: &Place) -> Option<Lease> {
-        // Nothing can be said to a guest by a macvtap.
+        // The agent can't reach a guest through a macvtap.
         if place.tag.kind == TagKind::Macvtap {
             return None;
         }
@@ -183,7 +183,7 @@ impl LinuxLinks {
         Ok(Plug::Tap { tap, vhost: open_vhost(), mtu })
     }
 
-    /// Makes a link that is down a port of its bridge, in its VLAN.
+    /// Attaches a link that is down to its bridge, in its VLAN.
     async fn join(&self, nic: &NicSpec, place: &Place, link: &Link, bridge: &Link) -> Result<(), LinkError> {
         let netlink = self.netlink().await?;
         netlink.attach(link, bridge, nic.mtu.unwrap_or(place.tag.mtu)).await?;
@@ -212,17 +212,17 @@ impl LinuxLinks {
         Ok(Plug::Tap { tap, vhost: open_vhost(), mtu })
     }
 
-    /// What a VM's link says about itself.
+    /// Returns the alias of a VM's link.
     fn alias(&self, uuid: Uuid, nic: &NicSpec) -> String {
         format!("vm {uuid} {}{}", nic.interface.as_deref().unwrap_or("net"), self.of_home())
     }
 
-    /// With what the aliases of this agent's links of VMs end, and of no other agent's.
+    /// Returns the suffix by which this agent's aliases differ from other agents'.
     fn of_home(&self) -> String {
         format!(" of {}", self.home.display())
     }
 
-    /// The agent's places at a VM's links.
+    /// Opens the ports at a VM's links.
     async fn ports(&self, wiring: &Wiring) -> Result<Vec<Port>, LinkError> {
         if self.tags.are_isolated() {
             return Ok(Vec::new());
@@ -392,7 +392,7 @@ fn missing(link: &str) -> LinkError {
     LinkError::at(format!("the link {link}"))(std::io::Error::from(std::io::ErrorKind::NotFound))
 }
 
-/// The kernel's shortcut from a tap to KVM; opened for use by the hypervisor if it has KVM.
+/// Opens the kernel's shortcut from a tap to KVM, for a hypervisor that has KVM.
 fn open_vhost() -> Option<File> {
     OpenOptions::new().read(true).write(true).open("/dev/vhost-net").ok()
 }

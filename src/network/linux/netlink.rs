@@ -31,11 +31,11 @@ pub(super) struct Netlink {
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
-    /// What its maker says about it.
+    /// Alias, set by its creator.
     pub(super) alias: String,
     pub(super) mtu: u32,
     pub(super) mac: Vec<u8>,
-    /// Whether it carries anything.
+    /// Whether it carries traffic.
     pub(super) up: bool,
     /// The bridge that it is a port of.
     pub(super) controller: Option<u32>,
@@ -79,7 +79,7 @@ impl Netlink {
         links.map_ok(|link| read(&link)).try_collect().await.map_err(failed("listing links"))
     }
 
-    /// A bridge that learns and forwards at once, with an address of its own that does not change with its ports.
+    /// Adds a bridge that learns and forwards at once, with a MAC address that does not depend on its ports.
     pub(super) async fn add_bridge(&self, name: &str, mtu: i32, mac: Mac) -> Result<(), LinkError> {
         let bridge = LinkBridge::new(name)
             .address(mac.octets().to_vec())
@@ -112,7 +112,7 @@ impl Netlink {
         self.set(LinkUnspec::new_with_name(name).alias(alias), format!("naming {name}")).await
     }
 
-    /// Makes a link a port of a bridge, and gives it its size; it stays down.
+    /// Attaches a link to a bridge, and sets its MTU; it stays down.
     pub(super) async fn attach(&self, port: &Link, bridge: &Link, mtu: i32) -> Result<(), LinkError> {
         let change = LinkUnspec::new_with_index(port.index).mtu(mtu.unsigned_abs()).controller(bridge.index);
         self.set(change, format!("making {} a port of {}", port.name, bridge.name)).await
@@ -135,7 +135,7 @@ impl Netlink {
         self.handle.link().set(change.build()).execute().await.map_err(failed(what))
     }
 
-    /// What comes in by a port belongs to that VLAN, and leaves it without a tag.
+    /// Puts a port into a VLAN: untagged packets belong to it, and leave without a tag.
     pub(super) async fn set_port_vlan(&self, port: &Link, vlan: u16) -> Result<(), LinkError> {
         let what = || failed(format!("VLAN {vlan} of {}", port.name));
         let flags = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
@@ -144,7 +144,7 @@ impl Netlink {
         if vlan == 1 {
             return Ok(());
         }
-        // The one that every port begins with.
+        // The default VLAN of every port.
         let first = BridgeVlanInfo { vid: 1, flags: BridgeVlanInfoFlags::empty() };
         let remove = LinkBridgeVlan::new(port.index).append_af_spec(AfSpecBridge::VlanInfo(first));
         match self.handle.link().del_with_message(remove.build()).execute().await {
@@ -162,12 +162,12 @@ impl Netlink {
         }
     }
 
-    /// Whether the host itself is to be reached by a link.
+    /// Whether the host itself is reachable on a link.
     pub(super) async fn has_addresses(&self, link: &Link) -> Result<bool, LinkError> {
         let _alone = self.listing.lock().await;
         let addresses = self.handle.address().get().set_link_index_filter(link.index).execute();
         let addresses: Vec<_> = addresses.try_collect().await.map_err(failed("listing addresses"))?;
-        // Each link has a link-local one of the kernel's.
+        // The kernel gives each link a link-local one.
         Ok(addresses.iter().any(|address| {
             address.header.family == AddressFamily::Inet || address.header.scope == AddressScope::Universe
         }))
@@ -206,7 +206,7 @@ fn read(message: &netlink_packet_route::link::LinkMessage) -> Link {
     link
 }
 
-/// The kernel's number for what went wrong.
+/// Returns the kernel's error number.
 fn number(error: &rtnetlink::Error) -> Option<i32> {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.code.map(|code| code.get().saturating_neg()),

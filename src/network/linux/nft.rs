@@ -10,8 +10,8 @@ use crate::network::{LinkError, guard};
 /// How long the program may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The program that installs rules, and the table that is ours. It runs once at a time, and to its end, also when
-/// nobody waits for it: what it was told is done or not done before it is told something else.
+/// The program that installs rules, and the agent's table. Runs are serialized and complete even if nobody
+/// waits: each script is applied or refused before the next starts.
 #[derive(Clone, Debug)]
 pub(super) struct Nft {
     program: PathBuf,
@@ -33,7 +33,7 @@ impl Nft {
         self.run(&["-f", "-"], self.with_table(script)).await.map(drop)
     }
 
-    /// Whether a script would be installed.
+    /// Checks whether a script would be accepted.
     pub(super) async fn check(&self, script: &str) -> Result<(), LinkError> {
         self.run(&["-c", "-f", "-"], self.with_table(script)).await.map(drop)
     }
@@ -42,13 +42,13 @@ impl Nft {
         format!("add table netdev {}\n{script}", self.table)
     }
 
-    /// The names of all chains in the table. Whatever else is in it was made with a chain, and goes with it.
+    /// Returns the names of all chains in the table. Its other objects are created and removed with a chain.
     pub(super) async fn chains(&self) -> Result<Vec<String>, LinkError> {
         let nft = self.clone();
         self.alone(async move { nft.list().await }).await
     }
 
-    /// Removes the chains that are chosen with all that was made with them, and the table with the last one.
+    /// Removes the chosen chains with their objects, and the table with the last one.
     pub(super) async fn remove(
         &self,
         chosen: impl Fn(&str) -> bool + Send + 'static,
@@ -68,7 +68,7 @@ impl Nft {
     }
 
     async fn list(&self) -> Result<Vec<String>, LinkError> {
-        // Without the program there never was a rule.
+        // Without the program no rule was ever installed.
         if !self.program.exists() {
             return Ok(Vec::new());
         }
@@ -114,7 +114,7 @@ impl Nft {
         let mut stdin = child.stdin.take();
         let write = async {
             if let Some(stdin) = &mut stdin {
-                // One that is not read is an error of the program's, which it says itself.
+                // If the program does not read its input, it reports why itself.
                 let _ = stdin.write_all(input.as_bytes()).await;
             }
             drop(stdin);
@@ -128,6 +128,6 @@ impl Nft {
             return Ok(output.stdout);
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(LinkError::Rules(format!("{program}: {}", said.lines().next().unwrap_or("it does not say why"))))
+        Err(LinkError::Rules(format!("{program}: {}", said.lines().next().unwrap_or("no reason given"))))
     }
 }

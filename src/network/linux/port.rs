@@ -1,4 +1,4 @@
-//! The agent at a guest's link: hears its requests, and answers them.
+//! The agent's socket at a guest's link: receives requests, and answers them.
 
 use std::{io, time::Duration};
 
@@ -16,9 +16,9 @@ use crate::{
     sys::{PacketSocket, Way},
 };
 
-/// Frames that are looked at in one second; a guest that sends more waits, and loses them.
+/// Frames processed per second; a guest that sends more waits, and loses them.
 const FRAMES: u32 = 200;
-/// No frame that is answered is longer.
+/// The longest frame that is answered.
 const LONGEST: usize = 2048;
 
 /// One interface's.
@@ -32,7 +32,7 @@ pub(super) struct Port {
     pub(super) relay: Option<Relay>,
 }
 
-/// To where requests are sent on that were looked at.
+/// Where checked requests are forwarded.
 #[derive(Debug)]
 pub(super) struct Relay {
     /// At the bridge.
@@ -47,7 +47,7 @@ impl Port {
         let mac = self.mac;
         if let Err(error) = self.attend(told).await {
             // The link goes with its hypervisor.
-            tracing::debug!(%mac, %error, "a guest's link");
+            tracing::debug!(%mac, %error, "the link is gone");
         }
     }
 
@@ -59,7 +59,7 @@ impl Port {
             if second.elapsed() >= Duration::from_secs(1) {
                 (second, sent, heard) = (Instant::now(), 0, 0);
             }
-            // What others say to the guest is not at its cost.
+            // Frames from others do not count against the guest.
             let count = if way == Way::In { &mut sent } else { &mut heard };
             *count += 1;
             if *count > FRAMES {
@@ -74,7 +74,7 @@ impl Port {
         }
     }
 
-    /// Gives what is the guest's by this frame.
+    /// Returns the addresses that this frame assigns.
     fn handle(&self, frame: &[u8], way: Way) -> Vec<Assigned> {
         let assigned = match way {
             Way::Out => acknowledged(frame, self.mac).into_iter().collect(),
@@ -85,7 +85,7 @@ impl Port {
 
     fn hear(&self, frame: &[u8]) -> Vec<std::net::IpAddr> {
         if let Some(answer) = self.responder.as_ref().and_then(|responder| responder.answer(frame)) {
-            // A guest that does not empty its queue gets no more.
+            // A guest that does not drain its queue gets no reply.
             return self.socket.send(&answer.frame).map(|()| answer.assigned).unwrap_or_default();
         }
         if let Some(relay) = &self.relay

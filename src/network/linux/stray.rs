@@ -1,6 +1,6 @@
-//! Links of running guests that were taken off their bridges: a host's network that is restarted makes its bridges
-//! again, and an interface that was pulled comes back. They are put back as they were plugged: down, until their rules
-//! are in force.
+//! Links of running guests that lost their bridges: a restarted host network recreates its bridges, and a
+//! removed interface comes back. They are reattached as they were plugged: down, until their rules are in
+//! force.
 
 use uuid::Uuid;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl LinuxLinks {
-    /// The VMs whose links are not all where they belong.
+    /// Returns the VMs with links off their bridges.
     pub(super) async fn strays(&self) -> Result<Vec<Uuid>, LinkError> {
         let links = self.netlink().await?.all().await?;
         let mut vms: Vec<Uuid> = self
@@ -32,14 +32,14 @@ impl LinuxLinks {
         !link.is_macvtap() && (!link.up || bridge.is_none_or(|bridge| self.leads_nowhere(bridge, links)))
     }
 
-    /// Whether it is the agent's bridge of an uplink, with guests alone on it.
+    /// Whether it is the agent's bridge of an uplink, with only guests on it.
     fn leads_nowhere(&self, bridge: &Link, links: &[Link]) -> bool {
         let tag = bridge.alias.strip_prefix(&self.tag_alias("")).and_then(|name| self.tags.get(name));
         let way_out = |link: &Link| link.controller == Some(bridge.index) && !link.alias.starts_with("vm ");
         tag.is_some_and(|tag| tag.kind == TagKind::Uplink) && !links.iter().any(way_out)
     }
 
-    /// Puts a VM's links back on the bridges that are there again; whether one was.
+    /// Reattaches a VM's links to the bridges that exist again; returns whether any was.
     pub(super) async fn put_back(&self, wiring: &Wiring) -> Result<bool, LinkError> {
         let netlink = self.netlink().await?;
         let links = netlink.all().await?;
@@ -56,7 +56,7 @@ impl LinuxLinks {
         if back.is_empty() {
             return Ok(false);
         }
-        // Whatever else the VM misses: these carry again, once their rules are in force.
+        // These links carry traffic again once their rules are in force, whatever else the VM lacks.
         self.guard(wiring).await?;
         for link in netlink.all().await?.iter().filter(|link| back.contains(&link.name)) {
             netlink.up(link).await?;

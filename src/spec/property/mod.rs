@@ -1,7 +1,6 @@
-//! Every property of a machine, in one table: the only place that says what a property is called, what
-//! it may hold, for which brand and in which action it may be given, when it takes effect, what it is by
-//! default, and how it is shown. Coercion, validation, updates, columns, `vmadm help properties`, the JSON
-//! schema and `docs/properties.md` are made from it.
+//! Every property of a machine, in one table: the only place that defines a property's name, type, brands,
+//! the actions that accept it, when it takes effect, its default, and its display. Coercion, validation,
+//! updates, columns, `vmadm help properties`, the JSON schema and `docs/properties.md` derive from it.
 
 mod disk;
 mod document;
@@ -24,7 +23,7 @@ use super::Brand;
 pub struct Property {
     /// In a machine JSON.
     pub name: &'static str,
-    /// What it may hold.
+    /// Its type.
     pub kind: Kind,
     /// What it means, in one sentence.
     pub about: &'static str,
@@ -34,14 +33,14 @@ pub struct Property {
     pub given: Given,
     /// When it takes effect.
     pub effect: Effect,
-    /// What it is when nobody says.
+    /// Its default.
     pub default: Default,
-    /// Header and width in `vmadm list`; what has none is no column.
+    /// Header and width in `vmadm list`; `None`: not a column.
     pub column: Option<(&'static str, usize)>,
 }
 
-/// What a property may hold. Text forms are accepted as vmadm accepts them: `"1024"` for a number,
-/// `"true"` for a flag, `"a,b"` for a list.
+/// The type of a property. Text forms are accepted as in vmadm: `"1024"` for a number, `"true"` for a flag,
+/// `"a,b"` for a list.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// A whole number between two, in a unit.
@@ -64,7 +63,7 @@ pub enum Kind {
     Ipv4,
     /// An IPv4 address or `dhcp`.
     NicAddress,
-    /// Text with a form of its own, told by a function.
+    /// Text with a form of its own, checked by a function.
     Form(fn(&str) -> Result<(), String>),
     /// Some of these, at most so many.
     List(&'static Kind, usize),
@@ -107,13 +106,13 @@ pub enum Effect {
     Live,
     /// When the VM is started next.
     NextBoot,
-    /// It is kept and shown for those who asked, and does nothing here, because.
+    /// It is kept and shown but has no effect here, for this reason.
     None(&'static str),
     /// It is a label: it never does anything.
     Label,
 }
 
-/// What a property is when nobody says.
+/// The default of a property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Default {
     /// Nothing.
@@ -122,7 +121,7 @@ pub enum Default {
     Value(&'static str),
     /// This JSON for kvm, and that for bhyve.
     ByBrand(&'static str, &'static str),
-    /// Something that depends, in words.
+    /// A computed value, in words.
     Computed(&'static str),
 }
 
@@ -194,7 +193,7 @@ impl Property {
             && (self.given != Given::OtherBrands || self.shown_as().is_some())
     }
 
-    /// Whether a payload that has it is taken without it, as what `vmadm get` prints is.
+    /// Whether a payload may contain it but it is ignored, as in the output of `vmadm get`.
     pub(crate) fn is_never_given(&self) -> bool {
         matches!(self.given, Given::Never | Given::Foreign | Given::OtherBrands)
     }

@@ -49,7 +49,7 @@ pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
     }
 }
 
-/// What only a payload breaks: the agent says where the disks that it makes lie.
+/// Checks payloads only: the agent chooses the paths of the disks that it creates.
 pub(super) fn check_given(spec: &VmSpec) -> impl Iterator<Item = Violation> {
     let given = |(index, disk): (usize, &DiskSpec)| {
         let named = disk.is_made_here() && disk.path.is_some();
@@ -83,12 +83,12 @@ fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
     }
 }
 
-/// A file that the agent makes lies where the agent makes it.
+/// The violation for the path of a disk that the agent creates.
 pub(in crate::spec) fn path_without_nocreate(field: String) -> Violation {
     Violation::property(field, "you cannot specify a path for a disk unless you set nocreate=true")
 }
 
-/// What a disk begins as: nothing of a size, or an image.
+/// Checks a disk's source: an empty disk of a size, or an image.
 fn source(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
     let block_size = disk.other.get("block_size").and_then(Value::as_i64);
     if let Some(size) = block_size.filter(|size| !is_block_size(*size)) {

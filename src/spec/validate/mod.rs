@@ -1,5 +1,5 @@
-//! The rules that several properties have together. What one property may hold by itself is in
-//! [`super::property`]. Everything that is broken is reported, not just the first.
+//! The rules that span several properties; [`super::property`] has those of single properties. Every
+//! violation is reported, not just the first.
 
 mod disks;
 mod nics;
@@ -28,8 +28,7 @@ pub const MAX_CPU_SHARES: i32 = 65535;
 pub const MAX_LWPS: i32 = 1 << 22;
 /// Largest `zfs_io_priority`: the largest weight that Linux takes.
 pub const MAX_ZFS_IO_PRIORITY: i32 = 10_000;
-/// Checks a payload for a machine that is to be made. What it leaves open is checked when it is complete, by
-/// [`check_whole`].
+/// Checks a payload for a new machine. [`check_whole`] checks what it leaves open once it is complete.
 #[must_use]
 pub fn check(spec: &VmSpec) -> Vec<Violation> {
     let mut found = check_whole(spec);
@@ -37,7 +36,7 @@ pub fn check(spec: &VmSpec) -> Vec<Violation> {
     found
 }
 
-/// Checks a complete machine: each that is made, changed, or looked at for either.
+/// Checks a complete machine: each that is created, changed, or validated for either.
 #[must_use]
 pub fn check_whole(spec: &VmSpec) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -76,8 +75,9 @@ pub fn check_whole(spec: &VmSpec) -> Vec<Violation> {
     found
 }
 
-/// A machine is in every event of its own, so what it has of the open kind, tags, metadata and routes, has a bound: the
-/// same for one that is made, changed by anybody, or looked at for either. One that is larger already may stay as large.
+/// Every event of a machine contains it, so its open parts (tags, metadata and routes) have a bound: the same
+/// when it is created, changed by anybody, or validated for either. One that is already larger may stay as
+/// large.
 pub fn outgrown(spec: &VmSpec, before: Option<&VmSpec>) -> Option<Violation> {
     fn size(object: &impl serde::Serialize) -> usize {
         serde_json::to_string(object).map_or(0, |text| text.len())
@@ -101,7 +101,7 @@ pub fn outgrown(spec: &VmSpec, before: Option<&VmSpec>) -> Option<Violation> {
     Some(Violation::value(largest, why))
 }
 
-/// What is no mistake, and worth saying.
+/// Returns notes that are not errors.
 pub fn notes(spec: &VmSpec) -> Vec<Note> {
     nics::notes(&spec.nics).collect()
 }

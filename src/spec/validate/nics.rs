@@ -125,7 +125,7 @@ fn nic(out: &mut Vec<Violation>, at: &str, nic: &NicSpec) {
     counts(out, nic, at);
 }
 
-/// What an address has to be besides an address: one of a host.
+/// Returns why an address is not one of a host.
 fn no_host_of(net: IpNet) -> Option<String> {
     let ip = net.addr();
     if ip == IpAddr::V4(AGENT) {
@@ -140,7 +140,7 @@ fn no_host_of(net: IpNet) -> Option<String> {
         .then(|| format!("{ip} is the broadcast address of {}", net.trunc()))
 }
 
-/// Where the agent answers DHCP from.
+/// The agent's address for DHCP.
 const AGENT: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 fn routers(out: &mut Vec<Violation>, at: &str, nic: &NicSpec) {
@@ -167,7 +167,7 @@ pub(super) fn is_nobody(ip: IpAddr) -> bool {
     ip.is_unspecified() || ip.is_multicast() || broadcast
 }
 
-/// Routers that their interface can't reach by its own addresses; a host may be told of one all the same.
+/// Notes routers outside their interface's networks; a host may be given one all the same.
 pub(in crate::spec) fn notes(nics: &[NicSpec]) -> impl Iterator<Item = Note> {
     nics.iter().enumerate().filter_map(|(index, nic)| {
         let (gateway, nets) = (nic.router()?, nic.networks().collect::<Vec<_>>());
@@ -181,7 +181,7 @@ pub(in crate::spec) fn notes(nics: &[NicSpec]) -> impl Iterator<Item = Note> {
     })
 }
 
-/// `ip` and `netmask` are the first IPv4 entry of `ips` in other words.
+/// Checks that `ip` and `netmask` equal the first IPv4 entry of `ips`.
 fn ip_and_ips(out: &mut Vec<Violation>, at: &str, nic: &NicSpec) {
     let first = nic.ips.iter().find_map(|text| match text.parse::<IpNet>() {
         Ok(IpNet::V4(net)) => Some(net),

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Which interface a hierarchy has.
+/// The interface version of a hierarchy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Version {
     V1,
@@ -17,15 +17,15 @@ pub(super) enum Version {
 pub(super) struct Hierarchy {
     pub(super) version: Version,
     pub(super) controllers: Vec<String>,
-    /// The folder of the group below which groups are made: this process's own, or a parent that was named.
+    /// The folder of the group below which groups are created: this process's own, or the configured parent.
     pub(super) own: PathBuf,
     /// It was named.
     pub(super) is_parent: bool,
 }
 
 impl Hierarchy {
-    /// Those of this process. `agent` is the name of the group that an earlier agent moved itself into; `parent` the
-    /// version 2 group that stands for its own.
+    /// Returns the hierarchies of this process. `agent` names the group that an earlier agent moved itself
+    /// into; `parent` is the version 2 group that replaces its own.
     pub(super) fn find(agent: &str, parent: Option<&str>) -> io::Result<Vec<Self>> {
         let (groups, mounts) =
             (fs::read_to_string("/proc/self/cgroup")?, fs::read_to_string("/proc/self/mountinfo")?);
@@ -34,7 +34,7 @@ impl Hierarchy {
             if !hierarchy.is_parent && hierarchy.own.file_name().is_some_and(|name| name == agent) {
                 hierarchy.own.pop();
             }
-            // One that is not there is told when a group is to be made.
+            // A missing folder is reported when a group is created in it.
             let listed = fs::read_to_string(hierarchy.own.join("cgroup.controllers")).unwrap_or_default();
             hierarchy.controllers = listed.split_whitespace().map(str::to_owned).collect();
         }
@@ -45,10 +45,10 @@ impl Hierarchy {
         self.own.exists()
     }
 
-    /// Lets groups below have the controllers that limits need; only version 2 wants to be told.
+    /// Enables the controllers that limits need in groups below; only version 2 requires this.
     ///
-    /// A version 2 group can't both hold processes and hand controllers on, so an agent that is not in the
-    /// root moves itself and what it has started one group down first.
+    /// A version 2 group can't both hold processes and delegate controllers, so an agent outside the root
+    /// group first moves itself and its children one group down.
     pub(super) fn hand_on(&self, wanted: &[&str], agent: &str) -> io::Result<()> {
         let control = self.own.join("cgroup.subtree_control");
         let enabled = fs::read_to_string(&control)?;
@@ -68,7 +68,7 @@ impl Hierarchy {
         let ours = children()?;
         for here in fs::read_to_string(self.own.join("cgroup.procs"))?.lines() {
             if ours.iter().any(|child| child == here) {
-                // One that has ended needs no place.
+                // A child that has ended needs no place.
                 let _ = fs::write(below.join("cgroup.procs"), here);
             }
         }
@@ -76,7 +76,7 @@ impl Hierarchy {
     }
 }
 
-/// The processes that this one has started, of whichever thread.
+/// Returns the children of this process, of all its threads.
 fn children() -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     for thread in fs::read_dir("/proc/self/task")?.flatten() {
@@ -86,7 +86,7 @@ fn children() -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-/// Makes a group; it may be there.
+/// Creates a group, unless it exists.
 pub(super) fn make(folder: &Path) -> io::Result<()> {
     match fs::create_dir(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -94,7 +94,7 @@ pub(super) fn make(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Joins what a process is in with where that is mounted.
+/// Joins a process's groups with the mounts that hold them.
 fn parse(groups: &str, mounts: &str, parent: Option<&str>) -> Vec<Hierarchy> {
     groups
         .lines()
@@ -112,7 +112,7 @@ fn parse(groups: &str, mounts: &str, parent: Option<&str>) -> Vec<Hierarchy> {
         .collect()
 }
 
-/// The folder of a group, if this line of a mountinfo is the mount that it is in.
+/// Returns the folder of a group, if this mountinfo line is the mount that holds it.
 fn folder(line: &str, version: Version, controllers: &[String], path: &str) -> Option<PathBuf> {
     let (mount, system) = line.split_once(" - ")?;
     let mut mount = mount.split(' ').skip(3);

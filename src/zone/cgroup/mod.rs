@@ -1,11 +1,12 @@
-//! Control groups: what a VM may use of its host.
+//! Control groups: the host resources that a VM may use.
 //!
 //! A VM has one group in each hierarchy that matters, below the agent's own group (in version 2 below
-//! `zone.cgroup_parent`, where one is configured) and named after it: `<own>/<zone.cgroup>-<uuid>`. Before the first is made, all are written into `cgroup.json` of the run
-//! folder, so whoever comes after a crash finds and removes them. The launcher enters them while it is
-//! one thread, which costs nothing; the hypervisor is born there and never moved.
+//! `zone.cgroup_parent`, where one is configured), named after the VM: `<own>/<zone.cgroup>-<uuid>`. Before
+//! the first is created, all are recorded in `cgroup.json` of the run folder, so the next agent finds and
+//! removes them after a crash. The launcher enters them while single threaded, which costs nothing; the
+//! hypervisor starts there and is never moved.
 //!
-//! A hierarchy that can't be written is left out, and every limit that it would have kept says why it
+//! A hierarchy that can't be written is left out, and each limit that it would have enforced reports why it
 //! has no effect.
 
 mod hierarchy;
@@ -28,11 +29,11 @@ use crate::{
     spec::{LimitReport, Limits},
 };
 
-/// Makes groups.
+/// Creates groups.
 #[derive(Clone, Debug)]
 pub(super) struct Cgroups {
     prefix: String,
-    /// The version 2 group that is handed on instead of the agent's own.
+    /// The version 2 group that is used instead of the agent's own.
     parent: Option<String>,
 }
 
@@ -40,7 +41,7 @@ pub(super) struct Cgroups {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cgroup {
     places: Vec<Place>,
-    /// Why there is no group in a hierarchy, for its controllers.
+    /// Controllers whose hierarchy has no group, and the reason.
     refusals: Vec<(Vec<String>, String)>,
 }
 
@@ -51,7 +52,7 @@ struct Place {
     folder: PathBuf,
 }
 
-/// What is made takes less until it holds a process.
+/// A new group holds a process within this time.
 const A_WHILE: Duration = Duration::from_secs(60);
 
 impl Cgroups {
@@ -60,12 +61,12 @@ impl Cgroups {
         Self { prefix: settings.cgroup.clone(), parent }
     }
 
-    /// The group that an agent moves itself into.
+    /// Names the group that an agent moves itself into.
     fn agent(&self) -> String {
         format!("{}-agent", self.prefix)
     }
 
-    /// Makes the groups of `name`, and sees to it that they are found in `record`.
+    /// Records the groups of `name` in `record`, then creates them.
     pub(super) fn make(&self, name: &str, record: &Path) -> io::Result<Cgroup> {
         let hierarchies = self.hierarchies(self.parent.as_deref())?;
         let places: Vec<Place> = hierarchies
@@ -77,7 +78,7 @@ impl Cgroups {
             })
             .collect();
         let folders: Vec<&Path> = places.iter().map(|place| place.folder.as_path()).collect();
-        // As a whole or not at all.
+        // Replaced atomically.
         let draft = record.with_extension("draft");
         fs::write(&draft, serde_json::to_vec(&folders)?)?;
         fs::rename(&draft, record)?;
@@ -95,7 +96,7 @@ impl Cgroups {
                 }
                 Err(error) => {
                     let why = format!("{} can't be made: {error}", place.folder.display());
-                    // Of one that is not there nobody knows what controllers it has.
+                    // The controllers of a missing hierarchy are unknown.
                     let all = || setting::CONTROLLERS.iter().map(|name| (*name).to_owned()).collect();
                     let controllers = if place.controllers.is_empty() { all() } else { place.controllers };
                     cgroup.refusals.push((controllers, why));
@@ -105,8 +106,8 @@ impl Cgroups {
         Ok(cgroup)
     }
 
-    /// Every group that has the name of a VM's; also below the agent's own, where they were before others were
-    /// configured.
+    /// Returns every group named after a VM, also below the agent's own group, which held them before a
+    /// parent was configured.
     pub(super) fn all(&self) -> io::Result<Vec<Group>> {
         let prefix = format!("{}-", self.prefix);
         let mut found = Vec::new();
@@ -128,8 +129,8 @@ impl Cgroups {
         Ok(found)
     }
 
-    /// Removes groups whose names begin so, hold no process, and have been there for a while: what made them is gone
-    /// with its record.
+    /// Removes empty groups whose names begin with `name` and that are not new: their creator is gone, and so
+    /// is its record.
     pub(super) fn remove_empty(&self, name: &str) -> io::Result<()> {
         let prefix = format!("{}-{name}", self.prefix);
         for hierarchy in self.hierarchies(self.parent.as_deref())? {
@@ -137,7 +138,7 @@ impl Cgroups {
                 let is_old = || entry.metadata()?.modified()?.elapsed().map_err(io::Error::other);
                 let is_old = is_old().is_ok_and(|age| age > A_WHILE);
                 if is_old && entry.file_name().to_string_lossy().starts_with(&prefix) {
-                    // Refused while a process is in it.
+                    // Fails while a process is in it.
                     let _ = fs::remove_dir(entry.path());
                 }
             }
@@ -145,13 +146,13 @@ impl Cgroups {
         Ok(())
     }
 
-    /// The groups of a VM by their name.
+    /// Finds the groups of a VM by name.
     pub(super) fn of(&self, uuid: Uuid) -> io::Result<Cgroup> {
         let own = self.all()?.into_iter().filter(|group| group.uuid == uuid);
         Ok(Cgroup::in_folders(own.map(|group| group.path).collect()))
     }
 
-    /// Version 2 always, because it kills and tells; version 1 where it has a controller that is needed.
+    /// Returns version 2 always, because it kills and reports; version 1 where it has a needed controller.
     fn hierarchies(&self, parent: Option<&str>) -> io::Result<Vec<Hierarchy>> {
         let mut found = Hierarchy::find(&self.agent(), parent)?;
         found.retain(|hierarchy| {
@@ -163,7 +164,7 @@ impl Cgroups {
 }
 
 impl Cgroup {
-    /// The groups that an earlier agent made.
+    /// Reads the groups of an earlier agent.
     pub(super) fn read(record: &Path) -> io::Result<Self> {
         let folders: Vec<PathBuf> = match fs::read(record) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,
@@ -177,7 +178,7 @@ impl Cgroup {
         let place = |folder: PathBuf| {
             let (version, controllers) = match fs::read_to_string(folder.join("cgroup.controllers")) {
                 Ok(listed) => (Version::V2, listed.split_whitespace().map(str::to_owned).collect()),
-                // Which controllers a version 1 group has shows in the names of its files.
+                // The file names of a version 1 group show its controllers.
                 Err(_) => (Version::V1, controllers_by_files(&folder)),
             };
             Place { version, controllers, folder }
@@ -185,12 +186,12 @@ impl Cgroup {
         Self { places: folders.into_iter().map(place).collect(), refusals: Vec::new() }
     }
 
-    /// Whether there is any group.
+    /// Whether any group exists.
     pub(super) fn is_there(&self) -> bool {
         !self.places.is_empty()
     }
 
-    /// What runs in the groups.
+    /// Lists the processes in them.
     pub(super) fn processes(&self) -> io::Result<Vec<i32>> {
         let mut found = std::collections::BTreeSet::new();
         for place in &self.places {
@@ -200,14 +201,14 @@ impl Cgroup {
         Ok(found.into_iter().collect())
     }
 
-    /// Files that a process of one thread writes `0` to, to enter the version 1 groups.
+    /// Returns the files into which a single-threaded process writes `0` to enter the version 1 groups.
     pub(super) fn doors(&self) -> Vec<PathBuf> {
         let v1 = self.places.iter().filter(|place| place.version == Version::V1);
         // Not cgroup.procs: moving a whole process takes a lock that can cost milliseconds.
         v1.map(|place| place.folder.join("tasks")).collect()
     }
 
-    /// The version 2 group, in which a process can be born.
+    /// Returns the version 2 group, in which a process can start.
     pub(super) fn birthplace(&self) -> Option<&Path> {
         let v2 = self.places.iter().find(|place| place.version == Version::V2);
         v2.map(|place| place.folder.as_path())
@@ -216,7 +217,7 @@ impl Cgroup {
     /// Writes the limits and reads them back.
     pub(super) fn apply(&self, limits: &Limits) -> Vec<LimitReport> {
         let reports = self.apply_once(limits);
-        // Again: which of two limits can be raised or lowered first depends on where they were.
+        // Repeated, because the order in which two limits can change depends on their old values.
         if reports.iter().all(LimitReport::is_effective) { reports } else { self.apply_once(limits) }
     }
 
@@ -225,7 +226,7 @@ impl Cgroup {
         v1.iter().zip(&v2).map(|settings| self.report(settings.into())).collect()
     }
 
-    /// One limit, in whichever version this host has its controller.
+    /// Applies one limit in the version that has its controller on this host.
     fn report(&self, [v1, v2]: [&Setting; 2]) -> LimitReport {
         let property = v1.property.to_owned();
         let found = self.places.iter().find_map(|place| {
@@ -266,19 +267,19 @@ impl Cgroup {
         self.places.iter().filter_map(count).any(|killed| killed > 0)
     }
 
-    /// Whether one could not be removed.
+    /// Whether any group still exists.
     pub(super) fn is_left(&self) -> bool {
         self.places.iter().any(|place| place.folder.exists())
     }
 
-    /// Ends whatever is in the groups, where the kernel does that (version 2, since Linux 5.14).
+    /// Kills all processes in the groups, where the kernel can (version 2, since Linux 5.14).
     pub(super) fn kill(&self) {
         for place in self.places.iter().filter(|place| place.version == Version::V2) {
             let _ = fs::write(place.folder.join("cgroup.kill"), "1");
         }
     }
 
-    /// Removes the groups; they may be gone. A process that has just ended may still be on its way out.
+    /// Removes the groups; they may be gone. A process that has just ended may still hold one briefly.
     pub(super) fn remove(&self) {
         for place in &self.places {
             for wait in [0, 1, 2, 5, 10, 20, 50, 100, 200] {
@@ -297,7 +298,7 @@ impl Cgroup {
 }
 
 impl Place {
-    /// Writes one limit; says what the host keeps to now, or why it does not.
+    /// Writes one limit; returns the value in force, or why the limit has no effect.
     fn write(&self, setting: &Setting) -> Result<String, String> {
         let paths = setting.files.iter().map(|name| (name, self.folder.join(name)));
         let Some((name, path)) = paths.into_iter().find(|(_, path)| path.exists()) else {

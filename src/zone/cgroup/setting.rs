@@ -1,34 +1,35 @@
-//! What to write where for each limit: the vocabulary of both versions of control groups.
+//! The files and values that set each limit, in both versions of control groups.
 
 use super::hierarchy::Version;
 use crate::spec::Limits;
 
-/// One property in the words of one version.
+/// One property in the terms of one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Setting {
     /// Of the spec.
     pub(super) property: &'static str,
     pub(super) controller: &'static str,
-    /// The first that exists is written.
+    /// The first file that exists is written.
     pub(super) files: &'static [&'static str],
     pub(super) value: String,
 }
 
-/// Microseconds in which a cap counts.
+/// Period of a CPU cap, in microseconds.
 const PERIOD: u64 = 100_000;
 
 /// Controllers that limits need.
 pub(super) const CONTROLLERS: &[&str] = &["cpu", "memory", "pids", "io", "blkio"];
 
 impl Setting {
-    /// All of them. A limit of memory comes before the one of memory and swap, which must not be less.
+    /// Returns all settings. The memory limit comes before the limit of memory and swap, which must not be
+    /// lower.
     pub(super) fn all(limits: &Limits, version: Version) -> Vec<Self> {
         let quota = limits.cpu_cap.map(|percent| u64::from(percent) * PERIOD / 100);
         let (shares, io) = (u64::from(limits.cpu_shares), limits.io_priority);
         let rows: [(&str, &str, &[&str], String); 6] = match version {
             Version::V1 => [
                 ("cpu_cap", "cpu", &["cpu.cfs_quota_us"], quota.map_or("-1".to_owned(), |q| q.to_string())),
-                // 1024 is usual there.
+                // 1024 is the default.
                 ("cpu_shares", "cpu", &["cpu.shares"], (shares * 1024 / 100).clamp(2, 262_144).to_string()),
                 ("max_physical_memory", "memory", &["memory.limit_in_bytes"], limits.memory.to_string()),
                 ("max_swap", "memory", &["memory.memsw.limit_in_bytes"], limits.memory_and_swap.to_string()),

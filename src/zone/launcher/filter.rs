@@ -1,10 +1,10 @@
 //! The system call filter: what QEMU needs and nothing else.
 //!
-//! Two programs. The first answers ENOSYS to calls whose callers know another way: `clone3`
-//! (glibc then uses `clone`, whose flags can be checked), `io_uring`, asynchronous I/O, `openat2`, and `fallocate` that
-//! takes room of the host. The second answers EPERM to everything that is not listed (QEMU copes with that; its
-//! own `-sandbox` kills), and lets those of the first pass: of two filters' words the stricter holds. After it no
-//! further filter can be loaded: their programs are memory of the host that no limit counts.
+//! The filter has two programs. The first returns ENOSYS for calls that have a fallback: `clone3` (glibc then
+//! uses `clone`, whose flags can be checked), `io_uring`, asynchronous I/O, `openat2`, and `fallocate` that
+//! allocates disk space of the host. The second returns EPERM for every call that is not listed (QEMU handles
+//! that; its own `-sandbox` kills), and allows those of the first: the stricter verdict of two filters
+//! applies. After it no further filter can be loaded: filter programs use host memory that no limit counts.
 
 use std::{collections::BTreeMap, io};
 
@@ -20,7 +20,7 @@ use seccompiler::{
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Memory, files that are open, time, threads, signals to itself, and looking at itself.
+/// Memory, open files, time, threads, signals to itself, and queries about itself.
 #[rustfmt::skip]
 const ALLOWED: &[libc::c_long] = &[
     libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise,
@@ -64,12 +64,12 @@ const REPLACED: &[libc::c_long] = &[
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
     libc::SYS_openat2,
-    // Contexts of these count against one number of the whole host.
+    // Contexts of these count against one limit of the whole host.
     libc::SYS_io_setup,
 ];
 
-/// What may be asked of a descriptor: copies, flags, a pipe's size, seals. No locks: each takes memory of the host that
-/// no limit counts, and the agent has locked the disks. No signals and leases, which reach other processes.
+/// Allowed `fcntl` commands: copies, flags, a pipe's size, seals. No locks: each takes host memory that no
+/// limit counts, and the agent has locked the disks. No signals and leases, which reach other processes.
 const FCNTLS: &[libc::c_int] = &[
     libc::F_DUPFD,
     libc::F_GETFD,
@@ -94,8 +94,8 @@ const ALLOWED_HERE: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[libc::c_long] = &[];
 
-/// ioctls by number, beside KVM's and vhost's own ranges: terminals, and looking at disks. None that
-/// changes a tap: with its bare descriptor one could change the host's interface.
+/// ioctls by number, besides the ranges of KVM and vhost: terminals, and queries of disks. None that changes
+/// a tap: its descriptor alone could reconfigure the host's interface.
 #[rustfmt::skip]
 const IOCTLS: &[u64] = &[
     0x5401, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451, // TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
@@ -105,7 +105,7 @@ const IOCTLS: &[u64] = &[
     0x8008_6601, 0x801c_581f, 0x4004_9409, 0x4020_940d, 0xc020_660b, // FS: flags, clone, extents
 ];
 
-/// What may be asked of a socket.
+/// Socket options that may be read.
 const LOOKED_AT: &[libc::c_int] = &[
     libc::SO_TYPE,
     libc::SO_ERROR,
@@ -115,11 +115,11 @@ const LOOKED_AT: &[libc::c_int] = &[
     libc::SO_PROTOCOL,
     libc::SO_DOMAIN,
 ];
-/// What may be set.
+/// Settable options.
 const SET: &[libc::c_int] = &[libc::SO_REUSEADDR, libc::SO_KEEPALIVE, libc::SO_SNDBUF, libc::SO_RCVBUF];
 
-/// The two programs. `own_pid` is what the process calls itself, `program` the one descriptor that it
-/// may become.
+/// Builds the two programs. `own_pid` is the process's own id, `program` the one descriptor that it may
+/// execute.
 pub(super) fn programs(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Vec<BpfProgram>> {
     let arch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
     let allow = SeccompFilter::new(
@@ -182,7 +182,7 @@ fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules
     }
     let fcntls: Vec<u64> = FCNTLS.iter().map(|command| u64::from(command.unsigned_abs())).collect();
     rules.insert(libc::SYS_fcntl, each(1, &fcntls)?);
-    // Its own limits, and only to look.
+    // Its own limits, read only.
     rules.insert(libc::SYS_prlimit64, vec![rule([equal(0, 0)?, no_pointer(2)?])?]);
     let prctls = [
         libc::PR_SET_NAME,
@@ -196,11 +196,11 @@ fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules
         0x5356_4d41, // PR_SET_VMA: names of anonymous memory
     ];
     rules.insert(libc::SYS_prctl, each(0, &prctls.map(|option| u64::from(option.unsigned_abs())))?);
-    // To nothing: what a screenshot is written to. What cuts a file also makes it larger.
+    // Only to length 0, for a screenshot's file: a call that shortens a file can also extend it.
     rules.insert(libc::SYS_ftruncate, vec![rule([no_pointer(1)?])?]);
-    // To whom it is connected, and to nobody else.
+    // Only to the connected peer.
     rules.insert(libc::SYS_sendto, vec![rule([no_pointer(4)?])?]);
-    // Nothing that tells who is at the other end, or that lets the kernel tell it later.
+    // No option that reveals the peer's identity, now or later.
     rules.insert(libc::SYS_getsockopt, each_of(libc::SOL_SOCKET, LOOKED_AT)?);
     let mut set = each_of(libc::SOL_SOCKET, SET)?;
     set.extend(each_of(libc::IPPROTO_TCP, &[libc::TCP_NODELAY])?);
@@ -211,7 +211,7 @@ fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules
     ];
     ioctls.extend(each(1, IOCTLS)?);
     rules.insert(libc::SYS_ioctl, ioctls);
-    // Once: the descriptor is gone afterwards, and its number can't be had again.
+    // Works once: the descriptor is closed afterwards, and its number can't be reused.
     let program = equal(0, u64::from(program.unsigned_abs()))?;
     rules.insert(
         libc::SYS_execveat,
@@ -220,20 +220,21 @@ fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules
     Ok(rules)
 }
 
-/// Everything that a disk does not need of `fallocate`: it gives room back (a hole, zeroes), and takes none.
+/// Matches the `fallocate` modes that a disk does not need: it frees space (a hole, zeroes) and allocates
+/// none.
 fn beyond_a_disk() -> io::Result<SeccompRule> {
     let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     let other_than = |mode: libc::c_int| compare(1, Op::Ne, u64::from(mode.unsigned_abs()));
     rule([other_than(hole)?, other_than(libc::FALLOC_FL_ZERO_RANGE)?])
 }
 
-/// Options of a socket, at one level.
+/// A rule for each option at one level.
 fn each_of(level: libc::c_int, options: &[libc::c_int]) -> io::Result<Vec<SeccompRule>> {
     let number = |value: libc::c_int| u64::from(value.unsigned_abs());
     options.iter().map(|option| rule([equal(1, number(level))?, equal(2, number(*option))?])).collect()
 }
 
-/// An argument of the full width is 0.
+/// Requires that a full-width argument is 0.
 fn no_pointer(argument: u8) -> io::Result<SeccompCondition> {
     SeccompCondition::new(argument, Length::Qword, Op::Eq, 0).map_err(io::Error::other)
 }

@@ -1,4 +1,4 @@
-//! Landlock, applied inside the zone: everything may be read, nothing written or made, two files run,
+//! Landlock, applied inside the zone: everything may be read, nothing written or created, two files executed,
 //! the devices used; no TCP, no abstract UNIX socket and no signal out of the zone.
 
 use std::{os::fd::OwnedFd, path::PathBuf};
@@ -10,13 +10,13 @@ use landlock::{
 
 use crate::zone::sandbox::Sandbox;
 
-/// The newest rights that we name; a kernel that knows fewer enforces those.
+/// The newest rights requested; a kernel that supports fewer enforces those.
 const ABI_NAMED: ABI = ABI::V6;
 
-/// What the kernel runs to load a program.
+/// The dynamic linker that the kernel runs.
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 
-/// Restricts this process and what it becomes: that `program`, and no other.
+/// Restricts this process, which may then execute `program` and no other.
 pub(super) fn apply(sandbox: &Sandbox, program: &OwnedFd) -> Result<(), RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
@@ -53,7 +53,7 @@ fn add(
 ) -> Result<landlock::RulesetCreated, RulesetError> {
     match PathFd::new(path) {
         Ok(file) => ruleset.add_rule(PathBeneath::new(file, rights)),
-        // What is not there needs no right.
+        // A missing path needs no right.
         Err(_) => Ok(ruleset),
     }
 }

@@ -1,8 +1,7 @@
 //! The launcher: this program again, single threaded, between the agent and the hypervisor.
 //!
-//! It finds its orders in descriptor 3 and reports on 4, then it is gone. See the picture in
-//! `zone`. What the new process goes through, in this order, because each step needs a privilege
-//! that a later one takes away:
+//! It reads its orders from descriptor 3, reports on 4, then exits. See the diagram in `zone`. The new
+//! process takes these steps in order, because each needs a privilege that a later one drops:
 //!
 //! ```text
 //!   gate ─▶ session ─▶ user ─▶ host name ─▶ root and /dev ─▶ program opened, parked
@@ -35,14 +34,14 @@ use super::{
 };
 use crate::sys::{self, Side};
 
-/// Where the orders are.
+/// Descriptor of the orders.
 pub(super) const ORDERS: i32 = 3;
-/// Where the report goes.
+/// Descriptor of the report.
 pub(super) const REPORT: i32 = 4;
 /// The hidden subcommand that makes this program a launcher.
 pub const SUBCOMMAND: &str = "zone-init";
 
-/// What the launcher is to do.
+/// The launcher's instructions.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Orders {
     /// The hypervisor.
@@ -51,13 +50,13 @@ pub(super) struct Orders {
     pub(super) arguments: Vec<String>,
     /// Descriptors that the hypervisor keeps.
     pub(super) keep: Vec<i32>,
-    /// Where to write which process it is.
+    /// Where to record its identity.
     pub(super) process: PathBuf,
-    /// What to build around it.
+    /// The sandbox around it.
     pub(super) sandbox: Sandbox,
 }
 
-/// Puts what was being done before a system's error.
+/// Prefixes a system error with the failed action.
 fn at<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> io::Error {
     move |error| {
         let error = error.into();
@@ -65,7 +64,7 @@ fn at<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> io::Erro
     }
 }
 
-/// Runs the launcher; the exit code of this program.
+/// Runs the launcher; returns this program's exit code.
 #[must_use]
 pub fn run() -> u8 {
     let report = match sys::inherited(REPORT) {
@@ -89,7 +88,7 @@ fn launch(report: &OwnedFd) -> io::Result<()> {
     let mut keep = orders.keep.clone();
     keep.push(report.as_raw_fd());
     sys::close_on_exec_except(&keep)?;
-    // The report must not reach the hypervisor: its end of file tells that the exec is done.
+    // The report must not reach the hypervisor: its end of file shows that the exec is done.
     rustix::io::fcntl_setfd(report, rustix::io::FdFlags::CLOEXEC)?;
 
     let birthplace = enter_groups(&orders.sandbox)?;
@@ -119,10 +118,10 @@ fn launch(report: &OwnedFd) -> io::Result<()> {
             }
             let own = Identity::of(pid)?;
             own.write(&orders.process)?;
-            // An agent that died meanwhile may have been followed by one that found no process yet: then
-            // the gate stays shut, and the process behind it ends.
+            // If the agent died, a newer one may have found no process yet: the gate then stays shut, and the
+            // process behind it ends.
             if !send(report, format!("P{pid}").as_bytes(), Some(pidfd.as_fd())) {
-                // That one may have started the VM again.
+                // The newer agent may have started the VM again.
                 if Identity::read(&orders.process)? == Some(own) {
                     std::fs::remove_file(&orders.process)?;
                 }
@@ -134,8 +133,8 @@ fn launch(report: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Enters the control groups that a process has to enter, and opens the one that it can be born in. Done
-/// with the agent's privileges, before any are given up.
+/// Enters the version 1 control groups, and opens the version 2 group, in which the process can start. Runs
+/// with the agent's privileges, before any are dropped.
 fn enter_groups(sandbox: &Sandbox) -> io::Result<Option<OwnedFd>> {
     for door in &sandbox.doors {
         std::fs::write(door, "0").map_err(at(format!("entering {}", door.display())))?;
@@ -156,7 +155,7 @@ fn read_orders() -> io::Result<Orders> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// The namespaces that a zone has of its own.
+/// Returns the flags of the zone's own namespaces.
 fn namespaces(sandbox: &Sandbox) -> u64 {
     let pid = if sandbox.has(Mechanism::PidNamespace) { libc::CLONE_NEWPID } else { 0 };
     let net = if sandbox.has(Mechanism::NetworkNamespace) { libc::CLONE_NEWNET } else { 0 };
@@ -169,14 +168,14 @@ fn namespaces(sandbox: &Sandbox) -> u64 {
     u64::from(flags.unsigned_abs())
 }
 
-/// A zone that exists: what this process makes from now on is in its pid namespace.
+/// Opens an existing zone: new children of this process are in its pid namespace.
 fn open_zone(pid: i32) -> io::Result<OwnedFd> {
     let process = sys::PidFd::open(pid).map_err(at(format!("process {pid}")))?;
     sys::enter_namespaces(&process, libc::CLONE_NEWPID).map_err(at("entering the zone's pid namespace"))?;
     Ok(process)
 }
 
-/// An ordinary user may build a zone in a user namespace, as which the whole launcher goes on.
+/// Enters a user namespace, in which an ordinary user may build a zone; the launcher continues there.
 fn become_root_of_own_namespace() -> io::Result<()> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     sys::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).map_err(at("user namespace"))?;
@@ -210,14 +209,14 @@ fn become_hypervisor(
         return Err(io::Error::other("the launcher is gone"));
     }
     let sandbox = &orders.sandbox;
-    // In a zone that exists, this program has no name.
+    // This program has no path in an existing zone.
     let parked = live.map(|_| park_program(&orders.program)).transpose()?;
     if let Some(live) = live {
         let all = namespaces(sandbox) & !u64::from(libc::CLONE_NEWPID.unsigned_abs());
         let all = i32::try_from(all).map_err(io::Error::other)?;
         sys::enter_namespaces(live, all).map_err(at("entering the zone's namespaces"))?;
     }
-    // A session of its own: no signal for the agent's terminal or group reaches the guest.
+    // A new session: no signal to the agent's terminal or group reaches the guest.
     rustix::process::setsid()?;
     if sandbox.level == Level::Full {
         // In its namespace this keeps the capabilities, because no uid 0 is mapped.
@@ -229,7 +228,7 @@ fn become_hypervisor(
     }
     let program = parked.map_or_else(|| park_program(&orders.program), Ok)?;
     privileges::limit_resources(sandbox)?;
-    // With no namespace an ordinary user has no power over these, and nothing in them.
+    // Without namespaces an ordinary user can't change these, and has no capabilities.
     let root = rustix::process::geteuid().is_root();
     if sandbox.level.has_namespaces() || root {
         privileges::drop_bounding_set()?;
@@ -256,14 +255,14 @@ fn become_hypervisor(
         .map_err(at(format!("cannot run {}", orders.program.display())))
 }
 
-/// Opens the program inside the zone, as a number above the limit that is set next: once it is closed,
-/// by the exec, no descriptor can have that number again.
+/// Opens the program inside the zone, at a number above the limit that is set next: once the exec closes it,
+/// no descriptor can get that number again.
 fn park_program(path: &Path) -> io::Result<OwnedFd> {
     privileges::raise_descriptors();
     let opened = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(at(format!("cannot run {}", path.display())))?;
     let least = i32::try_from(privileges::MAX_DESCRIPTORS).unwrap_or(i32::MAX) + 1000;
-    // The launcher's own copy must not be what the filter allows.
+    // The filter must not allow the launcher's own copy.
     rustix::io::fcntl_dupfd_cloexec(&opened, least).map_err(at("parking the program"))
 }
 
@@ -272,7 +271,7 @@ fn c_string(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
-/// Tells the agent; whether it could be told.
+/// Reports to the agent; returns whether it arrived.
 fn send(report: &OwnedFd, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> bool {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);

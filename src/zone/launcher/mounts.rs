@@ -1,5 +1,5 @@
-//! The zone's file systems: built detached, so that the host never sees them, and put together inside
-//! the new mount namespace. Nothing below the zone's root is ever named by a path.
+//! The zone's file systems: built detached, so that the host never sees them, and assembled inside the new
+//! mount namespace. Nothing below the zone's root is ever accessed by path.
 
 use std::{
     io,
@@ -21,12 +21,12 @@ use crate::{
     zone::sandbox::{Level, Mechanism, Sandbox},
 };
 
-/// File systems that are attached to nothing yet.
+/// File systems that are not attached yet.
 pub(super) struct Mounts {
     root: OwnedFd,
     platform: Vec<(OwnedFd, String)>,
     dev: OwnedFd,
-    /// Device nodes of the host, for who may not make any.
+    /// Device nodes of the host, for users who may not create any.
     binds: Vec<(OwnedFd, String)>,
     sealed: bool,
 }
@@ -41,7 +41,7 @@ fn detached(path: &Path, attributes: u64) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// Makes what the zone sees. Who may make device nodes makes them, who may not binds the host's.
+/// Builds the zone's file systems. Device nodes are created where permitted, else bound from the host.
 pub(super) fn build(sandbox: &Sandbox) -> io::Result<Mounts> {
     let privileged = matches!(sandbox.level, Level::Full | Level::NoUserNamespace);
     let read_only = if sandbox.has(Mechanism::ReadOnlyMounts) { sys::RDONLY } else { 0 };
@@ -80,7 +80,7 @@ pub(super) fn build(sandbox: &Sandbox) -> io::Result<Mounts> {
     Ok(Mounts { root, platform, dev, binds, sealed: privileged })
 }
 
-/// A `/dev` that holds nothing.
+/// Creates an empty `/dev`.
 fn empty_dev() -> io::Result<OwnedFd> {
     let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen tmpfs"))?;
     for (key, value) in [("mode", "0755"), ("size", "64k"), ("nr_inodes", "64")] {
@@ -92,11 +92,11 @@ fn empty_dev() -> io::Result<OwnedFd> {
 }
 
 impl Mounts {
-    /// Makes this the root of the mount namespace, and lets go of everything else.
+    /// Makes this the root of the mount namespace, and unmounts everything else.
     pub(super) fn enter(self) -> io::Result<()> {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).map_err(at("making mounts private"))?;
-        // Any folder will do as a foothold; it is only covered, and only in this namespace.
+        // Any folder can be the mount point; it is only covered, and only in this namespace.
         let moved =
             ["/tmp", "/mnt", "/run"].iter().find(|foothold| attach(&self.root, CWD, foothold).is_ok());
         moved.ok_or_else(|| io::Error::other("no folder of /tmp, /mnt, /run can hold the zone's root"))?;

@@ -1,4 +1,4 @@
-//! What is taken away from the process before it becomes the hypervisor.
+//! Privileges that the process drops before it becomes the hypervisor.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use crate::{sys, zone::sandbox::Sandbox};
 /// Descriptors that the hypervisor may have.
 pub(super) const MAX_DESCRIPTORS: u64 = 1024;
 
-/// Limits that no cgroup has.
+/// Sets limits that no cgroup has.
 pub(super) fn limit_resources(sandbox: &Sandbox) -> io::Result<()> {
     for (resource, value) in [
         (Resource::Core, 0),
@@ -37,7 +37,7 @@ pub(super) fn raise_descriptors() {
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard });
 }
 
-/// Takes the bounding set away and locks the bits by which root would be special.
+/// Clears the bounding set and locks the securebits that would privilege root.
 pub(super) fn drop_bounding_set() -> io::Result<()> {
     rustix::thread::clear_ambient_capability_set().map_err(at("ambient capabilities"))?;
     sys::drop_bounding_set().map_err(at("bounding capabilities"))?;
@@ -51,7 +51,7 @@ pub(super) fn drop_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// No capability is left, and none comes back by running a program.
+/// Drops all capabilities; running a program regains none.
 pub(super) fn drop_capabilities() -> io::Result<()> {
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),

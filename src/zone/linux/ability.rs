@@ -1,5 +1,5 @@
-//! What zones this host can build, found out by building them. Trying is the only way to know: versions
-//! and sysctls say too little.
+//! The zones that this host can build, determined by building them. Only a trial shows it: versions and
+//! sysctls say too little.
 
 use std::{
     fs::File,
@@ -44,7 +44,7 @@ impl Ability {
         let root = rustix::process::geteuid().is_root();
         let mut shortcomings = Vec::new();
         if let Err(error) = remove_old_trials(zone).await {
-            tracing::warn!(%error, "what earlier trials left can't be removed");
+            tracing::warn!(%error, "cannot remove the remains of earlier trials");
         }
         for level in Level::LADDER {
             let sensible = match level {
@@ -81,7 +81,7 @@ impl Ability {
     }
 }
 
-/// What an operator can do about the usual refusals.
+/// Returns advice to the operator about common refusals.
 fn cure(error: &ZoneError) -> &'static str {
     let ZoneError::Launcher(text) = error else { return "" };
     let names = |all: &[&str]| all.iter().any(|word| text.contains(word));
@@ -98,7 +98,7 @@ fn cure(error: &ZoneError) -> &'static str {
     }
 }
 
-/// A zone around a program that only sleeps; what it was measured to be kept from, and what bounds it.
+/// Builds a zone around a program that only sleeps; returns its measured restrictions and limits.
 async fn try_zone(
     zone: &LinuxZone,
     ability: &Ability,
@@ -109,7 +109,7 @@ async fn try_zone(
     let cgroup = cgroup.map_err(ZoneError::at("finding the host's control groups"))?;
     let mut reports = cgroup.apply(&limits);
     for report in &mut reports {
-        // The trial's values are of no interest.
+        // The trial's values are irrelevant.
         report.mechanism.truncate(report.mechanism.find('=').unwrap_or(report.mechanism.len()));
     }
     let tried = async {
@@ -146,7 +146,7 @@ async fn try_zone(
 
 const TRIAL: &str = "trial-";
 
-/// Removes what was left by whoever was killed in the middle of a trial.
+/// Removes the remains of trials whose agent was killed.
 async fn remove_old_trials(zone: &LinuxZone) -> io::Result<()> {
     zone.cgroups.remove_empty(TRIAL)?;
     for entry in std::fs::read_dir(&zone.run)?.flatten() {
@@ -158,7 +158,7 @@ async fn remove_old_trials(zone: &LinuxZone) -> io::Result<()> {
         // Held until it is removed.
         let Ok(_lock) = lock(folder.run()) else { continue };
         if let Err(error) = remove_old_trial(&folder).await {
-            tracing::warn!(%error, folder = %folder.run().display(), "what an earlier trial left can't be removed");
+            tracing::warn!(%error, folder = %folder.run().display(), "cannot remove an old trial's remains");
         }
     }
     Ok(())
@@ -170,29 +170,29 @@ async fn remove_old_trial(folder: &VmLayout) -> io::Result<()> {
         process.ended().await;
     }
     let cgroup = Cgroup::read(&folder.cgroup())?;
-    // A launcher that had not written yet who it is.
+    // The launcher may not have recorded its identity yet.
     cgroup.kill();
     cgroup.remove();
     if cgroup.is_left() {
-        // The folder says where they are, to the next start.
+        // The folder leads the next start to them.
         return Err(io::Error::other("its control groups are not empty yet"));
     }
     std::fs::remove_dir_all(folder.run())
 }
 
-/// Fails while another has it.
+/// Locks a folder or fails at once.
 fn lock(folder: &Path) -> io::Result<File> {
     let folder = File::open(folder)?;
     rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive)?;
     Ok(folder)
 }
 
-/// The folder of a zone that no VM has; gone when dropped.
+/// The folder of a zone without a VM; removed on drop.
 #[derive(Debug)]
 pub(super) struct Trial {
     pub(super) name: String,
     pub(super) folder: PathBuf,
-    /// For as long as the trial goes on.
+    /// Held while the trial runs.
     _lock: File,
 }
 
@@ -204,11 +204,11 @@ impl Trial {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
             let trial = Self { _lock: lock(&folder)?, folder: folder.clone(), name: name.clone() };
             std::fs::create_dir(trial.root())?;
-            // Whatever the umask is.
+            // Regardless of the umask.
             std::fs::set_permissions(trial.root(), std::fs::Permissions::from_mode(0o755))?;
             Ok::<_, io::Error>(trial)
         };
-        // Whoever cleans up may have taken it for an old one.
+        // Another agent may have removed it as an old one.
         make().or_else(|_| make()).map_err(ZoneError::at("making a trial zone"))
     }
 

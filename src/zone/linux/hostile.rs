@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Numbers under which the hostile program finds what a hypervisor holds.
+/// Numbers of the hypervisor's descriptors in the hostile program.
 pub(crate) mod held {
     /// The pipe of the console's output.
     pub(crate) const OUTPUT: i64 = 20;
@@ -50,13 +50,13 @@ pub(crate) struct Hostile {
     sandbox: Sandbox,
     limits: Limits,
     program: PathBuf,
-    /// As a hypervisor's, by the number that the program knows.
+    /// The hypervisor's descriptors, by the program's number.
     descriptors: Vec<(OwnedFd, i32)>,
     /// The agent's end of the control connection.
     _agent: Option<UnixStream>,
 }
 
-/// What such a zone may use: little, so that a bomb does no harm where nothing stops it.
+/// Limits of such a zone: low, so that a bomb does no harm where nothing stops it.
 const LIMITS: Limits = Limits {
     cpu_cap: None,
     cpu_shares: 100,
@@ -71,8 +71,8 @@ const LIMITS: Limits = Limits {
 const LARGEST_FILE: u64 = 1 << 20;
 
 impl Hostile {
-    /// A zone as a VM's, with a file of the zone's own user in it, so that no ordinary permission is what
-    /// stops an act. Without the mechanisms in `without`.
+    /// Builds a zone like a VM's, but without the mechanisms in `without`. It contains a file of the zone's
+    /// own user, so that ordinary permissions stop no act.
     pub(crate) async fn build(zone: &LinuxZone, without: &[Mechanism]) -> Result<Self, ZoneError> {
         let ability = zone.ability().await;
         if !without.is_empty() && !ability.level.has_namespaces() {
@@ -89,7 +89,7 @@ impl Hostile {
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&image, Some(uid), Some(uid)).map_err(failed())?;
         }
-        // Another VM's disk, which anybody could open who could name it.
+        // Another VM's disk, which anyone who knows its path could open.
         std::fs::write(trial.folder.join("other.raw"), "other").map_err(failed())?;
         let everybody = std::fs::Permissions::from_mode(0o666);
         std::fs::set_permissions(trial.folder.join("other.raw"), everybody).map_err(failed())?;
@@ -120,9 +120,9 @@ impl Hostile {
         Ok(Self { trial, cgroup, sandbox, limits: LIMITS, program, descriptors, _agent: Some(agent) })
     }
 
-    /// The zone of a VM that runs: its namespaces and control groups are entered, its user is become. What
-    /// can't be entered (rlimits, Landlock's rules, the filter of system calls) is applied again, by the
-    /// code and with the values that the VM's hypervisor got.
+    /// Enters the zone of a running VM: its namespaces and control groups, as its user. Restrictions that
+    /// can't be entered (rlimits, Landlock's rules, the system call filter) are applied again, by the same
+    /// code and with the values of the VM's hypervisor.
     pub(crate) async fn enter(zone: &LinuxZone, layout: &VmLayout, uuid: Uuid) -> Result<Self, ZoneError> {
         let ability = zone.ability().await;
         let failed = || ZoneError::at("entering the VM's zone");
@@ -145,7 +145,7 @@ impl Hostile {
         self.descriptors.iter().any(|(_, held)| *held == number)
     }
 
-    /// Whether the zone is a VM's that runs, which nothing may be done to.
+    /// Whether the zone belongs to a running VM, which must not be changed.
     pub(crate) fn is_live(&self) -> bool {
         self.sandbox.join.is_some()
     }
@@ -159,17 +159,17 @@ impl Hostile {
             .map_err(ZoneError::at("duplicating"))
     }
 
-    /// The user that the program is.
+    /// Returns the program's user.
     pub(crate) fn uid(&self) -> u32 {
         self.sandbox.uid
     }
 
-    /// A file of the host that the zone has no business with.
+    /// Returns a host file that the zone must not reach.
     pub(crate) fn other_disk(&self) -> PathBuf {
         self.trial.folder.join("other.raw")
     }
 
-    /// Runs this program with those words.
+    /// Runs this program with `arguments`.
     pub(crate) async fn run(&self, arguments: Vec<String>, output: File) -> Result<Ended, ZoneError> {
         let null = || File::open("/dev/null").map_err(ZoneError::at("opening /dev/null"));
         let launch = Launch {
@@ -191,7 +191,7 @@ impl Hostile {
     }
 }
 
-/// What the hypervisor of a running VM holds, by what it is: the very descriptors.
+/// Duplicates the descriptors of a running VM's hypervisor, classified by kind.
 fn held_by(pid: i32) -> io::Result<Vec<(OwnedFd, i32)>> {
     let process = PidFd::open(pid)?;
     let mut held: BTreeMap<i32, OwnedFd> = BTreeMap::new();
@@ -215,7 +215,7 @@ fn is_writable(descriptor: &OwnedFd) -> bool {
     rustix::fs::fcntl_getfl(descriptor).is_ok_and(|flags| flags.contains(OFlags::RDWR))
 }
 
-/// The lock that a boot takes.
+/// Locks a disk as a boot does.
 fn take_disk(disk: &File) -> io::Result<()> {
     Ok(rustix::fs::flock(disk, FlockOperation::NonBlockingLockExclusive)?)
 }

@@ -33,20 +33,20 @@ use crate::{
     spec::{Enforcement, LimitReport, Limits},
 };
 
-/// Makes zones with the launcher.
+/// Builds zones with the launcher.
 #[derive(Debug)]
 pub struct LinuxZone {
     settings: Settings,
     cgroups: Cgroups,
-    /// Where the trial zone is made.
+    /// Where the trial zone is built.
     run: PathBuf,
-    /// Found out once, by trying.
+    /// Determined once, by trial.
     ability: OnceCell<Ability>,
     logger: Logger,
 }
 
 impl LinuxZone {
-    /// Zones as configured; of each log `keep` bytes are kept.
+    /// Builds zones as configured; keeps `keep` bytes of each log.
     #[must_use]
     pub fn new(settings: Settings, layout: &Layout, keep: u64) -> Self {
         Self {
@@ -96,18 +96,18 @@ impl LinuxZone {
         })
     }
 
-    /// The user of the zone with that index: its own where this host lets us, else ours.
+    /// Returns the user of zone `index`: its own if the agent is root, else the agent's.
     fn user_of(&self, index: u32) -> u32 {
         let own = rustix::process::geteuid();
         if own.is_root() { self.settings.uid_base.saturating_add(index) } else { own.as_raw() }
     }
 
-    /// The user of zones that no VM has.
+    /// Returns the user of trial zones.
     fn trial_user(&self) -> u32 {
         self.user_of(self.settings.uid_count)
     }
 
-    /// The program's output goes through pipes: it never has a log itself.
+    /// Connects the program's output to pipes: it never gets a log itself.
     async fn with_pipes(&self, layout: &VmLayout, launch: Launch) -> Result<Launch, ZoneError> {
         let (logger, layout) = (self.logger.clone(), layout.clone());
         let opened = tokio::task::spawn_blocking(move || logger.open(&layout)).await;
@@ -128,7 +128,7 @@ impl LinuxZone {
         }
     }
 
-    /// Weights may be of no effect; what protects the host from a VM may not, unless it is allowed.
+    /// Weights may lack effect; limits that protect the host may not, unless the configuration allows it.
     fn insist_on_limits(&self, limits: &Limits, reports: &[LimitReport]) -> Result<(), ZoneError> {
         let by_user = if rustix::process::geteuid().is_root() {
             LimitPolicy::Required
@@ -184,7 +184,7 @@ impl Zone for LinuxZone {
         let process = LinuxProcess::measured(pid, pidfd, cgroup, ability.landlock)?
             .within(kept)
             .heard_by(&self.logger, layout);
-        // What was planned is not believed: what was measured counts.
+        // The measurement decides, not the plan.
         if let Err(error) = self.insist(process.enforcements()) {
             process.kill()?;
             process.ended().await;
@@ -197,7 +197,7 @@ impl Zone for LinuxZone {
         // Its control groups have the VM's name, too.
         let in_groups = || process::find_in(self.cgroups.of(uuid)?);
         let found = match process::find(layout) {
-            // What the launcher wrote may be gone, as from a folder of runs that somebody cleaned.
+            // The launcher's record may be gone, for example if somebody cleaned the run folder.
             Ok(Err(gone)) => in_groups().map(|found| match found {
                 Some(Ok(alive)) => Ok(alive),
                 Some(Err(_)) | None => Err(gone),
@@ -213,7 +213,7 @@ impl Zone for LinuxZone {
             _ => self.logger.settle(layout),
         };
         if let Err(error) = heard {
-            tracing::error!(vm = %uuid, %error, "its output waits in its pipes");
+            tracing::error!(vm = %uuid, %error, "the VM's output waits in its pipes");
         }
         match found {
             Ok(Ok(process)) => Found::Alive(Arc::new(process.heard_by(&self.logger, layout))),
@@ -240,7 +240,7 @@ impl Zone for LinuxZone {
             Ok(())
         };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(forget).await {
-            tracing::warn!(%error, run = %layout.run().display(), "what a process left can't be removed");
+            tracing::warn!(%error, run = %layout.run().display(), "cannot remove the remains of a process");
         }
     }
 

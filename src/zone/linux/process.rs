@@ -1,4 +1,4 @@
-//! A hypervisor's process on Linux: measured when it is made, found again by what was written then.
+//! A hypervisor's process on Linux: measured when it starts, found again by its record.
 
 use std::{
     io,
@@ -34,14 +34,14 @@ pub(super) struct LinuxProcess {
     cgroup: Cgroup,
     enforcements: Vec<Enforcement>,
     limits: Vec<LimitReport>,
-    /// Reaping gives the status once; whoever asks later gets it from here.
+    /// Reaping yields the status only once; later calls read it here.
     ended: OnceLock<Ended>,
-    /// Who carries its output, and whose that is.
+    /// The logger of its output, and the VM's layout.
     heard: Option<(Logger, VmLayout)>,
 }
 
 impl LinuxProcess {
-    /// A process that may be gone before it can be looked at.
+    /// Wraps a process that may end before it can be measured.
     pub(super) fn unmeasured(pid: i32, pidfd: OwnedFd, cgroup: Cgroup) -> Result<Self, ZoneError> {
         let pidfd = PidFd::new(pidfd).map_err(ZoneError::at("watching the process"))?;
         let (enforcements, limits) = (Vec::new(), Vec::new());
@@ -58,7 +58,7 @@ impl LinuxProcess {
         let measured = Measured::of(pid).map_err(ZoneError::at("measuring the zone"));
         let enforcements = match measured {
             Ok(Some(measured)) => measured.enforcements(landlock),
-            // It has ended already: whoever waits for it learns why, and it can no longer do anything.
+            // The process has ended: its waiter learns why, and it can no longer act.
             Ok(None) => Vec::new(),
             Err(error) => {
                 let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
@@ -69,30 +69,30 @@ impl LinuxProcess {
         Ok(Self { enforcements, ..Self::unmeasured(pid, pidfd, cgroup)? })
     }
 
-    /// With what the host keeps to of its limits.
+    /// Adds the report of its limits.
     pub(super) fn within(self, limits: Vec<LimitReport>) -> Self {
         Self { limits, ..self }
     }
 
-    /// One whose output goes through pipes.
+    /// Adds the logger of its output.
     pub(super) fn heard_by(self, logger: &Logger, layout: &VmLayout) -> Self {
         Self { heard: Some((logger.clone(), layout.clone())), ..self }
     }
 
-    /// Waits until its last words are where they are looked for.
+    /// Waits until its last output is in its logs.
     async fn hear_out(&self) {
         let Some((logger, layout)) = self.heard.clone() else { return };
         let settled = tokio::task::spawn_blocking(move || logger.settle(&layout)).await;
         if let Ok(Err(error)) = settled {
-            tracing::warn!(%error, pid = self.pid, "its last words may be missing");
+            tracing::warn!(%error, pid = self.pid, "the last output may be missing");
         }
     }
 
-    /// The status of a process that an earlier agent started: of its body, as long as nobody has taken that, else
-    /// what the kernel still knows.
+    /// Returns the status of a process that an earlier agent started: from its zombie while that is not
+    /// reaped, else from the kernel's record.
     async fn anothers_status(&self) -> Option<ExitStatus> {
         let body = body(self.pid).ok().flatten();
-        // The number was still its own if the descriptor leads to it yet. A signal does nothing to a body.
+        // The pid was still its own if the descriptor still refers to it. A signal does nothing to a zombie.
         let its_own = self.pidfd.signal(Signal::CONT).is_ok();
         match body.and_then(|body| body.status).filter(|_| its_own) {
             Some(status) => Some(status),
@@ -101,7 +101,7 @@ impl LinuxProcess {
     }
 }
 
-/// How a process ended that had this status.
+/// Interprets the exit status of a process.
 fn ended(status: ExitStatus, cgroup: &Cgroup) -> Ended {
     match status {
         ExitStatus::Code(code) => Ended::Code(code),
@@ -110,7 +110,7 @@ fn ended(status: ExitStatus, cgroup: &Cgroup) -> Ended {
     }
 }
 
-/// The process that the run folder names, if it is still that one; else how it ended.
+/// Finds the process that the run folder names, if it still lives; else returns how it ended.
 pub(super) fn find(layout: &VmLayout) -> io::Result<Result<LinuxProcess, Ended>> {
     let cgroup = Cgroup::read(&layout.cgroup())?;
     match Identity::read(&layout.process())? {
@@ -119,8 +119,8 @@ pub(super) fn find(layout: &VmLayout) -> io::Result<Result<LinuxProcess, Ended>>
     }
 }
 
-/// The process in the VM's control groups: its zone has but one, besides a launcher that is not done yet and ends
-/// with the agent that began it. `None` when there are no groups to look at.
+/// Finds the process in the VM's control groups: a zone has only one, besides an unfinished launcher, which
+/// ends with its agent. `None` when there are no groups.
 pub(super) fn find_in(cgroup: Cgroup) -> io::Result<Option<Result<LinuxProcess, Ended>>> {
     if !cgroup.is_there() {
         return Ok(None);
@@ -135,7 +135,7 @@ pub(super) fn find_in(cgroup: Cgroup) -> io::Result<Option<Result<LinuxProcess, 
             match is_launcher(pid).and_then(|is| Ok((is, Identity::of(pid)?))) {
                 Ok((true, _)) => {}
                 Ok((false, identity)) => return find_process(identity, cgroup).map(Some),
-                // Gone while it was looked at.
+                // The process has just ended.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -145,20 +145,20 @@ pub(super) fn find_in(cgroup: Cgroup) -> io::Result<Option<Result<LinuxProcess, 
     Err(io::Error::other("its control groups hold a launcher that does not end"))
 }
 
-/// How often a process is looked at that is on its way out, and what lies between.
+/// Checks of a process that is ending, and the interval between them.
 const LOOKS: u32 = 50;
 const LOOK: Duration = Duration::from_millis(10);
 
 fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxProcess, Ended>> {
     let gone = unseen(&cgroup);
-    // First the descriptor, then the look: what is looked at is what the descriptor holds.
+    // Opened before the check, so that the check is of the process that the descriptor holds.
     let pidfd = match PidFd::open(written.pid) {
         Ok(pidfd) => pidfd,
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(Err(gone)),
         Err(error) => return Err(error),
     };
     match Identity::of(written.pid) {
-        // An orphan's body may lie about until init sees to it.
+        // An orphan may stay a zombie until init reaps it.
         Ok(found) if found == written => {
             for _ in 0..LOOKS {
                 let looked = body(written.pid).and_then(|body| Ok((body, is_ending(written.pid)?)));
@@ -168,7 +168,7 @@ fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxPro
                     }
                     Ok((None, false)) => break,
                     Ok((None, true)) => std::thread::sleep(LOOK),
-                    // Reaped meanwhile.
+                    // It was just reaped.
                     Err(error) if is_gone(&error) => return Ok(Err(gone)),
                     Err(error) => return Err(error),
                 }
@@ -179,7 +179,7 @@ fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxPro
         Err(error) => return Err(error),
     }
     let mut process = LinuxProcess::unmeasured(written.pid, pidfd, cgroup).map_err(io::Error::other)?;
-    // A guest that runs is not ended for want of a look at it.
+    // A running guest is not killed because it can't be measured.
     match Measured::of(written.pid) {
         Ok(Some(measured)) => process.enforcements = measured.enforcements(landlock::is_there()),
         Ok(None) => return Ok(Err(gone)),
@@ -188,8 +188,8 @@ fn find_process(written: Identity, cgroup: Cgroup) -> io::Result<Result<LinuxPro
     Ok(Ok(process))
 }
 
-/// Whether a process is a launcher, or what a launcher has not made a hypervisor yet: told by what a hypervisor can't
-/// change. Root's launchers are root, which no hypervisor is or becomes; those of other users are this program.
+/// Whether a process is a launcher, or its child before the exec: decided by what a hypervisor can't change.
+/// Root's launchers run as root, which no hypervisor is or becomes; those of other users run this program.
 fn is_launcher(pid: i32) -> io::Result<bool> {
     let own = rustix::process::geteuid();
     if own.is_root() {
@@ -204,7 +204,7 @@ fn is_launcher(pid: i32) -> io::Result<bool> {
     Ok(program(&pid.to_string())? == program("self")?)
 }
 
-/// How a process ended that nobody saw end.
+/// Returns how an unobserved process ended.
 fn unseen(cgroup: &Cgroup) -> Ended {
     if cgroup.was_out_of_memory() { Ended::OutOfMemory } else { Ended::Unseen }
 }

@@ -12,12 +12,12 @@ use rustix::{
 
 use crate::zone::ZoneError;
 
-/// Folders of the root that something is mounted on.
+/// Mount points in the root.
 const MOUNT_POINTS: [&str; 2] = ["usr", "dev"];
 /// Links by which the programs of a merged `/usr` find each other.
 const LINKS: [&str; 3] = ["lib", "lib64", "bin"];
 
-/// Makes in the root what the zone needs, and refuses a root that is not the agent's own.
+/// Creates the mount points and links in the root, and refuses a root that is not the agent's own.
 pub(super) fn prepare(root: &Path) -> Result<(), ZoneError> {
     let folder = open_own(root)?;
     let there = |result: rustix::io::Result<()>| match result {
@@ -42,7 +42,7 @@ pub(super) fn prepare(root: &Path) -> Result<(), ZoneError> {
     Ok(())
 }
 
-/// Opens the root, if it is a folder that this agent made and that nothing covers.
+/// Opens the root, if it is this agent's own folder and nothing is mounted on it.
 fn open_own(root: &Path) -> Result<OwnedFd, ZoneError> {
     let wrong = |what: String, advice| ZoneError::Folder { path: root.to_owned(), what, advice };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

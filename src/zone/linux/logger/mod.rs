@@ -1,4 +1,4 @@
-//! The way of a hypervisor's output into its logs: pipes that a process of the host's own empties.
+//! How a hypervisor's output reaches its logs: through pipes that a separate host process drains.
 //!
 //! ```text
 //!   hypervisor ──▶ out/console.log (a pipe) ────┐            ┌──▶ console.log
@@ -7,12 +7,13 @@
 //!   agent ── carry, settle (over logger.sock) ────────┘
 //! ```
 //!
-//! A hypervisor in a guest's hands could do to a file what it likes: take the host's disk with it, cut it, write it
-//! again. A pipe it can only fill. The logger is one for all VMs of an agent, and no part of the agent: it outlives it,
-//! so that no guest waits and no byte is lost while there is none. It ends when it has neither an agent nor a pipe.
-//! Bytes go from pipe to file inside the kernel (splice), so that it may be killed at any instruction, too: what it had
-//! not carried is still in the pipe, which the hypervisor holds at both ends. A pipe that nobody empties holds 1 MiB;
-//! then the guest waits. What may be lost is what a pipe holds whose hypervisor and logger both end.
+//! A hypervisor under a guest's control could misuse a file: fill the host's disk, truncate it, overwrite it.
+//! A pipe it can only fill. One logger serves all VMs of an agent but is not part of it: it outlives the
+//! agent, so that no guest waits and no byte is lost while no agent runs. It exits when it has neither an
+//! agent nor a pipe. The kernel moves the bytes from pipe to file (splice), so that the logger, too, may be
+//! killed at any instruction: the rest stays in the pipe, which the hypervisor holds at both ends. A pipe
+//! that nobody drains holds 1 MiB; then the guest waits. Only the content of a pipe whose hypervisor and
+//! logger both end may be lost.
 
 mod pipe;
 pub(crate) mod serve;
@@ -45,21 +46,21 @@ use crate::{
 
 /// The hidden subcommand that makes this program the logger.
 pub const SUBCOMMAND: &str = "zone-logger";
-/// Where the logger finds the socket that it serves.
+/// Descriptor of the logger's listening socket.
 const SOCKET: i32 = 3;
-/// Bytes that a pipe holds; more than a user may have is no error.
+/// Bytes that a pipe holds; exceeding the user's limit is no error.
 const PIPE: usize = 1 << 20;
-/// How long the logger may take for an answer.
+/// Time limit of the logger's reply.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest message.
 const MAX_MESSAGE: usize = 16 << 10;
 
-/// What an agent asks of the logger.
+/// An agent's request to the logger.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Request {
-    /// From now on, empty these pipes.
+    /// Drain these pipes from now on.
     Carry(Vec<Way>),
-    /// Answer when what is in these pipes now is in their logs.
+    /// Reply when the present content of these pipes is in their logs.
     Settle(Vec<PathBuf>),
 }
 
@@ -72,7 +73,7 @@ struct Way {
     keep: u64,
 }
 
-/// What it answers: nothing, or what went wrong.
+/// The reply: nothing, or an error.
 #[derive(Debug, Serialize, Deserialize)]
 struct Reply(Option<String>);
 
@@ -100,7 +101,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     connection: Option<OwnedFd>,
-    /// What another logger has to be told, should this one end.
+    /// Requests to repeat to the next logger, should this one end.
     carried: HashMap<PathBuf, Vec<Way>>,
 }
 
@@ -110,7 +111,7 @@ impl Logger {
         Self { inner: Arc::new(Inner { socket, keep, state: Mutex::default() }) }
     }
 
-    /// Makes the pipes of a hypervisor that is about to be, and lets them be emptied.
+    /// Creates the pipes of a new hypervisor, and has them drained.
     pub(super) fn open(&self, layout: &VmLayout) -> io::Result<Outputs> {
         let pipes = [layout.console_pipe(), layout.errors_pipe()];
         if let Some(folder) = pipes[0].parent() {
@@ -118,13 +119,13 @@ impl Logger {
         }
         let [output, errors] = pipes.map(|pipe| make_pipe(&pipe));
         let outputs = Outputs { output: output?, errors: errors? };
-        // A hypervisor must not wait with its own words for whoever reads them.
+        // A hypervisor must not block on a reader of its own messages.
         rustix::io::ioctl_fionbio(&outputs.errors, true)?;
         self.carry(layout)?;
         Ok(outputs)
     }
 
-    /// Lets the pipes of a hypervisor be emptied, if it runs. May be repeated.
+    /// Has the pipes of a running hypervisor drained. May be repeated.
     pub(super) fn carry(&self, layout: &VmLayout) -> io::Result<()> {
         let keep = self.inner.keep;
         let ways = vec![
@@ -140,7 +141,7 @@ impl Logger {
         self.ask(&mut state, &Request::Carry(ways))
     }
 
-    /// Waits until everything that a hypervisor said so far is in its logs.
+    /// Waits until all output of a hypervisor so far is in its logs.
     pub(super) fn settle(&self, layout: &VmLayout) -> io::Result<()> {
         let mut state = self.lock();
         if !layout.console_pipe().exists() {
@@ -149,7 +150,7 @@ impl Logger {
         self.ask(&mut state, &Request::Settle(vec![layout.console_pipe(), layout.errors_pipe()]))
     }
 
-    /// Its hypervisor is gone, and so are its pipes.
+    /// Removes the pipes of a hypervisor that is gone.
     pub(super) fn forget(&self, layout: &VmLayout) {
         self.lock().carried.remove(layout.run());
         if let Some(folder) = layout.console_pipe().parent() {
@@ -161,7 +162,7 @@ impl Logger {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the logger that runs; one that ended is followed by another.
+    /// Sends a request to the running logger, or starts another if it ended.
     fn ask(&self, state: &mut State, request: &Request) -> io::Result<()> {
         for _ in 0..2 {
             let connection = match &state.connection {
@@ -178,7 +179,7 @@ impl Logger {
         Err(io::Error::other("the logger ends again and again"))
     }
 
-    /// Connects to a logger; to a new one where there is none, which is told of everything.
+    /// Connects to the logger; if none runs, starts one and repeats all requests to it.
     fn connect<'s>(&self, state: &'s mut State) -> io::Result<&'s OwnedFd> {
         let (connection, child) = match connect(&self.inner.socket) {
             Ok(connection) => (connection, None),
@@ -228,7 +229,7 @@ impl Logger {
         let idle = connect(&self.inner.socket)?;
         let inner = Arc::downgrade(&self.inner);
         let wait = move || {
-            // It never says anything here; the end is all that there is to hear.
+            // The logger sends nothing here; only the end of the connection arrives.
             let _ = rustix::net::recv(&idle, &mut [0; 1], RecvFlags::empty());
             if let Some(mut child) = child {
                 let _ = child.wait();
@@ -244,7 +245,7 @@ impl Logger {
     }
 }
 
-/// A pipe with a name, open at both ends: for as long as the hypervisor exists nothing in it is lost.
+/// Creates a named pipe, open at both ends: nothing in it is lost while the hypervisor exists.
 pub(super) fn make_pipe(path: &Path) -> io::Result<File> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -276,7 +277,7 @@ fn exchange(connection: &OwnedFd, request: &Request) -> io::Result<Reply> {
     Ok(serde_json::from_slice(&buffer[..got])?)
 }
 
-/// Whether the logger at the other end is no more.
+/// Whether the logger at the other end is gone.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }

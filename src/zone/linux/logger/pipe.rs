@@ -1,4 +1,4 @@
-//! One pipe that is emptied into its log.
+//! One pipe that is drained into its log.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,21 +16,21 @@ use rustix::{
 use super::Way;
 use crate::logfile::{BLOCK, SLACK, open_log, trim};
 
-/// Bytes that are carried at once.
+/// Bytes per splice.
 const PIECE: usize = 1 << 20;
-/// Before a log that took nothing is tried again.
+/// Wait before a stuck log is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What became of a look at a pipe.
+/// The outcome of draining a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     /// Bytes were carried; there may be more.
     Carried,
-    /// There are none now.
+    /// The pipe is empty.
     Empty,
-    /// Its hypervisor is gone, and there are none.
+    /// The pipe is empty, and its hypervisor gone.
     Ended,
-    /// The log takes none now, as where its disk is full: the guest waits.
+    /// The log accepts none now, for example on a full disk: the guest waits.
     Stuck,
 }
 
@@ -49,13 +49,13 @@ impl Pipe {
     pub(super) fn open(way: Way) -> io::Result<Self> {
         let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
         let end = OpenOptions::new().read(true).custom_flags(flags).open(&way.pipe)?;
-        // Nothing is spliced into a file that is open for appending.
+        // The kernel splices into no file that is open for appending.
         drop(open_log(&way.log)?);
         let log = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&way.log)?;
         Ok(Self { way, end, log, locked: false, uncut: 0, stuck_until: None })
     }
 
-    /// Whether it is the same pipe, not one that has its name now.
+    /// Whether this pipe, and no newer one, is still at its path.
     pub(super) fn is_at_its_path(&self) -> bool {
         use std::os::unix::fs::MetadataExt as _;
         let of = |found: std::fs::Metadata| (found.dev(), found.ino());
@@ -63,12 +63,12 @@ impl Pipe {
         matches!((named, self.end.metadata().map(of)), (Ok(named), Ok(own)) if named == own)
     }
 
-    /// When it is looked at again without being told to; nothing when it waits for its hypervisor.
+    /// When a stuck pipe is tried again; `None` when it waits for its hypervisor.
     pub(super) fn stuck_until(&self) -> Option<Instant> {
         self.stuck_until
     }
 
-    /// Carries what has come.
+    /// Carries pending output.
     pub(super) fn carry(&mut self) -> Look {
         if self.stuck_until.is_some_and(|until| Instant::now() < until) {
             return Look::Stuck;
@@ -85,13 +85,13 @@ impl Pipe {
 
     fn try_carry(&mut self) -> io::Result<Look> {
         if !self.locked {
-            // Another logger may be on its way out.
+            // Another logger may be exiting.
             rustix::fs::flock(&self.log, FlockOperation::NonBlockingLockExclusive)?;
             self.locked = true;
         }
         let carried = match self.splice() {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                // The newest is worth more than the oldest.
+                // The newest output is worth more than the oldest.
                 trim(&self.log, BLOCK, 0)?;
                 self.splice()?
             }
@@ -106,7 +106,7 @@ impl Pipe {
                     self.uncut = 0;
                     let _ = trim(&self.log, self.way.keep, SLACK);
                 }
-                // Whoever watches the log is woken; before Linux 6.4 a splice wakes nobody.
+                // This wakes watchers of the log; before Linux 6.4 a splice does not.
                 let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
                 let _ =
                     rustix::fs::futimens(&self.log, &Timestamps { last_access: now, last_modification: now });
@@ -115,7 +115,7 @@ impl Pipe {
         }
     }
 
-    /// Bytes that were carried; `Some(0)` at the end of a pipe whose hypervisor is gone.
+    /// Returns the bytes moved; `Some(0)` at the end of a pipe whose hypervisor is gone.
     fn splice(&self) -> io::Result<Option<u64>> {
         let mut at = self.log.metadata()?.len();
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;

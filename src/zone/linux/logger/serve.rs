@@ -18,16 +18,16 @@ use super::{
 };
 use crate::sys;
 
-/// Between looks at pipes. A hypervisor writes byte by byte, and each would wake us: a guest that floods its console
-/// would have a processor of the host's for it, whatever its own limits are.
+/// Interval between checks of pipes. A hypervisor writes byte by byte, and each byte would wake the logger: a
+/// guest that floods its console would occupy a host CPU, whatever its own limits are.
 const BEAT: Duration = Duration::from_millis(3);
-/// How long a settling may take that a guest keeps up by printing on and on.
+/// Rounds of a settle, which a guest could prolong by printing on and on.
 const SETTLE: u32 = 16;
 
-/// Between looks at whether what is carried still exists, while there is no agent.
+/// Interval between checks that the pipes still exist, while no agent is connected.
 const ALONE: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Serves until nobody needs it; the exit code of this program.
+/// Serves until nobody needs it; returns this program's exit code.
 #[must_use]
 pub fn run() -> u8 {
     let Ok(socket) = sys::inherited(SOCKET) else {
@@ -37,7 +37,7 @@ pub fn run() -> u8 {
         );
         return 2;
     };
-    // Not a member of the agent's session: what ends that does not end this.
+    // Leaves the agent's session: a signal to that must not end the logger.
     let _ = rustix::process::setsid();
     let _ = rustix::io::ioctl_fionbio(&socket, true);
     Server { socket, agents: Vec::new(), pipes: Vec::new(), next: Instant::now() }.serve();
@@ -48,7 +48,7 @@ struct Server {
     socket: OwnedFd,
     agents: Vec<OwnedFd>,
     pipes: Vec<Pipe>,
-    /// When pipes are looked at again.
+    /// When pipes are checked next.
     next: Instant,
 }
 
@@ -62,7 +62,7 @@ impl Server {
             }
             let Some((connects, asks, carries)) = self.wait() else { return };
             if self.agents.is_empty() {
-                // Nobody will ever write into a pipe whose folder is gone, nor look for its log.
+                // A pipe whose folder is gone gets no more output, and nobody reads its log.
                 self.pipes.retain(Pipe::is_at_its_path);
             }
             if connects {
@@ -80,7 +80,7 @@ impl Server {
         }
     }
 
-    /// Waits for something to do: whether somebody connects, who asks, and whether there is something to carry.
+    /// Waits for work: returns whether an agent connects, which agents ask, and whether pipes have output.
     fn wait(&self) -> Option<(bool, Vec<usize>, bool)> {
         let now = Instant::now();
         let rests = now < self.next;
@@ -116,7 +116,7 @@ impl Server {
         }
     }
 
-    /// Whether the agent is still there.
+    /// Replies; false if the agent left.
     fn answer(&mut self, index: usize) -> bool {
         let mut buffer = vec![0; MAX_MESSAGE];
         let got = match rustix::net::recv(self.agents[index].as_fd(), &mut buffer[..], RecvFlags::DONTWAIT) {
@@ -148,7 +148,7 @@ impl Server {
         Ok(())
     }
 
-    /// Carries what is in these pipes now.
+    /// Drains these pipes' present content.
     fn settle(&mut self, pipes: &[std::path::PathBuf]) {
         self.pipes.retain_mut(|pipe| {
             if !pipes.contains(&pipe.way.pipe) {
