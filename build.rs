@@ -19,12 +19,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     let descriptors = protox::compile(PROTOS, ["proto"])?;
 
-    // What reflection serves; comments would only make it heavy.
-    let mut served = descriptors.clone();
-    for file in &mut served.file {
+    // Reflection serves comments, which `grpcurl describe` prints; the code needs none.
+    let mut documented = descriptors.clone();
+    for file in &mut documented.file {
+        if let Some(source) = &mut file.source_code_info {
+            source.location.retain(|location| location.leading_comments.is_some());
+        }
+    }
+    fs::write(out.join("zoneward_documented.bin"), documented.encode_to_vec())?;
+    for file in &mut documented.file {
         file.source_code_info = None;
     }
-    fs::write(out.join("zoneward_descriptors.bin"), served.encode_to_vec())?;
+    fs::write(out.join("zoneward_descriptors.bin"), documented.encode_to_vec())?;
     fs::write(out.join("rpcs.rs"), rpcs(&descriptors)?)?;
 
     // A machine is large; messages that may hold several of them keep them elsewhere.

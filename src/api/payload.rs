@@ -1,5 +1,7 @@
 //! Machines and updates as requests carry them.
 
+use prost::Message as _;
+use prost_types::Struct;
 use serde_json::{Map, Value};
 use tonic::Status;
 
@@ -10,8 +12,12 @@ use super::{
 };
 use crate::{
     agent::{Call, Error},
-    proto::{update_to_json, v1},
-    spec::{Brand, MAX_PAYLOAD, Note, Violation, update},
+    proto::{spec_from_proto, struct_to_json, update_to_json, v1},
+    spec::{
+        Brand, MAX_PAYLOAD, Note, Violation,
+        machine_json::{self, Parsed},
+        update,
+    },
 };
 
 /// The request has no machine.
@@ -19,9 +25,25 @@ pub(super) fn no_machine() -> Status {
     status(Error::Invalid(vec![Violation::missing("vm", "required: the machine")]))
 }
 
+/// Returns the machine of a request, in either of its forms.
+pub(super) fn machine(vm: Option<&v1::VmSpec>, json: Option<Struct>) -> Result<Parsed, Status> {
+    match (vm, json) {
+        (Some(vm), None) => Ok(spec_from_proto(vm)),
+        (None, Some(json)) => {
+            let size = json.encoded_len();
+            if size > MAX_PAYLOAD {
+                return Err(invalid("machine_json", format!("{size} bytes is over the limit of 1 MiB")));
+            }
+            Ok(machine_json::parse_object(struct_to_json(json)))
+        }
+        (Some(_), Some(_)) => Err(invalid("machine_json", "give vm or machine_json, not both")),
+        (None, None) => Err(no_machine()),
+    }
+}
+
 /// Returns the changes of a request.
 pub(super) fn payload(request: &v1::UpdateVmRequest) -> Result<Map<String, Value>, Vec<Violation>> {
-    let size = prost::Message::encoded_len(request);
+    let size = request.encoded_len();
     if size > MAX_PAYLOAD {
         return Err(vec![Violation::value("vm", format!("{size} bytes is over the limit of 1 MiB"))]);
     }

@@ -15,7 +15,7 @@ use crate::{
     agent::{Agent, Refusals},
     auth::{GateLayer, Listeners, MAX_CALLS, Tls, incoming},
     proto::{
-        DESCRIPTORS,
+        DOCUMENTED,
         v1::{
             console_service_server::ConsoleServiceServer, event_service_server::EventServiceServer,
             host_service_server::HostServiceServer, vm_service_server::VmServiceServer,
@@ -63,7 +63,9 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
     health.set_serving::<HostServiceServer<Host>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(DOCUMENTED)
+            // Details of errors, which clients print by them.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
 

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     boot_stream::{PhaseStream, send_phases},
     convert,
-    payload::{no_machine, payload},
+    payload::{machine, no_machine, payload},
     request::{actor, call, invalid, page_size, peer, uuid, uuid_at},
     sight::sight,
     status::status,
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     agent::{Error, UpdateReply},
     proto::{
-        boot_options, changes_to_proto, json_to_struct, note, spec_from_proto,
+        boot_options, changes_to_proto, json_to_struct, note,
         v1::{self, vm_service_server::VmService},
         violation,
     },
@@ -38,7 +38,7 @@ impl VmService for Vms {
         let sight = sight(&request)?;
         let call = call(&request, "CreateVm")?;
         let request = request.into_inner();
-        let parsed = spec_from_proto(&request.vm.ok_or_else(no_machine)?);
+        let parsed = machine(request.vm.as_ref(), request.machine_json)?;
         let (created, notes) =
             self.agent.create(call, parsed, request.validate_only).await.map_err(status)?;
         let notes = notes.into_iter().map(note).collect();
@@ -51,11 +51,15 @@ impl VmService for Vms {
     ) -> Result<Response<v1::ValidateVmResponse>, Status> {
         let actor = actor(&request)?;
         let request = request.into_inner();
-        let (violations, notes) = match (request.vm, request.update) {
-            (Some(vm), None) => self.agent.validate_payload(spec_from_proto(&vm)).await,
-            (None, Some(update)) => self.validate_update(actor, *update, &request.brand).await?,
-            (Some(_), Some(_)) => return Err(invalid("update", "give vm or update, not both")),
-            (None, None) => return Err(no_machine()),
+        let is_machine = request.vm.is_some() || request.machine_json.is_some();
+        let (violations, notes) = match (is_machine, request.update) {
+            (true, None) => {
+                let parsed = machine(request.vm.as_deref(), request.machine_json)?;
+                self.agent.validate_payload(parsed).await
+            }
+            (false, Some(update)) => self.validate_update(actor, *update, &request.brand).await?,
+            (true, Some(_)) => return Err(invalid("update", "give vm or update, not both")),
+            (false, None) => return Err(no_machine()),
         };
         let violations = violations.into_iter().map(violation).collect();
         let notes = notes.into_iter().map(note).collect();

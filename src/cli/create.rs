@@ -40,6 +40,7 @@ pub(super) async fn create(clients: &mut Clients, payload: Parsed, verbose: bool
         vm: Some(spec_to_proto(&spec)),
         request_id: Uuid::new_v4().to_string(),
         validate_only: false,
+        ..Default::default()
     };
     let answer = persist(|| {
         let (mut vms, request) = (clients.vms.clone(), request.clone());
@@ -122,7 +123,7 @@ pub(super) async fn validate(
                 Ok((_, patch)) => {
                     here.clone_from(&patch.notes);
                     let update = Some(Box::new(super::update::request(&patch)?));
-                    Ok(v1::ValidateVmRequest { update, brand: brand.to_owned(), vm: None })
+                    Ok(v1::ValidateVmRequest { update, brand: brand.to_owned(), ..Default::default() })
                 }
             };
             ("update", brand, asked)

@@ -2,11 +2,8 @@
 
 use std::path::Path;
 
-use prost_types::{Struct, value::Kind};
-use serde_json::{Map, Value, json};
-
 use super::{Clients, error::CliError, machine, print};
-use crate::proto::v1;
+use crate::proto::{struct_to_json, v1};
 
 pub(super) fn pretty(value: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
@@ -25,7 +22,7 @@ pub(super) async fn info(clients: &mut Clients, uuid: &str, types: &[String]) ->
     let answer = answer.map_err(|status| {
         CliError::from(status).with_prefix(&format!("Unable to get VM info for VM {uuid}"))
     })?;
-    print(&pretty(&object(answer.into_inner().info.unwrap_or_default())))
+    print(&pretty(&struct_to_json(answer.into_inner().info.unwrap_or_default())))
 }
 
 pub(super) async fn screenshot(clients: &mut Clients, uuid: &str, file: &Path) -> Result<(), CliError> {
@@ -38,24 +35,5 @@ pub(super) async fn screenshot(clients: &mut Clients, uuid: &str, file: &Path) -
 
 pub(super) async fn schema(clients: &mut Clients) -> Result<(), CliError> {
     let answer = clients.vms.get_vm_schema(v1::GetVmSchemaRequest {}).await?.into_inner();
-    print(&pretty(&object(answer.schema.unwrap_or_default())))
-}
-
-/// A protobuf struct as JSON. Its numbers are doubles; whole ones are printed as such.
-fn object(object: Struct) -> Map<String, Value> {
-    object.fields.into_iter().map(|(key, value)| (key, json_value(value))).collect()
-}
-
-fn json_value(value: prost_types::Value) -> Value {
-    match value.kind {
-        None | Some(Kind::NullValue(_)) => Value::Null,
-        Some(Kind::BoolValue(flag)) => Value::Bool(flag),
-        Some(Kind::NumberValue(number)) if number.fract() == 0.0 && number.abs() < 9e15 => {
-            format!("{number:.0}").parse::<i64>().map_or(Value::Null, Value::from)
-        }
-        Some(Kind::NumberValue(number)) => json!(number),
-        Some(Kind::StringValue(text)) => Value::String(text),
-        Some(Kind::ListValue(list)) => list.values.into_iter().map(json_value).collect(),
-        Some(Kind::StructValue(nested)) => Value::Object(object(nested)),
-    }
+    print(&pretty(&struct_to_json(answer.schema.unwrap_or_default())))
 }

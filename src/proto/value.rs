@@ -25,6 +25,26 @@ fn json_to_value(value: serde_json::Value) -> Value {
     Value { kind: Some(kind) }
 }
 
+/// A protobuf struct as JSON. Its numbers are doubles; whole ones are written as such.
+pub(crate) fn struct_to_json(object: Struct) -> serde_json::Map<String, serde_json::Value> {
+    object.fields.into_iter().map(|(key, value)| (key, value_to_json(value))).collect()
+}
+
+fn value_to_json(value: Value) -> serde_json::Value {
+    use serde_json::Value as Json;
+    match value.kind {
+        None | Some(JsonKind::NullValue(_)) => Json::Null,
+        Some(JsonKind::BoolValue(flag)) => Json::Bool(flag),
+        Some(JsonKind::NumberValue(number)) if number.fract() == 0.0 && number.abs() < 9e15 => {
+            format!("{number:.0}").parse::<i64>().map_or(Json::Null, Json::from)
+        }
+        Some(JsonKind::NumberValue(number)) => serde_json::json!(number),
+        Some(JsonKind::StringValue(text)) => Json::String(text),
+        Some(JsonKind::ListValue(list)) => list.values.into_iter().map(value_to_json).collect(),
+        Some(JsonKind::StructValue(nested)) => Json::Object(struct_to_json(nested)),
+    }
+}
+
 pub(crate) fn violation(violation: Violation) -> v1::Violation {
     let kind = match violation.kind {
         Kind::BadValue => v1::violation::Kind::BadValue,

@@ -258,3 +258,34 @@ async fn both_sides_of_the_size_limits() {
     let status = clients.vms.create_vm(request(with(5 << 20))).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
 }
+
+/// A machine as vmadm's JSON, beside the typed one.
+#[tokio::test]
+async fn a_machine_as_json_is_read_as_vmadm_reads_it() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let json = |value: serde_json::Value| {
+        let text = value.to_string();
+        let value = prost_reflect::DynamicMessage::deserialize(
+            prost_reflect::DescriptorPool::decode(zoneward::proto::DESCRIPTORS)
+                .unwrap()
+                .get_message_by_name("google.protobuf.Struct")
+                .unwrap(),
+            &mut serde_json::Deserializer::from_str(&text),
+        );
+        Some(value.unwrap().transcode_to::<prost_types::Struct>().unwrap())
+    };
+    let machine_json =
+        json(serde_json::json!({"brand": "kvm", "ram": "512", "autoboot": "false", "vcpus": 2.0,
+        "nics": [{"nic_tag": "admin", "model": "virtio", "ip": "dhcp", "primary": 1}]}));
+    let request = v1::CreateVmRequest { machine_json: machine_json.clone(), ..Default::default() };
+    let created = clients.vms.create_vm(request).await.unwrap().into_inner().vm.unwrap().spec.unwrap();
+    assert_eq!((created.ram, created.vcpus, created.nics[0].primary), (Some(512), Some(2), Some(true)));
+    let wrong = json(serde_json::json!({"brand": "kvm", "rma": 1}));
+    let request = v1::ValidateVmRequest { machine_json: wrong, ..Default::default() };
+    let found = clients.vms.validate_vm(request).await.unwrap().into_inner().violations;
+    assert_eq!((found[0].field.as_str(), found.len()), ("rma", 1));
+    assert!(found[0].description.contains("did you mean \"ram\"?"), "{found:?}");
+    let both = v1::CreateVmRequest { vm: Some(machine()), machine_json, ..Default::default() };
+    assert_eq!(fields(&clients.vms.create_vm(both).await.unwrap_err()), ["machine_json"]);
+}

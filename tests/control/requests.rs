@@ -8,7 +8,12 @@ use super::support::{fields, machine, reason, sha256, simulated::Simulated};
 const ID: &str = "7d444840-9dc0-11d1-b245-5ffdce74fad2";
 
 fn create(vm: v1::VmSpec, id: &str) -> v1::CreateVmRequest {
-    v1::CreateVmRequest { vm: Some(vm), request_id: id.to_owned(), validate_only: false }
+    v1::CreateVmRequest {
+        vm: Some(vm),
+        request_id: id.to_owned(),
+        validate_only: false,
+        ..Default::default()
+    }
 }
 
 #[tokio::test]

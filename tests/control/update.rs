@@ -519,6 +519,7 @@ async fn validation_of_updates() {
         update: Some(Box::new(update)),
         brand: brand.into(),
         vm: None,
+        ..Default::default()
     };
     let of =
         |answer: v1::ValidateVmResponse| answer.violations.into_iter().map(|v| v.field).collect::<Vec<_>>();

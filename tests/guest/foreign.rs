@@ -188,3 +188,46 @@ async fn the_python_example_places_boots_follows_and_removes() {
         assert!(said.contains(wanted), "{wanted}: {said}");
     }
 }
+
+/// `docs/grpcurl.md`, line by line, with the real grpcurl.
+#[tokio::test]
+async fn grpcurl_by_its_page() {
+    let foreign = foreign().await;
+    let page = include_str!("../../docs/grpcurl.md");
+    let socket = foreign.agent.socket().display().to_string();
+    let path = format!("{}:{}", foreign.tools.join("venv/bin").display(), std::env::var("PATH").unwrap());
+    let mut uuid = "UUID".to_owned();
+    let mut lines = page.lines().peekable();
+    let mut commands = 0;
+    while let Some(line) = lines.next() {
+        let Some(line) = line.strip_prefix("$ ") else { continue };
+        let shown: Vec<&str> =
+            std::iter::from_fn(|| lines.next_if(|line| !line.starts_with("$ ") && *line != "```")).collect();
+        let line = line
+            .replace("/run/zoneward/zoneward.sock", &socket)
+            .replace("host1.example:9443", &foreign.address)
+            .replace("UUID", &uuid);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line]).env("PATH", &path).current_dir(foreign.certs.path());
+        let output = run_with(&mut shell, "");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, error) = (text(&output.stdout), text(&output.stderr));
+        commands += 1;
+        if !shown.is_empty() {
+            assert!(!output.status.success(), "{line}");
+            assert_eq!(error.trim_end(), shown.join("\n"), "{line}");
+            continue;
+        }
+        assert!(output.status.success(), "{line}: {error}");
+        if line.contains("describe") {
+            assert!(out.contains("// Cut the power instead of pressing the power button."), "{out}");
+        }
+        if line.ends_with("CreateVm") {
+            let created: Value = serde_json::from_str(&out).unwrap();
+            uuid = created["vm"]["uuid"].as_str().unwrap().to_owned();
+            assert_eq!(created["vm"]["spec"]["nics"][0]["primary"], true);
+        }
+    }
+    assert_eq!(commands, 15, "all of the page");
+    assert_eq!(foreign.agent.vmadm_ok(&["list", "-p"]).0, "");
+}
