@@ -14,6 +14,7 @@ pub mod forms;
 pub mod limits;
 pub mod machine_json;
 pub mod nic;
+mod patch;
 pub mod place;
 pub mod property;
 pub mod restriction;

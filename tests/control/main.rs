@@ -31,6 +31,7 @@ mod limits;
 mod list;
 mod metadata;
 mod networks;
+mod oracle;
 mod payloads;
 mod reasons;
 mod repeats;
