@@ -93,12 +93,13 @@ pub enum Strictness {
 #[must_use]
 pub fn parse_as(mut object: Map<String, Value>, strictness: Strictness) -> Parsed {
     make_anew(&mut object);
-    rename_old(&mut object);
+    let renamed = rename_old(&mut object, strictness);
     let mut coercion = Coercion::new(Action::Create, brand_of(&object));
     coercion.lenient = strictness == Strictness::Lenient;
     let read = coercion.object(VM, object, "");
     let Coercion { mut violations, mut notes, .. } = coercion;
     let spec = typed(read, &mut violations);
+    notes.extend(renamed);
     notes.extend(validate::notes(&spec));
     Parsed { spec, violations, notes }
 }
@@ -131,10 +132,20 @@ fn make_anew(object: &mut Map<String, Value>) {
 }
 
 /// Renames vmadm's old property names.
-fn rename_old(object: &mut Map<String, Value>) {
+fn rename_old(object: &mut Map<String, Value>, strictness: Strictness) -> Option<Note> {
     if let Some(pool) = object.shift_remove("zfs_storage_pool_name") {
         object.entry("zpool").or_insert(pool);
     }
+    // Ansible sends its own word for the alias beside it, or instead.
+    let name = object.get("name").filter(|name| name.is_string()).cloned()?;
+    let alias = object.get("alias").filter(|alias| !alias.is_null());
+    let is_repeated = alias == Some(&name);
+    let is_taken = alias.is_none() && strictness == Strictness::Lenient;
+    if is_repeated || is_taken {
+        object.shift_remove("name");
+        object.insert("alias".to_owned(), name);
+    }
+    is_taken.then(|| Note::new("name", "there is no such property; it is taken for the alias"))
 }
 
 #[cfg(test)]

@@ -506,7 +506,7 @@ async fn unknown_properties_are_notes_on_request() {
     let output = shell.run(&["--ignore-unknown", "-v", "create"], machine).await;
     let (_, stderr) = ok(&["create"], output);
     for note in [
-        "note: name: there is no such property; it is ignored",
+        "note: name: there is no such property; it is taken for the alias",
         "note: disks.0.colour: there is no such property",
         "note: dns_domain: no effect on brand kvm",
         "note: com1: no effect on brand kvm",

@@ -200,6 +200,8 @@ async fn an_update_without_its_rules_is_refused() {
 async fn nothing_is_left() {
     let Some(net) = Net::new().await else { return };
     let mut agent = net.agent(&[]).await;
+    // One that an agent was killed in the middle of stopping may be on its way out when the next looks.
+    agent.tolerate(&["lost: the hypervisor is left alone", "requests for an address are not answered"]);
     // `VMS=20 LIVES=50 cargo test` for a long look.
     let number = |name: &str, usual: u8| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
     let (vms, lives) = (number("VMS", 4), number("LIVES", 4));
