@@ -22,6 +22,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Reflection serves comments, which `grpcurl describe` prints; the code needs none.
     let mut documented = descriptors.clone();
     for file in &mut documented.file {
+        if file.package().starts_with("google.") {
+            file.source_code_info = None;
+        }
+        for location in file.source_code_info.iter_mut().flat_map(|source| &mut source.location) {
+            // What is not printed.
+            (location.trailing_comments, location.leading_detached_comments) = (None, Vec::new());
+        }
         if let Some(source) = &mut file.source_code_info {
             source.location.retain(|location| location.leading_comments.is_some());
         }
