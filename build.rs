@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             file.source_code_info = None;
         }
         for location in file.source_code_info.iter_mut().flat_map(|source| &mut source.location) {
-            // What is not printed.
+            // `grpcurl` prints none of these.
             (location.trailing_comments, location.leading_detached_comments) = (None, Vec::new());
         }
         if let Some(source) = &mut file.source_code_info {

@@ -40,6 +40,8 @@ pub(super) async fn events(
     let kinds = if options.json && !options.all { KINDS.map(Into::into).to_vec() } else { Vec::new() };
     let request = v1::WatchEventsRequest { start: Some(start), uuids, kinds, filters };
     let mut watcher = EventWatcher::start(clients.events.clone(), request).await?;
+    // A program that reads events takes any word on standard error for a failure.
+    let talks = talks(verbose);
     let mut ready = !options.ready;
     let mut vms = Map::new();
     loop {
@@ -60,19 +62,21 @@ pub(super) async fn events(
             Watched::Snapshot(_) if inventory && !options.snapshot => String::new(),
             Watched::Snapshot(vm) => snapshot_line(vm, options),
             Watched::Bookmark | Watched::SnapshotEnd => String::new(),
-            // A program that reads events takes any word on standard error for a failure.
-            Watched::Disconnected(_) | Watched::Reconnected { .. } if !talks(verbose) => {
-                vms.clear();
-                continue;
-            }
             Watched::Disconnected(why) => {
-                say!("The connection to the agent is lost ({why}); trying again.");
+                if talks {
+                    say!("The connection to the agent is lost ({why}); trying again.");
+                }
                 continue;
             }
-            Watched::Reconnected { anew } => {
-                vms.clear();
-                let rest = if *anew { "the snapshot begins again" } else { "nothing was missed" };
-                say!("Connected again; {rest}.");
+            Watched::Reconnected { snapshot_restarts } => {
+                if *snapshot_restarts {
+                    vms.clear();
+                }
+                if talks {
+                    let rest =
+                        if *snapshot_restarts { "the snapshot restarts" } else { "no event was missed" };
+                    say!("Connected again; {rest}.");
+                }
                 continue;
             }
         };

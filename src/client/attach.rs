@@ -29,7 +29,7 @@ const QUEUE: usize = 8;
 /// mean this program.
 const UNNOTICED: Duration = Duration::from_secs(60);
 
-/// What happened on an attached console.
+/// An item of an attached console.
 #[derive(Debug)]
 pub enum Attached {
     /// The guest printed something, or a part of what it printed is no longer kept.

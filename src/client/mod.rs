@@ -25,7 +25,7 @@
 //!     match watcher.next().await? {
 //!         Watched::Snapshot(vm) => println!("there is {}", vm.uuid),
 //!         Watched::Event(event) => println!("{} of {}", event.sequence, event.uuid),
-//!         Watched::Reconnected { anew: true } => println!("forget the snapshot so far"),
+//!         Watched::Reconnected { snapshot_restarts: true } => println!("forget the snapshot so far"),
 //!         _ => {}
 //!     }
 //! }

@@ -31,10 +31,10 @@ pub enum Watched {
     Bookmark,
     /// The connection broke, for this reason; the watcher retries.
     Disconnected(String),
-    /// The connection is back. Nothing was missed; with `anew` an unfinished snapshot restarts.
+    /// The connection is back, and nothing was missed.
     Reconnected {
-        /// Discard the snapshot received so far.
-        anew: bool,
+        /// An unfinished snapshot begins again: discard the part received so far.
+        snapshot_restarts: bool,
     },
 }
 
@@ -113,9 +113,9 @@ impl EventWatcher {
     fn take(&mut self, message: v1::WatchEventsResponse) -> Option<Watched> {
         if std::mem::take(&mut self.broken) {
             self.wait = Backoff::default();
-            let anew = self.cursor().is_none();
+            let snapshot_restarts = self.cursor().is_none();
             self.next = Some(message);
-            return Some(Watched::Reconnected { anew });
+            return Some(Watched::Reconnected { snapshot_restarts });
         }
         if !message.cursor.is_empty() {
             self.request.start = Some(Start::Cursor(message.cursor));

@@ -66,7 +66,7 @@ async fn follow(socket: std::path::PathBuf, mut last: tokio::sync::watch::Receiv
                 () = &mut stay => break,
                 item = watcher.next() => match item.unwrap() {
                     Watched::Event(event) => seen.push(event.sequence),
-                    Watched::Reconnected { anew } => assert!(!anew),
+                    Watched::Reconnected { snapshot_restarts } => assert!(!snapshot_restarts),
                     _ => {}
                 },
                 _ = last.changed() => {}

@@ -80,7 +80,7 @@ fn undo(whole: &mut Value, changes: &[&Change]) {
     }
 }
 
-/// What is done to the place that a path names.
+/// How the place that a path names returns to its old value.
 enum Undo<'v> {
     Set(&'v Value),
     /// In a list, before what stands there.

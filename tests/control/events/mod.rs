@@ -246,7 +246,7 @@ async fn the_client_goes_on_over_restarts() {
         clients.create(machine()).await;
         loop {
             match watcher.next().await.unwrap() {
-                Watched::Reconnected { anew } => breaks += usize::from(!anew),
+                Watched::Reconnected { snapshot_restarts } => breaks += usize::from(!snapshot_restarts),
                 Watched::Event(event) => sequences.push(event.sequence),
                 Watched::Bookmark => {}
                 other => panic!("{other:?}"),
