@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use tonic::Code;
 
 use super::{
-    Clients, arguments::EventOptions, error::CliError, lifecycle::phase_line, machine, payload::talks, print,
+    Clients, error::CliError, lifecycle::phase_line, machine, options::EventOptions, payload::talks, print,
 };
 use crate::{
     client::{EventWatcher, Watched},

@@ -6,9 +6,10 @@ use serde_json::{Map, Value};
 
 use super::{
     Clients,
-    arguments::{ListOptions, LookupOptions},
     error::CliError,
-    machine, print,
+    machine,
+    options::{ListOptions, LookupOptions},
+    print,
 };
 use crate::{
     client::pages,

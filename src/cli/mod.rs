@@ -23,6 +23,7 @@ mod lifecycle;
 mod list;
 mod look;
 mod machine;
+mod options;
 mod payload;
 mod persist;
 mod smartos;

@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Clients,
-    arguments::{NicTagAction, NicTagListOptions},
     error::CliError,
     host::all_nic_tags,
     look::pretty,
+    options::{NicTagAction, NicTagListOptions},
     print,
 };
 use crate::proto::v1;

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Brand,
-    coerce::closest,
     disk::{DiskModel, Media},
+    hint::closest,
     validate::zone_path,
     violation::Violation,
 };

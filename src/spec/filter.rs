@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Mac,
-    coerce::closest,
+    hint::closest,
     property::{Kind, Property, VM, find},
     secret::is_secret,
 };

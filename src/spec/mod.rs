@@ -11,6 +11,7 @@ pub mod defaults;
 pub mod disk;
 pub mod filter;
 pub mod forms;
+mod hint;
 pub mod limits;
 pub mod machine_json;
 pub mod nic;

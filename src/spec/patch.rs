@@ -4,8 +4,9 @@ use serde_json::{Map, Value};
 
 use super::{
     Brand, Note, VmSpec,
-    coerce::{Action, Coercion, instead},
+    coerce::{Action, Coercion},
     filter::text,
+    hint::instead,
     machine_json::Strictness,
     property::{Given, VM, find},
     violation::Violation,

@@ -4,9 +4,9 @@ use serde_json::{Map, Value};
 
 use super::{
     Brand, DiskSpec, Note, VmSpec,
-    coerce::instead,
     defaults::{Host, adjusted, choose_primary, complete_disks, complete_memory, complete_nics, default_of},
     disk::drive_name,
+    hint::instead,
     machine_json::typed,
     patch::{LISTS, OBJECTS, is_fixed, is_same, items},
     place,
