@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::{io::AsyncReadExt as _, sync::oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Clients, error::CliError};
 use crate::{
@@ -93,7 +94,7 @@ pub(super) async fn attach(clients: &mut Clients, uuid: &str, mode: Mode) -> Res
         anstream::eprint!("[{what} the console of VM {uuid}; Ctrl-], or Enter ~ . leaves]\r\n");
     }
     let (escape, escaped) = oneshot::channel();
-    let typing = AbortOnDrop(tokio::spawn(type_in(input, read_only, escape)));
+    let typing = AbortOnDropHandle::new(tokio::spawn(type_in(input, read_only, escape)));
     let left = tokio::select! {
         left = show_output(&mut output) => left,
         // The end of the input is no escape.
@@ -129,15 +130,6 @@ async fn show_output(output: &mut ConsoleOutput) -> Result<Left, CliError> {
             Attached::Reconnected => anstream::eprint!("[Connected again; no output was missed]\r\n"),
             Attached::InputEnd { .. } => return Ok(Left::AtEnd),
         }
-    }
-}
-
-/// A task that ends with its owner.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
