@@ -301,6 +301,9 @@ pub enum StartError {
     /// Another agent has the folders.
     #[error("another agent is using the directory {0}; give this agent its own directories")]
     Locked(PathBuf),
+    /// The file of the host's UUID has something else.
+    #[error("{0}: not a UUID; write the host's UUID into it, or remove it to get a new one")]
+    ServerUuid(PathBuf),
     /// The state file can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),

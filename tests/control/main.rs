@@ -24,6 +24,7 @@ mod drain;
 mod events;
 mod example;
 mod files;
+mod host_uuid;
 mod identity;
 mod leaks;
 mod lifecycle;

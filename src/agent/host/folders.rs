@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File},
+    io::{self, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::Path,
     time::{Duration, Instant},
@@ -20,20 +21,34 @@ pub(in crate::agent) fn make(layout: &Layout) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The host's UUID: the configured one, or one that is made once and kept.
+/// The host's UUID: the configured one, or one that is made once and kept. Where a full disk has no room for
+/// it, it lasts as long as this agent, which must not be kept from its guests.
 pub(in crate::agent) fn server_uuid(layout: &Layout, configured: &str) -> Result<Uuid, StartError> {
     if let Ok(uuid) = configured.parse() {
         return Ok(uuid);
     }
     let path = layout.server_uuid();
-    if let Some(kept) = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
-        return Ok(kept);
+    match fs::read_to_string(&path) {
+        Ok(kept) => kept.trim().parse().map_err(|_| StartError::ServerUuid(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let uuid = Uuid::new_v4();
+            if let Err(error) = keep(&path, uuid) {
+                tracing::error!(%error, path = %path.display(), "the next start makes another host UUID");
+            }
+            Ok(uuid)
+        }
+        Err(source) => Err(StartError::Folder { path, source }),
     }
-    let uuid = Uuid::new_v4();
-    let failed = |source| StartError::Folder { path: path.clone(), source };
+}
+
+/// Writes the host's UUID durably: after a power cut it is there as a whole, or not at all.
+fn keep(path: &Path, uuid: Uuid) -> io::Result<()> {
     let draft = path.with_extension("draft");
-    fs::write(&draft, format!("{uuid}\n")).and_then(|()| fs::rename(&draft, &path)).map_err(failed)?;
-    Ok(uuid)
+    let mut file = File::create(&draft)?;
+    writeln!(file, "{uuid}")?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 fn make_folder(path: &Path, mode: u32) -> Result<(), StartError> {
