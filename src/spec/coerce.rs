@@ -112,13 +112,14 @@ impl Coercion {
 
     /// Returns why a property has no effect here: it is for another brand.
     fn without_effect(&self, property: &Property) -> Option<String> {
-        let brand = self.brand.map_or("kvm", Brand::as_str);
-        match (self.brand, property.brands) {
-            (Some(brand), Brands::Only(only)) if brand != only => {}
-            _ if property.given == Given::OtherBrands => {}
-            _ => return None,
-        }
-        Some(format!("no effect on brand {brand}"))
+        let for_others = match (self.brand, property.brands) {
+            (Some(brand), Brands::Only(only)) if brand != only => true,
+            _ => property.given == Given::OtherBrands,
+        };
+        for_others.then(|| match self.brand {
+            Some(brand) => format!("no effect on brand {}", brand.as_str()),
+            None => "no effect on the brands of this host".to_owned(),
+        })
     }
 
     /// Returns why a property can't be given here.
