@@ -7,7 +7,7 @@ pub use of_the_agent::*;
 /// The operator's command.
 #[cfg(feature = "vmadm")]
 pub mod cli {
-    pub use crate::cli::run;
+    pub use crate::cli::{complete, run};
 }
 
 #[cfg(feature = "agent")]

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use super::options::{EventOptions, ListOptions, LookupOptions, NicTagAction};
+use super::{
+    connect::Connection,
+    options::{EventOptions, ListOptions, LookupOptions, NicTagAction},
+};
 
 /// Manage the VMs of a host.
 ///
@@ -12,61 +15,8 @@ use super::options::{EventOptions, ListOptions, LookupOptions, NicTagAction};
 #[derive(Debug, Parser)]
 #[command(name = "vmadm", version, disable_help_subcommand = false, after_help = EXAMPLES, allow_external_subcommands = true, infer_long_args = true)]
 pub(crate) struct Arguments {
-    /// The agent: unix:/path/to/socket, or https://host:port with --ca, --cert and --key
-    #[arg(
-        long,
-        global = true,
-        env = "ZONEWARD_ENDPOINT",
-        value_name = "URL",
-        hide_env_values = true,
-        hide_short_help = true,
-        help_heading = "Connection"
-    )]
-    pub(super) endpoint: Option<String>,
-    /// Folder with ca.pem, admin.pem and admin.key, for https
-    #[arg(
-        long,
-        global = true,
-        env = "ZONEWARD_CERTS",
-        value_name = "DIR",
-        hide_env_values = true,
-        hide_short_help = true,
-        help_heading = "Connection"
-    )]
-    pub(super) certs: Option<PathBuf>,
-    /// CA of the agent's certificate [default: ca.pem in --certs]
-    #[arg(
-        long,
-        global = true,
-        env = "ZONEWARD_CA",
-        value_name = "FILE",
-        hide_env_values = true,
-        hide_short_help = true,
-        help_heading = "Connection"
-    )]
-    pub(super) ca: Option<PathBuf>,
-    /// Your certificate [default: admin.pem in --certs]
-    #[arg(
-        long,
-        global = true,
-        env = "ZONEWARD_CERT",
-        value_name = "FILE",
-        hide_env_values = true,
-        hide_short_help = true,
-        help_heading = "Connection"
-    )]
-    pub(super) cert: Option<PathBuf>,
-    /// Your key [default: admin.key in --certs]
-    #[arg(
-        long,
-        global = true,
-        env = "ZONEWARD_KEY",
-        value_name = "FILE",
-        hide_env_values = true,
-        hide_short_help = true,
-        help_heading = "Connection"
-    )]
-    pub(super) key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) connection: Connection,
     /// Accept properties that do not exist, with a note; for old tools
     #[arg(
         long,
@@ -371,8 +321,11 @@ pub(super) enum Command {
         /// The folder
         dir: PathBuf,
     },
-    /// Print shell completions
-    Completions { shell: clap_complete::Shell },
+    /// Print the script that makes a shell complete commands, UUIDs, columns and more
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: String,
+    },
     #[command(external_subcommand)]
     Other(Vec<String>),
 }

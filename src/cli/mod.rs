@@ -12,6 +12,7 @@ macro_rules! say {
 
 mod arguments;
 mod boot_log;
+mod completion;
 mod connect;
 mod console;
 mod create;
@@ -45,6 +46,11 @@ use crate::{
     spec::{forms::parse_uuid, machine_json::Strictness},
     text,
 };
+
+/// Answers a shell that completes a line; false if none asks.
+pub fn complete() -> bool {
+    completion::answer()
+}
 
 /// Runs the command line; returns the exit code.
 pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
@@ -106,7 +112,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 async fn obey(arguments: Arguments) -> Result<(), CliError> {
-    let clients = async |arguments: &Arguments| connect::connect(arguments).await;
+    let clients = async |arguments: &Arguments| connect::connect(&arguments.connection).await;
     let strictness = match arguments.ignore_unknown {
         true => Strictness::Lenient,
         false => Strictness::Strict,
@@ -114,10 +120,8 @@ async fn obey(arguments: Arguments) -> Result<(), CliError> {
     match &arguments.command {
         Command::Other(words) => Err(unknown(words)),
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Arguments::command(), "vmadm", &mut script);
-            // Scripts have no control characters, and this one is the program's own.
-            print(String::from_utf8_lossy(&script).trim_end())
+            // Scripts have no control characters, and these are the program's own.
+            print(&completion::script(shell)?)
         }
         Command::Create { file } => {
             let payload = create::read(file.as_deref(), strictness)?;

@@ -16,6 +16,7 @@ mod capacity;
 mod cases;
 mod checks;
 mod command;
+mod completion;
 mod console;
 mod contract;
 mod create;

@@ -458,8 +458,10 @@ async fn schema_manual_and_completions() {
     let page = std::fs::read_to_string(dir.path().join("vmadm-update.1")).unwrap();
     assert!(page.contains("add_disks"), "{page}");
     for name in ["bash", "zsh", "fish"] {
-        assert!(shell.ok(&["completions", name]).await.0.contains("change-media"));
+        assert!(shell.ok(&["completions", name]).await.0.contains("ZONEWARD_COMPLETE"));
     }
+    let (_, why) = shell.fails(2, &["completions", "csh"], "").await;
+    assert!(why.contains("bash") && why.contains("zsh"), "{why}");
 }
 
 /// What vm-agent and its like read: three kinds of events, and first every VM.
