@@ -14,6 +14,8 @@ use crate::spec::{
 };
 
 const REQUEST: &str = "zoneward.v1.UpdateVmRequest";
+/// Of a disk's change, not of the disk.
+const ALLOW_SHRINK: &str = "dangerous_allow_shrink";
 /// Fields of the request that are not part of the payload.
 const ENVELOPE: [&str; 7] =
     ["uuid", "etag", "request_id", "validate_only", "vm", "update_mask", "replace_lists"];
@@ -34,7 +36,10 @@ pub fn update_to_json(request: &v1::UpdateVmRequest) -> Result<Map<String, Value
             let Value::Object(wrapped) = item else { continue };
             let given = take_object(wrapped, inner);
             let at = format!("{list}.{index}.update_mask");
-            *item = Value::Object(masked(given, mask.as_ref(), table, &at, &mut found));
+            let mut change = masked(given, mask.as_ref(), table, &at, &mut found);
+            wrapped.retain(|name, _| find(table, name).is_some());
+            change.append(wrapped);
+            *item = Value::Object(change);
         }
     }
     for name in ENVELOPE {
@@ -117,12 +122,15 @@ pub fn json_to_update(payload: Map<String, Value>) -> Result<v1::UpdateVmRequest
     Ok(request)
 }
 
-/// Wraps an item together with its field names, because an empty list or a `null` would be lost.
+/// Wraps an item together with its field names, because an empty list or a `null` would be lost. What is said of the
+/// change itself stands beside it.
 fn wrap(item: &Value, inner: &str) -> Value {
     let mut given = item.as_object().cloned().unwrap_or_default();
-    let names: Vec<Value> = given.keys().map(|name| Value::String(name.clone())).collect();
+    let names = given.keys().filter(|name| *name != ALLOW_SHRINK);
+    let names: Vec<Value> = names.map(|name| Value::String(name.clone())).collect();
     given.retain(|_, value| !value.is_null());
     let mut wrapped = Map::new();
+    wrapped.extend(given.shift_remove_entry(ALLOW_SHRINK));
     wrapped.insert(inner.to_owned(), Value::Object(given));
     wrapped.insert("names".to_owned(), Value::Array(names));
     Value::Object(wrapped)

@@ -7,8 +7,9 @@ use super::{
     coerce::{Action, Coercion},
     filter::text,
     hint::instead,
-    machine_json::Strictness,
+    machine_json::{Strictness, typed},
     property::{Given, VM, find},
+    validate,
     violation::Violation,
 };
 
@@ -153,10 +154,25 @@ pub fn read_as(
         }
     }
     if coercion.violations.is_empty() {
+        coercion.violations = bad_disks(&given, brand);
+    }
+    if coercion.violations.is_empty() {
         Ok(Patch { given, known: coercion.known, notes: coercion.notes })
     } else {
         Err(coercion.violations)
     }
+}
+
+/// Returns the violations of added disks, which are judged as a new machine's. (An interface takes its model from the
+/// VM, so it is judged with the VM.)
+fn bad_disks(given: &Map<String, Value>, brand: Option<Brand>) -> Vec<Violation> {
+    let Some(disks) = given.get("add_disks") else { return Vec::new() };
+    let mut found = Vec::new();
+    let machine = Map::from_iter([("disks".to_owned(), disks.clone())]);
+    let spec = VmSpec { brand, ..typed(machine, &mut found) };
+    found.extend(validate::check(&spec));
+    found.retain(|violation| violation.field.starts_with("disks"));
+    found.into_iter().map(|v| Violation { field: format!("add_{}", v.field), ..v }).collect()
 }
 
 pub(super) fn items<'m>(

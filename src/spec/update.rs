@@ -61,18 +61,11 @@ pub fn apply(current: &VmSpec, patch: &Patch, host: &Host<'_>) -> Result<Updated
     }
     let mut spec = typed(object, &mut found);
     let asked = limits_of(&spec, &patch.given);
-    for (index, disk) in items(&patch.given, "add_disks").enumerate() {
-        let is_file =
-            disk.get("nocreate") == Some(&Value::Bool(true)) || disk.get("media") == Some(&"cdrom".into());
-        if disk.contains_key("path") && !is_file {
-            found.push(validate::path_without_nocreate(format!("add_disks.{index}.path")));
-        }
-    }
     if found.is_empty() {
         let in_so_many_words = patch.given.contains_key("max_physical_memory");
         found.extend(validate::memory(&spec).filter(|_| in_so_many_words));
         complete(&mut spec, current, &patch.given, host);
-        found.extend(check(&spec, current));
+        found.extend(check(&spec, current, &may_shrink(&patch.given)));
         found.extend(validate::outgrown(&spec, Some(current)));
     }
     if !found.is_empty() {
@@ -149,8 +142,11 @@ fn change_list(
         };
         let table = items_of(list);
         for (name, value) in change {
-            let is_fixed = find(table, name).is_some_and(|property| property.given == Given::AtCreation);
-            if is_fixed && name != key {
+            let given = find(table, name).map(|property| property.given);
+            if given == Some(Given::InUpdates) {
+                continue;
+            }
+            if given == Some(Given::AtCreation) && name != key {
                 if !is_same(item.get(name), value) {
                     found.push(Violation::property(format!("{update}.{index}.{name}"), instead(name)));
                 }
@@ -248,18 +244,27 @@ fn follow_memory(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>
 }
 
 /// Checks the rules of a whole machine, except those for new ones: existing disks have their paths.
-fn check(spec: &VmSpec, current: &VmSpec) -> Vec<Violation> {
+fn check(spec: &VmSpec, current: &VmSpec, may_shrink: &[&Value]) -> Vec<Violation> {
     let mut found = validate::check_whole(spec);
     for (index, disk) in spec.disks.iter().enumerate() {
         let Some(was) = current.disks.iter().find(|was| was.path == disk.path) else { continue };
-        grows(&mut found, index, was, disk);
+        let may_shrink = disk.path.as_ref().is_some_and(|path| may_shrink.iter().any(|may| *may == path));
+        grows(&mut found, index, was, disk, may_shrink);
     }
     found
 }
 
-fn grows(found: &mut Vec<Violation>, index: usize, was: &DiskSpec, disk: &DiskSpec) {
+/// The disks, by path, whose change says that they may lose what they hold.
+fn may_shrink(given: &Map<String, Value>) -> Vec<&Value> {
+    let allowed = items(given, "update_disks")
+        .filter(|disk| disk.get("dangerous_allow_shrink") == Some(&Value::Bool(true)));
+    allowed.filter_map(|disk| disk.get("path")).collect()
+}
+
+fn grows(found: &mut Vec<Violation>, index: usize, was: &DiskSpec, disk: &DiskSpec, may_shrink: bool) {
     if let (Some(before), Some(after)) = (was.size, disk.size)
         && after < before
+        && !may_shrink
     {
         found.push(Violation::value(
             format!("disks.{index}.size"),

@@ -133,6 +133,7 @@ impl Actor {
             return Err(error);
         }
         self.make_effective(&before).await;
+        self.shrink_disks(&before).await;
         crash::point("update.effective");
         self.remove_disks(self.record.leftover_disks()).await;
         // Committed with the next change.
@@ -160,7 +161,8 @@ impl Actor {
                             created
                         }
                     },
-                    Some(old) if old.size != disk.size => volumes.grow(&zone, name, size),
+                    // One that shrinks does so once that is committed.
+                    Some(old) if old.size < disk.size => volumes.grow(&zone, name, size),
                     Some(_) => Ok(()),
                 };
                 if let Err(error) = done {
@@ -176,6 +178,29 @@ impl Actor {
                 Err(error.into())
             }
         }
+    }
+
+    /// Cuts what disks hold beyond their new sizes. What fails here, the next boot does.
+    async fn shrink_disks(&self, before: &VmSpec) {
+        let shrunk: Vec<DiskSpec> = self
+            .record
+            .spec
+            .disks
+            .iter()
+            .filter(|disk| before.disks.iter().any(|old| old.path == disk.path && old.size > disk.size))
+            .filter(|disk| disk.is_made_here())
+            .cloned()
+            .collect();
+        let (volumes, zone) = (self.context.platform.volumes.clone(), self.layout.zonepath().to_owned());
+        let shrink = move || {
+            for disk in shrunk {
+                let Some(name) = disk.file_name() else { continue };
+                if let Err(error) = volumes.settle(&zone, name, disk.mebibytes()) {
+                    tracing::warn!(%error, disk = name, zone = %zone.display(), "cannot shrink; the next boot tries again");
+                }
+            }
+        };
+        let _ = tokio::task::spawn_blocking(shrink).await;
     }
 
     /// Tolerates missing disks.

@@ -11,7 +11,7 @@ const NO_BHYVE: Effect = Effect::None("bhyve runs on illumos hosts");
 #[rustfmt::skip]
 pub const DISK: &[Property] = &[
     property("path", Kind::Text(1024), "Where the disk is. Given only with nocreate or for a CD, as a path inside the zone's root; otherwise the agent fills it in.").default(Default::Computed("where the agent makes it")),
-    property("size", Kind::Integer(1, validate::MAX_DISK as i64, MIB), "Size of a disk that the agent makes; it can grow, while the VM is stopped."),
+    property("size", Kind::Integer(1, validate::MAX_DISK as i64, MIB), "Size of a disk that the agent makes; it can grow, while the VM is stopped; it shrinks only with dangerous_allow_shrink."),
     property("boot", Kind::Boolean, "Boot from this one first; at most one disk.").default(Default::Value("false")),
     property("media", Kind::Word(&["disk", "cdrom"]), "A disk or a CD.").default(Default::Value("\"disk\"")),
     property("model", Kind::Form(forms::disk_model), "What the guest sees: virtio, scsi or ide (kvm); virtio, ahci or nvme (bhyve).").default(Default::Computed("disk_driver, or the first disk's model, or virtio")),
@@ -28,5 +28,5 @@ pub const DISK: &[Property] = &[
     property("pci_slot", Kind::Text(32), "Where the guest finds it.").bhyve().effect(NO_BHYVE),
     property("guest_block_size", Kind::Form(forms::guest_block_size), "Sector size that the guest sees, like 512/4096.").bhyve().effect(NO_BHYVE),
     property("notrim", Kind::Boolean, "The guest can't discard blocks.").bhyve().effect(NO_BHYVE),
-    property("dangerous_allow_shrink", Kind::Boolean, "The size may become less; not kept.").bhyve().in_updates().effect(NO_BHYVE),
+    property("dangerous_allow_shrink", Kind::Boolean, "The size may become less, and what the disk holds beyond it is lost; not kept.").bhyve().in_updates(),
 ];

@@ -167,6 +167,11 @@ impl Property {
         Self { given: Given::Foreign, effect: Effect::Label, default: Default::Value(shown), ..self }
     }
 
+    /// Not shown: SmartOS's objects have it only while something is amiss.
+    const fn foreign_hidden(self) -> Self {
+        Self { default: Default::Absent, ..self.foreign("null") }
+    }
+
     /// Shown as this JSON, too.
     const fn of_other_brands(self, shown: &'static str) -> Self {
         Self { given: Given::OtherBrands, ..self.foreign(shown) }
@@ -190,7 +195,7 @@ impl Property {
     pub fn is_shown(&self) -> bool {
         !matches!(self.kind, Kind::Secret(_))
             && self.given != Given::InUpdates
-            && (self.given != Given::OtherBrands || self.shown_as().is_some())
+            && (!matches!(self.given, Given::Foreign | Given::OtherBrands) || self.shown_as().is_some())
     }
 
     /// Whether a payload may contain it but it is ignored, as in the output of `vmadm get`.

@@ -53,7 +53,10 @@ pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
 pub(super) fn check_given(spec: &VmSpec) -> impl Iterator<Item = Violation> {
     let given = |(index, disk): (usize, &DiskSpec)| {
         let named = disk.is_made_here() && disk.path.is_some();
-        named.then(|| path_without_nocreate(format!("disks.{index}.path")))
+        named.then(|| {
+            let why = "you cannot specify a path for a disk unless you set nocreate=true";
+            Violation::property(format!("disks.{index}.path"), why)
+        })
     };
     spec.disks.iter().enumerate().filter_map(given)
 }
@@ -81,11 +84,6 @@ fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
             }
         }
     }
-}
-
-/// The violation for the path of a disk that the agent creates.
-pub(in crate::spec) fn path_without_nocreate(field: String) -> Violation {
-    Violation::property(field, "you cannot specify a path for a disk unless you set nocreate=true")
 }
 
 /// Checks a disk's source: an empty disk of a size, or an image.

@@ -7,7 +7,6 @@ mod nics;
 use serde_json::Value;
 
 use super::{MAX_PAYLOAD, Note, VmSpec, property::is_block_size, violation::Violation};
-pub(super) use disks::path_without_nocreate;
 pub use disks::zone_path;
 
 /// Largest `ram`, in MiB: 16 TiB.
