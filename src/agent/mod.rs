@@ -68,7 +68,7 @@ use crate::{
     metadata::seed,
     model::{Site, VmRecord},
     network::TagReport,
-    spec::{Enforcement, LimitReport, filter::Filter, place, secret},
+    spec::{Brand, Enforcement, LimitReport, filter::Filter, place, secret},
     storage,
     store::Keep,
 };
@@ -194,9 +194,13 @@ impl Agent {
         Ok(self.context.registry.get(uuid)?.console().clone())
     }
 
-    /// The hypervisor of the kvm brand on this host.
-    pub async fn describe_kvm(&self) -> Description {
-        self.context.platform.kvm.describe().await
+    /// What runs each brand on this host.
+    pub async fn hypervisors(&self) -> Vec<(Brand, Description)> {
+        let mut all = Vec::new();
+        for (_, brand) in Brand::NAMES.iter().filter(|(_, brand)| self.config.brands.runs(*brand)) {
+            all.push((*brand, self.context.platform.hypervisor(*brand).describe().await));
+        }
+        all
     }
 
     /// Returns the restrictions that zones here enforce.

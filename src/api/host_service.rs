@@ -16,7 +16,6 @@ use crate::{
         limits, restrictions,
         v1::{self, host_service_server::HostService},
     },
-    spec::Brand,
 };
 
 /// Serves facts about the host.
@@ -120,7 +119,14 @@ impl HostService for Host {
         &self,
         _: Request<v1::GetHostRequest>,
     ) -> Result<Response<v1::GetHostResponse>, Status> {
-        let kvm = self.agent.describe_kvm().await;
+        let hypervisors = self.agent.hypervisors().await.into_iter().map(|(brand, found)| v1::Hypervisor {
+            brand: brand.as_str().to_owned(),
+            version: found.version,
+            accelerator: found.accelerator,
+            accelerator_reason: found.reason,
+            description: found.text,
+            machine_types: found.machine_types,
+        });
         let uname = rustix::system::uname();
         let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
         let memory = rustix::system::sysinfo();
@@ -130,12 +136,7 @@ impl HostService for Host {
             hostname: text(uname.nodename()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: format!("{} {}", text(uname.sysname()), text(uname.release())),
-            hypervisors: vec![v1::Hypervisor {
-                brand: Brand::Kvm.as_str().to_owned(),
-                version: kvm.version,
-                accelerator: kvm.accelerator,
-                accelerator_reason: kvm.reason,
-            }],
+            hypervisors: hypervisors.collect(),
             cpus: std::thread::available_parallelism()
                 .ok()
                 .and_then(|n| i32::try_from(n.get()).ok())

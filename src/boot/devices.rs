@@ -2,6 +2,8 @@
 
 use std::{fs::File, io, path::Path};
 
+use serde_json::Value;
+
 use super::Platform;
 use crate::{
     hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, LEAST_FILE, Nic, NicBackend, Tuning},
@@ -10,7 +12,7 @@ use crate::{
     model::{CdDrive, VmRecord},
     network::{LinkError, Links, Plug, Wiring},
     spec::{
-        BootDevice, BootOptions, BootOrder, Bootrom, DiskModel, DiskSpec, Media, NicModel, NicSpec, Place,
+        BootDevice, BootOptions, BootOrder, Brand, DiskModel, DiskSpec, Media, NicModel, NicSpec, Place,
         VmSpec, disk::drive_name, forms::boot_order as boot_order_of,
     },
     storage::{StorageError, ZoneRoot, take_disk, write_seed},
@@ -41,8 +43,10 @@ fn attached(spec: &VmSpec, options: &BootOptions) -> Vec<Attached> {
         let own = spec.disks.iter().find(|disk| is_named(device, disk));
         let asked = DiskSpec { path: Some(device.path.clone()), nocreate: true, ..DiskSpec::default() };
         let serial = (device.media == Media::Disk).then(|| format!("disk{number}"));
-        let of_this_boot = Place { number, serial, slot: None };
-        let place = own.and_then(|disk| disk.place.clone()).map(|place| Place { slot: None, ..place });
+        let of_this_boot = Place { number, serial, ..Place::default() };
+        let place = own.and_then(|disk| disk.place.clone());
+        let place =
+            place.map(|place| Place { number: place.number, serial: place.serial, ..Place::default() });
         let (disk, place) = (own.cloned().unwrap_or(asked), place.unwrap_or(of_this_boot));
         Attached { disk, model: device.model, media: device.media, boot: false, place }
     };
@@ -87,12 +91,13 @@ fn open_disk(
 ) -> Result<Drive, StorageError> {
     let Attached { disk, model, media, boot, place } = attached;
     let path = disk.path.clone().unwrap_or_default();
+    let (block_size, notrim) = (disk.guest_block_size.clone(), disk.notrim);
     if path.is_empty() {
-        return Ok(Drive { file: None, model, media, boot, path, place });
+        return Ok(Drive { file: None, model, media, boot, path, place, block_size, notrim });
     }
     let writable = media == Media::Disk;
     let file = if disk.is_made_here() {
-        platform.volumes.open(zone, disk.file_name().unwrap_or_default(), writable)
+        open_volume(platform, zone, &disk, writable)
     } else {
         root.open_file(&path, writable)
     };
@@ -104,7 +109,23 @@ fn open_disk(
     if !disk.is_made_here() && disk.size.is_some() {
         has_size(&file, &path, disk.mebibytes())?;
     }
-    Ok(Drive { file: Some(file), model, media, boot, path, place })
+    Ok(Drive { file: Some(file), model, media, boot, path, place, block_size, notrim })
+}
+
+/// Opens a disk that the agent made. A crash may have come before it shrank.
+fn open_volume(
+    platform: &Platform,
+    zone: &Path,
+    disk: &DiskSpec,
+    writable: bool,
+) -> Result<File, StorageError> {
+    let name = disk.file_name().unwrap_or_default();
+    let file = platform.volumes.open(zone, name, writable)?;
+    let mebibytes = disk.mebibytes();
+    if file.metadata().is_ok_and(|metadata| metadata.len() > mebibytes.saturating_mul(1 << 20)) {
+        platform.volumes.settle(zone, name, mebibytes)?;
+    }
+    Ok(file)
 }
 
 /// Checks that a file which the agent did not make is as large as the machine says.
@@ -148,10 +169,7 @@ pub(super) fn open_firmware(
     spec: &VmSpec,
     layout: &VmLayout,
 ) -> Result<Firmware, HypervisorError> {
-    match spec.bootrom() {
-        Bootrom::Bios => Ok(Firmware::Bios),
-        Bootrom::Uefi => hypervisor.open_uefi(&layout.efi_vars()),
-    }
+    hypervisor.open_firmware(spec.bootrom(), &layout.efi_vars())
 }
 
 /// Returns the boot order: from the options of this boot, else the VM's own.
@@ -181,6 +199,24 @@ pub(super) fn tuning(spec: &VmSpec) -> Tuning {
         extra_options: spec.qemu_extra_opts.clone(),
         vnc_password: spec.vnc_password.clone(),
     }
+}
+
+/// Whether the machine has a screen. SmartOS gives a bhyve guest without a VNC port none.
+pub(super) fn has_screen(spec: &VmSpec) -> bool {
+    spec.brand != Some(Brand::Bhyve) || spec.vnc_port != Some(-1)
+}
+
+/// Returns why this host can't boot a machine that it has.
+pub(super) async fn fault(hypervisor: &dyn Hypervisor, spec: &VmSpec) -> Option<String> {
+    let has_devices =
+        spec.other.get("pci_devices").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    if has_devices {
+        let why =
+            "this agent passes no devices of the host through; take them from the VM with remove_pci_devices";
+        return Some(format!("pci_devices: {why}"));
+    }
+    let faults: Vec<String> = hypervisor.faults(spec).await.iter().map(ToString::to_string).collect();
+    (!faults.is_empty()).then(|| faults.join("; "))
 }
 
 pub(super) async fn plug_nics(links: &dyn Links, wiring: &Wiring) -> Result<Vec<Nic>, LinkError> {

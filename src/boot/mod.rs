@@ -44,8 +44,10 @@ pub(crate) use plan::{boot, listen_vnc};
 pub struct Platform {
     /// Makes sandboxes.
     pub zone: Arc<dyn Zone>,
-    /// Runs machines of the kvm brand.
+    /// Runs machines of brand kvm.
     pub kvm: Arc<dyn Hypervisor>,
+    /// Runs machines of brand bhyve.
+    pub bhyve: Arc<dyn Hypervisor>,
     /// Makes disks.
     pub volumes: Arc<dyn Volumes>,
     /// Plugs interfaces.
@@ -55,12 +57,12 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Returns the hypervisor of a brand, if this host has it.
+    /// Returns the hypervisor of a brand.
     #[must_use]
-    pub fn hypervisor(&self, brand: Brand) -> Option<&Arc<dyn Hypervisor>> {
+    pub fn hypervisor(&self, brand: Brand) -> &Arc<dyn Hypervisor> {
         match brand {
-            Brand::Kvm => Some(&self.kvm),
-            Brand::Bhyve => None,
+            Brand::Kvm => &self.kvm,
+            Brand::Bhyve => &self.bhyve,
         }
     }
 }

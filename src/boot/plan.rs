@@ -177,7 +177,7 @@ impl Boot<'_> {
         let BootRequest { platform, vm, layout, console, options, .. } = &self.request;
         let (platform, vm, layout) = ((*platform).clone(), (*vm).clone(), (*layout).clone());
         let (console, options, hypervisor) =
-            ((*console).clone(), (*options).clone(), self.hypervisor().cloned());
+            ((*console).clone(), (*options).clone(), self.hypervisor().clone());
         let make = move || -> Result<_, StepError> {
             DirBuilder::new().mode(0o700).recursive(true).create(layout.run())?;
             let ends = console.open_for_boot()?;
@@ -186,7 +186,7 @@ impl Boot<'_> {
                 Ok(Disks {
                     drives: devices::open_drives(&platform, &vm.spec, &layout, &options)?,
                     seed: devices::open_seed(&vm, &layout)?,
-                    firmware: devices::open_firmware(&*hypervisor?, &vm.spec, &layout)?,
+                    firmware: devices::open_firmware(&*hypervisor, &vm.spec, &layout)?,
                 })
             };
             Ok((ends, sockets, open()))
@@ -218,22 +218,23 @@ impl Boot<'_> {
         Ok(enabled.await??)
     }
 
-    fn hypervisor(&self) -> Result<&Arc<dyn Hypervisor>, StepError> {
-        let brand = self.request.vm.spec.brand.unwrap_or(Brand::Kvm);
-        self.request
-            .platform
-            .hypervisor(brand)
-            .ok_or_else(|| format!("this host can't run brand {}", brand.as_str()).into())
+    fn hypervisor(&self) -> &Arc<dyn Hypervisor> {
+        self.request.platform.hypervisor(self.request.vm.spec.brand.unwrap_or(Brand::Kvm))
     }
 
     async fn spawn(&mut self) -> Result<(), StepError> {
-        let hypervisor = self.hypervisor()?.clone();
+        let hypervisor = self.hypervisor().clone();
         let (vm, options) = (self.request.vm, self.request.options);
         let missing = || io::Error::other("an earlier step has no result");
+        if let Some(fault) = devices::fault(&*hypervisor, &vm.spec).await {
+            return Err(fault.into());
+        }
         let (order, once) = devices::boot_order(&vm.spec, options)?;
         let largest_file = devices::largest_file(&self.made.drives, self.made.firmware.as_ref());
         let plan = MachinePlan {
             uuid: vm.uuid,
+            machine_type: vm.spec.machine_type.clone(),
+            has_screen: devices::has_screen(&vm.spec),
             ram: vm.spec.ram(),
             vcpus: vm.spec.vcpus(),
             tuning: devices::tuning(&vm.spec),
@@ -248,7 +249,7 @@ impl Boot<'_> {
             metadata: self.made.metadata.take().ok_or_else(missing)?,
         };
         let program = hypervisor.program(plan).await?;
-        let vnc_password = vm.vnc_password().map(str::to_owned);
+        let vnc_password = vm.vnc_password().filter(|_| devices::has_screen(&vm.spec)).map(str::to_owned);
         self.made.setup = Setup { vnc_password, ..program.setup };
         self.made.accelerator = program.accelerator.clone();
         let ends = self.made.ends.take().ok_or_else(missing)?;
@@ -271,7 +272,7 @@ impl Boot<'_> {
 
     /// Connects to the hypervisor; one that can't start exits at once, which ends the wait.
     async fn connect(&mut self) -> Result<(), StepError> {
-        let hypervisor = self.hypervisor()?.clone();
+        let hypervisor = self.hypervisor().clone();
         let process = self.made.process.clone().ok_or("there is no process")?;
         let control = self.request.layout.control();
         let machine = tokio::select! {
@@ -331,9 +332,7 @@ impl Boot<'_> {
                 return (text, true);
             }
             let said = self.request.console.last_words().await;
-            let words = self
-                .hypervisor()
-                .map_or_else(|_| String::new(), |hypervisor| hypervisor.last_words(&said).words);
+            let words = self.hypervisor().last_words(&said).words;
             if !words.is_empty() {
                 reason = format!("{reason}; its last words: {words}");
             }

@@ -108,7 +108,7 @@ pub(super) enum Command {
     ///
     /// Options hold for this boot only:
     ///   order=LETTERS[,once=LETTERS]   c disk, d CD, n network; once= until the guest resets
-    ///   cdrom=PATH,MODEL               add a CD; MODEL is ide, scsi or virtio
+    ///   cdrom=PATH,MODEL               add a CD; MODEL is ide, scsi or virtio (kvm), ahci, nvme or virtio (bhyve)
     ///   disk=PATH,MODEL                add a disk
     /// PATH is inside the zone's root, or one of the VM's own disks.
     #[command(visible_alias = "boot", verbatim_doc_comment)]

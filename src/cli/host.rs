@@ -21,9 +21,11 @@ pub(super) async fn host(clients: &mut Clients) -> Result<(), CliError> {
         .map(|hypervisor| {
             json!({
                 "brand": hypervisor.brand,
+                "description": hypervisor.description,
                 "version": hypervisor.version,
                 "accelerator": hypervisor.accelerator,
                 "accelerator_reason": hypervisor.accelerator_reason,
+                "machine_type": hypervisor.machine_types.last(),
             })
         })
         .collect();

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use sections::{Browser, Capacity, Journal, Vnc};
+pub(crate) use sections::{Brands, Browser, Capacity, Journal, Vnc};
 pub use sections::{Log, LogFormat};
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -44,7 +44,9 @@ pub struct Config {
     pub tls: auth::Settings,
     /// Sandboxes of hypervisors.
     pub zone: zone::Settings,
-    /// The kvm brand.
+    /// Which brands VMs may have.
+    pub brands: Brands,
+    /// What runs them.
     pub qemu: qemu::Settings,
     /// VNC endpoints.
     pub vnc: Vnc,
@@ -74,6 +76,7 @@ impl Default for Config {
             log: Log::default(),
             tls: auth::Settings::default(),
             zone: zone::Settings::default(),
+            brands: Brands::default(),
             qemu: qemu::Settings::default(),
             vnc: Vnc::default(),
             browser: Browser::default(),
@@ -303,8 +306,8 @@ mod tests {
         let default = Config { socket: Some("/run/zoneward/zoneward.sock".into()), ..Config::default() };
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         let keys = example.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        // Less ten sections; zone.level and zone.limits, which have no default; and the table of tags.
-        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 13, "every key stands there");
+        // Less eleven sections; zone.level and zone.limits, which have no default; and the table of tags.
+        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 14, "every key stands there");
     }
 
     #[test]

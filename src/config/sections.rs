@@ -7,6 +7,35 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::spec::Brand;
+
+/// The brands that VMs may have.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Brands {
+    /// QEMU's own machine.
+    pub kvm: bool,
+    /// QEMU in the shape of bhyve's machine.
+    pub bhyve: bool,
+}
+
+impl Brands {
+    /// Whether VMs of the brand are made and started.
+    #[must_use]
+    pub fn runs(self, brand: Brand) -> bool {
+        match brand {
+            Brand::Kvm => self.kvm,
+            Brand::Bhyve => self.bhyve,
+        }
+    }
+}
+
+impl Default for Brands {
+    fn default() -> Self {
+        Self { kvm: true, bhyve: true }
+    }
+}
+
 /// VNC endpoints.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -2,8 +2,8 @@
 //!
 //! The seam has two halves. [`Hypervisor`] turns a [`MachinePlan`] into a [`Program`]: arguments and
 //! descriptors, nothing done yet. Once the program runs in its zone, `attach` connects to its control
-//! socket and returns a [`Machine`]; a later agent adopts a running one the same way. QEMU and a simulation
-//! are here; bhyve will be the third.
+//! socket and returns a [`Machine`]; a later agent adopts a running one the same way. There is one driver for each
+//! brand: QEMU in the shape of either, and a simulation.
 
 mod plan;
 pub mod qemu;
@@ -22,7 +22,7 @@ pub(crate) use plan::{Drive, Firmware, MachinePlan, Medium, Nic, NicBackend, Tun
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::spec::{Violation, VmSpec, VmState};
+use crate::spec::{Bootrom, Violation, VmSpec, VmState};
 
 /// A hypervisor program with one machine.
 #[derive(Debug)]
@@ -59,10 +59,10 @@ pub struct Setup {
 pub trait Hypervisor: Send + Sync + fmt::Debug {
     /// Describes it on this host.
     async fn describe(&self) -> Description;
-    /// Opens the UEFI of a VM whose variables are kept at `vars`.
-    fn open_uefi(&self, vars: &Path) -> Result<Firmware, HypervisorError>;
+    /// Opens the firmware of a VM whose UEFI variables are kept at `vars`.
+    fn open_firmware(&self, bootrom: &Bootrom, vars: &Path) -> Result<Firmware, HypervisorError>;
     /// Restores the size of the UEFI variables at `vars`, if they exist, after a run.
-    fn settle_uefi(&self, vars: &Path) -> Result<(), HypervisorError>;
+    fn settle_firmware(&self, bootrom: &Bootrom, vars: &Path) -> Result<(), HypervisorError>;
     /// Lists why it can't start a complete machine on this host.
     async fn faults(&self, spec: &VmSpec) -> Vec<Violation>;
     /// Builds the program of a machine. Starts nothing.
@@ -78,6 +78,13 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     fn last_words(&self, text: &str) -> LastWords;
     /// Returns how long a new program may take to respond.
     fn patience(&self) -> Duration;
+}
+
+/// Returns the violation of a machine that only bhyve itself could run.
+fn not_bhyve(spec: &VmSpec) -> Option<Violation> {
+    let is_given = spec.other.get("bhyve_extra_opts").is_some_and(|options| options != "");
+    let why = "these are arguments of bhyve, and QEMU runs this brand here; leave them out";
+    is_given.then(|| Violation::property("bhyve_extra_opts", why))
 }
 
 /// A hypervisor's last output.
@@ -115,6 +122,10 @@ pub struct Description {
     pub accelerator: String,
     /// Why that one.
     pub reason: String,
+    /// What it really is, in words, whatever the brand.
+    pub text: String,
+    /// Its machine types of the brand, oldest first; new VMs get the last.
+    pub machine_types: Vec<String>,
 }
 
 /// The form of a picture of the screen.
@@ -140,6 +151,8 @@ impl Picture {
 /// A running machine.
 #[async_trait]
 pub trait Machine: Send + Sync + fmt::Debug {
+    /// The program that runs it, with its version, by its own account.
+    fn hypervisor(&self) -> &str;
     /// Completes the setup of a new machine before it runs.
     async fn set_up(&self, setup: &Setup) -> Result<(), HypervisorError>;
     /// Halts the guest.

@@ -4,13 +4,15 @@ use std::{fs::File, os::fd::OwnedFd};
 
 use uuid::Uuid;
 
-use crate::spec::{BootOrder, Bootrom, DiskModel, Mac, Media, NicModel, Place};
+use crate::spec::{BootOrder, DiskModel, Mac, Media, NicModel, Place};
 
 /// A machine with every resource open.
 #[derive(Debug)]
 pub struct MachinePlan {
     /// Its name, and its SMBIOS identity.
     pub uuid: Uuid,
+    /// The machine type; that of the brand's newest machine if there is none.
+    pub machine_type: Option<String>,
     /// MiB.
     pub ram: i32,
     /// Virtual CPUs.
@@ -29,6 +31,8 @@ pub struct MachinePlan {
     pub order: BootOrder,
     /// Boot order of the first boot, when it differs.
     pub once: Option<BootOrder>,
+    /// Whether it has a screen; a machine of brand kvm always has.
+    pub has_screen: bool,
     /// The caller asked for the order; it is not the default.
     pub order_is_given: bool,
     /// The listening control socket.
@@ -80,12 +84,12 @@ pub enum Firmware {
 }
 
 impl Firmware {
-    /// Its name in a machine JSON.
+    /// What it is, in one word.
     #[must_use]
-    pub fn kind(&self) -> Bootrom {
+    pub fn name(&self) -> &'static str {
         match self {
-            Self::Bios => Bootrom::Bios,
-            Self::Uefi { .. } => Bootrom::Uefi,
+            Self::Bios => "bios",
+            Self::Uefi { .. } => "uefi",
         }
     }
 }
@@ -105,6 +109,10 @@ pub struct Drive {
     pub path: String,
     /// Where the guest finds it; a one-boot device has only a number.
     pub place: Place,
+    /// Logical and physical sector size, of virtio disks of bhyve.
+    pub block_size: Option<String>,
+    /// The guest can't discard blocks.
+    pub notrim: bool,
 }
 
 /// A plugged interface.

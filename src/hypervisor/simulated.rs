@@ -18,7 +18,7 @@ use super::{
     Description, Firmware, GuestStatus, Hearing, Hypervisor, HypervisorError, InfoType, LastWords, Machine,
     MachineEvent, MachinePlan, Medium, Picture, Program, Said, Setup,
 };
-use crate::spec::{Violation, VmSpec};
+use crate::spec::{Bootrom, Brand, Violation, VmSpec};
 
 /// The process of a VM, as far as its machine is concerned. Wired to the simulated zone by the creator of
 /// both.
@@ -33,6 +33,7 @@ pub trait SimulatedProcess: Send + Sync {
 /// Machines that only pretend.
 #[derive(Clone)]
 pub struct SimulatedHypervisor {
+    brand: Brand,
     machines: Arc<Mutex<HashMap<Uuid, Arc<Knobs>>>>,
     faults: Arc<Mutex<Faults>>,
     processes: Arc<dyn SimulatedProcess>,
@@ -73,7 +74,18 @@ struct Knobs {
 impl SimulatedHypervisor {
     /// Machines of these processes.
     pub fn new(processes: impl SimulatedProcess + 'static) -> Self {
-        Self { machines: Arc::default(), faults: Arc::default(), processes: Arc::new(processes) }
+        Self {
+            brand: Brand::Kvm,
+            machines: Arc::default(),
+            faults: Arc::default(),
+            processes: Arc::new(processes),
+        }
+    }
+
+    /// The same machines and faults, for another brand.
+    #[must_use]
+    pub fn of(&self, brand: Brand) -> Self {
+        Self { brand, ..self.clone() }
     }
 
     /// Changes the injected faults.
@@ -119,19 +131,30 @@ impl SimulatedHypervisor {
 #[async_trait]
 impl Hypervisor for SimulatedHypervisor {
     async fn describe(&self) -> Description {
-        Description { version: "simulated".into(), accelerator: "tcg".into(), reason: "simulated".into() }
+        let machine_types = vec![format!("{}7.2", self.brand.machine_family())];
+        let word = || "simulated".to_owned();
+        Description {
+            version: word(),
+            accelerator: "tcg".into(),
+            reason: word(),
+            text: word(),
+            machine_types,
+        }
     }
 
-    async fn faults(&self, _spec: &VmSpec) -> Vec<Violation> {
-        Vec::new()
+    async fn faults(&self, spec: &VmSpec) -> Vec<Violation> {
+        super::not_bhyve(spec).into_iter().collect()
     }
 
-    fn settle_uefi(&self, _vars: &Path) -> Result<(), HypervisorError> {
+    fn settle_firmware(&self, _: &Bootrom, _vars: &Path) -> Result<(), HypervisorError> {
         Ok(())
     }
 
-    fn open_uefi(&self, _vars: &Path) -> Result<Firmware, HypervisorError> {
+    fn open_firmware(&self, bootrom: &Bootrom, _vars: &Path) -> Result<Firmware, HypervisorError> {
         let null = || File::open("/dev/null").map_err(HypervisorError::at("opening /dev/null"));
+        if *bootrom == Bootrom::Bios {
+            return Ok(Firmware::Bios);
+        }
         Ok(Firmware::Uefi { code: null()?, vars: null()? })
     }
 
@@ -154,7 +177,7 @@ impl Hypervisor for SimulatedHypervisor {
         let mut arguments = vec![
             format!("ram={}", plan.ram),
             format!("vcpus={}", plan.vcpus),
-            format!("firmware={}", plan.firmware.kind().as_str()),
+            format!("firmware={}", plan.firmware.name()),
             format!("order={}", plan.order),
             format!("once={}", plan.once.map(|once| once.to_string()).unwrap_or_default()),
         ];
@@ -223,6 +246,10 @@ impl SimulatedMachine {
 
 #[async_trait]
 impl Machine for SimulatedMachine {
+    fn hypervisor(&self) -> &str {
+        "simulated"
+    }
+
     async fn set_up(&self, _setup: &Setup) -> Result<(), HypervisorError> {
         Ok(())
     }

@@ -50,6 +50,8 @@ pub struct RunStatus {
     pub booted: Timestamp,
     /// What runs guest code: `kvm` or `tcg`.
     pub accelerator: String,
+    /// The program and its version.
+    pub hypervisor: String,
     /// Its restrictions.
     pub enforcements: Vec<Enforcement>,
     /// Its limits.
@@ -66,6 +68,7 @@ impl VmRecord {
             pid: run.pid,
             booted: run.booted,
             accelerator: run.accelerator.clone(),
+            hypervisor: run.hypervisor.clone(),
             enforcements: run.enforcements.clone(),
             limits: run.limits.clone(),
             resets: run.resets,
@@ -106,6 +109,7 @@ pub(crate) fn flat(machine: Map<String, Value>, status: &Status) -> Map<String, 
         put("pid", json!(run.pid));
         put("boot_timestamp", json!(run.booted.iso()));
         put("accelerator", json!(run.accelerator));
+        put("hypervisor", json!(run.hypervisor));
         put("restrictions", restrictions(&run.enforcements));
         put("limits", limits(&run.limits));
         put("init_restarts", json!(run.resets));

@@ -16,6 +16,9 @@ pub struct Run {
     pub booted: Timestamp,
     /// What runs guest code: `kvm` or `tcg`.
     pub accelerator: String,
+    /// The program and its version, by its own account.
+    #[serde(default)]
+    pub hypervisor: String,
     /// The hypervisor's restrictions.
     #[serde(default)]
     pub enforcements: Vec<Enforcement>,

@@ -3,7 +3,7 @@
 use super::{v1, value::offset};
 use crate::{
     model::{BootPhase, Phase},
-    spec::{BootDevice, BootOptions, BootOrder, Brand, DiskModel, Media, Violation},
+    spec::{BootDevice, BootOptions, BootOrder, DiskModel, Media, Violation},
 };
 
 /// Reads boot options from the wire.
@@ -32,8 +32,8 @@ fn boot_order(out: &mut Vec<Violation>, field: &str, letters: &str) -> Option<Bo
 }
 
 fn boot_device(out: &mut Vec<Violation>, at: &str, device: v1::BootDevice) -> Option<BootDevice> {
-    let model = DiskModel::parse_for(&device.model, Brand::Kvm)
-        .map_err(|why| out.push(Violation::value(format!("{at}.model"), why)));
+    let model =
+        DiskModel::parse(&device.model).map_err(|why| out.push(Violation::value(format!("{at}.model"), why)));
     let media = match device.media() {
         v1::boot_device::Media::Cdrom => Some(Media::Cdrom),
         v1::boot_device::Media::Disk => Some(Media::Disk),

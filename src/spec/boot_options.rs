@@ -120,9 +120,9 @@ impl BootOptions {
         Ok(())
     }
 
-    /// Checks what does not depend on a VM.
+    /// Checks them for a VM of a brand.
     #[must_use]
-    pub fn check(&self) -> Vec<Violation> {
+    pub fn check(&self, brand: Brand) -> Vec<Violation> {
         let mut found = Vec::new();
         if self.devices.len() > 8 {
             found.push(Violation::value("options.devices", "at most 8 for one boot"));
@@ -130,6 +130,9 @@ impl BootOptions {
         for (index, device) in self.devices.iter().enumerate() {
             if let Err(why) = zone_path(&device.path) {
                 found.push(Violation::value(format!("options.devices.{index}.path"), why));
+            }
+            if let Some(why) = device.model.fault(brand) {
+                found.push(Violation::value(format!("options.devices.{index}.model"), why));
             }
         }
         found
@@ -141,7 +144,7 @@ fn device(key: &str, value: &str, media: Media) -> Result<BootDevice, String> {
         .rsplit_once(',')
         .filter(|(path, model)| !path.is_empty() && !model.is_empty())
         .ok_or_else(|| format!("Parameter to {key} must be: path,model"))?;
-    Ok(BootDevice { path: path.to_owned(), model: DiskModel::parse_for(model, Brand::Kvm)?, media })
+    Ok(BootDevice { path: path.to_owned(), model: DiskModel::parse(model)?, media })
 }
 
 #[cfg(test)]
@@ -157,7 +160,7 @@ mod tests {
             options.devices,
             [BootDevice { path: "/tiny.iso".into(), model: DiskModel::Ide, media: Media::Cdrom }]
         );
-        assert_eq!(options.check(), []);
+        assert_eq!(options.check(Brand::Kvm), []);
     }
 
     #[test]
@@ -169,8 +172,8 @@ mod tests {
         assert_eq!(error(&["odrer=c"]), "Invalid argument to start: odrer; did you mean \"order\"?");
         assert_eq!(error(&["tty"]), "Invalid argument to start: tty");
         assert_eq!(
-            error(&["disk=/x,nvme"]),
-            "\"nvme\" is not a valid disk model for kvm brand. Valid are: virtio,scsi,ide"
+            error(&["disk=/x,floppy"]),
+            "\"floppy\" is not a valid disk model for kvm brand. Valid are: virtio,scsi,ide"
         );
         for bad in
             ["order=", "order=x", "order=cc", "order=c,twice=d", "order=c,once=", "order=c,once=d,once=c"]
@@ -190,7 +193,7 @@ mod tests {
     fn paths_are_checked() {
         for bad in ["x.iso", "/a/../b", "/a//b", "/./a"] {
             let options = BootOptions::from_words(&[format!("cdrom={bad},ide")]).unwrap();
-            assert_eq!(options.check().len(), 1, "{bad}");
+            assert_eq!(options.check(Brand::Kvm).len(), 1, "{bad}");
         }
     }
 }

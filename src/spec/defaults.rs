@@ -7,7 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Brand, DiskModel, DiskSpec, Mac, NicAddress, NicModel, NicSpec, Note, VmSpec, place,
+    Brand, DiskModel, DiskSpec, Mac, Media, NicAddress, NicModel, NicSpec, Note, VmSpec, place,
     property::{Default, Property, VM},
 };
 
@@ -19,6 +19,8 @@ pub struct Host<'a> {
     pub disk_path: &'a dyn Fn(usize) -> String,
     /// An address that no other VM of the host has.
     pub new_mac: &'a dyn Fn() -> Mac,
+    /// A UUID that nothing else has.
+    pub new_uuid: &'a dyn Fn() -> Uuid,
 }
 
 impl fmt::Debug for Host<'_> {
@@ -35,11 +37,21 @@ pub fn complete(spec: &mut VmSpec, uuid: Uuid, host: &Host<'_>) {
     complete_memory(spec, host.overhead);
     complete_disks(&mut spec.disks, &[], spec.disk_driver, host);
     complete_nics(&mut spec.nics, spec.nic_driver, host);
-    place::assign(spec);
     if !spec.nics.iter().any(|nic| nic.primary)
         && let Some(first) = spec.nics.first_mut()
     {
         first.primary = true;
+    }
+    if spec.brand == Some(Brand::Bhyve) {
+        name_disks(&mut spec.disks, host);
+    }
+    place::assign(spec);
+}
+
+/// Disks of bhyve have UUIDs.
+pub(super) fn name_disks(disks: &mut [DiskSpec], host: &Host<'_>) {
+    for disk in disks.iter_mut().filter(|disk| disk.media == Media::Disk) {
+        disk.uuid = disk.uuid.or_else(|| Some((host.new_uuid)()));
     }
 }
 
@@ -208,7 +220,12 @@ mod tests {
             mac.set(mac.get() + 1);
             Mac::local([mac.get() - 1; 6])
         };
-        let host = Host { overhead: 256, disk_path: &|i| format!("/d{i}"), new_mac: &new_mac };
+        let host = Host {
+            overhead: 256,
+            disk_path: &|i| format!("/d{i}"),
+            new_mac: &new_mac,
+            new_uuid: &Uuid::new_v4,
+        };
         complete(&mut spec, Uuid::from_u128(7), &host);
         spec
     }

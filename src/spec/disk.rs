@@ -4,10 +4,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use serde_with::DisplayFromStr;
+use uuid::Uuid;
 
-use super::{Brand, Place};
+use super::{Brand, PciSlot, Place};
 
 /// One entry of `disks`. `other` holds what the agent only keeps.
+#[serde_with::serde_as]
 #[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -26,6 +29,16 @@ pub struct DiskSpec {
     /// The file exists; attach it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub nocreate: bool,
+    /// Names the disk for life; bhyve's disks have one.
+    pub uuid: Option<Uuid>,
+    /// Where the guest finds a disk of bhyve.
+    #[serde_as(as = "Option<DisplayFromStr>")]
+    pub pci_slot: Option<PciSlot>,
+    /// Sector sizes that a guest of bhyve sees: logical, or logical/physical.
+    pub guest_block_size: Option<String>,
+    /// A guest of bhyve can't discard blocks.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub notrim: bool,
     /// Where the guest finds it, for life.
     pub place: Option<Place>,
     /// Everything else.

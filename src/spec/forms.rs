@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{BootOrder, DiskModel, NicAddress};
+use super::{BootOrder, Bootrom, Brand, DiskModel, NicAddress, PciSlot, validate::zone_path};
 
 type Form = Result<(), String>;
 
@@ -142,21 +142,32 @@ pub fn guest_block_size(text: &str) -> Form {
     when(good, || format!("{text:?} is not a sector size, like 512 or 512/4096"))
 }
 
+/// `bios`, `uefi`, or the path of a file.
+pub fn bootrom(text: &str) -> Form {
+    match Bootrom::from(text.to_owned()) {
+        Bootrom::File(path) if path.starts_with('/') => zone_path(&path),
+        Bootrom::File(_) => Err(format!("{text:?} is not one of: bios, uefi")),
+        Bootrom::Bios | Bootrom::Uefi => Ok(()),
+    }
+}
+
+/// A family of machines and a version.
+pub fn machine_type(text: &str) -> Form {
+    let version = Brand::NAMES.iter().find_map(|(_, brand)| text.strip_prefix(brand.machine_family()));
+    let numbers = version.and_then(|version| version.split_once('.')).is_some_and(|(major, minor)| {
+        [major, minor].iter().all(|part| part.parse::<u16>().is_ok() && !part.starts_with('+'))
+    });
+    when(numbers, || format!("{text:?} is not a machine type with a version, like pc-i440fx-7.2"))
+}
+
 /// A device of an illumos host.
 pub fn device_path(text: &str) -> Form {
     when(text.starts_with("/devices/"), || format!("{text:?} is not below /devices"))
 }
 
-/// `slot`, `bus:slot` or `bus:slot:function`.
+/// As `pci_slot` of a disk or device.
 pub fn pci_slot(text: &str) -> Form {
-    let parts: Vec<Option<u32>> = text.split(':').map(|part| part.parse().ok()).collect();
-    let good = match parts.as_slice() {
-        [Some(slot)] => *slot < 32,
-        [Some(slot), Some(function)] => *slot < 32 && *function < 8,
-        [Some(bus), Some(slot), Some(function)] => *bus < 256 && *slot < 32 && *function < 8,
-        _ => false,
-    };
-    when(good, || format!("{text:?} is not a PCI slot, like 0:5:0"))
+    text.parse::<PciSlot>().map(drop)
 }
 
 /// IPv4 or `dhcp`.
@@ -213,7 +224,17 @@ mod tests {
             (dhcp_cid, &["0x01ff"], &["1234", "0x", "0x1", "0xzz"]),
             (guest_block_size, &["512", "512/4096"], &["500", "512/", "4096/x"]),
             (device_path, &["/devices/pci@0,0"], &["/notdevices/x"]),
-            (pci_slot, &["5", "4:1", "0:4:7"], &["foo", "4:0:0:0", "256:0:0", "-1:0:0", "4:32:0", "4:0:8"]),
+            (bootrom, &["bios", "uefi", "/usr/share/x.fd"], &["", "UEFI", "/x/../y", "x.fd"]),
+            (
+                machine_type,
+                &["pc-i440fx-7.2", "pc-q35-10.0"],
+                &["pc", "q35", "pc-q35-", "pc-q35-7", "pc-q35-7.2x", "microvm"],
+            ),
+            (
+                pci_slot,
+                &["5", "4:1", "0:4:7", "+4", "04"],
+                &["foo", "4:0:0:0", "256:0:0", "-1:0:0", "4:32:0", "4:0:8"],
+            ),
         ];
         for (form, good, bad) in cases {
             for text in *good {

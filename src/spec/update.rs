@@ -4,7 +4,10 @@ use serde_json::{Map, Value};
 
 use super::{
     Brand, DiskSpec, Note, VmSpec,
-    defaults::{Host, adjusted, choose_primary, complete_disks, complete_memory, complete_nics, default_of},
+    defaults::{
+        Host, adjusted, choose_primary, complete_disks, complete_memory, complete_nics, default_of,
+        name_disks,
+    },
     disk::drive_name,
     hint::instead,
     machine_json::typed,
@@ -74,7 +77,7 @@ pub fn apply(current: &VmSpec, patch: &Patch, host: &Host<'_>) -> Result<Updated
     let next_boot = waiting(current, &spec);
     let mut notes = patch.notes.clone();
     notes.extend(adjusted(&asked, &spec));
-    if spec.nics != current.nics {
+    if spec.nics != current.nics || spec.disks != current.disks {
         notes.extend(validate::notes(&spec));
     }
     Ok(Updated { spec, next_boot, notes })
@@ -216,8 +219,11 @@ fn complete(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>, hos
     complete_memory(spec, host.overhead);
     complete_disks(&mut spec.disks, &current.disks, spec.disk_driver, host);
     complete_nics(&mut spec.nics, spec.nic_driver, host);
-    place::assign(spec);
     choose_primary(&mut spec.nics);
+    if spec.brand == Some(Brand::Bhyve) {
+        name_disks(&mut spec.disks, host);
+    }
+    place::assign(spec);
 }
 
 /// Unset limits keep their distance from the limits that they follow.

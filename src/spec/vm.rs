@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{DiskModel, DiskSpec, NicModel, NicSpec};
+use super::{DiskModel, DiskSpec, NicModel, NicSpec, PciSlot};
 
 /// The requested machine. `None` means "take the default"; after [`super::defaults::complete`] everything
 /// that has a default is filled in.
@@ -49,6 +49,8 @@ pub struct VmSpec {
     pub autoboot: Option<bool>,
     /// BIOS or UEFI.
     pub bootrom: Option<Bootrom>,
+    /// The hypervisor's machine type, which is the VM's until it is changed.
+    pub machine_type: Option<String>,
     /// Boot order, like `order=cd`.
     pub boot: Option<String>,
     /// The graphics adapter.
@@ -102,7 +104,7 @@ pub struct VmSpec {
 pub enum Brand {
     /// QEMU.
     Kvm,
-    /// bhyve, on illumos hosts.
+    /// bhyve, or QEMU in the shape of bhyve's machine.
     Bhyve,
 }
 
@@ -128,6 +130,15 @@ impl Brand {
         }
     }
 
+    /// Begins the names of its machine types, which end in a version.
+    #[must_use]
+    pub fn machine_family(self) -> &'static str {
+        match self {
+            Self::Kvm => "pc-i440fx-",
+            Self::Bhyve => "pc-q35-",
+        }
+    }
+
     /// MiB beyond `ram` that a hypervisor may have, unless `max_physical_memory` says otherwise.
     #[must_use]
     pub fn memory_overhead(self) -> i32 {
@@ -139,27 +150,54 @@ impl Brand {
 }
 
 /// The firmware.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
 pub enum Bootrom {
     /// SeaBIOS.
     #[default]
     Bios,
     /// OVMF.
     Uefi,
+    /// UEFI code in a file of the host, for brand bhyve.
+    File(String),
 }
 
 impl Bootrom {
     /// All kinds, by name.
     pub const NAMES: &[(&str, Self)] = &[("bios", Self::Bios), ("uefi", Self::Uefi)];
 
+    /// Where SmartOS has its own, which here is one of the two.
+    const ON_SMARTOS: &[(&str, Self)] =
+        &[("/usr/share/bhyve/uefi-csm-rom.bin", Self::Bios), ("/usr/share/bhyve/uefi-rom.bin", Self::Uefi)];
+
     /// Its name in a machine JSON.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::Bios => "bios",
             Self::Uefi => "uefi",
+            Self::File(path) => path,
         }
+    }
+
+    /// The firmware of this host that it means.
+    #[must_use]
+    pub fn here(&self) -> &Self {
+        let there = Self::ON_SMARTOS.iter().find(|(path, _)| *path == self.as_str());
+        there.map_or(self, |(_, firmware)| firmware)
+    }
+}
+
+impl From<String> for Bootrom {
+    fn from(text: String) -> Self {
+        let named = Self::NAMES.iter().find(|(name, _)| *name == text);
+        named.map_or_else(|| Self::File(text), |(_, firmware)| firmware.clone())
+    }
+}
+
+impl From<Bootrom> for String {
+    fn from(bootrom: Bootrom) -> Self {
+        bootrom.as_str().to_owned()
     }
 }
 
@@ -210,7 +248,14 @@ impl VmSpec {
 
     /// The firmware, by default BIOS.
     #[must_use]
-    pub fn bootrom(&self) -> Bootrom {
-        self.bootrom.unwrap_or_default()
+    pub fn bootrom(&self) -> &Bootrom {
+        self.bootrom.as_ref().map_or(&Bootrom::Bios, Bootrom::here)
+    }
+
+    /// The PCI slots of its devices.
+    pub fn slots(&self) -> impl Iterator<Item = PciSlot> {
+        let disks = self.disks.iter().filter_map(|disk| disk.place.as_ref());
+        let nics = self.nics.iter().filter_map(|nic| nic.place.as_ref());
+        disks.chain(nics).filter_map(|place| place.slot)
     }
 }

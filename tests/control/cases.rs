@@ -209,8 +209,12 @@ async fn b_create_and_defaults() {
 fn completed(payload: Value) -> zoneward::spec::VmSpec {
     use zoneward::spec::{Mac, defaults};
     let mut spec = machine_json::parse_object(object(payload)).spec;
-    let host =
-        defaults::Host { overhead: 256, disk_path: &|n| format!("/d{n}"), new_mac: &|| Mac::local([1; 6]) };
+    let host = defaults::Host {
+        overhead: 256,
+        disk_path: &|n| format!("/d{n}"),
+        new_mac: &|| Mac::local([1; 6]),
+        new_uuid: &uuid::Uuid::new_v4,
+    };
     defaults::complete(&mut spec, uuid::Uuid::from_u128(1), &host);
     spec
 }
@@ -459,15 +463,16 @@ fn g_disks() {
         (BTreeMap::new(), BTreeMap::new(), BTreeMap::new()),
         "G08"
     );
+    assert_eq!(boot("/usr/share/bhyve/uefi-rom.bin"), BTreeMap::new(), "G08");
     assert_eq!(boot("fast"), only("bootrom", Kind::BadValue), "G08");
 }
 
-/// The ids of the reference's portable cases.
+/// The ids of the reference's portable cases, and of those about bhyve's disks.
 const PORTABLE: &str = "A01 A03 A04 A05 A06 A08 A11 A12 A14 A15 A16 A17 A18 A20 A21 A23 A24 \
     B02 B03 B05 B06 B07 B09 B10 B11 B12 B14 B17 B18 B19 B20 B21 B22 \
     C01 C03 C04 C05 C07 C08 C11 C12 C13 C15 C16 C17 C18 C21 C22 C23 \
     D02 D03 D04 D05 D06 D07 D09 D11 D12 D13 D14 D16 D17 D18 D19 D24 D25 \
-    E01 E02 E03 E04 E06 E07 E11 E12 E13 F02 F04 F09 G08 H03 H06 H08 H09 H11 \
+    E01 E02 E03 E04 E06 E07 E11 E12 E13 F02 F04 F09 G02 G03 G04 G05 G06 G07 G08 H03 H06 H08 H09 H11 \
     I01 I02 I04 I05 I06 I07 J03 J04 J06 J07 J08 K02 K03 K04 K05 K06 K07 L01 L02 L03 L04 L05 L06 M02";
 
 /// Each case has a verdict, and each test that the table names exists.

@@ -8,6 +8,7 @@ mod acts;
 mod adoption;
 mod auth;
 mod autoboot;
+mod bhyve;
 mod boot;
 mod bounds;
 mod browser;

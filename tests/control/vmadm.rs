@@ -551,7 +551,7 @@ async fn habits_of_smartos() {
     let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(report["bad_brand"], "foobar");
     for (machine, text) in [
-        (r#"{"brand":"bhyve","disks":[{"size":5,"model":"nvme"}]}"#, "needs an illumos host"),
+        (r#"{"brand":"bhyve","bhyve_extra_opts":"-w"}"#, "arguments of bhyve"),
         (
             r#"{"brand":"bhyve","disks":[{"size":5,"model":"ide"}]}"#,
             "for bhyve brand. Valid are: virtio,ahci,nvme",

@@ -6,19 +6,22 @@ use tempfile::TempDir;
 use tokio::{net::UnixListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use zoneward::internals::{
-    agent::Agent,
-    api,
-    auth::Listeners,
-    boot::Platform,
-    config::Config,
-    hypervisor::simulated::SimulatedHypervisor,
-    network::simulated::SimulatedLinks,
-    storage::FileVolumes,
-    zone::{
-        Ended,
-        simulated::{SimulatedHost, SimulatedProcess},
+use zoneward::{
+    internals::{
+        agent::Agent,
+        api,
+        auth::Listeners,
+        boot::Platform,
+        config::Config,
+        hypervisor::simulated::SimulatedHypervisor,
+        network::simulated::SimulatedLinks,
+        storage::FileVolumes,
+        zone::{
+            Ended,
+            simulated::{SimulatedHost, SimulatedProcess},
+        },
     },
+    spec::Brand,
 };
 
 use super::{Clients, connect_unix, machine};
@@ -92,6 +95,7 @@ impl Simulated {
         Platform {
             zone: Arc::new(self.host.clone()),
             kvm: Arc::new(self.hypervisor.clone()),
+            bhyve: Arc::new(self.hypervisor.of(Brand::Bhyve)),
             volumes: Arc::new(FileVolumes),
             links: Arc::new(SimulatedLinks::new(&self.config.network)),
             host_boot: self.host_boot.clone(),

@@ -31,13 +31,13 @@ use super::{
 };
 use crate::{
     boot::Platform,
-    config::Config,
+    config::{Brands, Config},
     console::ConsoleHub,
     events::Journal,
     hypervisor::Hypervisor,
     layout::{Layout, VmLayout},
     model::{Site, VmRecord},
-    spec::{Mac, NicSpec, VmSpec, VmState},
+    spec::{Brand, Mac, NicSpec, VmSpec, VmState},
     storage,
     store::{Reader, Store},
 };
@@ -45,6 +45,8 @@ use crate::{
 /// The agent's settings for VMs.
 #[derive(Clone, Debug)]
 pub(super) struct VmSettings {
+    /// Which brands run.
+    pub(super) brands: Brands,
     /// How many zones can have a user of their own.
     pub(super) users: u32,
     /// MiB that a zone has beside the guest's memory.
@@ -64,6 +66,7 @@ pub(super) struct VmSettings {
 impl VmSettings {
     pub(super) fn of(config: &Config) -> Self {
         Self {
+            brands: config.brands,
             users: config.zone.uid_count,
             overhead: config.zone.min_overhead,
             console_bytes: config.console.keep_kib << 10,
@@ -152,10 +155,28 @@ impl VmContext {
         Site { zonepath, server_uuid: self.server_uuid }
     }
 
-    /// Returns the hypervisor of a VM's brand; creation has checked that it exists.
+    /// Returns the hypervisor of a VM's brand.
     pub(super) fn hypervisor(&self, vm: &VmRecord) -> &Arc<dyn Hypervisor> {
-        let platform = &self.platform;
-        vm.spec.brand.and_then(|brand| platform.hypervisor(brand)).unwrap_or(&platform.kvm)
+        self.hypervisor_of(&vm.spec)
+    }
+
+    /// Returns the hypervisor of a machine's brand.
+    pub(super) fn hypervisor_of(&self, spec: &VmSpec) -> &Arc<dyn Hypervisor> {
+        self.platform.hypervisor(spec.brand.unwrap_or(Brand::Kvm))
+    }
+
+    /// Fails if this host runs no VMs of the brand.
+    pub(super) fn check_brand(&self, brand: Brand) -> Result<(), Error> {
+        if self.settings.brands.runs(brand) {
+            return Ok(());
+        }
+        let name = brand.as_str();
+        Err(Error::Unsupported {
+            capability: format!("brand:{name}"),
+            message: format!(
+                "brand {name} is switched off on this host (brands.{name} in the configuration)"
+            ),
+        })
     }
 
     /// Claims a VM's exclusive resources. Claims of failed VMs do not count.

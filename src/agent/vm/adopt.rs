@@ -92,7 +92,7 @@ impl Actor {
             _ => status.state(),
         };
         let options = self.record.boot.as_ref().map(|boot| boot.options.clone());
-        let run = self.run_of(&*process, accelerator, &options.unwrap_or_default());
+        let run = self.run_of(&*process, &*machine, accelerator, &options.unwrap_or_default());
         let (resets, last_reset) = exit::unseen_resets(&self.context, &self.record);
         let (mut calls, mut events) = (Vec::new(), Vec::new());
         let mut vm = self.record.clone();
@@ -111,6 +111,7 @@ impl Actor {
         (vm.state, vm.vnc_port) = (state, self.vnc_port());
         if let Some(run) = &mut vm.machine {
             // The current values, not those of an earlier agent.
+            machine.hypervisor().clone_into(&mut run.hypervisor);
             run.enforcements = process.enforcements().to_vec();
             run.limits = process.bound(&Limits::of(&vm.spec));
             run.resets += resets;

@@ -16,7 +16,15 @@ pub(in crate::agent) fn host_for<'a>(
     disk_path: &'a dyn Fn(usize) -> String,
     new_mac: &'a dyn Fn() -> Mac,
 ) -> Host<'a> {
-    Host { overhead: context.settings.overhead, disk_path, new_mac }
+    Host { overhead: context.settings.overhead, disk_path, new_mac, new_uuid: &Uuid::new_v4 }
+}
+
+/// Gives a machine the newest machine type of its brand for life, unless it has one.
+pub(in crate::agent) async fn pinned(context: &VmContext, mut spec: VmSpec) -> VmSpec {
+    if spec.machine_type.is_none() {
+        spec.machine_type = context.hypervisor_of(&spec).describe().await.machine_types.pop();
+    }
+    spec
 }
 
 /// Fills in a payload's missing properties.

@@ -32,6 +32,7 @@ pub(in crate::agent) async fn create(
     validate_only: bool,
 ) -> Result<VmRecord, Error> {
     validation::judge(context, &spec).await.map_err(Error::Invalid)?;
+    let spec = completion::pinned(context, spec).await;
     let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
     if validate_only {
         return would_be(context, uuid, spec);
@@ -57,13 +58,7 @@ pub(super) fn would_be(context: &VmContext, uuid: Uuid, spec: VmSpec) -> Result<
 
 /// Fails for what this host does not have at all.
 fn can_be_made(context: &VmContext, spec: &VmSpec) -> Result<(), Error> {
-    let brand = spec.brand.unwrap_or(Brand::Kvm);
-    if context.platform.hypervisor(brand).is_none() {
-        return Err(Error::Unsupported {
-            capability: format!("brand:{}", brand.as_str()),
-            message: format!("this host can't run brand {}; it needs an illumos host", brand.as_str()),
-        });
-    }
+    context.check_brand(spec.brand.unwrap_or(Brand::Kvm))?;
     if spec.disks.iter().any(|disk| disk.other.contains_key("image_uuid")) {
         return Err(Error::Unsupported {
             capability: "images".to_owned(),

@@ -6,9 +6,9 @@ use crate::{agent::context::VmContext, model::VmRecord, spec::DiskSpec};
 pub(in crate::agent) async fn settle(context: &VmContext, vm: &VmRecord) {
     let (volumes, layout) = (context.platform.volumes.clone(), context.layout_of(vm.uuid));
     let disks: Vec<DiskSpec> = vm.spec.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
-    let hypervisor = context.hypervisor(vm).clone();
+    let (hypervisor, bootrom) = (context.hypervisor(vm).clone(), vm.spec.bootrom().clone());
     let settle = move || {
-        if let Err(error) = hypervisor.settle_uefi(&layout.efi_vars()) {
+        if let Err(error) = hypervisor.settle_firmware(&bootrom, &layout.efi_vars()) {
             tracing::warn!(%error, zone = %layout.zonepath().display(), "cannot check the UEFI variables");
         }
         for (disk, name) in disks.iter().filter_map(|disk| Some((disk, disk.file_name()?))) {

@@ -12,15 +12,16 @@ use crate::{
             reply::VmReply,
         },
         vm::{
-            Actor,
+            Actor, completion,
             live::Live,
             policy::{Ask, Verdict, judge},
             resets::Resets,
         },
     },
     boot::{self, BootFailure, BootRequest, Clock, Running},
+    hypervisor::Machine,
     model::{BootCall, BootPhase, EventKind, Exit, ExitReason, Phase, Run, Timestamp, VmRecord},
-    spec::{BootOptions, VmState},
+    spec::{BootOptions, Brand, VmState},
     zone::Process,
 };
 
@@ -29,7 +30,10 @@ impl Actor {
         self.check_etag(etag)?;
         let state = self.record.state;
         match judge(state, Ask::Start) {
-            Verdict::Act => self.context.draining.check().map(|()| None),
+            Verdict::Act => {
+                self.context.check_brand(self.record.spec.brand.unwrap_or(Brand::Kvm))?;
+                self.context.draining.check().map(|()| None)
+            }
             Verdict::Already => Ok(Some(self.reply(true))),
             Verdict::Join | Verdict::Refuse => {
                 Err(self.wrong_state(format!("Cannot start vm from state \"{state}\", must be \"stopped\".")))
@@ -47,6 +51,8 @@ impl Actor {
         // Again: the start within a reboot was not checked before.
         self.context.draining.check()?;
         self.rename_disks().await;
+        // An older agent's VM has no machine type yet.
+        let machine_type = completion::pinned(&self.context, self.record.spec.clone()).await.machine_type;
         let asked = BootCall {
             actor: call.actor.clone(),
             request_id: call.request_id,
@@ -60,6 +66,7 @@ impl Actor {
             vm.boot = Some(asked);
             vm.waiting = vec![call.waiting(false)];
             vm.kill = None;
+            vm.spec.machine_type = machine_type;
             edit(vm);
         });
         self.commit(call, starting, Vec::new(), None).await?;
@@ -137,7 +144,7 @@ impl Actor {
         running: Running,
         phases: Vec<BootPhase>,
     ) -> Result<VmReply, Error> {
-        let run = self.run_of(&*running.process, &running.accelerator, options);
+        let run = self.run_of(&*running.process, &*running.machine, &running.accelerator, options);
         let port = running.vnc.as_ref().map(|vnc| vnc.address().port());
         let vm = self.changed(|vm| {
             vm.vnc_port = port;
@@ -166,8 +173,15 @@ impl Actor {
     }
 
     /// Describes a hypervisor that was just started or adopted.
-    pub(super) fn run_of(&self, process: &dyn Process, accelerator: &str, options: &BootOptions) -> Run {
+    pub(super) fn run_of(
+        &self,
+        process: &dyn Process,
+        machine: &dyn Machine,
+        accelerator: &str,
+        options: &BootOptions,
+    ) -> Run {
         Run {
+            hypervisor: machine.hypervisor().to_owned(),
             pid: process.pid(),
             booted: Timestamp::now(),
             accelerator: accelerator.to_owned(),

@@ -17,7 +17,7 @@ use crate::{
         view::diff,
         vm::{
             Actor,
-            completion::host_for,
+            completion::{host_for, pinned},
             policy::{Ask, Verdict, judge},
         },
     },
@@ -44,12 +44,16 @@ impl Actor {
             patch = patch.against(&self.record.spec);
         }
         let context = self.context.clone();
-        let updated = {
+        let mut updated = {
             let new_mac = || context.new_mac();
             let disk_path = |number| self.layout.disk(number).display().to_string();
             update::apply(&self.record.spec, &patch, &host_for(&context, &disk_path, &new_mac))
                 .map_err(Error::Invalid)?
         };
+        if self.record.spec.machine_type.is_some() {
+            // Without a type it takes the newest.
+            updated.spec = pinned(&self.context, updated.spec).await;
+        }
         if self.record.state != VmState::Stopped && update::needs_stopped(&self.record.spec, &updated.spec) {
             let (state, zone) = (self.record.state, self.record.state.zone_state());
             return Err(self.wrong_state(format!(

@@ -37,8 +37,6 @@ pub(in crate::agent) async fn judge(context: &VmContext, spec: &VmSpec) -> Resul
 async fn violations_of_whole(context: &VmContext, spec: &VmSpec) -> Vec<Violation> {
     let mut found = validate::check_whole(spec);
     found.extend(validate::outgrown(spec, None));
-    if let Some(hypervisor) = spec.brand.and_then(|brand| context.platform.hypervisor(brand)) {
-        found.extend(hypervisor.faults(spec).await);
-    }
+    found.extend(context.hypervisor_of(spec).faults(spec).await);
     found
 }

@@ -23,6 +23,7 @@ use zoneward::internals::{
     network::linux::LinuxLinks,
     storage::FileVolumes,
 };
+use zoneward::spec::Brand;
 
 use super::{AnyError, zone_of};
 
@@ -31,10 +32,11 @@ pub(crate) async fn serve(config: Config) -> Result<(), AnyError> {
     raise_descriptors();
     let host_boot = this_host_boot()?;
     let layout = config.layout();
-    let kvm = Qemu::new(config.qemu.clone()).remembering(layout.kvm_verdict(), &host_boot);
+    let qemu = Qemu::new(config.qemu.clone(), layout.kvm_verdict(), &host_boot);
     let platform = Platform {
         zone: Arc::new(zone_of(&config)),
-        kvm: Arc::new(kvm),
+        kvm: Arc::new(qemu.of(Brand::Kvm)),
+        bhyve: Arc::new(qemu.of(Brand::Bhyve)),
         volumes: Arc::new(FileVolumes),
         links: Arc::new(LinuxLinks::new(&config.network, &layout)),
         host_boot,

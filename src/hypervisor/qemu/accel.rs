@@ -30,7 +30,7 @@ pub struct Accelerator {
 }
 
 /// Decides as configured.
-pub(super) async fn choose(settings: &Settings, memory: Option<&Memory>) -> Accelerator {
+pub(super) async fn choose(settings: &Settings, memory: &Memory) -> Accelerator {
     match settings.accel {
         Accel::Kvm => Accelerator { name: "kvm", reason: "qemu.accel = \"kvm\"".to_owned() },
         Accel::Tcg => Accelerator { name: "tcg", reason: "qemu.accel = \"tcg\"".to_owned() },
@@ -45,10 +45,9 @@ pub(super) async fn choose(settings: &Settings, memory: Option<&Memory>) -> Acce
 }
 
 /// Probes KVM, unless an earlier agent's verdict is known.
-async fn probe_once(binary: &Path, cpu: &str, memory: Option<&Memory>) -> Result<(), String> {
+async fn probe_once(binary: &Path, cpu: &str, memory: &Memory) -> Result<(), String> {
     // This check is free, and its result changes with a module or a permission.
     open_kvm()?;
-    let Some(memory) = memory else { return probe_kvm(binary, cpu).await };
     if let Some(known) = memory.recall(binary, cpu).await {
         return known;
     }

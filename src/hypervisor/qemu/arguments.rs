@@ -3,39 +3,40 @@
 use super::{
     super::{Firmware, HypervisorError, MachinePlan, Program, Setup},
     accel::Accelerator,
+    bhyve,
     boot_order::set_positions,
     builder::Builder,
-    devices::{drives, nics, taken_slots},
+    devices::taken_slots,
+    kvm,
     settings::Settings,
 };
+use crate::spec::Brand;
 
 /// QEMU with one machine, stopped before its first instruction.
 pub(super) fn program(
     settings: &Settings,
     accelerator: &Accelerator,
+    brand: Brand,
     plan: MachinePlan,
 ) -> Result<Program, HypervisorError> {
-    let mut builder = Builder::new(taken_slots(&plan));
+    let mut builder = Builder::new(taken_slots(&plan.drives, &plan.nics));
     let b = &mut builder;
     identity(b, &plan);
-    b.option("-machine", format!("pc,accel={}", accelerator.name));
+    b.option("-machine", machine(brand, &plan, accelerator));
     let usual = if accelerator.name == "kvm" { &settings.kvm_cpu } else { &settings.tcg_cpu };
     b.option("-cpu", cpu(plan.tuning.cpu_type.as_ref().unwrap_or(usual), accelerator));
     b.option("-m", format!("{}M", plan.ram));
     b.option("-smp", plan.vcpus.to_string());
     b.flag("-S");
-    // Screen, keyboard and mouse; VNC clients are handed over one by one.
     b.option("-display", "none");
-    b.option("-vga", plan.tuning.vga.as_deref().unwrap_or("std"));
-    // `add_client` decides whether a client is asked for the password. A client that wants the screen for
-    // itself disconnects nobody.
-    b.option("-vnc", "none,password=on,share=ignore");
-    match &plan.tuning.options {
-        Some(words) => b.words(words),
-        None => {
-            b.option("-device", "piix3-usb-uhci,addr=1.2");
-            b.option("-device", "usb-tablet");
-        }
+    if plan.has_screen {
+        // VNC clients are handed over one by one. `add_client` decides whether a client is asked for the
+        // password. A client that wants the screen for itself disconnects nobody.
+        b.option("-vnc", "none,password=on,share=ignore");
+    }
+    match brand {
+        Brand::Kvm => kvm::own_devices(b, &plan),
+        Brand::Bhyve => bhyve::own_devices(b, &plan),
     }
     // The console: standard input and output.
     b.option("-chardev", "stdio,id=console,signal=off");
@@ -47,23 +48,26 @@ pub(super) fn program(
     let control = b.descriptor(plan.control);
     b.option("-chardev", format!("socket,id=control,fd={control},server=on,wait=off"));
     b.option("-mon", "chardev=control,mode=control");
-    b.option("-object", "rng-builtin,id=random");
-    b.option("-device", "virtio-rng-pci,rng=random,addr=4");
-    b.option("-device", "pvpanic");
-    b.option("-action", format!("panic={}", plan.tuning.on_panic.as_deref().unwrap_or("none")));
     // Devices without a position are not bootable.
     b.option("-boot", "strict=on");
     for event in super::trace::EVENTS {
         b.option("-trace", event);
     }
     firmware(b, plan.firmware);
-    drives(b, plan.drives)?;
-    if let Some(disk) = plan.seed {
-        b.node("seed", disk, true);
-        let slot = b.slot(None)?;
-        b.option("-device", format!("virtio-blk-pci,addr={slot:x},drive=seed,id=seed,serial=cidata"));
+    let kvm = accelerator.name == "kvm";
+    match brand {
+        Brand::Kvm => {
+            kvm::drives(b, plan.drives)?;
+            plan.seed.map(|disk| kvm::seed(b, disk)).transpose()?;
+            kvm::nics(b, plan.nics, &plan.tuning, kvm)?;
+        }
+        Brand::Bhyve => {
+            bhyve::buses(b, &plan.drives)?;
+            plan.seed.map(|disk| bhyve::seed(b, disk)).transpose()?;
+            bhyve::drives(b, plan.drives)?;
+            bhyve::nics(b, plan.nics, &plan.tuning, kvm)?;
+        }
     }
-    nics(b, plan.nics, &plan.tuning, accelerator.name == "kvm")?;
     if let Some(words) = &plan.tuning.extra_options {
         b.words(words);
     }
@@ -76,6 +80,15 @@ pub(super) fn program(
         setup,
         accelerator: accelerator.name.to_owned(),
     })
+}
+
+/// The machine type, or the family's newest if the VM has none.
+fn machine(brand: Brand, plan: &MachinePlan, accelerator: &Accelerator) -> String {
+    let (newest, options) = match brand {
+        Brand::Kvm => ("pc", ""),
+        Brand::Bhyve => ("q35", bhyve::MACHINE_OPTIONS),
+    };
+    format!("{}{options},accel={}", plan.machine_type.as_deref().unwrap_or(newest), accelerator.name)
 }
 
 /// Translates `host`, which TCG calls `max`.
@@ -119,12 +132,13 @@ mod tests {
     use super::*;
     use crate::{
         hypervisor::{Drive, Nic, NicBackend, Tuning},
-        spec::{BootOrder, DiskModel, Media, NicModel, Place, place::SLOTS},
+        spec::{BootOrder, DiskModel, Media, NicModel, Place, place::kvm::SLOTS},
     };
 
     fn drive(model: DiskModel, media: Media) -> Drive {
         let path = "/x".to_owned();
-        Drive { file: Some(null()), model, media, boot: false, path, place: Place::default() }
+        let place = Place::default();
+        Drive { file: Some(null()), model, media, boot: false, path, place, block_size: None, notrim: false }
     }
 
     fn null() -> File {
@@ -134,7 +148,7 @@ mod tests {
     fn plan(mut drives: Vec<Drive>, nics: usize) -> MachinePlan {
         let mac = "2:0:0:0:0:1".parse().unwrap();
         for (number, drive) in (0..).zip(&mut drives) {
-            drive.place = Place { number, serial: Some(format!("disk{number}")), slot: None };
+            drive.place = Place { number, serial: Some(format!("disk{number}")), ..Place::default() };
         }
         let nic = |number| Nic {
             place: Place { number, ..Place::default() },
@@ -144,6 +158,8 @@ mod tests {
         };
         MachinePlan {
             uuid: Uuid::from_u128(1),
+            machine_type: Some("pc-i440fx-7.2".to_owned()),
+            has_screen: true,
             ram: 1024,
             vcpus: 2,
             tuning: Tuning::default(),
@@ -161,7 +177,7 @@ mod tests {
 
     fn build(plan: MachinePlan) -> Result<Program, HypervisorError> {
         let accelerator = Accelerator { name: "tcg", reason: String::new() };
-        program(&Settings::default(), &accelerator, plan)
+        program(&Settings::default(), &accelerator, Brand::Kvm, plan)
     }
 
     #[test]
@@ -177,6 +193,7 @@ mod tests {
             assert!(word.starts_with("/dev/fdset/"), "{word}");
         }
         assert!(line.contains("-m 1024M -smp 2"), "{line}");
+        assert!(line.contains("-machine pc-i440fx-7.2,accel=tcg"), "{line}");
         assert!(line.contains("mac=02:00:00:00:00:01"), "{line}");
     }
 

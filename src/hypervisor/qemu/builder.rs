@@ -1,9 +1,9 @@
 //! Builds a QEMU command line: options, descriptors, and devices with their places.
 
-use std::{collections::BTreeSet, os::fd::OwnedFd};
+use std::{collections::BTreeSet, ops::Range, os::fd::OwnedFd};
 
 use super::super::HypervisorError;
-use crate::spec::place::SLOTS;
+use crate::spec::PciSlot;
 
 /// The agent's first descriptor number; lower ones are standard streams and the launcher's.
 const FIRST_DESCRIPTOR: i32 = 10;
@@ -29,14 +29,14 @@ pub(super) struct Builder {
     pub(super) arguments: Vec<String>,
     pub(super) descriptors: Vec<(OwnedFd, i32)>,
     /// PCI slots that are taken.
-    slots: BTreeSet<u8>,
+    slots: BTreeSet<PciSlot>,
     /// Device, its kind to the firmware, and its argument's index.
     pub(super) bootables: Vec<(String, Bootable, usize)>,
 }
 
 impl Builder {
     /// Starts with these PCI slots taken.
-    pub(super) fn new(slots: BTreeSet<u8>) -> Self {
+    pub(super) fn new(slots: BTreeSet<PciSlot>) -> Self {
         Self { arguments: Vec::new(), descriptors: Vec::new(), slots, bootables: Vec::new() }
     }
 
@@ -83,14 +83,19 @@ impl Builder {
         );
     }
 
-    /// Takes the device's own slot, or the highest free one.
-    pub(super) fn slot(&mut self, own: Option<u8>) -> Result<u8, HypervisorError> {
-        let free = || SLOTS.rev().find(|slot| !self.slots.contains(slot));
-        let slot = own.or_else(free).ok_or_else(|| {
+    /// Takes the highest device of bus 0 in a range that has no function in use.
+    pub(super) fn free_device(&mut self, devices: Range<u8>) -> Result<PciSlot, HypervisorError> {
+        let is_free = |slot: &PciSlot| !self.slots.iter().any(|taken| taken.shares_device(*slot));
+        let slot = devices.rev().map(PciSlot::device).find(is_free).ok_or_else(|| {
             let message = "the machine has no PCI slot left for another virtio disk or interface";
             HypervisorError::Plan(message.to_owned())
         })?;
         self.slots.insert(slot);
         Ok(slot)
+    }
+
+    /// Whether another function of the slot's device is in use.
+    pub(super) fn is_shared(&self, slot: PciSlot) -> bool {
+        self.slots.iter().any(|taken| taken.shares_device(slot) && *taken != slot)
     }
 }

@@ -56,6 +56,10 @@ impl QemuMachine {
 
 #[async_trait]
 impl Machine for QemuMachine {
+    fn hypervisor(&self) -> &str {
+        self.qmp.hypervisor()
+    }
+
     async fn set_up(&self, setup: &Setup) -> Result<(), HypervisorError> {
         // Each position must be unique, so all are cleared first.
         let cleared = setup.boot_positions.iter().map(|(id, _)| (id, -1));

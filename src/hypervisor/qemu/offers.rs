@@ -17,7 +17,7 @@ use super::{
     devices::{disk_device, nic_device},
 };
 use crate::{
-    spec::{Violation, VmSpec},
+    spec::{Brand, Violation, VmSpec},
     text::escaped,
 };
 
@@ -28,6 +28,9 @@ struct Offers {
     flags: HashSet<String>,
     screens: HashSet<String>,
     devices: HashSet<String>,
+    /// With versions.
+    machines: HashSet<String>,
+    version: String,
 }
 
 /// The answers of the binary queried last.
@@ -75,15 +78,26 @@ impl Catalogue {
         }
     }
 
+    /// Returns the version, empty if the binary can't be run, and the machine types of a brand, oldest first.
+    pub(super) async fn version_and_machines(&self, brand: Brand) -> (String, Vec<String>) {
+        let offers = self.offers().await.unwrap_or_default();
+        (offers.version.clone(), offers.machines_of(brand))
+    }
+
     async fn offers(&self) -> io::Result<Arc<Offers>> {
         let stamp = Stamp::of(&self.binary).await?;
         let mut known = self.known.lock().await;
         if let Some((_, offers)) = known.as_ref().filter(|(asked, _)| *asked == stamp) {
             return Ok(offers.clone());
         }
-        let (cpus, screens, devices) =
-            tokio::try_join!(self.help("-cpu"), self.help("-vga"), self.help("-device"))?;
-        let offers = Offers::read(&cpus, &screens, &devices);
+        let (cpus, screens, devices, machines, version) = tokio::try_join!(
+            self.run(&["-cpu", "help"]),
+            self.run(&["-vga", "help"]),
+            self.run(&["-device", "help"]),
+            self.run(&["-machine", "help"]),
+            self.run(&["--version"])
+        )?;
+        let offers = Offers::read(&cpus, &screens, &devices, &machines, &version);
         // Every QEMU has `none`.
         let is_qemu = offers.screens.contains("none");
         let offers = Arc::new(if is_qemu { offers } else { Offers::default() });
@@ -91,9 +105,9 @@ impl Catalogue {
         Ok(offers)
     }
 
-    async fn help(&self, option: &str) -> io::Result<String> {
+    async fn run(&self, arguments: &[&str]) -> io::Result<String> {
         let output = tokio::process::Command::new(&self.binary)
-            .args([option, "help"])
+            .args(arguments)
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -165,7 +179,7 @@ const KNOWN_CPU: &str = "qemu64";
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 impl Offers {
-    fn read(cpus: &str, screens: &str, devices: &str) -> Self {
+    fn read(cpus: &str, screens: &str, devices: &str, machines: &str, version: &str) -> Self {
         let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
         let (models, flags) = cpus.split_once("Recognized CPUID flags:").unwrap_or((cpus, ""));
         let models = models.lines().filter_map(|line| first(line.strip_prefix("x86 ")?));
@@ -175,11 +189,27 @@ impl Offers {
             flags: flags.split_whitespace().map(str::to_owned).collect(),
             screens: screens.lines().filter_map(first).collect(),
             devices: names.map(str::to_owned).collect(),
+            machines: machines.lines().filter_map(first).collect(),
+            version: version
+                .lines()
+                .next()
+                .and_then(|line| line.strip_prefix("QEMU emulator version "))
+                .unwrap_or_default()
+                .to_owned(),
         }
     }
 
     fn faults(&self, spec: &VmSpec) -> Vec<Violation> {
         let mut found = Vec::new();
+        let brand = spec.brand.unwrap_or(Brand::Kvm);
+        if let Some(machine) = spec.machine_type.as_ref().filter(|machine| lacks(&self.machines, machine)) {
+            let there = self.machines_of(brand).join(", ");
+            let why = format!(
+                "this host's QEMU {} has no machine \"{machine}\"; vmadm update UUID machine_type=... takes one of: {there}",
+                self.version
+            );
+            found.push(Violation::value("machine_type", why));
+        }
         if let Some(cpu) = &spec.cpu_type {
             found.extend(self.cpu_fault(cpu).map(|why| Violation::value("cpu_type", why)));
         }
@@ -197,7 +227,7 @@ impl Offers {
             ));
         }
         for (index, disk) in spec.disks.iter().enumerate() {
-            let device = disk_device(disk.model(), disk.media);
+            let device = disk_device(brand, disk.model(), disk.media);
             found.extend(device.filter(|device| lacks(&self.devices, device)).map(|device| {
                 let why = format!("this host's QEMU has no device \"{device}\"");
                 Violation::value(format!("disks.{index}.model"), why)
@@ -211,6 +241,16 @@ impl Offers {
             }));
         }
         found
+    }
+
+    fn machines_of(&self, brand: Brand) -> Vec<String> {
+        let version = |name: &String| -> Option<(u16, u16)> {
+            let (major, minor) = name.strip_prefix(brand.machine_family())?.split_once('.')?;
+            Some((major.parse().ok()?, minor.parse().ok()?))
+        };
+        let mut all: Vec<_> = self.machines.iter().filter_map(|name| Some((version(name)?, name))).collect();
+        all.sort_unstable();
+        all.into_iter().map(|(_, name)| name.clone()).collect()
     }
 
     /// Checks a model and its flags, like `+aes` or `aes=on`.
@@ -252,7 +292,12 @@ mod tests {
             "Available CPUs:\nx86 host      KVM processor\nx86 qemu64    QEMU\n\nRecognized CPUID flags:\n  aes avx2\n  sse4.1\n",
             "none    no graphic card\nstd     standard\n",
             "Network devices:\nname \"e1000\", bus PCI\nname \"virtio-net-pci\", bus PCI\nname \"virtio-blk-pci\", bus PCI\nname \"ide-cd\", bus IDE\n",
+            "Supported machines are:\npc   Standard PC (alias of pc-i440fx-7.2)\npc-i440fx-7.2  Standard PC (default)\npc-i440fx-2.10 Standard PC\npc-q35-7.2 Standard PC\nmicrovm  microvm\n",
+            "QEMU emulator version 7.2.22 (Debian 1:7.2)\nCopyright\n",
         );
+        assert_eq!(offers.version, "7.2.22 (Debian 1:7.2)");
+        assert_eq!(offers.machines_of(Brand::Kvm), ["pc-i440fx-2.10", "pc-i440fx-7.2"]);
+        assert_eq!(offers.machines_of(Brand::Bhyve), ["pc-q35-7.2"]);
         let faults = |text: &str| -> Vec<String> {
             let spec = machine_json::parse(text.as_bytes()).unwrap().spec;
             offers.faults(&spec).into_iter().map(|fault| fault.field).collect()
@@ -261,6 +306,8 @@ mod tests {
         assert_eq!(faults(r#"{"brand":"kvm","cpu_type":"qemu64,+aes,-avx2,x=on","vga":"std"}"#), none);
         assert_eq!(faults(r#"{"brand":"kvm","cpu_type":"qemu64,+fly"}"#), ["cpu_type"]);
         assert_eq!(faults(r#"{"brand":"kvm","cpu_type":"z80","vga":"xenfb"}"#), ["cpu_type", "vga"]);
+        assert_eq!(faults(r#"{"brand":"kvm","machine_type":"pc-i440fx-7.2"}"#), none);
+        assert_eq!(faults(r#"{"brand":"bhyve","machine_type":"pc-q35-10.0"}"#), ["machine_type"]);
         let devices = r#"{"brand":"kvm","disks":[{"size":1},{"size":1,"model":"scsi"},{"media":"cdrom","path":"/x","model":"ide"}],
             "nics":[{"nic_tag":"a","model":"e1000"},{"nic_tag":"a","model":"rtl8139"}]}"#;
         assert_eq!(faults(devices), ["disks.1.model", "nics.1.model"]);

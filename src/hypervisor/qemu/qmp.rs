@@ -38,6 +38,16 @@ use tokio_util::task::AbortOnDropHandle;
 use super::super::HypervisorError;
 use crate::{layout::short_socket_name, sys::connect_in_passing, text::escaped};
 
+/// QEMU and its version, from its greeting. A guest that owns its hypervisor may write any numbers here, but no words.
+fn name_of(greeting: &Value) -> String {
+    let version = &greeting["QMP"]["version"]["qemu"];
+    let number = |name: &str| version[name].as_u64().map(|number| number.to_string());
+    match (number("major"), number("minor"), number("micro")) {
+        (Some(major), Some(minor), Some(micro)) => format!("QEMU {major}.{minor}.{micro}"),
+        _ => "QEMU".to_owned(),
+    }
+}
+
 /// The longest line that is accepted.
 const MAX_LINE: usize = 1 << 20;
 /// Events that wait for the agent.
@@ -63,6 +73,7 @@ pub(super) struct Qmp {
     waiting: Waiting,
     next_id: AtomicU64,
     events: AsyncMutex<mpsc::Receiver<QmpEvent>>,
+    hypervisor: String,
     _reader: AbortOnDropHandle<()>,
 }
 
@@ -83,10 +94,7 @@ impl Qmp {
         let stream = connect_in_passing(&name).and_then(UnixStream::from_std).map_err(failed)?;
         let (reader, writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
-        // The greeting.
-        if read_line(&mut reader).await?.is_none() {
-            return Err(HypervisorError::Gone);
-        }
+        let greeting = read_line(&mut reader).await?.ok_or(HypervisorError::Gone)?;
         let waiting = Waiting::default();
         let (sender, events) = mpsc::channel(EVENTS);
         let task = tokio::spawn(read_all(reader, waiting.clone(), sender));
@@ -95,10 +103,16 @@ impl Qmp {
             waiting,
             next_id: AtomicU64::new(1),
             events: AsyncMutex::new(events),
+            hypervisor: name_of(&greeting),
             _reader: AbortOnDropHandle::new(task),
         };
         qmp.execute("qmp_capabilities", json!({})).await?;
         Ok(qmp)
+    }
+
+    /// The program at the other end, by its own account.
+    pub(super) fn hypervisor(&self) -> &str {
+        &self.hypervisor
     }
 
     /// Runs a command and returns its result.

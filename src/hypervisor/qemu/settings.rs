@@ -20,6 +20,8 @@ pub struct Settings {
     pub ovmf_code: PathBuf,
     /// UEFI variables, copied for each VM.
     pub ovmf_vars: PathBuf,
+    /// Directories with more UEFI code: a VM of brand bhyve may name a file in them as its `bootrom`.
+    pub firmware_dirs: Vec<PathBuf>,
     /// Seconds that QEMU may take to respond.
     pub start_seconds: u64,
 }
@@ -33,6 +35,7 @@ impl Default for Settings {
             tcg_cpu: "max".into(),
             ovmf_code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
             ovmf_vars: "/usr/share/OVMF/OVMF_VARS_4M.fd".into(),
+            firmware_dirs: Vec::new(),
             start_seconds: 60,
         }
     }

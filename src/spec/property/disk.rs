@@ -5,7 +5,6 @@ use crate::spec::{forms, validate};
 
 const MIB: &str = "MiB";
 const IMAGES: Effect = Effect::None("this agent has no images yet; such a disk can't be made");
-const NO_BHYVE: Effect = Effect::None("bhyve runs on illumos hosts");
 
 /// Of a disk or CD.
 #[rustfmt::skip]
@@ -24,9 +23,9 @@ pub const DISK: &[Property] = &[
     property("refreservation", Kind::IntegerOr(0, validate::MAX_DISK as i64, MIB, &["auto"]), "Room kept for the volume.").effect(ZFS),
     property("zpool", Kind::Text(255), "Where the volume is.").fixed().effect(ZFS),
     property("zfs_filesystem", Kind::Text(1024), "The volume's name, in SmartOS's objects.").foreign("\"\""),
-    property("uuid", Kind::Uuid, "A name of the disk that stays.").bhyve().effect(NO_BHYVE),
-    property("pci_slot", Kind::Text(32), "Where the guest finds it.").bhyve().effect(NO_BHYVE),
-    property("guest_block_size", Kind::Form(forms::guest_block_size), "Sector size that the guest sees, like 512/4096.").bhyve().effect(NO_BHYVE),
-    property("notrim", Kind::Boolean, "The guest can't discard blocks.").bhyve().effect(NO_BHYVE),
+    property("uuid", Kind::Uuid, "Names the disk for life.").bhyve().effect(Effect::Label).default(Default::Computed("made by the agent")),
+    property("pci_slot", Kind::Form(forms::pci_slot), "Where the guest finds it: device, device:function or bus:device:function.").bhyve().default(Default::Computed("0:4:0 and up, the boot disk first; 0:3:0 and up for CDs")),
+    property("guest_block_size", Kind::Form(forms::guest_block_size), "Sector size of a virtio disk that the guest sees: logical, or logical/physical like 512/4096.").bhyve(),
+    property("notrim", Kind::Boolean, "The guest can't discard blocks of a virtio disk.").bhyve(),
     property("dangerous_allow_shrink", Kind::Boolean, "The size may become less, and what the disk holds beyond it is lost; not kept.").bhyve().in_updates(),
 ];

@@ -3,12 +3,13 @@
 use super::{Effect, Kind, Property, property};
 use crate::spec::forms;
 
-const NO_BHYVE: Effect = Effect::None("bhyve runs on illumos hosts");
+const NO_DEVICES: Effect =
+    Effect::None("this agent passes no devices of the host through: a VM that has some does not start");
 
 /// Of a device of the host.
 #[rustfmt::skip]
 pub const PCI_DEVICE: &[Property] = &[
-    property("path", Kind::Form(forms::device_path), "The device, below /devices. Required.").bhyve().effect(NO_BHYVE),
-    property("pci_slot", Kind::Form(forms::pci_slot), "Where the guest finds it: slot, bus:slot or bus:slot:function. Required.").bhyve().effect(NO_BHYVE),
-    property("model", Kind::Word(&["passthru"]), "How the guest has it.").bhyve().effect(NO_BHYVE),
+    property("path", Kind::Form(forms::device_path), "The device, below /devices. Required.").bhyve().effect(NO_DEVICES),
+    property("pci_slot", Kind::Form(forms::pci_slot), "Where the guest finds it: slot, bus:slot or bus:slot:function. Required.").bhyve().effect(NO_DEVICES),
+    property("model", Kind::Word(&["passthru"]), "How the guest has it.").bhyve().effect(NO_DEVICES),
 ];

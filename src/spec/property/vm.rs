@@ -12,7 +12,10 @@ const COMPRESSION: &[&str] = &[
 const MEMORY: i64 = 2 * validate::MAX_RAM as i64;
 const MANY: i64 = i32::MAX as i64;
 const NO_SPICE: Effect = Effect::None("the agent brokers VNC, not SPICE");
-const NO_BHYVE: Effect = Effect::None("bhyve runs on illumos hosts");
+const NO_DEVICES: Effect =
+    Effect::None("this agent passes no devices of the host through: a VM that has some does not start");
+const SERIAL: Effect =
+    Effect::None("the first port is the console and the second the metadata channel, always");
 const KEYS: Kind = Kind::List(&Kind::Text(255), 1000);
 
 /// Of a VM; first what it is, then what it may use, then what it has.
@@ -49,7 +52,8 @@ pub const VM: &[Property] = &[
     property("disk_driver", Kind::Word(&["virtio", "scsi", "ide", "ahci", "nvme"]), "Model of new disks that name none.").effect(Effect::Live),
     property("nic_driver", Kind::Word(&["virtio", "e1000", "rtl8139"]), "Model of new interfaces that name none.").effect(Effect::Live),
     property("boot", Kind::Form(forms::boot), "Boot order, like order=cd.").default(Default::Value("\"order=cd\"")),
-    property("bootrom", Kind::Word(&["bios", "uefi"]), "The firmware.").default(Default::Value("\"bios\"")),
+    property("bootrom", Kind::Form(forms::bootrom), "The firmware: bios or uefi; with brand bhyve also the path of UEFI code in a directory that the host allows.").default(Default::Value("\"bios\"")),
+    property("machine_type", Kind::Form(forms::machine_type), "The hypervisor's machine, with its version. It stays until it is changed, so that a new hypervisor shows the guest the same machine; null takes the newest.").default(Default::Computed("the newest that the host has")).column("MACHINE_TYPE", 14),
     property("on_panic", Kind::Word(&["none", "shutdown", "pause"]), "What becomes of a guest that panics: none: it goes its own way (a dump, a reboot); shutdown: its power is cut; pause: it is halted to be looked at.").kvm().default(Default::Value("\"none\"")),
     property("vga", Kind::Form(forms::vga), "The graphics adapter.").kvm().default(Default::Value("\"std\"")),
     property("vnc_port", Kind::Integer(-1, 65535, "(-1: none, 0: any free port)"), "TCP port of the VNC endpoint.").effect(Effect::Live).default(Default::Value("0")).column("VNC_PORT", 8),
@@ -61,9 +65,9 @@ pub const VM: &[Property] = &[
     property("virtio_txburst", Kind::Integer(1, MANY, "packets"), "How many packets a virtio interface sends at once.").kvm().default(Default::Computed("the hypervisor's")),
     property("qemu_opts", Kind::Text(4096), "Replaces the tablet and keyboard arguments of QEMU.").kvm(),
     property("qemu_extra_opts", Kind::Text(4096), "Appended to QEMU's arguments, split at blanks.").kvm().column("QEMU_EXTRA_OPTS", 15),
-    property("bhyve_extra_opts", Kind::Text(4096), "Appended to bhyve's arguments, split at blanks.").bhyve().effect(NO_BHYVE),
-    property("com1", Kind::Text(255), "The first serial port.").bhyve().effect(NO_BHYVE),
-    property("com2", Kind::Text(255), "The second serial port.").bhyve().effect(NO_BHYVE),
+    property("bhyve_extra_opts", Kind::Text(4096), "Appended to bhyve's arguments, split at blanks.").bhyve().effect(Effect::None("QEMU runs this brand here, and has no use for them: they are refused")),
+    property("com1", Kind::Text(255), "The first serial port.").bhyve().effect(SERIAL),
+    property("com2", Kind::Text(255), "The second serial port.").bhyve().effect(SERIAL),
 
     property("zpool", Kind::Text(255), "Where volumes are.").fixed().effect(ZFS).default(Default::Value("\"zones\"")).column("ZPOOL", 12),
     property("quota", Kind::Integer(0, MANY, "GiB (0: none)"), "Room of the zone's root.").effect(ZFS).default(Default::ByBrand("10", "1")).column("QUOTA", 5),
@@ -79,7 +83,7 @@ pub const VM: &[Property] = &[
 
     property("disks", Kind::Objects(DISK), "Disks and CDs, in the guest's order.").fixed(),
     property("nics", Kind::Objects(NIC), "Interfaces, in the guest's order.").fixed(),
-    property("pci_devices", Kind::Objects(PCI_DEVICE), "Devices of the host that the guest has.").bhyve().fixed().effect(NO_BHYVE),
+    property("pci_devices", Kind::Objects(PCI_DEVICE), "Devices of the host that the guest has.").bhyve().fixed().effect(NO_DEVICES),
     property("resolvers", Kind::List(&Kind::Form(forms::ip), 32), "Name servers.").default(Default::Value("[]")),
     property("routes", Kind::FlatObject, "Static routes: destination to gateway.").fixed().default(Default::Value("{}")),
     property("firewall_enabled", Kind::Boolean, "Nothing comes in that no packet from inside asked for.").effect(Effect::Live).default(Default::Value("false")).column("FIREWALL_ENABLED", 16),
@@ -94,9 +98,9 @@ pub const VM: &[Property] = &[
     property("add_nics", Kind::Objects(NIC), "Interfaces to add.").in_updates(),
     property("update_nics", Kind::Objects(NIC), "Interfaces to change, found by mac.").in_updates(),
     property("remove_nics", Kind::List(&Kind::Mac, 1000), "MAC addresses of interfaces to remove.").in_updates(),
-    property("add_pci_devices", Kind::Objects(PCI_DEVICE), "Devices to add.").bhyve().in_updates().effect(NO_BHYVE),
-    property("update_pci_devices", Kind::Objects(PCI_DEVICE), "Devices to change, found by path.").bhyve().in_updates().effect(NO_BHYVE),
-    property("remove_pci_devices", KEYS, "Paths of devices to remove.").bhyve().in_updates().effect(NO_BHYVE),
+    property("add_pci_devices", Kind::Objects(PCI_DEVICE), "Devices to add.").bhyve().in_updates().effect(NO_DEVICES),
+    property("update_pci_devices", Kind::Objects(PCI_DEVICE), "Devices to change, found by path.").bhyve().in_updates().effect(NO_DEVICES),
+    property("remove_pci_devices", KEYS, "Paths of devices to remove.").bhyve().in_updates().effect(NO_DEVICES),
     property("set_customer_metadata", Kind::FlatObject, "Keys to set.").in_updates().effect(Effect::Live),
     property("remove_customer_metadata", KEYS, "Keys to remove; a key that is also set is set.").in_updates().effect(Effect::Live),
     property("set_internal_metadata", Kind::FlatObject, "Keys to set.").in_updates().effect(Effect::Live),
@@ -123,6 +127,7 @@ pub const VM: &[Property] = &[
     property("exit_reason", Kind::Text(255), "Why the last run ended; while it runs, why it was reset.").known().column("EXIT_REASON", 16),
     property("exit_detail", Kind::Text(4096), "The hypervisor's last words, when it failed.").known(),
     property("accelerator", Kind::Word(&["kvm", "tcg"]), "What runs guest code: kvm or tcg; while it runs.").known().column("ACCELERATOR", 11),
+    property("hypervisor", Kind::Text(255), "The program that runs it, with its version, whatever the brand; while it runs.").known().column("HYPERVISOR", 12),
     property("restrictions", Kind::FlatObject, "What the hypervisor is kept from, and by what; while it runs.").known(),
     property("limits", Kind::FlatObject, "What bounds it, and by what; while it runs.").known(),
     property("etag", Kind::Text(255), "Changes whenever the VM does.").known(),

@@ -4,19 +4,13 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::MAX_IDE;
 use crate::{
-    spec::{DiskModel, DiskSpec, Media, VmSpec, property::is_block_size, violation::Violation},
+    spec::{DiskSpec, Media, VmSpec, property::is_block_size, violation::Violation},
     text::is_hidden,
 };
 
 pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
     let disks = &spec.disks;
-    if let (Some(model), Some(brand)) = (spec.disk_driver, spec.brand)
-        && let Some(fault) = model.fault(brand)
-    {
-        out.push(Violation::value("disk_driver", fault));
-    }
     for (index, disk) in disks.iter().enumerate() {
         self::disk(out, &format!("disks.{index}"), disk, spec);
     }
@@ -27,14 +21,9 @@ pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
             format!("multiple boot disks: disks.{} has boot already", boot[0]),
         ));
     }
-    let ide = disks.iter().filter(|d| d.model == Some(DiskModel::Ide)).count();
-    if ide > MAX_IDE {
-        out.push(Violation::value("disks", format!("{ide} ide disks are over the limit of {MAX_IDE}")));
-    }
     let mut uuids = HashSet::new();
-    for (index, uuid) in disks.iter().enumerate().filter_map(|(i, d)| Some((i, d.other.get("uuid")?))) {
+    for (index, uuid) in disks.iter().enumerate().filter_map(|(i, d)| Some((i, d.uuid?))) {
         if !uuids.insert(uuid) {
-            let uuid = uuid.as_str().unwrap_or_default();
             out.push(Violation::value(format!("disks.{index}.uuid"), format!("duplicate disk uuid {uuid}")));
         }
     }

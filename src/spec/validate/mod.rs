@@ -1,6 +1,7 @@
 //! The rules that span several properties; [`super::property`] has those of single properties. Every
 //! violation is reported, not just the first.
 
+mod brands;
 mod disks;
 mod nics;
 
@@ -15,10 +16,10 @@ pub const MAX_RAM: i32 = 16 << 20;
 pub const MAX_VCPUS: i32 = 255;
 /// Largest disk, in MiB: 64 TiB.
 pub const MAX_DISK: i32 = 64 << 20;
-/// Disks and interfaces of one VM together: what the slots of its PCI bus take.
+/// Disks and interfaces of one VM together: of brand kvm, what the slots of its PCI bus take.
 pub const MAX_DEVICES: usize = 24;
-/// IDE devices of one VM: two on each of two channels.
-pub const MAX_IDE: usize = 4;
+/// Of brand bhyve, whose devices share slots.
+pub const MAX_BHYVE_DEVICES: usize = 64;
 /// Largest `cpu_cap`, in percent of one CPU.
 pub const MAX_CPU_CAP: i32 = 1_000_000;
 /// Largest `cpu_shares`: what illumos takes.
@@ -53,6 +54,7 @@ pub fn check_whole(spec: &VmSpec) -> Vec<Violation> {
             format!("invalid zfs_root_recsize ({size}), must be 512-131072 and a power of 2. (0 to disable)"),
         ));
     }
+    brands::check(out, spec);
     disks::check(out, spec);
     nics::check(out, spec);
     nics::routes(out, &spec.routes, &spec.nics);
@@ -63,13 +65,6 @@ pub fn check_whole(spec: &VmSpec) -> Vec<Violation> {
                 format!("{resolver} is nobody's address"),
             ));
         }
-    }
-    if spec.disks.len() + spec.nics.len() > MAX_DEVICES {
-        let total = spec.disks.len() + spec.nics.len();
-        out.push(Violation::value(
-            "disks",
-            format!("{total} disks and nics together are over the limit of {MAX_DEVICES}"),
-        ));
     }
     found
 }
@@ -102,7 +97,7 @@ pub fn outgrown(spec: &VmSpec, before: Option<&VmSpec>) -> Option<Violation> {
 
 /// Returns notes that are not errors.
 pub fn notes(spec: &VmSpec) -> Vec<Note> {
-    nics::notes(&spec.nics).collect()
+    nics::notes(&spec.nics).chain(brands::notes(spec)).collect()
 }
 
 /// The guest's memory is part of the hypervisor's.
@@ -198,7 +193,7 @@ mod tests {
     fn too_many_devices() {
         let disks = vec![r#"{"size":1}"#; MAX_DEVICES + 1].join(",");
         assert_eq!(fields(&format!(r#"{{"brand":"kvm","disks":[{disks}]}}"#)), ["disks"]);
-        let ide = [r#"{"size":1,"model":"ide"}"#; MAX_IDE + 1].join(",");
+        let ide = [r#"{"size":1,"model":"ide"}"#; 5].join(",");
         assert_eq!(fields(&format!(r#"{{"brand":"kvm","disks":[{ide}]}}"#)), ["disks"]);
     }
 }

@@ -1,28 +1,72 @@
 //! Where a guest finds its devices: each disk and interface has its place for life.
 //!
 //! A guest knows its disks by serial number, and names its interfaces after their PCI slots. Neither may
-//! depend on a position in a list: removing the second of three disks must not move the third.
+//! depend on a position in a list: removing the second of three disks must not move the third. Each brand
+//! lays out its machine in its own way.
 
-use std::collections::BTreeSet;
+pub mod bhyve;
+pub mod kvm;
+
+use std::{collections::BTreeSet, ops::Range};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DiskModel, Media, VmSpec};
-
-/// PCI slots of a machine's own devices; lower ones are the board's. One-boot devices come from the other end.
-pub const SLOTS: std::ops::Range<u8> = 5..32;
+use super::{Brand, Media, PciSlot, VmSpec};
 
 /// A device's place.
+#[serde_with::skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Place {
     /// Distinguishes it from others of its kind; the hypervisor's name of the device ends in it.
     pub number: u32,
     /// A disk's serial number, as the guest reads it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// PCI slot; `None` for a device behind a controller.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub slot: Option<u8>,
+    /// On a PCI bus; `None` for a device behind a controller.
+    pub slot: Option<PciSlot>,
+    /// Of a scsi disk.
+    pub target: Option<u8>,
+    /// Of an ide disk: twice the channel, plus one for the second device.
+    pub ide: Option<u8>,
+}
+
+/// Assigns unique places to new devices. A device keeps its place, unless its model needs another kind.
+pub fn assign(spec: &mut VmSpec) {
+    number(spec);
+    match spec.brand {
+        Some(Brand::Bhyve) => bhyve::assign(spec),
+        Some(Brand::Kvm) | None => kvm::assign(spec),
+    }
+}
+
+/// Numbers new devices.
+fn number(spec: &mut VmSpec) {
+    let places = spec.disks.iter().filter_map(|disk| disk.place.as_ref());
+    let mut numbers: BTreeSet<u32> = places.map(|place| place.number).collect();
+    for disk in &mut spec.disks {
+        // A disk takes the number of its file, unless another device has it.
+        let wanted = disk.file_number().filter(|number| !numbers.contains(number));
+        let media = disk.media;
+        disk.place.get_or_insert_with(|| {
+            let number = wanted.unwrap_or_else(|| lowest(&numbers));
+            numbers.insert(number);
+            of_disk(number, media)
+        });
+    }
+    let places = spec.nics.iter().filter_map(|nic| nic.place.as_ref());
+    let mut numbers: BTreeSet<u32> = places.map(|place| place.number).collect();
+    for nic in &mut spec.nics {
+        nic.place.get_or_insert_with(|| {
+            let number = lowest(&numbers);
+            numbers.insert(number);
+            Place { number, ..Place::default() }
+        });
+    }
+}
+
+fn of_disk(number: u32, media: Media) -> Place {
+    let serial = (media == Media::Disk).then(|| format!("disk{number}"));
+    Place { number, serial, ..Place::default() }
 }
 
 /// The lowest number that is not taken.
@@ -30,73 +74,25 @@ fn lowest(taken: &BTreeSet<u32>) -> u32 {
     (0..).find(|number| !taken.contains(number)).unwrap_or_default()
 }
 
-fn on_bus(model: DiskModel) -> bool {
-    model == DiskModel::Virtio
+fn lowest_of(mut all: Range<u8>, taken: &BTreeSet<u8>) -> Option<u8> {
+    all.find(|number| !taken.contains(number))
 }
 
-/// Assigns unique places to new devices. A device keeps its place, unless it left the bus.
-pub fn assign(spec: &mut VmSpec) {
-    let disks = spec.disks.iter().filter_map(|disk| disk.place.as_ref());
-    let mut numbers: BTreeSet<u32> = disks.clone().map(|place| place.number).collect();
-    let nics = spec.nics.iter().filter_map(|nic| nic.place.as_ref());
-    let mut slots: BTreeSet<u8> = disks.chain(nics).filter_map(|place| place.slot).collect();
-    let free_slot = |slots: &mut BTreeSet<u8>| {
-        let free = SLOTS.clone().find(|slot| !slots.contains(slot));
-        slots.extend(free);
-        free
-    };
-    for disk in &mut spec.disks {
-        let model = disk.model();
-        // A disk takes the number of its file, unless another device has it.
-        let wanted = disk.file_number().filter(|number| !numbers.contains(number));
-        let place = disk.place.get_or_insert_with(|| {
-            let number = wanted.unwrap_or_else(|| lowest(&numbers));
-            numbers.insert(number);
-            let serial = (disk.media == Media::Disk).then(|| format!("disk{number}"));
-            Place { number, serial, slot: None }
-        });
-        match (on_bus(model), place.slot) {
-            (true, None) => place.slot = free_slot(&mut slots),
-            (false, Some(slot)) => {
-                slots.remove(&slot);
-                place.slot = None;
-            }
-            _ => {}
-        }
-    }
-    let nics = spec.nics.iter().filter_map(|nic| nic.place.as_ref());
-    let mut numbers: BTreeSet<u32> = nics.map(|place| place.number).collect();
-    for nic in &mut spec.nics {
-        let place = nic.place.get_or_insert_with(|| {
-            let number = lowest(&numbers);
-            numbers.insert(number);
-            Place { number, ..Place::default() }
-        });
-        if place.slot.is_none() {
-            place.slot = free_slot(&mut slots);
-        }
-    }
-}
-
-/// Assigns places to the devices of an old machine without places, by their positions, as before places
-/// existed. `seed` is whether a seed disk stood between disks and interfaces.
+/// Assigns places to the devices of an older agent's machine: to one without any by its positions, as before
+/// places existed; `seed` is whether a seed disk stood between disks and interfaces. Devices behind controllers
+/// get the addresses that their order gave them.
 pub fn assign_as_before(spec: &mut VmSpec, seed: bool) {
     let known = spec.disks.iter().any(|disk| disk.place.is_some());
-    if known || spec.nics.iter().any(|nic| nic.place.is_some()) {
-        return;
+    if !known && spec.nics.iter().all(|nic| nic.place.is_none()) {
+        for (number, disk) in (0..).zip(&mut spec.disks) {
+            disk.place = Some(of_disk(number, disk.media));
+        }
+        for (number, nic) in (0..).zip(&mut spec.nics) {
+            nic.place = Some(Place { number, ..Place::default() });
+        }
+        kvm::assign_as_before(spec, seed);
     }
-    let mut slots = SLOTS;
-    for (number, disk) in (0..).zip(&mut spec.disks) {
-        let slot = if on_bus(disk.model()) { slots.next() } else { None };
-        let serial = (disk.media == Media::Disk).then(|| format!("disk{number}"));
-        disk.place = Some(Place { number, serial, slot });
-    }
-    if seed {
-        slots.next();
-    }
-    for (number, nic) in (0..).zip(&mut spec.nics) {
-        nic.place = Some(Place { number, serial: None, slot: slots.next() });
-    }
+    assign(spec);
 }
 
 #[cfg(test)]
@@ -104,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::spec::{DiskSpec, NicSpec};
+    use crate::spec::{DiskModel, DiskSpec, NicSpec};
 
     fn disk(model: DiskModel) -> DiskSpec {
         DiskSpec { model: Some(model), size: Some(1), ..DiskSpec::default() }
@@ -113,7 +109,7 @@ mod tests {
     fn places(spec: &VmSpec) -> Vec<(u32, Option<u8>)> {
         let disks = spec.disks.iter().filter_map(|disk| disk.place.as_ref());
         let nics = spec.nics.iter().filter_map(|nic| nic.place.as_ref());
-        disks.chain(nics).map(|place| (place.number, place.slot)).collect()
+        disks.chain(nics).map(|place| (place.number, place.slot.map(|slot| slot.device))).collect()
     }
 
     #[test]

@@ -1,0 +1,221 @@
+//! The machine of brand bhyve: QEMU's `q35`, with the devices that SmartOS gives a bhyve guest, where it gives them.
+//!
+//! ```text
+//!   bus 0, device  0  host bridge                   6   interfaces, the primary is function 0
+//!                  3  CDs                           30  screen, and xHCI with the tablet
+//!                  4  disks, the boot disk first    31  LPC: serial ports, keyboard
+//! ```
+//!
+//! An ahci disk is a controller with one port, as bhyve's is. What has no place in this shape takes devices from 29
+//! down: disks of one boot, and bridges to the other buses that a `pci_slot` may name. The seed is on device 5.
+//!
+//! Not as bhyve: the host bridge says Intel 82G33 (bhyve's says i440FX); the screen is a VGA adapter, NVMe and xHCI are
+//! QEMU's; there are no MSI-X-only virtio devices. A guest's panic is not reported, which bhyve does not do either.
+
+use std::{collections::BTreeSet, fs::File};
+
+use super::{
+    super::{Drive, HypervisorError, MachinePlan, Nic, Tuning},
+    builder::Builder,
+    devices::{Attached, attach, disk_device, nic},
+};
+use crate::spec::{Brand, DiskModel, PciSlot, place::bhyve::HIGHEST};
+
+/// No SATA controller and no SMBus of the board's own.
+pub(super) const MACHINE_OPTIONS: &str = ",sata=off,smbus=off";
+/// Where the seed is if nothing else is there.
+const SEED: PciSlot = PciSlot::device(5);
+
+/// The screen with its tablet, unless there is none.
+pub(super) fn own_devices(b: &mut Builder, plan: &MachinePlan) {
+    if plan.has_screen {
+        b.option("-device", "VGA,bus=pcie.0,addr=1e.0,multifunction=on");
+        b.option("-device", "qemu-xhci,id=xhci,bus=pcie.0,addr=1e.1");
+        b.option("-device", "usb-tablet,bus=xhci.0");
+    }
+}
+
+/// Adds the buses that disks are on besides the first.
+///
+/// Firmware numbers buses in the order in which it finds bridges. So a run of buses that begins with 1 hangs on bridges
+/// of bus 0, and any other run on those of a root bus which has the number before.
+pub(super) fn buses(b: &mut Builder, drives: &[Drive]) -> Result<(), HypervisorError> {
+    let slots = drives.iter().filter_map(|drive| drive.place.slot);
+    let buses: BTreeSet<u8> = slots.map(|slot| slot.bus).filter(|bus| *bus > 0).collect();
+    // Taken from above, so that the first bridge is the lowest device.
+    let direct = (1..=u8::MAX).take_while(|bus| buses.contains(bus)).count();
+    let mut places = (0..direct).map(|_| b.free_device(1..HIGHEST + 1)).collect::<Result<Vec<_>, _>>()?;
+    let (mut root, mut on_root) = (None, 0_u8);
+    for bus in buses {
+        if let Some(place) = places.pop() {
+            b.option("-device", bridge(bus, "pcie.0", place.device));
+            continue;
+        }
+        if root.is_none_or(|(_, last)| last + 1 != bus) {
+            let number = bus - 1;
+            let place = b.free_device(1..HIGHEST + 1)?;
+            b.option("-device", format!("pxb-pcie,id=root{number},bus_nr={number},{}", address(b, place)));
+            (root, on_root) = (Some((number, number)), 0);
+        }
+        if let Some((number, last)) = &mut root {
+            b.option("-device", bridge(bus, &format!("root{number}"), on_root));
+            (*last, on_root) = (bus, on_root + 1);
+        }
+    }
+    Ok(())
+}
+
+fn bridge(bus: u8, on: &str, device: u8) -> String {
+    format!("pci-bridge,id=bus{bus},bus={on},chassis_nr={bus},shpc=off,addr={device:x}")
+}
+
+/// `bus=pcie.0,addr=4.1`, with what function 0 says of others. Without a name QEMU takes whichever bus it finds.
+fn address(b: &Builder, slot: PciSlot) -> String {
+    let bus = if slot.bus == 0 { "pcie.0".to_owned() } else { format!("bus{}", slot.bus) };
+    let shared = if slot.function == 0 && b.is_shared(slot) { ",multifunction=on" } else { "" };
+    format!("bus={bus},addr={:x}.{}{shared}", slot.device, slot.function)
+}
+
+/// Disks and CDs.
+pub(super) fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
+    for mut drive in drives {
+        let Attached { id, kind, arguments } = attach(b, &mut drive);
+        let device = disk_device(Brand::Bhyve, drive.model, drive.media).ok_or_else(|| {
+            HypervisorError::Plan(format!("the bhyve brand has no {} disks", drive.model.as_str()))
+        })?;
+        let slot = drive.place.slot.map_or_else(|| b.free_device(1..HIGHEST + 1), Ok)?;
+        let place = address(b, slot);
+        match drive.model {
+            DiskModel::Ahci => {
+                b.option("-device", format!("ich9-ahci,id={id}-ahci,{place}"));
+                b.bootable(&id, kind, format!("{device},bus={id}-ahci.0{arguments}"));
+            }
+            DiskModel::Virtio => {
+                let sectors = sectors(drive.block_size.as_deref());
+                let discard = if drive.notrim { ",discard=off" } else { "" };
+                b.bootable(&id, kind, format!("{device},{place}{arguments}{sectors}{discard}"));
+            }
+            DiskModel::Nvme | DiskModel::Scsi | DiskModel::Ide => {
+                // A controller must have a serial number; a CD's drive has none of its own.
+                let serial =
+                    if drive.place.serial.is_some() { String::new() } else { format!(",serial={id}") };
+                b.bootable(&id, kind, format!("{device},{place}{arguments}{serial}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `4096`, or `512/4096`: logical and physical.
+fn sectors(size: Option<&str>) -> String {
+    let Some(size) = size else { return String::new() };
+    let (logical, physical) = size.split_once('/').unwrap_or((size, size));
+    format!(",logical_block_size={logical},physical_block_size={physical}")
+}
+
+/// The disk that describes the VM to the guest.
+pub(super) fn seed(b: &mut Builder, disk: File) -> Result<(), HypervisorError> {
+    b.node("seed", disk, true);
+    let first = b.free_device(SEED.device..SEED.device + 1);
+    let slot = first.or_else(|_| b.free_device(1..HIGHEST + 1))?;
+    let place = address(b, slot);
+    b.option("-device", format!("virtio-blk-pci,{place},drive=seed,id=seed,serial=cidata"));
+    Ok(())
+}
+
+/// Interfaces.
+pub(super) fn nics(
+    b: &mut Builder,
+    nics: Vec<Nic>,
+    tuning: &Tuning,
+    kvm: bool,
+) -> Result<(), HypervisorError> {
+    for each in nics {
+        let slot = each.place.slot.map_or_else(|| b.free_device(1..HIGHEST + 1), Ok)?;
+        let place = address(b, slot);
+        nic(b, each, &place, tuning, kvm);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        hypervisor::qemu::devices::taken_slots,
+        spec::{Media, Place},
+    };
+
+    fn drive(slot: &str, model: DiskModel) -> Drive {
+        let place = Place { number: 0, slot: Some(slot.parse().unwrap()), ..Place::default() };
+        let path = "/x".to_owned();
+        Drive {
+            file: None,
+            model,
+            media: Media::Disk,
+            boot: false,
+            path,
+            place,
+            block_size: None,
+            notrim: false,
+        }
+    }
+
+    fn devices(all: Vec<Drive>) -> Vec<String> {
+        let mut b = Builder::new(taken_slots(&all, &[]));
+        buses(&mut b, &all).unwrap();
+        drives(&mut b, all).unwrap();
+        b.arguments.into_iter().filter(|word| word != "-device").collect()
+    }
+
+    #[test]
+    fn function_0_says_that_there_are_others() {
+        let all = ["0:4:0", "0:4:1", "7"].map(|slot| drive(slot, DiskModel::Virtio));
+        let found = devices(all.into());
+        let address = |line: &str| line.split_once(",id=").unwrap().0.to_owned();
+        let found: Vec<String> = found.iter().map(|line| address(line)).collect();
+        let wanted = ["4.0,multifunction=on", "4.1", "7.0"];
+        assert_eq!(found, wanted.map(|address| format!("virtio-blk-pci,bus=pcie.0,addr={address}")));
+    }
+
+    #[test]
+    fn an_ahci_disk_is_a_controller() {
+        let found = devices(vec![drive("0:4:2", DiskModel::Ahci)]);
+        assert_eq!(
+            found,
+            ["ich9-ahci,id=drive0-ahci,bus=pcie.0,addr=4.2", "ide-hd,bus=drive0-ahci.0,id=drive0"]
+        );
+    }
+
+    #[test]
+    fn virtio_disks_have_sectors_and_no_trim() {
+        let with = |size: &str| Drive {
+            block_size: Some(size.to_owned()),
+            notrim: true,
+            ..drive("4", DiskModel::Virtio)
+        };
+        let sizes = |logical, physical| {
+            format!(",logical_block_size={logical},physical_block_size={physical},discard=off")
+        };
+        assert!(devices(vec![with("4096")])[0].ends_with(&sizes(4096, 4096)));
+        assert!(devices(vec![with("512/4096")])[0].ends_with(&sizes(512, 4096)));
+    }
+
+    /// Firmware numbers them as it finds them.
+    #[test]
+    fn other_buses_get_their_numbers() {
+        let all = ["1:0:0", "2:3:1", "9:0:0", "10:0:0"].map(|slot| drive(slot, DiskModel::Virtio));
+        let found = devices(all.into());
+        assert_eq!(
+            found[..5],
+            [
+                "pci-bridge,id=bus1,bus=pcie.0,chassis_nr=1,shpc=off,addr=1c",
+                "pci-bridge,id=bus2,bus=pcie.0,chassis_nr=2,shpc=off,addr=1d",
+                "pxb-pcie,id=root8,bus_nr=8,bus=pcie.0,addr=1b.0",
+                "pci-bridge,id=bus9,bus=root8,chassis_nr=9,shpc=off,addr=0",
+                "pci-bridge,id=bus10,bus=root8,chassis_nr=10,shpc=off,addr=1",
+            ]
+        );
+        assert!(found[6].starts_with("virtio-blk-pci,bus=bus2,addr=3.1,"), "{found:?}");
+    }
+}

@@ -1,0 +1,150 @@
+//! The machine of brand bhyve, as SmartOS lays it out on the PCI bus:
+//!
+//! ```text
+//!   0   host bridge              4    disks, the boot disk first     30   screen, tablet
+//!   3   CDs                      6    interfaces, the primary first  31   LPC
+//! ```
+//!
+//! A disk's `pci_slot` names any other place, also on another bus.
+
+use std::collections::BTreeSet;
+
+use super::lowest_of;
+use crate::spec::{DiskSpec, Media, Note, PciSlot, Violation, VmSpec};
+
+/// Of CDs.
+const CDS: PciSlot = PciSlot::device(3);
+/// Of disks.
+const DISKS: PciSlot = PciSlot::device(4);
+/// Of interfaces.
+const NICS: PciSlot = PciSlot::device(6);
+/// Devices of bus 0 that are not for disks.
+const RESERVED: [u8; 4] = [0, 6, 30, 31];
+/// Functions of a device.
+const FUNCTIONS: u8 = 8;
+/// Other buses that disks may be on.
+pub const MAX_BUSES: usize = 8;
+/// The highest device for what needs no certain place: bridges to other buses, devices of one boot.
+pub const HIGHEST: u8 = 29;
+
+/// Gives disks without a `pci_slot` one, as SmartOS does, and interfaces their functions. What has a place keeps it,
+/// but that the primary interface is always function 0.
+pub(super) fn assign(spec: &mut VmSpec) {
+    let mut taken: BTreeSet<PciSlot> = spec.disks.iter().filter_map(|disk| disk.pci_slot).collect();
+    let boot = spec.disks.iter().position(|disk| disk.boot && disk.media == Media::Disk);
+    let order = boot.into_iter().chain((0..spec.disks.len()).filter(|index| Some(*index) != boot));
+    for index in order.collect::<Vec<_>>() {
+        let disk = &mut spec.disks[index];
+        disk.pci_slot = disk.pci_slot.or_else(|| take(device_of(disk), &mut taken));
+        if let Some(place) = &mut disk.place {
+            place.slot = disk.pci_slot;
+        }
+    }
+    assign_nics(spec);
+}
+
+fn device_of(disk: &DiskSpec) -> PciSlot {
+    if disk.media == Media::Cdrom { CDS } else { DISKS }
+}
+
+fn take(device: PciSlot, taken: &mut BTreeSet<PciSlot>) -> Option<PciSlot> {
+    let slot =
+        (0..FUNCTIONS).map(|function| device.with_function(function)).find(|slot| !taken.contains(slot))?;
+    taken.insert(slot);
+    Some(slot)
+}
+
+fn assign_nics(spec: &mut VmSpec) {
+    let primary = super::super::primary(&spec.nics);
+    let function = |place: &super::Place| place.slot.map(|slot| slot.function);
+    let before = primary.and_then(|primary| function(spec.nics[primary].place.as_ref()?));
+    for (index, nic) in spec.nics.iter_mut().enumerate() {
+        let Some(place) = &mut nic.place else { continue };
+        if Some(index) == primary {
+            place.slot = Some(NICS);
+        } else if place.slot == Some(NICS) {
+            // It was the primary one, and goes where the new one was.
+            place.slot = before.filter(|function| *function > 0).map(|function| NICS.with_function(function));
+        }
+    }
+    let mut taken: BTreeSet<u8> = spec.nics.iter().filter_map(|nic| function(nic.place.as_ref()?)).collect();
+    for place in
+        spec.nics.iter_mut().filter_map(|nic| nic.place.as_mut()).filter(|place| place.slot.is_none())
+    {
+        let free = lowest_of(0..FUNCTIONS, &taken);
+        taken.extend(free);
+        place.slot = free.map(|function| NICS.with_function(function));
+    }
+}
+
+/// Returns why devices can't be where a machine says, in SmartOS's words.
+pub(in crate::spec) fn violations(spec: &VmSpec) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut taken: Vec<(usize, PciSlot)> = Vec::new();
+    for (index, disk) in spec.disks.iter().enumerate() {
+        let Some(slot) = disk.pci_slot else { continue };
+        let at = format!("disks.{index}.pci_slot");
+        if slot.bus == 0 && RESERVED.contains(&slot.device) {
+            let why = format!("pci_slot \"{slot}\" invalid: PCI device {} is reserved", slot.device);
+            found.push(Violation::value(at.clone(), why));
+        }
+        if let Some((other, _)) = taken.iter().find(|(_, other)| *other == slot) {
+            let why =
+                format!("VM has multiple disks in pci_slot \"{slot}\": disks.{other} and disks.{index}");
+            found.push(Violation::value(at, why));
+        }
+        taken.push((index, slot));
+    }
+    let buses: BTreeSet<u8> = taken.iter().map(|(_, slot)| slot.bus).filter(|bus| *bus > 0).collect();
+    if buses.len() > MAX_BUSES {
+        let why = format!("disks on {} other buses are over the limit of {MAX_BUSES}", buses.len());
+        found.push(Violation::value("disks", why));
+    }
+    found.extend(too_many(spec, &taken));
+    found
+}
+
+fn too_many(spec: &VmSpec, taken: &[(usize, PciSlot)]) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (device, media, what) in [(CDS, Media::Cdrom, "cdrom"), (DISKS, Media::Disk, "disk")] {
+        let there = taken.iter().filter(|(_, slot)| slot.shares_device(device)).count();
+        let more = spec.disks.iter().filter(|disk| disk.media == media && disk.pci_slot.is_none()).count();
+        if more > 0 && there + more > FUNCTIONS.into() {
+            let why = format!(
+                "VM has more than {FUNCTIONS} {what} devices on PCI device {}; give some a pci_slot",
+                device.device
+            );
+            found.push(Violation::value("disks", why));
+        }
+    }
+    if spec.nics.len() > FUNCTIONS.into() {
+        let why = format!("VM has more than {FUNCTIONS} interfaces on PCI device {}", NICS.device);
+        found.push(Violation::value("nics", why));
+    }
+    let devices: BTreeSet<(u8, u8)> = taken.iter().map(|(_, slot)| (slot.bus, slot.device)).collect();
+    let on_the_first = devices.iter().filter(|(bus, _)| *bus == 0).count();
+    if on_the_first > usize::from(HIGHEST) - MAX_BUSES {
+        let why = format!("disks on {on_the_first} devices of bus 0 leave no room for the machine's own");
+        found.push(Violation::value("disks", why));
+    }
+    found
+}
+
+/// Returns notes on disks that a guest can't find.
+pub(in crate::spec) fn notes(spec: &VmSpec) -> impl Iterator<Item = Note> {
+    let slots: Vec<(usize, PciSlot)> =
+        spec.disks.iter().enumerate().filter_map(|(index, disk)| Some((index, disk.pci_slot?))).collect();
+    let takes_the_rest = spec.disks.iter().any(|disk| disk.pci_slot.is_none());
+    let is_alone = move |slot: PciSlot, slots: &[(usize, PciSlot)]| {
+        let first = slot.with_function(0);
+        let will_be = takes_the_rest && (first == CDS || first == DISKS);
+        slot.function > 0 && !will_be && !slots.iter().any(|(_, other)| *other == first)
+    };
+    let alone: Vec<(usize, PciSlot)> =
+        slots.iter().copied().filter(|(_, slot)| is_alone(*slot, &slots)).collect();
+    alone.into_iter().map(|(index, slot)| {
+        let why =
+            format!("guests look for {slot} only if there is a device in {}, too", slot.with_function(0));
+        Note::new(format!("disks.{index}.pci_slot"), why)
+    })
+}
