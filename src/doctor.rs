@@ -8,9 +8,9 @@ use std::{
 
 use crate::{
     config::Config,
-    hypervisor::qemu::probe_kvm,
+    hypervisor::qemu::{in_words, probe_kvm},
     network::Tags,
-    spec::LimitReport,
+    spec::{Brand, LimitReport},
     zone::{LimitPolicy, Zone},
 };
 
@@ -54,6 +54,8 @@ fn bad(what: &'static str, found: impl Into<String>, advice: impl Into<String>) 
 pub async fn examine(config: &Config, zone: &dyn Zone) -> Vec<Finding> {
     vec![
         qemu(&config.qemu.binary),
+        brand(config, "Brand kvm", Brand::Kvm),
+        brand(config, "Brand bhyve", Brand::Bhyve),
         kvm(config).await,
         uefi(config),
         user(),
@@ -66,11 +68,28 @@ pub async fn examine(config: &Config, zone: &dyn Zone) -> Vec<Finding> {
     ]
 }
 
+/// What runs VMs of a brand.
+fn brand(config: &Config, what: &'static str, brand: Brand) -> Finding {
+    if !config.brands.runs(brand) {
+        let key = format!("brands.{} = true lets VMs of it run", brand.as_str());
+        return weak(what, "switched off in the configuration", key);
+    }
+    let output = Command::new(&config.qemu.binary).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let found = in_words(brand, version_of(&text));
+    if text.is_empty() { bad(what, found, "no VM of it can run; see QEMU") } else { good(what, found) }
+}
+
+/// `7.2.22` of what QEMU says of itself.
+fn version_of(text: &str) -> &str {
+    text.split_whitespace().nth(3).unwrap_or_default()
+}
+
 fn qemu(binary: &Path) -> Finding {
     match Command::new(binary).arg("--version").output() {
         Ok(output) if output.status.success() => {
             let text = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
-            let version = text.split_whitespace().nth(3).unwrap_or_default().to_owned();
+            let version = version_of(&text);
             let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or_default());
             let version = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             if version >= (7, 2) {
@@ -85,7 +104,7 @@ fn qemu(binary: &Path) -> Finding {
         Err(error) => bad(
             "QEMU",
             format!("{}: {error}", binary.display()),
-            "no VM of brand kvm can run; apt-get install qemu-system-x86, or set qemu.binary",
+            "no VM can run; apt-get install qemu-system-x86, or set qemu.binary",
         ),
     }
 }

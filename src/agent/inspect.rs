@@ -7,7 +7,13 @@ use tokio::{net::UnixStream, time::timeout};
 use uuid::Uuid;
 
 use crate::{
-    agent::{Agent, context::command::Inspection, error::Error, request::call::Call, vm::patience::patient},
+    agent::{
+        Agent,
+        context::command::Inspection,
+        error::{Error, check_screen},
+        request::call::Call,
+        vm::patience::patient,
+    },
     hypervisor::{HypervisorError, Info, InfoType, Picture},
     sys::pair_in_passing,
 };
@@ -55,6 +61,7 @@ impl Agent {
     /// Opens an RFB connection to the guest's screen.
     pub async fn connect_vnc(&self, call: &Call, uuid: Uuid) -> Result<UnixStream, Error> {
         let machine = self.inspect(uuid, "connect to the screen of").await?.machine;
+        self.vm(uuid).and_then(|vm| check_screen(&vm))?;
         self.journal_call(call, Some(uuid), "ConnectVnc", "").await;
         let (ours, theirs) = pair_in_passing().map_err(Error::internal)?;
         ours.set_nonblocking(true).map_err(Error::internal)?;
@@ -73,6 +80,7 @@ impl Agent {
     /// The guest's screen as a PNG.
     pub async fn screenshot(&self, call: &Call, uuid: Uuid) -> Result<Vec<u8>, Error> {
         let machine = self.inspect(uuid, "take a screenshot of").await?.machine;
+        self.vm(uuid).and_then(|vm| check_screen(&vm))?;
         self.journal_call(call, Some(uuid), "TakeScreenshot", "").await;
         Ok(patient(machine.screenshot(Picture::Png)).await?)
     }

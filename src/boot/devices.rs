@@ -12,8 +12,8 @@ use crate::{
     model::{CdDrive, VmRecord},
     network::{LinkError, Links, Plug, Wiring},
     spec::{
-        BootDevice, BootOptions, BootOrder, Brand, DiskModel, DiskSpec, Media, NicModel, NicSpec, Place,
-        VmSpec, disk::drive_name, forms::boot_order as boot_order_of,
+        BootDevice, BootOptions, BootOrder, DiskModel, DiskSpec, Media, NicModel, NicSpec, Place, VmSpec,
+        disk::drive_name, forms::boot_order as boot_order_of,
     },
     storage::{StorageError, ZoneRoot, take_disk, write_seed},
 };
@@ -199,11 +199,6 @@ pub(super) fn tuning(spec: &VmSpec) -> Tuning {
         extra_options: spec.qemu_extra_opts.clone(),
         vnc_password: spec.vnc_password.clone(),
     }
-}
-
-/// Whether the machine has a screen. SmartOS gives a bhyve guest without a VNC port none.
-pub(super) fn has_screen(spec: &VmSpec) -> bool {
-    spec.brand != Some(Brand::Bhyve) || spec.vnc_port != Some(-1)
 }
 
 /// Returns why this host can't boot a machine that it has.

@@ -234,7 +234,7 @@ impl Boot<'_> {
         let plan = MachinePlan {
             uuid: vm.uuid,
             machine_type: vm.spec.machine_type.clone(),
-            has_screen: devices::has_screen(&vm.spec),
+            has_screen: vm.has_screen(),
             ram: vm.spec.ram(),
             vcpus: vm.spec.vcpus(),
             tuning: devices::tuning(&vm.spec),
@@ -249,7 +249,7 @@ impl Boot<'_> {
             metadata: self.made.metadata.take().ok_or_else(missing)?,
         };
         let program = hypervisor.program(plan).await?;
-        let vnc_password = vm.vnc_password().filter(|_| devices::has_screen(&vm.spec)).map(str::to_owned);
+        let vnc_password = vm.vnc_password().map(str::to_owned);
         self.made.setup = Setup { vnc_password, ..program.setup };
         self.made.accelerator = program.accelerator.clone();
         let ends = self.made.ends.take().ok_or_else(missing)?;
@@ -355,7 +355,8 @@ pub(crate) async fn listen_vnc(
     address: IpAddr,
     machine: Arc<dyn Machine>,
 ) -> io::Result<Option<VncEndpoint>> {
-    let Ok(port) = u16::try_from(vm.spec.vnc_port.unwrap_or(0)) else { return Ok(None) };
+    let port = u16::try_from(vm.spec.vnc_port.unwrap_or(0)).ok();
+    let Some(port) = port.filter(|_| vm.has_screen()) else { return Ok(None) };
     let trusted = vm.vnc_password().is_none();
     let hand_over = move |socket| {
         let machine = machine.clone();

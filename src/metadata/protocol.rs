@@ -36,6 +36,8 @@ pub enum Line {
     Broken,
     /// An unknown line; a guest sends an empty one to resynchronize.
     Invalid,
+    /// A terminal's, not the guest's: a reply would be typed into firmware.
+    Noise,
 }
 
 /// The answer to a command.
@@ -61,11 +63,24 @@ pub fn parse(line: &[u8]) -> Line {
             None => Line::Broken,
         };
     }
-    match text.trim_end_matches('\r').split_once(' ') {
+    let text = text.trim_end_matches('\r');
+    match text.split_once(' ') {
         Some(("NEGOTIATE", "V2")) => Line::Negotiate,
         Some(("GET", key)) if !key.is_empty() => Line::Plain(Command::Get(key.to_owned())),
-        None if text.trim_end_matches('\r') == "KEYS" => Line::Plain(Command::Keys),
+        None if text == "KEYS" => Line::Plain(Command::Keys),
+        _ if line.iter().any(u8::is_ascii_control) => behind_noise(text),
         _ => Line::Invalid,
+    }
+}
+
+/// UEFI takes the port for a terminal until a system runs: its last line has no end, and the guest's first request
+/// follows in the same. A frame has a checksum, so nothing else is taken for one.
+fn behind_noise(text: &str) -> Line {
+    let frame = text.rfind("V2 ").and_then(|at| unframe(text.get(at + 3..)?));
+    match frame {
+        Some((id, command)) => Line::Framed(id.to_owned(), command),
+        None if text.ends_with("NEGOTIATE V2") => Line::Negotiate,
+        None => Line::Noise,
     }
 }
 
@@ -152,6 +167,25 @@ mod tests {
 
     fn get(key: &str) -> Command {
         Command::Get(key.to_owned())
+    }
+
+    /// What OVMF and GRUB leave on the port.
+    #[test]
+    fn a_request_is_found_behind_a_terminals_output() {
+        for noise in ["\x1b[2J\x1b[01;01H", "\x1b[0m\x1b[37mBooting in blind mode\r", "\x1b[=3hV2 5 x"] {
+            let line = format!("{noise}V2 13 f29aef38 00000001 KEYS");
+            assert_eq!(
+                parse(line.as_bytes()),
+                Line::Framed("00000001".to_owned(), Command::Keys),
+                "{line:?}"
+            );
+            assert_eq!(parse(format!("{noise}NEGOTIATE V2").as_bytes()), Line::Negotiate);
+            assert_eq!(parse(noise.as_bytes()), Line::Noise);
+        }
+        assert_eq!(parse(b"BdsDxe: loading Boot0001\r"), Line::Noise);
+        assert_eq!(parse(b"\r"), Line::Noise);
+        assert_eq!(parse(b"hello"), Line::Invalid);
+        assert_eq!(parse(b""), Line::Invalid);
     }
 
     /// Frames that other implementations made.

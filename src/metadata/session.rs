@@ -92,7 +92,7 @@ impl Session<'_> {
                 Line::Plain(command) => plain(&self.obey(command).await),
                 Line::Framed(id, command) => framed(&id, &self.obey(command).await),
                 Line::Invalid if !first || line.is_empty() => "invalid command\n".to_owned(),
-                Line::Invalid | Line::Broken => String::new(),
+                Line::Invalid | Line::Broken | Line::Noise => String::new(),
             };
             first = false;
             timeout(PATIENCE, writer.write_all(text.as_bytes())).await??;

@@ -19,6 +19,9 @@ pub struct Run {
     /// The program and its version, by its own account.
     #[serde(default)]
     pub hypervisor: String,
+    /// Whether it has a screen.
+    #[serde(default = "yes")]
+    pub screen: bool,
     /// The hypervisor's restrictions.
     #[serde(default)]
     pub enforcements: Vec<Enforcement>,
@@ -37,6 +40,11 @@ pub struct Run {
     /// When it was reset last.
     #[serde(default)]
     pub last_reset: Option<Timestamp>,
+}
+
+/// All had one before some had none.
+fn yes() -> bool {
+    true
 }
 
 /// A boot as it was requested, so that another agent can continue it and report on it.

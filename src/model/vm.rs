@@ -62,10 +62,17 @@ pub struct VmRecord {
 }
 
 impl VmRecord {
+    /// Whether it has a screen: its hypervisor that runs, or else one that is started now.
+    #[must_use]
+    pub fn has_screen(&self) -> bool {
+        self.machine.as_ref().map_or(self.spec.has_screen(), |run| run.screen)
+    }
+
     /// Returns the password of the VNC endpoint.
     #[must_use]
     pub fn vnc_password(&self) -> Option<&str> {
-        self.spec.vnc_password.as_deref().or(self.vnc_secret.as_deref())
+        let password = self.spec.vnc_password.as_deref().or(self.vnc_secret.as_deref());
+        password.filter(|_| self.has_screen())
     }
 
     /// Returns disks that an interrupted update created, or failed to remove.

@@ -252,6 +252,12 @@ impl VmSpec {
         self.bootrom.as_ref().map_or(&Bootrom::Bios, Bootrom::here)
     }
 
+    /// Whether the machine has a screen. SmartOS gives a bhyve guest without a VNC port none.
+    #[must_use]
+    pub fn has_screen(&self) -> bool {
+        self.brand != Some(Brand::Bhyve) || self.vnc_port != Some(-1)
+    }
+
     /// The PCI slots of its devices.
     pub fn slots(&self) -> impl Iterator<Item = PciSlot> {
         let disks = self.disks.iter().filter_map(|disk| disk.place.as_ref());

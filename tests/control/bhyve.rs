@@ -9,7 +9,9 @@ use zoneward::{
     spec::{
         Mac, VmSpec,
         defaults::{self, Host},
-        machine_json, update,
+        machine_json,
+        property::{DISK, Given, NIC, Property, VM},
+        update,
     },
 };
 
@@ -363,4 +365,19 @@ fn what_a_guest_can_not_find_is_noted() {
     let sectors =
         json!({"disks": [{"size": 5, "model": "nvme", "guest_block_size": "4096", "notrim": true}]});
     assert_eq!(notes(sectors), ["disks.0.guest_block_size", "disks.0.notrim"]);
+}
+
+/// The page has a row for each property that can be given.
+#[test]
+fn the_page_has_every_property() {
+    let page = std::fs::read_to_string("docs/brands.md").unwrap();
+    let given = |property: &&Property| matches!(property.given, Given::Always | Given::AtCreation);
+    let missing: Vec<&str> = [VM, DISK, NIC]
+        .into_iter()
+        .flatten()
+        .filter(given)
+        .map(|property| property.name)
+        .filter(|name| !page.contains(&format!("`{name}`")))
+        .collect();
+    assert!(missing.is_empty(), "docs/brands.md lacks: {missing:?}");
 }

@@ -5,6 +5,7 @@
 mod support;
 
 mod addresses;
+mod bhyve;
 mod browser;
 mod changes;
 mod console;
@@ -21,6 +22,7 @@ mod journey;
 mod life;
 mod limits;
 mod links;
+mod machine_types;
 mod metadata;
 mod phases;
 mod probe;

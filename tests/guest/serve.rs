@@ -58,6 +58,8 @@ async fn the_doctor_names_each_thing() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     for what in [
         "QEMU",
+        "Brand kvm",
+        "in the shape of bhyve's machine; there is no bhyve on this host",
         "KVM",
         "UEFI firmware",
         "User",

@@ -177,6 +177,11 @@ impl Guest {
             .collect()
     }
 
+    /// Looks at another VM from now on, which has just been booted.
+    pub(crate) fn become_another(&mut self, uuid: &str) {
+        (self.uuid, self.offset) = (uuid.to_owned(), 0);
+    }
+
     /// The agent was restarted: asks the new one from now on.
     pub(crate) async fn reconnect(&mut self, agent: &Real) {
         self.clients = agent.clients().await;

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Clients, connect_unix, eventually};
+use super::{Clients, connect_unix, eventually, ignored::ignore};
 
 const ZONEWARD: &str = env!("CARGO_BIN_EXE_zoneward");
 const VMADM: &str = env!("CARGO_BIN_EXE_vmadm");
@@ -30,6 +30,36 @@ pub(crate) fn guest() -> &'static Path {
 pub(crate) fn target() -> PathBuf {
     Path::new(ZONEWARD).ancestors().nth(2).expect("target folder").to_owned()
 }
+
+/// Words before a program that make it see the newer QEMU as the machine's: laid over its /usr, for it alone. `None` if
+/// that can't be done here.
+pub(crate) fn with_newer_qemu() -> Option<Vec<String>> {
+    static TREE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let unpacked = || {
+        if !rustix::process::geteuid().is_root() {
+            ignore("not root; a newer QEMU can't be laid over /usr");
+            return None;
+        }
+        let out = target().join("newer-qemu");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/newer-qemu.sh");
+        let output = Command::new(script).arg(&out).output().expect("tests/guest/newer-qemu.sh");
+        let said = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => Some(out.join("usr")),
+            Some(3) => {
+                ignore(&said);
+                None
+            }
+            _ => panic!("the newer QEMU could not be unpacked: {said}"),
+        }
+    };
+    let tree = TREE.get_or_init(unpacked).as_ref()?;
+    let lay = format!("mount -t overlay overlay -o lowerdir={}:/usr /usr && exec \"$@\"", tree.display());
+    Some(["unshare", "--mount", "sh", "-c", &lay, "sh"].map(str::to_owned).into())
+}
+
+/// Whether all agents are to have the newer QEMU.
+const NEWER: &str = "ZONEWARD_TEST_NEWER_QEMU";
 
 /// An agent's folders, and the agent that has them now.
 pub(crate) struct Real {
@@ -63,10 +93,18 @@ impl Real {
         // What CI machines can run; the probe of KVM has tests of its own.
         all.push("qemu.accel=tcg".to_owned());
         all.extend(sets.iter().map(|set| (*set).to_owned()));
-        let wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        let mut wrapper: Vec<String> = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        if std::env::var_os(NEWER).is_some() {
+            wrapper.extend(with_newer_qemu().expect("a newer QEMU, which was asked for"));
+        }
         let mut real = Self { dir, wrapper, sets: all, agent: None, tolerated: Mutex::default() };
         real.resume().await;
         real
+    }
+
+    /// The next agent is what these words become.
+    pub(crate) fn wrap(&mut self, wrapper: Vec<String>) {
+        self.wrapper = wrapper;
     }
 
     /// The test provokes these warnings and errors; any other in the agent's log fails it.

@@ -3,7 +3,7 @@
 use crate::{
     agent::{
         context::command::Control,
-        error::Error,
+        error::{Error, check_screen},
         request::{call::Call, reply::VmReply},
         vm::{
             Actor,
@@ -52,6 +52,7 @@ impl Actor {
             }
             Control::Screenshot => {
                 let machine = self.inspect("take a screenshot of")?.machine;
+                check_screen(&self.record)?;
                 let (rpc, detail) = ("SendSysrq", "screenshot");
                 self.context.journal_call(call, Some(self.record.uuid), rpc, detail).await;
                 patient(machine.wake_screen()).await?;

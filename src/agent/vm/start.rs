@@ -185,6 +185,7 @@ impl Actor {
             pid: process.pid(),
             booted: Timestamp::now(),
             accelerator: accelerator.to_owned(),
+            screen: self.record.has_screen(),
             enforcements: process.enforcements().to_vec(),
             limits: process.limits().to_vec(),
             cds: boot::cd_drives(&self.record.spec, options),

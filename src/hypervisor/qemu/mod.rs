@@ -79,7 +79,8 @@ impl Qemu {
 }
 
 /// What a QEMU of that version really is to a VM of a brand.
-fn in_words(brand: Brand, version: &str) -> String {
+#[must_use]
+pub fn in_words(brand: Brand, version: &str) -> String {
     let qemu =
         if version.is_empty() { "QEMU, which can't be run".to_owned() } else { format!("QEMU {version}") };
     match brand {
