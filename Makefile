@@ -10,12 +10,18 @@ CARGO ?= cargo
 # Tests that found that this machine can't do them, and why.
 IGNORED = $${CARGO_TARGET_DIR:-target}/tmp/ignored.txt
 
+# Tests that are done once more with the QEMU of Debian's backports.
+ON_BOTH = bhyve:: install:: journey:: survival:: zone::
+
 demo: build guest
 	dist/demo.sh
 
 test: guest foreign
 	rm -f $(IGNORED)
-	$(CARGO) test --locked --no-fail-fast; status=$$?; dist/list-ignored.sh $(IGNORED) || status=1; exit $$status
+	$(CARGO) test --locked --no-fail-fast; status=$$?; \
+	if [ -e target/newer-qemu/usr ]; then \
+		ZONEWARD_TEST_NEWER_QEMU=1 $(CARGO) test --locked --test guest -- $(ON_BOTH) || status=1; fi; \
+	dist/list-ignored.sh $(IGNORED) || status=1; exit $$status
 
 test-long: guest foreign
 	$(CARGO) test --locked --test guest -- --ignored
@@ -49,5 +55,6 @@ guest:
 # Clients of other people, which the tests drive the agent with.
 foreign:
 	dist/install-packages.sh test
+	tests/guest/newer-qemu.sh target/newer-qemu || [ $$? = 3 ]
 	tests/foreign/setup.sh target/foreign
 	dist/install-novnc.sh target/novnc

@@ -57,7 +57,7 @@ async fn a_machine_outlives_its_qemu_in_both_directions() {
     let mut clients = agent.clients().await;
     let status = clients.start(&new).await.unwrap_err();
     let said = status.message();
-    assert_eq!(status.code(), Code::Aborted, "{said}");
+    assert_eq!(status.code(), Code::FailedPrecondition, "{said}");
     assert!(
         said.contains("has no machine \"pc-i440fx-10.0\"")
             && said.contains("vmadm update UUID machine_type="),

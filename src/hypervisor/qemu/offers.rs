@@ -203,10 +203,12 @@ impl Offers {
         let mut found = Vec::new();
         let brand = spec.brand.unwrap_or(Brand::Kvm);
         if let Some(machine) = spec.machine_type.as_ref().filter(|machine| lacks(&self.machines, machine)) {
-            let there = self.machines_of(brand).join(", ");
+            let there = self.machines_of(brand);
             let why = format!(
-                "this host's QEMU {} has no machine \"{machine}\"; vmadm update UUID machine_type=... takes one of: {there}",
-                self.version
+                "this host's QEMU {} has no machine \"{machine}\"; vmadm update UUID machine_type=TYPE moves a VM to {} .. {}",
+                self.version.split(' ').next().unwrap_or_default(),
+                there.first().map_or("none", String::as_str),
+                there.last().map_or("none", String::as_str),
             );
             found.push(Violation::value("machine_type", why));
         }

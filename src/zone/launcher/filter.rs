@@ -105,6 +105,9 @@ const IOCTLS: &[u64] = &[
     0x8008_6601, 0x801c_581f, 0x4004_9409, 0x4020_940d, 0xc020_660b, // FS: flags, clone, extents
 ];
 
+/// Bytes of the largest screen, which is also the least limit of a hypervisor's files.
+const SCREEN: u64 = 16 << 20;
+
 /// Socket options that may be read.
 const LOOKED_AT: &[libc::c_int] = &[
     libc::SO_TYPE,
@@ -196,8 +199,10 @@ fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules
         0x5356_4d41, // PR_SET_VMA: names of anonymous memory
     ];
     rules.insert(libc::SYS_prctl, each(0, &prctls.map(|option| u64::from(option.unsigned_abs())))?);
-    // Only to length 0, for a screenshot's file: a call that shortens a file can also extend it.
-    rules.insert(libc::SYS_ftruncate, vec![rule([no_pointer(1)?])?]);
+    // Only to what a file may have in any case: a call that shortens a file can also extend it. QEMU empties a
+    // screenshot's file, and since version 9.2 keeps the screen in memory that it makes like a file.
+    let small = SeccompCondition::new(1, Length::Qword, Op::Le, SCREEN).map_err(io::Error::other)?;
+    rules.insert(libc::SYS_ftruncate, vec![rule([small])?]);
     // Only to the connected peer.
     rules.insert(libc::SYS_sendto, vec![rule([no_pointer(4)?])?]);
     // No option that reveals the peer's identity, now or later.
