@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::Mutex,
 };
 
 use serde_json::{Value, json};
@@ -15,6 +16,8 @@ use super::support::{
 
 /// The folder of a Debian with these packages.
 pub(crate) fn build(name: &str, packages: &str) -> PathBuf {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = BUILDING.lock();
     let out = target().join(name);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/debian.sh");
     assert!(Command::new(script).arg(&out).arg(packages).status().unwrap().success());
@@ -28,12 +31,23 @@ async fn boot(agent: &Real, out: &Path, more: Value) -> Guest {
             "ips": ["10.0.0.5/24", "fd00::5/64"], "gateways": ["10.0.0.1"], "primary": true}]});
     machine.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let files = ["debian.img", "debian.iso"].map(|name| out.join(name));
-    Guest::boot_from(agent, machine, &files, &["order=d", "cdrom=/debian.iso,ide"]).await
+    let model = if machine["brand"] == "bhyve" { "ahci" } else { "ide" };
+    Guest::boot_from(agent, machine, &files, &["order=d", &format!("cdrom=/debian.iso,{model}")]).await
 }
 
 #[tokio::test]
 #[ignore = "builds a Debian guest and boots it twice; make test-long"]
 async fn cloud_init_and_networkd_configure_themselves() {
+    configures_itself("kvm").await;
+}
+
+#[tokio::test]
+#[ignore = "builds a Debian guest and boots it twice; make test-long"]
+async fn they_do_so_under_bhyve() {
+    configures_itself("bhyve").await;
+}
+
+async fn configures_itself(brand: &str) {
     let out = build("debian", "iputils-ping,cloud-init,python3-cffi-backend");
     let Some(net) = Net::new().await else { return };
     let agent = net.agent(&[]).await;
@@ -47,7 +61,8 @@ async fn cloud_init_and_networkd_configure_themselves() {
     };
 
     // Over the second serial port.
-    let mut guest = boot(&agent, &out, json!({"customer_metadata": metadata(json!({}))})).await;
+    let mut guest =
+        boot(&agent, &out, json!({"brand": brand, "customer_metadata": metadata(json!({}))})).await;
     guest.until("CONFIGURED deb1 by joyent").await;
     guest.run(&agent, "\nip -o addr show | cat; echo addr''esses", "addresses").await;
     guest.run(&agent, "ip -4 -o addr show scope global | awk '{print $4}'", "10.0.0.5/24").await;
@@ -59,7 +74,7 @@ async fn cloud_init_and_networkd_configure_themselves() {
     // From its seed disk, which says that addresses come by DHCP, of both kinds.
     let dhcp = json!({"version": 2, "ethernets": {"net0": {
         "match": {"macaddress": "02:00:00:00:00:05"}, "dhcp4": true, "dhcp6": true}}});
-    let more = json!({"internal_metadata": {"cloudinit_datasource": "nocloud"},
+    let more = json!({"brand": brand, "internal_metadata": {"cloudinit_datasource": "nocloud"},
         "customer_metadata": metadata(json!({"cloud-init:network-config": dhcp.to_string()}))});
     let mut guest = boot(&agent, &out, more).await;
     guest.until("CONFIGURED deb1 by nocloud").await;

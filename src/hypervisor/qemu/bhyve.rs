@@ -140,10 +140,17 @@ pub(super) fn nics(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Map, Value, json};
+    use uuid::Uuid;
+
     use super::*;
     use crate::{
-        hypervisor::qemu::devices::taken_slots,
-        spec::{Media, Place},
+        hypervisor::{NicBackend, qemu::devices::taken_slots},
+        spec::{
+            DiskSpec, Mac, Media, NicModel, NicSpec, Place, VmSpec,
+            defaults::{self, Host},
+            machine_json,
+        },
     };
 
     fn drive(slot: &str, model: DiskModel) -> Drive {
@@ -217,5 +224,119 @@ mod tests {
             ]
         );
         assert!(found[6].starts_with("virtio-blk-pci,bus=bus2,addr=3.1,"), "{found:?}");
+    }
+
+    /// What SmartOS's own boot hook makes of a zone, and what is made of the same machine here.
+    #[test]
+    fn devices_are_where_smartos_puts_them() {
+        let mut compared = 0;
+        for file in ["disk", "net", "rest", "vnc"] {
+            let path = format!("{}/tests/smartos-oracle/bhyve/{file}.json", env!("CARGO_MANIFEST_DIR"));
+            let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+            for case in file["cases"].as_array().unwrap() {
+                let Some(machine) = recorded(case) else { continue };
+                let parsed = machine_json::parse_object(machine);
+                assert_eq!(parsed.all_violations(), [], "{case}");
+                assert_eq!(slots_here(parsed.spec), slots_there(case), "{}", case["name"]);
+                compared += 1;
+            }
+        }
+        assert!(compared > 30, "{compared}");
+    }
+
+    /// The machine of a recorded zone; `None` for one that SmartOS's vmadm does not make, or this agent refuses.
+    fn recorded(case: &Value) -> Option<Map<String, Value>> {
+        const OTHERS: [&str; 8] = [
+            "disk-slot-one-number-with-junk",
+            "disk-slot-reserved-not-checked",
+            "disk-slot-clash-not-checked",
+            "disk-boot-cdrom",
+            "net-ten",
+            "extra-opts",
+            "vnc-minus-two",
+            "disk-boot-1-is-not-true",
+        ];
+        let name = case["name"].as_str()?;
+        let env = |key: String| case["env"][format!("_ZONECFG_{key}")].as_str();
+        let indices = |list: &str| env(list.to_owned()).unwrap_or_default().split_whitespace();
+        let disk = |index: &str| {
+            let get = |key: &str| env(format!("device_{index}_{key}"));
+            let mut disk = json!({"model": get("model")?, "boot": get("boot") == Some("true"), "pci_slot": get("pci_slot")});
+            match get("media") {
+                Some("cdrom") => (disk["media"], disk["path"]) = ("cdrom".into(), "/a.iso".into()),
+                // Every disk that is made has its slot; the hook gives older ones another.
+                _ if disk["boot"] == false && get("pci_slot").is_none() => return None,
+                _ => disk["size"] = 5.into(),
+            }
+            Some(disk)
+        };
+        let nic = |index: &str| {
+            let number = index.trim_start_matches("net");
+            json!({"nic_tag": "admin", "model": "virtio", "ip": "dhcp", "mac": format!("02:00:00:00:00:0{number}"),
+                "primary": env(format!("net_{index}_primary")) == Some("true")})
+        };
+        if OTHERS.contains(&name) {
+            return None;
+        }
+        let disks: Vec<Value> = indices("device_resources").map(disk).collect::<Option<_>>()?;
+        let nics: Vec<Value> = indices("net_resources").map(nic).collect();
+        json!({"brand": "bhyve", "disks": disks, "nics": nics}).as_object().cloned()
+    }
+
+    fn slots_there(case: &Value) -> Vec<String> {
+        let words: Vec<&str> =
+            case["argv"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+        let slots = words.windows(2).filter(|pair| pair[0] == "-s").map(|pair| pair[1]);
+        let devices = slots.filter_map(|slot| {
+            let (at, device) = slot.split_once(',')?;
+            let device = device.split(',').next()?;
+            let kind = match device {
+                "virtio-blk" => "virtio-blk-pci",
+                "virtio-net-viona" => "virtio-net-pci",
+                "ahci-hd" | "ahci-cd" => "ich9-ahci",
+                "nvme" => "nvme",
+                _ => return None,
+            };
+            Some(format!("{kind} {}", at.parse::<PciSlot>().unwrap()))
+        });
+        devices.collect()
+    }
+
+    fn slots_here(mut spec: VmSpec) -> Vec<String> {
+        let host = Host {
+            overhead: 256,
+            disk_path: &|n| format!("/d{n}"),
+            new_mac: &|| Mac::local([1; 6]),
+            new_uuid: &Uuid::new_v4,
+        };
+        defaults::complete(&mut spec, Uuid::nil(), &host);
+        let disk = |disk: &DiskSpec| Drive {
+            model: disk.model(),
+            media: disk.media,
+            place: disk.place.clone().unwrap(),
+            ..drive("4", DiskModel::Virtio)
+        };
+        let nic = |nic: &NicSpec| Nic {
+            place: nic.place.clone().unwrap(),
+            mac: nic.mac.unwrap(),
+            model: NicModel::Virtio,
+            backend: NicBackend::Hub,
+        };
+        let all: Vec<Drive> = spec.disks.iter().map(disk).collect();
+        let interfaces: Vec<Nic> = spec.nics.iter().map(nic).collect();
+        let mut b = Builder::new(taken_slots(&all, &interfaces));
+        buses(&mut b, &all).unwrap();
+        drives(&mut b, all).unwrap();
+        nics(&mut b, interfaces, &Tuning::default(), false).unwrap();
+        let slot = |line: &String| {
+            let (kind, rest) = line.split_once(',')?;
+            let kinds = ["virtio-blk-pci", "virtio-net-pci", "ich9-ahci", "nvme"];
+            kinds.contains(&kind).then_some(())?;
+            let value = |key: &str| rest.split(',').find_map(|word| word.strip_prefix(key));
+            let (device, function) = value("addr=")?.split_once('.')?;
+            let bus = value("bus=bus").unwrap_or("0");
+            Some(format!("{kind} {bus}:{}:{function}", u8::from_str_radix(device, 16).ok()?))
+        };
+        b.arguments.iter().filter_map(slot).collect()
     }
 }
