@@ -20,7 +20,7 @@ test: guest foreign
 	rm -f $(IGNORED)
 	$(CARGO) test --locked --no-fail-fast; status=$$?; \
 	if [ -e target/newer-qemu/usr ]; then \
-		ZONEWARD_TEST_NEWER_QEMU=1 $(CARGO) test --locked --test guest -- $(ON_BOTH) || status=1; fi; \
+		NEWER_QEMU=1 $(CARGO) test --locked --test guest -- $(ON_BOTH) || status=1; fi; \
 	dist/list-ignored.sh $(IGNORED) || status=1; exit $$status
 
 test-long: guest foreign

@@ -135,7 +135,9 @@ impl Config {
             let Some(key) = name.strip_prefix("ZONEWARD_") else { continue };
             let key = key.to_lowercase().replace("__", ".");
             // These are the client's.
-            if !["endpoint", "cert", "key", "ca", "certs"].contains(&key.as_str()) {
+            if !["endpoint", "cert", "key", "ca", "certs", "ignore_unknown", "complete"]
+                .contains(&key.as_str())
+            {
                 set(&mut table, &key, &value)?;
             }
         }
@@ -286,6 +288,7 @@ mod tests {
                 ("ZONEWARD_ZONES_DIR", "/b"),
                 ("ZONEWARD_QEMU__ACCEL", "tcg"),
                 ("ZONEWARD_ENDPOINT", "x"),
+                ("ZONEWARD_IGNORE_UNKNOWN", "1"),
                 ("HOME", "/"),
             ],
             &["zones_dir=/c", "console.keep_kib=128"],

@@ -59,7 +59,7 @@ pub(crate) fn with_newer_qemu() -> Option<Vec<String>> {
 }
 
 /// Whether all agents are to have the newer QEMU.
-const NEWER: &str = "ZONEWARD_TEST_NEWER_QEMU";
+const NEWER: &str = "NEWER_QEMU";
 
 /// An agent's folders, and the agent that has them now.
 pub(crate) struct Real {
