@@ -77,6 +77,7 @@ async fn a_running_guests_hypervisor_is_kept_from_all_five() {
         let known = needed.iter().any(|name| target.ends_with(name))
             || target.starts_with("anon_inode:[event") // its own: eventfd, eventpoll
             || target == "anon_inode:[signalfd]"
+            || target.starts_with("/memfd:displaysurface") // the guest's screen, since QEMU 9.2
             || target.starts_with("socket:"); // control and metadata, and the agent's connections to them
         assert!(known, "descriptor {number} is {target}");
     }
