@@ -16,7 +16,7 @@ use crate::{
         vm::{create, signal::parse_signal, validation, verdict},
     },
     model::{StopCause, VmRecord},
-    spec::{BootOptions, Brand, Note, Violation, defaults, machine_json::Parsed},
+    spec::{BootOptions, Note, Violation, defaults, machine_json::Parsed},
 };
 
 impl Agent {
@@ -55,7 +55,7 @@ impl Agent {
         options: BootOptions,
         progress: BootProgress,
     ) -> Result<VmReply, Error> {
-        let invalid = options.check(self.vm(uuid)?.spec.brand.unwrap_or(Brand::Kvm));
+        let invalid = options.check(self.vm(uuid)?.spec.brand());
         if !invalid.is_empty() {
             return Err(Error::Invalid(invalid));
         }

@@ -12,8 +12,8 @@ use crate::{
     model::{CdDrive, VmRecord},
     network::{LinkError, Links, Plug, Wiring},
     spec::{
-        BootDevice, BootOptions, BootOrder, DiskModel, DiskSpec, Media, NicModel, NicSpec, Place, VmSpec,
-        disk::drive_name, forms::boot_order as boot_order_of,
+        BootDevice, BootOptions, BootOrder, Brand, DiskModel, DiskSpec, Media, NicModel, NicSpec, Place,
+        VmSpec, disk::drive_name, forms::boot_order as boot_order_of,
     },
     storage::{StorageError, ZoneRoot, take_disk, write_seed},
 };
@@ -44,9 +44,11 @@ fn attached(spec: &VmSpec, options: &BootOptions) -> Vec<Attached> {
         let asked = DiskSpec { path: Some(device.path.clone()), nocreate: true, ..DiskSpec::default() };
         let serial = (device.media == Media::Disk).then(|| format!("disk{number}"));
         let of_this_boot = Place { number, serial, ..Place::default() };
-        let place = own.and_then(|disk| disk.place.clone());
-        let place =
-            place.map(|place| Place { number: place.number, serial: place.serial, ..Place::default() });
+        let place = own.and_then(|disk| disk.place.clone()).map(|place| match spec.brand {
+            // Every model of bhyve fits every slot; those of kvm need places of their kinds.
+            Some(Brand::Bhyve) => place,
+            _ => Place { number: place.number, serial: place.serial, ..Place::default() },
+        });
         let (disk, place) = (own.cloned().unwrap_or(asked), place.unwrap_or(of_this_boot));
         Attached { disk, model: device.model, media: device.media, boot: false, place }
     };
@@ -76,10 +78,14 @@ pub(super) fn open_drives(
     spec: &VmSpec,
     layout: &VmLayout,
     options: &BootOptions,
+    unsettled: &[String],
 ) -> Result<Vec<Drive>, StorageError> {
     let root = ZoneRoot::open(&layout.root())?;
     let zone = layout.zonepath();
-    attached(spec, options).into_iter().map(|attached| open_disk(platform, zone, &root, attached)).collect()
+    attached(spec, options)
+        .into_iter()
+        .map(|attached| open_disk(platform, zone, &root, attached, unsettled))
+        .collect()
 }
 
 /// Opens a disk: one that the agent created lies outside the zone's root, any other one inside it.
@@ -88,6 +94,7 @@ fn open_disk(
     zone: &Path,
     root: &ZoneRoot,
     attached: Attached,
+    unsettled: &[String],
 ) -> Result<Drive, StorageError> {
     let Attached { disk, model, media, boot, place } = attached;
     let path = disk.path.clone().unwrap_or_default();
@@ -97,7 +104,7 @@ fn open_disk(
     }
     let writable = media == Media::Disk;
     let file = if disk.is_made_here() {
-        open_volume(platform, zone, &disk, writable)
+        platform.volumes.open(zone, disk.file_name().unwrap_or_default(), writable)
     } else {
         root.open_file(&path, writable)
     };
@@ -106,26 +113,33 @@ fn open_disk(
         other => other,
     })?;
     take_disk(&file, &path, writable)?;
+    if disk.is_made_here() {
+        holds_no_more(platform, zone, &disk, &file, unsettled)?;
+    }
     if !disk.is_made_here() && disk.size.is_some() {
         has_size(&file, &path, disk.mebibytes())?;
     }
     Ok(Drive { file: Some(file), model, media, boot, path, place, block_size, notrim })
 }
 
-/// Opens a disk that the agent made. A crash may have come before it shrank.
-fn open_volume(
+/// Checks that a disk which the agent made holds no more than its size, and cuts it if an update said so and was
+/// interrupted.
+fn holds_no_more(
     platform: &Platform,
     zone: &Path,
     disk: &DiskSpec,
-    writable: bool,
-) -> Result<File, StorageError> {
-    let name = disk.file_name().unwrap_or_default();
-    let file = platform.volumes.open(zone, name, writable)?;
-    let mebibytes = disk.mebibytes();
-    if file.metadata().is_ok_and(|metadata| metadata.len() > mebibytes.saturating_mul(1 << 20)) {
-        platform.volumes.settle(zone, name, mebibytes)?;
+    file: &File,
+    unsettled: &[String],
+) -> Result<(), StorageError> {
+    let (name, mebibytes) = (disk.file_name().unwrap_or_default(), disk.mebibytes());
+    if file.metadata().map_err(StorageError::at(name))?.len() <= mebibytes.saturating_mul(1 << 20) {
+        return Ok(());
     }
-    Ok(file)
+    if unsettled.iter().any(|pending| pending == name) {
+        return platform.volumes.settle(zone, name, mebibytes).map(drop);
+    }
+    let why = "the file is larger than the disk's size says; give its size, or cut the file";
+    Err(StorageError::Unsafe { path: name.to_owned(), why })
 }
 
 /// Checks that a file which the agent did not make is as large as the machine says.

@@ -22,7 +22,7 @@ use crate::{
     layout::short_socket_name,
     model::Phase,
     network::LinkError,
-    spec::{BootOrder, Brand, Limits},
+    spec::{BootOrder, Limits},
     zone::{Ended, Launch, Process},
 };
 
@@ -184,7 +184,7 @@ impl Boot<'_> {
             let sockets = (listen(&layout.control())?, listen(&layout.metadata())?);
             let open = || -> Result<Disks, StepError> {
                 Ok(Disks {
-                    drives: devices::open_drives(&platform, &vm.spec, &layout, &options)?,
+                    drives: devices::open_drives(&platform, &vm.spec, &layout, &options, &vm.unsettled)?,
                     seed: devices::open_seed(&vm, &layout)?,
                     firmware: devices::open_firmware(&*hypervisor, &vm.spec, &layout)?,
                 })
@@ -219,7 +219,7 @@ impl Boot<'_> {
     }
 
     fn hypervisor(&self) -> &Arc<dyn Hypervisor> {
-        self.request.platform.hypervisor(self.request.vm.spec.brand.unwrap_or(Brand::Kvm))
+        self.request.platform.hypervisor(self.request.vm.spec.brand())
     }
 
     async fn spawn(&mut self) -> Result<(), StepError> {

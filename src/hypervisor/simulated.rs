@@ -178,6 +178,11 @@ impl Hypervisor for SimulatedHypervisor {
             format!("ram={}", plan.ram),
             format!("vcpus={}", plan.vcpus),
             format!("firmware={}", plan.firmware.name()),
+            format!(
+                "machine={} screen={}",
+                plan.machine_type.as_deref().unwrap_or("newest"),
+                plan.has_screen
+            ),
             format!("order={}", plan.order),
             format!("once={}", plan.once.map(|once| once.to_string()).unwrap_or_default()),
         ];

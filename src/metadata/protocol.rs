@@ -55,7 +55,11 @@ pub enum Reply {
 #[must_use]
 pub fn parse(line: &[u8]) -> Line {
     let Ok(text) = std::str::from_utf8(line) else {
-        return if line.starts_with(b"V2 ") { Line::Broken } else { Line::Invalid };
+        return if line.starts_with(b"V2 ") {
+            Line::Broken
+        } else {
+            behind_noise(&String::from_utf8_lossy(line))
+        };
     };
     if let Some(frame) = text.strip_prefix("V2 ") {
         return match unframe(frame) {
@@ -184,6 +188,7 @@ mod tests {
         }
         assert_eq!(parse(b"BdsDxe: loading Boot0001\r"), Line::Noise);
         assert_eq!(parse(b"\r"), Line::Noise);
+        assert_eq!(parse(b"\xc9\xcd\xbb"), Line::Noise);
         assert_eq!(parse(b"hello"), Line::Invalid);
         assert_eq!(parse(b""), Line::Invalid);
     }

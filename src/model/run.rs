@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::time::Timestamp;
-use crate::spec::{BootOptions, Enforcement, LimitReport, NicSpec};
+use crate::spec::{BootOptions, Bootrom, Enforcement, LimitReport, NicSpec};
 
 /// A running hypervisor. The run directory, not this, identifies the process: that is written before the
 /// process runs its first instruction.
@@ -19,6 +19,9 @@ pub struct Run {
     /// The program and its version, by its own account.
     #[serde(default)]
     pub hypervisor: String,
+    /// Its firmware, whose variables are restored when it ends.
+    #[serde(default)]
+    pub bootrom: Option<Bootrom>,
     /// Whether it has a screen.
     #[serde(default = "yes")]
     pub screen: bool,

@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(error(&["tty"]), "Invalid argument to start: tty");
         assert_eq!(
             error(&["disk=/x,floppy"]),
-            "\"floppy\" is not a valid disk model for kvm brand. Valid are: virtio,scsi,ide"
+            "\"floppy\" is not a disk model; there are: virtio, scsi, ide, ahci, nvme"
         );
         for bad in
             ["order=", "order=x", "order=cc", "order=c,twice=d", "order=c,once=", "order=c,once=d,once=c"]

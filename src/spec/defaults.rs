@@ -104,7 +104,7 @@ pub(super) fn complete_nics(nics: &mut [NicSpec], driver: Option<NicModel>, host
 /// Fills in the defaults from the table of properties for the machine's brand.
 fn fill_in(spec: &mut VmSpec) {
     let Ok(Value::Object(mut object)) = serde_json::to_value(&*spec) else { return };
-    let brand = spec.brand.unwrap_or(Brand::Kvm);
+    let brand = spec.brand();
     for property in VM.iter().filter(|property| property.is_for(brand) && !property.is_never_given()) {
         if !object.contains_key(property.name)
             && let Some(value) = default_of(property, brand)

@@ -142,7 +142,8 @@ impl DiskModel {
     /// Parses a model by name, with vmadm's error if none exists.
     pub fn parse(name: &str) -> Result<Self, String> {
         let found = Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, m)| *m);
-        found.ok_or_else(|| not_valid(name, Brand::Kvm))
+        let names = || Self::NAMES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        found.ok_or_else(|| format!("\"{name}\" is not a disk model; there are: {}", names()))
     }
 
     /// The model of that name which a brand has.

@@ -134,10 +134,13 @@ pub fn dhcp_cid(text: &str) -> Form {
 
 /// Logical and physical sector size.
 pub fn guest_block_size(text: &str) -> Form {
-    let size = |text: &str| text.parse().is_ok_and(|n: u32| n >= 512 && n.is_power_of_two());
+    let size = |text: &str| {
+        let number = text.parse().ok().filter(|n: &u32| (512..=2 << 20).contains(n) && n.is_power_of_two());
+        number.filter(|n| n.to_string() == text)
+    };
     let good = match text.split_once('/') {
-        Some((logical, physical)) => size(logical) && size(physical),
-        None => size(text),
+        Some((logical, physical)) => size(logical).is_some_and(|logical| size(physical) >= Some(logical)),
+        None => size(text).is_some(),
     };
     when(good, || format!("{text:?} is not a sector size, like 512 or 512/4096"))
 }
@@ -146,7 +149,9 @@ pub fn guest_block_size(text: &str) -> Form {
 pub fn bootrom(text: &str) -> Form {
     match Bootrom::from(text.to_owned()) {
         Bootrom::File(path) if path.starts_with('/') => zone_path(&path),
-        Bootrom::File(_) => Err(format!("{text:?} is not one of: bios, uefi")),
+        Bootrom::File(_) => Err(format!(
+            "{text:?} is not one of: bios, uefi, or the absolute path of UEFI code (brand bhyve)"
+        )),
         Bootrom::Bios | Bootrom::Uefi => Ok(()),
     }
 }
@@ -222,7 +227,11 @@ mod tests {
                 ],
             ),
             (dhcp_cid, &["0x01ff"], &["1234", "0x", "0x1", "0xzz"]),
-            (guest_block_size, &["512", "512/4096"], &["500", "512/", "4096/x"]),
+            (
+                guest_block_size,
+                &["512", "512/4096", "4096/4096", "2097152"],
+                &["500", "512/", "4096/x", "4096/512", "4194304", "+512", "0512", "512,x=1"],
+            ),
             (device_path, &["/devices/pci@0,0"], &["/notdevices/x"]),
             (bootrom, &["bios", "uefi", "/usr/share/x.fd"], &["", "UEFI", "/x/../y", "x.fd"]),
             (

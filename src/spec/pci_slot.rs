@@ -58,7 +58,7 @@ impl TryFrom<Written> for PciSlot {
 
     fn try_from(written: Written) -> Result<Self, String> {
         match written {
-            Written::Device(device) => Ok(Self::device(device)),
+            Written::Device(device) => device.to_string().parse(),
             Written::Whole(text) => text.parse(),
         }
     }

@@ -39,7 +39,7 @@ pub fn apply(current: &VmSpec, patch: &Patch, host: &Host<'_>) -> Result<Updated
     };
     let mut found = Vec::new();
     let mut verbs = Map::new();
-    let brand = current.brand.unwrap_or(Brand::Kvm);
+    let brand = current.brand();
     for (name, value) in &patch.given {
         let property = find(VM, name);
         if property.is_some_and(|property| property.given == Given::InUpdates) {
@@ -144,12 +144,13 @@ fn change_list(
             continue;
         };
         let table = items_of(list);
-        for (name, value) in change {
+        // The key finds an item and never changes it; a drive's own name is no path.
+        for (name, value) in change.iter().filter(|(name, _)| *name != key) {
             let given = find(table, name).map(|property| property.given);
             if given == Some(Given::InUpdates) {
                 continue;
             }
-            if given == Some(Given::AtCreation) && name != key {
+            if given == Some(Given::AtCreation) {
                 if !is_same(item.get(name), value) {
                     found.push(Violation::property(format!("{update}.{index}.{name}"), instead(name)));
                 }
@@ -254,13 +255,14 @@ fn check(spec: &VmSpec, current: &VmSpec, may_shrink: &[&Value]) -> Vec<Violatio
     let mut found = validate::check_whole(spec);
     for (index, disk) in spec.disks.iter().enumerate() {
         let Some(was) = current.disks.iter().find(|was| was.path == disk.path) else { continue };
-        let may_shrink = disk.path.as_ref().is_some_and(|path| may_shrink.iter().any(|may| *may == path));
+        let names = [disk.path.clone(), disk.drive()];
+        let may_shrink = names.iter().flatten().any(|name| may_shrink.iter().any(|may| *may == name));
         grows(&mut found, index, was, disk, may_shrink);
     }
     found
 }
 
-/// The disks, by path, whose change says that they may lose what they hold.
+/// The disks, by path or drive, whose change says that they may lose what they hold.
 fn may_shrink(given: &Map<String, Value>) -> Vec<&Value> {
     let allowed = items(given, "update_disks")
         .filter(|disk| disk.get("dangerous_allow_shrink") == Some(&Value::Bool(true)));
@@ -292,7 +294,12 @@ fn waiting(current: &VmSpec, spec: &VmSpec) -> Vec<String> {
     else {
         return Vec::new();
     };
-    let waits = |name: &str| find(VM, name).is_some_and(|property| property.effect == Effect::NextBoot);
+    // A screen comes and goes with a boot.
+    let screen = current.has_screen() != spec.has_screen();
+    let waits = |name: &str| {
+        let property = find(VM, name);
+        property.is_some_and(|property| property.effect == Effect::NextBoot) || (screen && name == "vnc_port")
+    };
     let differs = |property: &&Property| {
         let of = |object: &Map<String, Value>| object.get(property.name).map(|held| slow(property, held));
         of(&before) != of(&after)

@@ -252,6 +252,12 @@ impl VmSpec {
         self.bootrom.as_ref().map_or(&Bootrom::Bios, Bootrom::here)
     }
 
+    /// Its brand; every checked machine has one.
+    #[must_use]
+    pub fn brand(&self) -> Brand {
+        self.brand.unwrap_or(Brand::Kvm)
+    }
+
     /// Whether the machine has a screen. SmartOS gives a bhyve guest without a VNC port none.
     #[must_use]
     pub fn has_screen(&self) -> bool {

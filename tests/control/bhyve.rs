@@ -19,7 +19,7 @@ use super::support::{Clients, eventually, fields, simulated::Simulated};
 
 fn parsed(machine: &Value) -> machine_json::Parsed {
     let mut machine = machine.as_object().unwrap().clone();
-    machine.insert("brand".to_owned(), json!("bhyve"));
+    machine.entry("brand").or_insert(json!("bhyve"));
     machine.insert("autoboot".to_owned(), json!(false));
     machine_json::parse_object(machine)
 }
@@ -111,8 +111,16 @@ fn slots_that_can_not_be_are_refused() {
         let at = (1..30).filter(|device| *device != 6).take(count.into());
         json!({"disks": at.map(|device| json!({"size": 5, "model": "virtio", "pci_slot": device.to_string()})).collect::<Vec<_>>()})
     };
-    assert_eq!(completed(&devices(21)).disks.len(), 21);
-    assert!(refused(&devices(22)).1.contains("leave no room"));
+    assert_eq!(completed(&devices(27)).disks.len(), 27);
+    assert!(refused(&devices(28)).1.contains("leave no room"));
+    let on = |bus: u8| json!({"size": 5, "model": "virtio", "pci_slot": format!("{}:0:0", bus * 20)});
+    let with_buses = |count: u8| {
+        let mut machine = devices(count);
+        machine["disks"].as_array_mut().unwrap().extend((1..=8).map(on));
+        machine
+    };
+    assert_eq!(completed(&with_buses(19)).disks.len(), 27);
+    assert!(refused(&with_buses(20)).1.contains("leave no room"));
     let nics = |count| {
         let nic = |n| json!({"nic_tag": "admin", "model": "virtio", "ip": "dhcp", "mac": format!("02:00:00:00:00:{n:02x}")});
         json!({"nics": (0..count).map(nic).collect::<Vec<_>>()})
@@ -226,6 +234,26 @@ async fn devices_keep_their_slots() {
     assert!(left.contains(&"0:6:0".to_owned()) && left.contains(&"0:6:1".to_owned()), "{left:?}");
 }
 
+/// A drive's own name finds its disk, and is not its path.
+#[tokio::test]
+async fn a_disk_that_is_named_by_its_drive_keeps_what_it_holds() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    for machine in [json!({"disks": disks(2)}), json!({"brand": "kvm", "disks": disks(2)})] {
+        let vm = create(&mut clients, machine).await.unwrap();
+        let before = vm.spec.unwrap().disks;
+        let path = before[0].path.clone().unwrap();
+        std::fs::write(&path, vec![7; 5 << 20]).unwrap();
+        let boot = json!({"update_disks": [{"path": "drive0", "boot": true}]});
+        let after = change(&mut clients, &vm.uuid, boot).await.unwrap();
+        assert_eq!((&after["disks"][0]["path"], &after["disks"][0]["boot"]), (&json!(path), &json!(true)));
+        assert_eq!(std::fs::read(&path).unwrap(), vec![7; 5 << 20]);
+        let shrink = json!({"update_disks": [{"path": "drive0", "size": 2}]});
+        assert_eq!(fields(&change(&mut clients, &vm.uuid, shrink).await.unwrap_err()), ["disks.0.size"]);
+        clients.delete(&vm.uuid).await.unwrap();
+    }
+}
+
 /// What a disk holds is cut only by who says so, and only once that is committed.
 #[tokio::test]
 async fn a_disk_shrinks_when_it_is_dangerously_allowed() {
@@ -236,7 +264,7 @@ async fn a_disk_shrinks_when_it_is_dangerously_allowed() {
     let size = || std::fs::metadata(&path).unwrap().len() >> 20;
     let shrink = |allowed: bool| json!({"update_disks": [{"path": path, "size": 2, "dangerous_allow_shrink": allowed}]});
     let status = change(&mut clients, &vm.uuid, shrink(false)).await.unwrap_err();
-    assert!(status.details().len() > 10 && fields(&status) == ["disks.0.size"], "D20: {status:?}");
+    assert_eq!(fields(&status), ["disks.0.size"], "D20: {status:?}");
     assert_eq!(size(), 5);
     let spec = change(&mut clients, &vm.uuid, shrink(true)).await.unwrap();
     assert_eq!(
@@ -244,10 +272,11 @@ async fn a_disk_shrinks_when_it_is_dangerously_allowed() {
         (&json!(2), None)
     );
     eventually("it is cut", || std::future::ready((size() == 2).then_some(()))).await;
-    // A crash came before the cut: the next boot does it.
+    // What nobody allowed to be lost is not.
     std::fs::File::options().write(true).open(&path).unwrap().set_len(5 << 20).unwrap();
-    clients.start(&vm.uuid).await.unwrap();
-    assert_eq!(size(), 2);
+    let status = clients.start(&vm.uuid).await.unwrap_err();
+    assert!(status.message().contains("larger than the disk's size says"), "{status:?}");
+    assert_eq!(size(), 5);
 }
 
 #[tokio::test]
@@ -268,6 +297,27 @@ async fn a_machine_type_is_for_life() {
     for wrong in ["pc-i440fx-7.2", "q35", "pc-q35-7"] {
         assert_eq!(refused(&json!({"machine_type": wrong})).0, "machine_type", "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn a_boot_has_the_machines_type_and_screen() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let vm = create(&mut clients, json!({"machine_type": "pc-q35-6.0", "vnc_port": -1})).await.unwrap();
+    clients.start(&vm.uuid).await.unwrap();
+    let arguments = agent.process(&vm.uuid).arguments.clone();
+    assert!(arguments.contains(&"machine=pc-q35-6.0 screen=false".to_owned()), "{arguments:?}");
+    // A screen comes with a boot.
+    let update = v1::UpdateVmRequest {
+        uuid: vm.uuid.clone(),
+        vm: Some(Box::new(v1::VmSpec { vnc_port: Some(0), ..Default::default() })),
+        ..Default::default()
+    };
+    let answer = clients.vms.update_vm(update).await.unwrap().into_inner();
+    assert_eq!(answer.next_boot, ["vnc_port"]);
+    let request = v1::TakeScreenshotRequest { uuid: vm.uuid.clone() };
+    let status = clients.vms.take_screenshot(request).await.unwrap_err();
+    assert!(status.message().contains("no screen"), "{status:?}");
 }
 
 #[tokio::test]
@@ -330,6 +380,9 @@ async fn a_brand_can_be_switched_off() {
     let brands =
         |host: v1::GetHostResponse| host.hypervisors.into_iter().map(|each| each.brand).collect::<Vec<_>>();
     let host = clients.host.get_host(v1::GetHostRequest {}).await.unwrap().into_inner();
+    let types: Vec<_> = host.hypervisors.iter().map(|each| each.machine_types.clone()).collect();
+    assert_eq!(types, [["pc-i440fx-7.2"], ["pc-q35-7.2"]]);
+    assert!(host.hypervisors.iter().all(|each| each.description.contains("simulated")));
     assert_eq!(brands(host), ["kvm", "bhyve"]);
     clients.start(&vm.uuid).await.unwrap();
     agent.stop().await;
@@ -339,7 +392,9 @@ async fn a_brand_can_be_switched_off() {
     let mut clients = agent.clients().await;
     let host = clients.host.get_host(v1::GetHostRequest {}).await.unwrap().into_inner();
     assert_eq!(brands(host), ["kvm"]);
-    // One that runs goes on, and can be stopped.
+    // One that runs goes on, and can be stopped, but not booted again.
+    let reboot = v1::RebootVmRequest { uuid: vm.uuid.clone(), ..Default::default() };
+    assert_eq!(clients.vms.reboot_vm(reboot).await.unwrap_err().code(), Code::Unimplemented);
     assert_eq!(clients.state(&vm.uuid).await, v1::VmState::Running);
     clients.stop(&vm.uuid, true).await.unwrap();
     for status in

@@ -84,6 +84,7 @@ async fn options_reach_the_hypervisor_for_one_boot() {
             "ram=512".to_owned(),
             "vcpus=2".to_owned(),
             "firmware=bios".to_owned(),
+            "machine=pc-i440fx-7.2 screen=true".to_owned(),
             "order=nc".to_owned(),
             "once=d".to_owned(),
             format!("drive={zone}/disk1,virtio,disk,boot=true"),

@@ -162,7 +162,7 @@ impl VmContext {
 
     /// Returns the hypervisor of a machine's brand.
     pub(super) fn hypervisor_of(&self, spec: &VmSpec) -> &Arc<dyn Hypervisor> {
-        self.platform.hypervisor(spec.brand.unwrap_or(Brand::Kvm))
+        self.platform.hypervisor(spec.brand())
     }
 
     /// Fails if this host runs no VMs of the brand.

@@ -20,7 +20,7 @@ use crate::{
     },
     layout::VmLayout,
     model::{Timestamp, VmRecord, WaitingCall},
-    spec::{BootOptions, Brand, VmSpec, VmState, secret},
+    spec::{BootOptions, VmSpec, VmState, secret},
     storage::{self, StorageError},
 };
 
@@ -58,7 +58,7 @@ pub(super) fn would_be(context: &VmContext, uuid: Uuid, spec: VmSpec) -> Result<
 
 /// Fails for what this host does not have at all.
 fn can_be_made(context: &VmContext, spec: &VmSpec) -> Result<(), Error> {
-    context.check_brand(spec.brand.unwrap_or(Brand::Kvm))?;
+    context.check_brand(spec.brand())?;
     if spec.disks.iter().any(|disk| disk.other.contains_key("image_uuid")) {
         return Err(Error::Unsupported {
             capability: "images".to_owned(),

@@ -6,7 +6,9 @@ use crate::{agent::context::VmContext, model::VmRecord, spec::DiskSpec};
 pub(in crate::agent) async fn settle(context: &VmContext, vm: &VmRecord) {
     let (volumes, layout) = (context.platform.volumes.clone(), context.layout_of(vm.uuid));
     let disks: Vec<DiskSpec> = vm.spec.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
-    let (hypervisor, bootrom) = (context.hypervisor(vm).clone(), vm.spec.bootrom().clone());
+    let ran = vm.machine.as_ref().and_then(|run| run.bootrom.clone());
+    let (hypervisor, bootrom) =
+        (context.hypervisor(vm).clone(), ran.unwrap_or_else(|| vm.spec.bootrom().clone()));
     let settle = move || {
         if let Err(error) = hypervisor.settle_firmware(&bootrom, &layout.efi_vars()) {
             tracing::warn!(%error, zone = %layout.zonepath().display(), "cannot check the UEFI variables");

@@ -19,6 +19,7 @@ use crate::{
 impl Actor {
     /// Fails when the VM could not be started again after a stop.
     async fn may_boot_again(&self) -> Result<(), Error> {
+        self.context.check_brand(self.record.spec.brand())?;
         match links::problem(&self.context, &self.record.spec).await {
             Some(problem) => Err(self.wrong_state(format!("Cannot reboot vm: {problem}"))),
             None => Ok(()),

@@ -21,7 +21,7 @@ use crate::{
     boot::{self, BootFailure, BootRequest, Clock, Running},
     hypervisor::Machine,
     model::{BootCall, BootPhase, EventKind, Exit, ExitReason, Phase, Run, Timestamp, VmRecord},
-    spec::{BootOptions, Brand, VmState},
+    spec::{BootOptions, VmState},
     zone::Process,
 };
 
@@ -31,7 +31,7 @@ impl Actor {
         let state = self.record.state;
         match judge(state, Ask::Start) {
             Verdict::Act => {
-                self.context.check_brand(self.record.spec.brand.unwrap_or(Brand::Kvm))?;
+                self.context.check_brand(self.record.spec.brand())?;
                 self.context.draining.check().map(|()| None)
             }
             Verdict::Already => Ok(Some(self.reply(true))),
@@ -50,6 +50,7 @@ impl Actor {
     ) -> Result<VmReply, Error> {
         // Again: the start within a reboot was not checked before.
         self.context.draining.check()?;
+        self.context.check_brand(self.record.spec.brand())?;
         self.rename_disks().await;
         // An older agent's VM has no machine type yet.
         let machine_type = completion::pinned(&self.context, self.record.spec.clone()).await.machine_type;
@@ -185,6 +186,7 @@ impl Actor {
             pid: process.pid(),
             booted: Timestamp::now(),
             accelerator: accelerator.to_owned(),
+            bootrom: Some(self.record.spec.bootrom().clone()),
             screen: self.record.has_screen(),
             enforcements: process.enforcements().to_vec(),
             limits: process.limits().to_vec(),

@@ -166,7 +166,10 @@ impl Actor {
                         }
                     },
                     // One that shrinks does so once that is committed.
-                    Some(old) if old.size < disk.size => volumes.grow(&zone, name, size),
+                    // What an interrupted shrink left is not brought back.
+                    Some(old) if old.size < disk.size => volumes
+                        .settle(&zone, name, old.mebibytes())
+                        .and_then(|_| volumes.grow(&zone, name, size)),
                     Some(_) => Ok(()),
                 };
                 if let Err(error) = done {
@@ -184,7 +187,7 @@ impl Actor {
         }
     }
 
-    /// Cuts what disks hold beyond their new sizes. What fails here, the next boot does.
+    /// Cuts what disks hold beyond their new sizes. The next boot repeats a cut that fails or is interrupted.
     async fn shrink_disks(&self, before: &VmSpec) {
         let shrunk: Vec<DiskSpec> = self
             .record
@@ -256,11 +259,14 @@ impl Actor {
     }
 }
 
-/// Returns the file names of disks that are created or removed between the machines.
+/// Returns the file names of disks that are created, removed or cut between the machines.
 fn unsettled(before: &VmSpec, after: &VmSpec) -> Vec<String> {
     let not_in = |spec: &VmSpec, disk: &DiskSpec| !spec.disks.iter().any(|other| other.path == disk.path);
     let made = after.disks.iter().filter(|disk| not_in(before, disk));
     let gone = before.disks.iter().filter(|disk| not_in(after, disk));
-    let ours = made.chain(gone).filter(|disk| disk.is_made_here());
+    let is_less =
+        |disk: &&DiskSpec| before.disks.iter().any(|old| old.path == disk.path && old.size > disk.size);
+    let shrunk = after.disks.iter().filter(is_less);
+    let ours = made.chain(gone).chain(shrunk).filter(|disk| disk.is_made_here());
     ours.filter_map(DiskSpec::file_name).map(str::to_owned).collect()
 }

@@ -74,6 +74,8 @@ pub(super) fn open(settings: &Settings, bootrom: &Bootrom, vars: &Path) -> Resul
         HypervisorError::at::<io::Error>(format!("UEFI firmware {} (package ovmf)", path.display()))
     };
     let code = File::open(&uefi.code).map_err(failed(&uefi.code))?;
+    change_places(&uefi.vars, vars)
+        .map_err(HypervisorError::at(format!("UEFI variables {}", vars.display())))?;
     if !vars.exists() {
         copy_new(&uefi.vars, vars)
             .map_err(HypervisorError::at(format!("UEFI variables {}", vars.display())))?;
@@ -86,6 +88,22 @@ pub(super) fn open(settings: &Settings, bootrom: &Bootrom, vars: &Path) -> Resul
         .open(vars)
         .map_err(failed(vars))?;
     Ok(Firmware::Uefi { code, vars })
+}
+
+/// Puts variables of another size aside, which another firmware wrote, and takes those back that are of this one's.
+fn change_places(template: &Path, vars: &Path) -> io::Result<()> {
+    let size = template.metadata()?.len();
+    let aside = |size: u64| vars.with_extension(format!("{size}.fd"));
+    match vars.symlink_metadata() {
+        Ok(found) if found.len() != size => std::fs::rename(vars, aside(found.len()))?,
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    match std::fs::rename(aside(size), vars) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Restores the size of a VM's variables, if they exist.
@@ -151,5 +169,16 @@ mod tests {
         std::fs::write(&vars, "changed, and longer").unwrap();
         settle(&settings, &file(&inside.join("CODE.fd")), &vars).unwrap();
         assert_eq!(std::fs::read_to_string(&vars).unwrap(), "changed");
+
+        // Firmware with variables of another size has its own, and finds them again.
+        std::fs::write(inside.join("B_CODE.fd"), "").unwrap();
+        std::fs::write(inside.join("B_VARS.fd"), "larger variables").unwrap();
+        let text = || std::fs::read_to_string(&vars).unwrap();
+        for _ in 0..2 {
+            open(&settings, &file(&inside.join("B_CODE.fd")), &vars).unwrap();
+            assert_eq!(text(), "larger variables");
+            open(&settings, &file(&inside.join("CODE.fd")), &vars).unwrap();
+            assert_eq!(text(), "changed");
+        }
     }
 }

@@ -201,7 +201,7 @@ impl Offers {
 
     fn faults(&self, spec: &VmSpec) -> Vec<Violation> {
         let mut found = Vec::new();
-        let brand = spec.brand.unwrap_or(Brand::Kvm);
+        let brand = spec.brand();
         if let Some(machine) = spec.machine_type.as_ref().filter(|machine| lacks(&self.machines, machine)) {
             let there = self.machines_of(brand);
             let why = format!(

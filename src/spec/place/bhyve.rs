@@ -24,6 +24,10 @@ const RESERVED: [u8; 4] = [0, 6, 30, 31];
 const FUNCTIONS: u8 = 8;
 /// Other buses that disks may be on.
 pub const MAX_BUSES: usize = 8;
+/// Devices from 1 to [`HIGHEST`] without that of interfaces.
+const FREE: usize = 28;
+/// Devices that a seed takes.
+const SEED: usize = 1;
 /// The highest device for what needs no certain place: bridges to other buses, devices of one boot.
 pub const HIGHEST: u8 = 29;
 
@@ -121,24 +125,41 @@ fn too_many(spec: &VmSpec, taken: &[(usize, PciSlot)]) -> Vec<Violation> {
         let why = format!("VM has more than {FUNCTIONS} interfaces on PCI device {}", NICS.device);
         found.push(Violation::value("nics", why));
     }
-    let devices: BTreeSet<(u8, u8)> = taken.iter().map(|(_, slot)| (slot.bus, slot.device)).collect();
-    let on_the_first = devices.iter().filter(|(bus, _)| *bus == 0).count();
-    if on_the_first > usize::from(HIGHEST) - MAX_BUSES {
-        let why = format!("disks on {on_the_first} devices of bus 0 leave no room for the machine's own");
+    let buses: BTreeSet<u8> = taken.iter().map(|(_, slot)| slot.bus).collect();
+    let mut devices: BTreeSet<u8> =
+        taken.iter().filter(|(_, slot)| slot.bus == 0).map(|(_, slot)| slot.device).collect();
+    devices
+        .extend(spec.disks.iter().filter(|disk| disk.pci_slot.is_none()).map(|disk| device_of(disk).device));
+    let needed = devices.len() + places_of_buses(&buses) + SEED;
+    if needed > FREE {
+        let why = format!(
+            "disks on {} devices of bus 0, with what makes the other buses, leave no room for the machine's own",
+            devices.len()
+        );
         found.push(Violation::value("disks", why));
     }
     found
+}
+
+/// Devices of bus 0 that make the other buses: a bridge for each of a run that begins with 1, and a root for any
+/// other run.
+fn places_of_buses(buses: &BTreeSet<u8>) -> usize {
+    let begins_a_run = |bus: &&u8| !buses.contains(&(**bus - 1)) || **bus == 1;
+    let direct = (1..=u8::MAX).take_while(|bus| buses.contains(bus)).count();
+    let runs =
+        buses.iter().filter(|bus| **bus > 1).filter(begins_a_run).filter(|bus| usize::from(**bus) > direct);
+    direct + runs.count()
 }
 
 /// Returns notes on disks that a guest can't find.
 pub(in crate::spec) fn notes(spec: &VmSpec) -> impl Iterator<Item = Note> {
     let slots: Vec<(usize, PciSlot)> =
         spec.disks.iter().enumerate().filter_map(|(index, disk)| Some((index, disk.pci_slot?))).collect();
-    let takes_the_rest = spec.disks.iter().any(|disk| disk.pci_slot.is_none());
+    let will_be_taken =
+        |first| spec.disks.iter().any(|disk| disk.pci_slot.is_none() && device_of(disk) == first);
     let is_alone = move |slot: PciSlot, slots: &[(usize, PciSlot)]| {
         let first = slot.with_function(0);
-        let will_be = takes_the_rest && (first == CDS || first == DISKS);
-        slot.function > 0 && !will_be && !slots.iter().any(|(_, other)| *other == first)
+        slot.function > 0 && !will_be_taken(first) && !slots.iter().any(|(_, other)| *other == first)
     };
     let alone: Vec<(usize, PciSlot)> =
         slots.iter().copied().filter(|(_, slot)| is_alone(*slot, &slots)).collect();

@@ -23,7 +23,7 @@ pub const DISK: &[Property] = &[
     property("refreservation", Kind::IntegerOr(0, validate::MAX_DISK as i64, MIB, &["auto"]), "Room kept for the volume.").effect(ZFS),
     property("zpool", Kind::Text(255), "Where the volume is.").fixed().effect(ZFS),
     property("zfs_filesystem", Kind::Text(1024), "The volume's name, in SmartOS's objects.").foreign("\"\""),
-    property("uuid", Kind::Uuid, "Names the disk for life.").bhyve().effect(Effect::Label).default(Default::Computed("made by the agent")),
+    property("uuid", Kind::Uuid, "Names the disk, until it is changed.").bhyve().effect(Effect::Label).default(Default::Computed("made by the agent")),
     property("pci_slot", Kind::Form(forms::pci_slot), "Where the guest finds it: device, device:function or bus:device:function.").bhyve().default(Default::Computed("0:4:0 and up, the boot disk first; 0:3:0 and up for CDs")),
     property("guest_block_size", Kind::Form(forms::guest_block_size), "Sector size of a virtio disk that the guest sees: logical, or logical/physical like 512/4096.").bhyve(),
     property("notrim", Kind::Boolean, "The guest can't discard blocks of a virtio disk.").bhyve(),

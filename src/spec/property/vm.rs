@@ -22,7 +22,7 @@ const KEYS: Kind = Kind::List(&Kind::Text(255), 1000);
 #[rustfmt::skip]
 pub const VM: &[Property] = &[
     property("uuid", Kind::Uuid, "Names the VM for life; lower case, 36 characters.").fixed().effect(Effect::Label).default(Default::Computed("made by the agent")).column("UUID", 36),
-    property("brand", Kind::Word(&["kvm", "bhyve"]), "Which hypervisor runs the VM. Required.").fixed().column("BRAND", 14),
+    property("brand", Kind::Word(&["kvm", "bhyve"]), "Which machine the guest sees. Required.").fixed().column("BRAND", 14),
     property("alias", Kind::Text(4096), "A name for people; not unique.").effect(Effect::Live).column("ALIAS", 10),
     property("hostname", Kind::Form(forms::hostname), "What the guest should call itself.").default(Default::Computed("the uuid")).column("HOSTNAME", 32),
     property("autoboot", Kind::Boolean, "Started at creation and with its host. Set by a start, cleared by a stop: what the operator wants.").effect(Effect::Live).default(Default::Value("true")).column("AUTOBOOT", 8),
@@ -56,7 +56,7 @@ pub const VM: &[Property] = &[
     property("machine_type", Kind::Form(forms::machine_type), "The hypervisor's machine, with its version. It stays until it is changed, so that a new hypervisor shows the guest the same machine; null takes the newest.").default(Default::Computed("the newest that the host has")).column("MACHINE_TYPE", 14),
     property("on_panic", Kind::Word(&["none", "shutdown", "pause"]), "What becomes of a guest that panics: none: it goes its own way (a dump, a reboot); shutdown: its power is cut; pause: it is halted to be looked at.").kvm().default(Default::Value("\"none\"")),
     property("vga", Kind::Form(forms::vga), "The graphics adapter.").kvm().default(Default::Value("\"std\"")),
-    property("vnc_port", Kind::Integer(-1, 65535, "(-1: none, 0: any free port)"), "TCP port of the VNC endpoint.").effect(Effect::Live).default(Default::Value("0")).column("VNC_PORT", 8),
+    property("vnc_port", Kind::Integer(-1, 65535, "(-1: none, 0: any free port)"), "TCP port of the VNC endpoint. A bhyve VM gains or loses its screen (-1) at its next boot.").effect(Effect::Live).default(Default::Value("0")).column("VNC_PORT", 8),
     property("vnc_password", Kind::Secret(8), "Password of the VNC endpoint.").effect(Effect::Live),
     property("spice_port", Kind::Integer(-1, 65535, ""), "TCP port of the SPICE endpoint.").kvm().effect(NO_SPICE),
     property("spice_password", Kind::Secret(255), "Its password.").kvm().effect(NO_SPICE),

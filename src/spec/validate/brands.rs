@@ -24,7 +24,10 @@ pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
     if brand == Brand::Kvm
         && let Some(Bootrom::File(path)) = &spec.bootrom
     {
-        out.push(Violation::value("bootrom", format!("\"{path}\" is not one of: bios, uefi")));
+        out.push(Violation::value(
+            "bootrom",
+            format!("brand kvm takes no file (\"{path}\"); give bios or uefi"),
+        ));
     }
     let most = match brand {
         Brand::Kvm => MAX_DEVICES,
