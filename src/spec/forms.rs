@@ -162,7 +162,11 @@ pub fn machine_type(text: &str) -> Form {
     let numbers = version.and_then(|version| version.split_once('.')).is_some_and(|(major, minor)| {
         [major, minor].iter().all(|part| part.parse::<u16>().is_ok() && !part.starts_with('+'))
     });
-    when(numbers, || format!("{text:?} is not a machine type with a version, like pc-i440fx-7.2"))
+    when(numbers, || {
+        format!(
+            "{text:?} is not a machine type with a version, like pc-i440fx-7.2 (kvm) or pc-q35-7.2 (bhyve)"
+        )
+    })
 }
 
 /// A device of an illumos host.

@@ -131,6 +131,9 @@ fn slots_that_can_not_be_are_refused() {
         (json!({"path": "/notdevices/x", "pci_slot": "0:8:0"}), "pci_devices.0.path"),
         (json!({"path": "/devices/x", "pci_slot": "foo"}), "pci_devices.0.pci_slot"),
         (json!({"path": "/devices/x", "pci_slot": "0:8:0", "model": "passover"}), "pci_devices.0.model"),
+        (json!({"pci_slot": "0:8:0"}), "pci_devices.0.path"),
+        (json!({"path": "/devices/x"}), "pci_devices.0.pci_slot"),
+        (json!({"path": "/devices/x", "pci_slot": "0:6:0"}), "pci_devices.0.pci_slot"),
     ] {
         assert_eq!(refused(&json!({"pci_devices": [device]})).0, at, "G07");
     }

@@ -9,6 +9,8 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 use super::lowest_of;
 use crate::spec::{DiskSpec, Media, Note, PciSlot, Violation, VmSpec};
 
@@ -99,12 +101,40 @@ pub(in crate::spec) fn violations(spec: &VmSpec) -> Vec<Violation> {
         }
         taken.push((index, slot));
     }
+    found.extend(passed_through(spec, &taken));
     let buses: BTreeSet<u8> = taken.iter().map(|(_, slot)| slot.bus).filter(|bus| *bus > 0).collect();
     if buses.len() > MAX_BUSES {
         let why = format!("disks on {} other buses are over the limit of {MAX_BUSES}", buses.len());
         found.push(Violation::value("disks", why));
     }
     found.extend(too_many(spec, &taken));
+    found
+}
+
+/// The rules of devices of the host.
+fn passed_through(spec: &VmSpec, disks: &[(usize, PciSlot)]) -> Vec<Violation> {
+    let (mut found, mut paths, mut slots) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    let devices = spec.other.get("pci_devices").and_then(Value::as_array);
+    for (index, device) in devices.into_iter().flatten().enumerate() {
+        let at = |name: &str| format!("pci_devices.{index}.{name}");
+        match device["path"].as_str() {
+            None => found.push(Violation::missing(at("path"), "required: the device, below /devices")),
+            Some(path) if !paths.insert(path) => {
+                found.push(Violation::value(at("path"), format!("another device has the path {path}")));
+            }
+            Some(_) => {}
+        }
+        let Some(slot) = device["pci_slot"].as_str().and_then(|slot| slot.parse::<PciSlot>().ok()) else {
+            found.push(Violation::missing(at("pci_slot"), "required: where the guest finds it, like 0:8:0"));
+            continue;
+        };
+        if slot.bus == 0 && RESERVED.contains(&slot.device) {
+            let why = format!("pci_slot \"{slot}\" invalid: PCI device {} is reserved", slot.device);
+            found.push(Violation::value(at("pci_slot"), why));
+        } else if !slots.insert(slot) || disks.iter().any(|(_, taken)| *taken == slot) {
+            found.push(Violation::value(at("pci_slot"), format!("pci_slot \"{slot}\" is taken")));
+        }
+    }
     found
 }
 

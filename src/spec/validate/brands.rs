@@ -2,7 +2,7 @@
 
 use super::{MAX_BHYVE_DEVICES, MAX_DEVICES};
 use crate::spec::{
-    Bootrom, Brand, DiskModel, Note, VmSpec,
+    Bootrom, Brand, DiskModel, NicModel, Note, VmSpec,
     place::{bhyve, kvm},
     violation::Violation,
 };
@@ -11,6 +11,9 @@ pub(super) fn check(out: &mut Vec<Violation>, spec: &VmSpec) {
     let Some(brand) = spec.brand else { return };
     if let Some(fault) = spec.disk_driver.and_then(|model| model.fault(brand)) {
         out.push(Violation::value("disk_driver", fault));
+    }
+    if brand == Brand::Bhyve && spec.nic_driver.is_some_and(|model| model != NicModel::Virtio) {
+        out.push(Violation::value("nic_driver", "bhyve has virtio interfaces alone"));
     }
     if let Some(machine) = spec.machine_type.as_ref().filter(|name| !name.starts_with(brand.machine_family()))
     {
