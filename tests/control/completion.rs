@@ -90,8 +90,11 @@ async fn every_type_of_info_is_proposed() {
 #[tokio::test]
 async fn no_agent_means_no_proposals() {
     let agent = Simulated::start().await;
-    let words = tab(&agent, "vmadm --endpoint unix:/nowhere get 0", false).await;
-    assert!(words.is_empty(), "{words:?}");
-    let words = tab(&agent, "vmadm --endpoint nonsense get 0", true).await;
-    assert!(words.is_empty(), "{words:?}");
+    let uuid = agent.clients().await.create(machine()).await;
+    let line = |endpoint: &str| format!("vmadm --endpoint {endpoint} get {}", &uuid[..8]);
+    assert_eq!(tab(&agent, &line("ENDPOINT"), false).await, [uuid.as_str()]);
+    for endpoint in ["unix:/nowhere", "nonsense"] {
+        let words = tab(&agent, &line(endpoint), true).await;
+        assert!(words.is_empty(), "{words:?}");
+    }
 }
