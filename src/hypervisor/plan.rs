@@ -83,17 +83,6 @@ pub enum Firmware {
     },
 }
 
-impl Firmware {
-    /// What it is, in one word.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Bios => "bios",
-            Self::Uefi { .. } => "uefi",
-        }
-    }
-}
-
 /// An open disk or CD.
 #[derive(Debug)]
 pub struct Drive {

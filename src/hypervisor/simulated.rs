@@ -177,7 +177,7 @@ impl Hypervisor for SimulatedHypervisor {
         let mut arguments = vec![
             format!("ram={}", plan.ram),
             format!("vcpus={}", plan.vcpus),
-            format!("firmware={}", plan.firmware.name()),
+            format!("firmware={}", if matches!(plan.firmware, Firmware::Bios) { "bios" } else { "uefi" }),
             format!(
                 "machine={} screen={}",
                 plan.machine_type.as_deref().unwrap_or("newest"),

@@ -6,7 +6,7 @@ use super::{
     bhyve,
     boot_order::set_positions,
     builder::Builder,
-    devices::taken_slots,
+    devices::{self, taken_slots},
     kvm,
     settings::Settings,
 };
@@ -54,18 +54,18 @@ pub(super) fn program(
         b.option("-trace", event);
     }
     firmware(b, plan.firmware);
-    let kvm = accelerator.name == "kvm";
+    let is_kvm = accelerator.name == "kvm";
     match brand {
         Brand::Kvm => {
             kvm::drives(b, plan.drives)?;
             plan.seed.map(|disk| kvm::seed(b, disk)).transpose()?;
-            kvm::nics(b, plan.nics, &plan.tuning, kvm)?;
+            devices::nics(b, plan.nics, &plan.tuning, is_kvm, kvm::place)?;
         }
         Brand::Bhyve => {
             bhyve::buses(b, &plan.drives)?;
             plan.seed.map(|disk| bhyve::seed(b, disk)).transpose()?;
             bhyve::drives(b, plan.drives)?;
-            bhyve::nics(b, plan.nics, &plan.tuning, kvm)?;
+            devices::nics(b, plan.nics, &plan.tuning, is_kvm, bhyve::place)?;
         }
     }
     if let Some(words) = &plan.tuning.extra_options {

@@ -6,25 +6,26 @@
 //!                  4  disks, the boot disk first    31  LPC: serial ports, keyboard
 //! ```
 //!
-//! An ahci disk is a controller with one port, as bhyve's is. What has no place in this shape takes devices from 29
-//! down: disks of one boot, and bridges to the other buses that a `pci_slot` may name. The seed is on device 5.
+//! An ahci disk is a controller with one port, as bhyve's is. Other devices take the bus from 29 down: disks of one
+//! boot, and bridges to the other buses that a `pci_slot` may name. The seed is on device 5.
 //!
-//! Not as bhyve: the host bridge says Intel 82G33 (bhyve's says i440FX); the screen is a VGA adapter, NVMe and xHCI are
-//! QEMU's; there are no MSI-X-only virtio devices. A guest's panic is not reported, which bhyve does not do either.
+//! It differs from bhyve's machine: the host bridge says Intel 82G33 instead of i440FX, and the screen, NVMe and xHCI
+//! are QEMU's. A guest's panic is not reported, as with bhyve.
 
-use std::{collections::BTreeSet, fs::File};
+use std::fs::File;
 
 use super::{
-    super::{Drive, HypervisorError, MachinePlan, Nic, Tuning},
+    super::{Drive, HypervisorError, MachinePlan},
     builder::Builder,
-    devices::{Attached, attach, disk_device, nic},
+    devices::{self, Attached, attach, no_such_model},
 };
-use crate::spec::{Brand, DiskModel, PciSlot, place::bhyve::HIGHEST};
+use crate::spec::{
+    Brand, DiskModel, PciSlot,
+    place::bhyve::{DEVICES, SEED, bus_runs},
+};
 
 /// No SATA controller and no SMBus of the board's own.
 pub(super) const MACHINE_OPTIONS: &str = ",sata=off,smbus=off";
-/// Where the seed is if nothing else is there.
-const SEED: PciSlot = PciSlot::device(5);
 
 /// The screen with its tablet, unless there is none.
 pub(super) fn own_devices(b: &mut Builder, plan: &MachinePlan) {
@@ -36,30 +37,21 @@ pub(super) fn own_devices(b: &mut Builder, plan: &MachinePlan) {
 }
 
 /// Adds the buses that disks are on besides the first.
-///
-/// Firmware numbers buses in the order in which it finds bridges. So a run of buses that begins with 1 hangs on bridges
-/// of bus 0, and any other run on those of a root bus which has the number before.
 pub(super) fn buses(b: &mut Builder, drives: &[Drive]) -> Result<(), HypervisorError> {
-    let slots = drives.iter().filter_map(|drive| drive.place.slot);
-    let buses: BTreeSet<u8> = slots.map(|slot| slot.bus).filter(|bus| *bus > 0).collect();
-    // Taken from above, so that the first bridge is the lowest device.
-    let direct = (1..=u8::MAX).take_while(|bus| buses.contains(bus)).count();
-    let mut places = (0..direct).map(|_| b.free_device(1..HIGHEST + 1)).collect::<Result<Vec<_>, _>>()?;
-    let (mut root, mut on_root) = (None, 0_u8);
-    for bus in buses {
-        if let Some(place) = places.pop() {
-            b.option("-device", bridge(bus, "pcie.0", place.device));
+    for run in bus_runs(drives.iter().filter_map(|drive| drive.place.slot)) {
+        if *run.start() == 1 {
+            // Taken from above: the lowest device is the first bridge.
+            let places: Result<Vec<_>, _> = run.clone().map(|_| b.free_device(DEVICES)).collect();
+            for (bus, place) in run.zip(places?.into_iter().rev()) {
+                b.option("-device", bridge(bus, "pcie.0", place.device));
+            }
             continue;
         }
-        if root.is_none_or(|(_, last)| last + 1 != bus) {
-            let number = bus - 1;
-            let place = b.free_device(1..HIGHEST + 1)?;
-            b.option("-device", format!("pxb-pcie,id=root{number},bus_nr={number},{}", address(b, place)));
-            (root, on_root) = (Some((number, number)), 0);
-        }
-        if let Some((number, last)) = &mut root {
-            b.option("-device", bridge(bus, &format!("root{number}"), on_root));
-            (*last, on_root) = (bus, on_root + 1);
+        let number = run.start() - 1;
+        let place = place(b, None)?;
+        b.option("-device", format!("pxb-pcie,id=root{number},bus_nr={number},{place}"));
+        for (bus, device) in run.zip(0..) {
+            b.option("-device", bridge(bus, &format!("root{number}"), device));
         }
     }
     Ok(())
@@ -69,22 +61,20 @@ fn bridge(bus: u8, on: &str, device: u8) -> String {
     format!("pci-bridge,id=bus{bus},bus={on},chassis_nr={bus},shpc=off,addr={device:x}")
 }
 
-/// `bus=pcie.0,addr=4.1`, with what function 0 says of others. Without a name QEMU takes whichever bus it finds.
-fn address(b: &Builder, slot: PciSlot) -> String {
+/// The address of a device, like `bus=pcie.0,addr=4.1`: its own slot, or the highest device that is free. Function 0
+/// says whether there are others. Without a bus's name QEMU takes the first that it finds.
+pub(super) fn place(b: &mut Builder, own: Option<PciSlot>) -> Result<String, HypervisorError> {
+    let slot = own.map_or_else(|| b.free_device(DEVICES), Ok)?;
     let bus = if slot.bus == 0 { "pcie.0".to_owned() } else { format!("bus{}", slot.bus) };
     let shared = if slot.function == 0 && b.is_shared(slot) { ",multifunction=on" } else { "" };
-    format!("bus={bus},addr={:x}.{}{shared}", slot.device, slot.function)
+    Ok(format!("bus={bus},addr={:x}.{}{shared}", slot.device, slot.function))
 }
 
 /// Disks and CDs.
 pub(super) fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), HypervisorError> {
     for mut drive in drives {
-        let Attached { id, kind, arguments } = attach(b, &mut drive);
-        let device = disk_device(Brand::Bhyve, drive.model, drive.media).ok_or_else(|| {
-            HypervisorError::Plan(format!("the bhyve brand has no {} disks", drive.model.as_str()))
-        })?;
-        let slot = drive.place.slot.map_or_else(|| b.free_device(1..HIGHEST + 1), Ok)?;
-        let place = address(b, slot);
+        let Attached { id, kind, device, arguments } = attach(b, &mut drive);
+        let place = place(b, drive.place.slot)?;
         match drive.model {
             DiskModel::Ahci => {
                 b.option("-device", format!("ich9-ahci,id={id}-ahci,{place}"));
@@ -95,12 +85,13 @@ pub(super) fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), Hypervis
                 let discard = if drive.notrim { ",discard=off" } else { "" };
                 b.bootable(&id, kind, format!("{device},{place}{arguments}{sectors}{discard}"));
             }
-            DiskModel::Nvme | DiskModel::Scsi | DiskModel::Ide => {
+            DiskModel::Nvme => {
                 // A controller must have a serial number; a CD's drive has none of its own.
                 let serial =
                     if drive.place.serial.is_some() { String::new() } else { format!(",serial={id}") };
                 b.bootable(&id, kind, format!("{device},{place}{arguments}{serial}"));
             }
+            DiskModel::Scsi | DiskModel::Ide => return Err(no_such_model(Brand::Bhyve, drive.model)),
         }
     }
     Ok(())
@@ -115,37 +106,21 @@ fn sectors(size: Option<&str>) -> String {
 
 /// The disk that describes the VM to the guest.
 pub(super) fn seed(b: &mut Builder, disk: File) -> Result<(), HypervisorError> {
-    b.node("seed", disk, true);
-    let first = b.free_device(SEED.device..SEED.device + 1);
-    let slot = first.or_else(|_| b.free_device(1..HIGHEST + 1))?;
-    let place = address(b, slot);
-    b.option("-device", format!("virtio-blk-pci,{place},drive=seed,id=seed,serial=cidata"));
-    Ok(())
-}
-
-/// Interfaces.
-pub(super) fn nics(
-    b: &mut Builder,
-    nics: Vec<Nic>,
-    tuning: &Tuning,
-    kvm: bool,
-) -> Result<(), HypervisorError> {
-    for each in nics {
-        let slot = each.place.slot.map_or_else(|| b.free_device(1..HIGHEST + 1), Ok)?;
-        let place = address(b, slot);
-        nic(b, each, &place, tuning, kvm);
-    }
+    let own = b.take(SEED).then_some(SEED);
+    let address = place(b, own)?;
+    devices::seed(b, disk, &address);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Map, Value, json};
     use uuid::Uuid;
 
     use super::*;
     use crate::{
-        hypervisor::{NicBackend, qemu::devices::taken_slots},
+        hypervisor::{Nic, NicBackend, Tuning, qemu::devices::taken_slots},
         spec::{
             DiskSpec, Mac, Media, NicModel, NicSpec, Place, VmSpec,
             defaults::{self, Host},
@@ -168,7 +143,7 @@ mod tests {
         }
     }
 
-    fn devices(all: Vec<Drive>) -> Vec<String> {
+    fn made_of(all: Vec<Drive>) -> Vec<String> {
         let mut b = Builder::new(taken_slots(&all, &[]));
         buses(&mut b, &all).unwrap();
         drives(&mut b, all).unwrap();
@@ -178,7 +153,7 @@ mod tests {
     #[test]
     fn function_0_says_that_there_are_others() {
         let all = ["0:4:0", "0:4:1", "7"].map(|slot| drive(slot, DiskModel::Virtio));
-        let found = devices(all.into());
+        let found = made_of(all.into());
         let address = |line: &str| line.split_once(",id=").unwrap().0.to_owned();
         let found: Vec<String> = found.iter().map(|line| address(line)).collect();
         let wanted = ["4.0,multifunction=on", "4.1", "7.0"];
@@ -187,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_ahci_disk_is_a_controller() {
-        let found = devices(vec![drive("0:4:2", DiskModel::Ahci)]);
+        let found = made_of(vec![drive("0:4:2", DiskModel::Ahci)]);
         assert_eq!(
             found,
             ["ich9-ahci,id=drive0-ahci,bus=pcie.0,addr=4.2", "ide-hd,bus=drive0-ahci.0,id=drive0"]
@@ -204,15 +179,15 @@ mod tests {
         let sizes = |logical, physical| {
             format!(",logical_block_size={logical},physical_block_size={physical},discard=off")
         };
-        assert!(devices(vec![with("4096")])[0].ends_with(&sizes(4096, 4096)));
-        assert!(devices(vec![with("512/4096")])[0].ends_with(&sizes(512, 4096)));
+        assert!(made_of(vec![with("4096")])[0].ends_with(&sizes(4096, 4096)));
+        assert!(made_of(vec![with("512/4096")])[0].ends_with(&sizes(512, 4096)));
     }
 
     /// Firmware numbers them as it finds them.
     #[test]
     fn other_buses_get_their_numbers() {
         let all = ["1:0:0", "2:3:1", "9:0:0", "10:0:0"].map(|slot| drive(slot, DiskModel::Virtio));
-        let found = devices(all.into());
+        let found = made_of(all.into());
         assert_eq!(
             found[..5],
             [
@@ -224,6 +199,26 @@ mod tests {
             ]
         );
         assert!(found[6].starts_with("virtio-blk-pci,bus=bus2,addr=3.1,"), "{found:?}");
+    }
+
+    proptest! {
+        /// A machine that is accepted has room for all that its boot adds.
+        #[test]
+        fn what_is_accepted_has_room(slots in prop::collection::btree_set((0..9_u8, 1..30_u8, 0..8_u8), 0..40)) {
+            let text = |(bus, device, function): &(u8, u8, u8)| format!("{}:{device}:{function}", u16::from(*bus) * 31);
+            let disks: Vec<Value> =
+                slots.iter().map(|slot| json!({"size": 5, "model": "virtio", "pci_slot": text(slot)})).collect();
+            let nic = json!({"nic_tag": "admin", "model": "virtio", "ip": "dhcp"});
+            let machine = json!({"brand": "bhyve", "disks": disks, "nics": [nic]});
+            let parsed = machine_json::parse_object(machine.as_object().unwrap().clone());
+            if parsed.all_violations().is_empty() {
+                let (all, interfaces) = plugged(parsed.spec);
+                let mut b = Builder::new(taken_slots(&all, &interfaces));
+                buses(&mut b, &all).unwrap();
+                seed(&mut b, File::open("/dev/null").unwrap()).unwrap();
+                drives(&mut b, all).unwrap();
+            }
+        }
     }
 
     /// What SmartOS's own boot hook makes of a zone, and what is made of the same machine here.
@@ -302,7 +297,8 @@ mod tests {
         devices.collect()
     }
 
-    fn slots_here(mut spec: VmSpec) -> Vec<String> {
+    /// The drives and interfaces of a machine.
+    fn plugged(mut spec: VmSpec) -> (Vec<Drive>, Vec<Nic>) {
         let host = Host {
             overhead: 256,
             disk_path: &|n| format!("/d{n}"),
@@ -322,12 +318,15 @@ mod tests {
             model: NicModel::Virtio,
             backend: NicBackend::Hub,
         };
-        let all: Vec<Drive> = spec.disks.iter().map(disk).collect();
-        let interfaces: Vec<Nic> = spec.nics.iter().map(nic).collect();
+        (spec.disks.iter().map(disk).collect(), spec.nics.iter().map(nic).collect())
+    }
+
+    fn slots_here(spec: VmSpec) -> Vec<String> {
+        let (all, interfaces) = plugged(spec);
         let mut b = Builder::new(taken_slots(&all, &interfaces));
         buses(&mut b, &all).unwrap();
         drives(&mut b, all).unwrap();
-        nics(&mut b, interfaces, &Tuning::default(), false).unwrap();
+        devices::nics(&mut b, interfaces, &Tuning::default(), false, place).unwrap();
         let slot = |line: &String| {
             let (kind, rest) = line.split_once(',')?;
             let kinds = ["virtio-blk-pci", "virtio-net-pci", "ich9-ahci", "nvme"];

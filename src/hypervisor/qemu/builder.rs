@@ -85,13 +85,17 @@ impl Builder {
 
     /// Takes the highest device of bus 0 in a range that has no function in use.
     pub(super) fn free_device(&mut self, devices: Range<u8>) -> Result<PciSlot, HypervisorError> {
-        let is_free = |slot: &PciSlot| !self.slots.iter().any(|taken| taken.shares_device(*slot));
-        let slot = devices.rev().map(PciSlot::device).find(is_free).ok_or_else(|| {
-            let message = "the machine has no PCI slot left for another virtio disk or interface";
+        let found = devices.rev().map(PciSlot::device).find(|slot| self.take(*slot));
+        found.ok_or_else(|| {
+            let message = "the machine has no free PCI device for another disk, interface or bridge";
             HypervisorError::Plan(message.to_owned())
-        })?;
-        self.slots.insert(slot);
-        Ok(slot)
+        })
+    }
+
+    /// Takes a device, unless a function of it is in use.
+    pub(super) fn take(&mut self, slot: PciSlot) -> bool {
+        let is_free = !self.slots.iter().any(|taken| taken.shares_device(slot));
+        is_free && self.slots.insert(slot)
     }
 
     /// Whether another function of the slot's device is in use.

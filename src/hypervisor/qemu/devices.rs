@@ -1,34 +1,23 @@
 //! What disks and interfaces of both brands have in common.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs::File};
 
 use super::{
-    super::{Drive, Nic, NicBackend, Tuning},
+    super::{Drive, HypervisorError, Nic, NicBackend, Tuning},
     builder::{Bootable, Builder},
 };
 use crate::spec::{Brand, DiskModel, Media, NicModel, PciSlot, disk::drive_name};
 
-/// Returns the device of a disk model; `None` where the brand lacks it.
-pub(super) fn disk_device(brand: Brand, model: DiskModel, media: Media) -> Option<&'static str> {
-    let cd = media == Media::Cdrom;
-    DiskModel::of(brand).contains(&model).then_some(match model {
-        DiskModel::Virtio => "virtio-blk-pci",
-        DiskModel::Scsi => {
-            if cd {
-                "scsi-cd"
-            } else {
-                "scsi-hd"
-            }
-        }
-        DiskModel::Ide | DiskModel::Ahci => {
-            if cd {
-                "ide-cd"
-            } else {
-                "ide-hd"
-            }
-        }
-        DiskModel::Nvme => "nvme",
-    })
+/// Returns the device of a disk model.
+pub(super) fn disk_device(model: DiskModel, media: Media) -> &'static str {
+    match (model, media) {
+        (DiskModel::Virtio, _) => "virtio-blk-pci",
+        (DiskModel::Nvme, _) => "nvme",
+        (DiskModel::Scsi, Media::Disk) => "scsi-hd",
+        (DiskModel::Scsi, Media::Cdrom) => "scsi-cd",
+        (DiskModel::Ide | DiskModel::Ahci, Media::Disk) => "ide-hd",
+        (DiskModel::Ide | DiskModel::Ahci, Media::Cdrom) => "ide-cd",
+    }
 }
 
 /// Returns the device of an interface model.
@@ -46,11 +35,18 @@ pub(super) fn taken_slots(drives: &[Drive], nics: &[Nic]) -> BTreeSet<PciSlot> {
     disks.chain(nics.iter().map(|nic| &nic.place)).filter_map(|place| place.slot).collect()
 }
 
+/// The error for a drive of the other brand's model, which no checked machine has.
+pub(super) fn no_such_model(brand: Brand, model: DiskModel) -> HypervisorError {
+    HypervisorError::Plan(format!("brand {} has no {} disks", brand.as_str(), model.as_str()))
+}
+
 /// A drive whose block node is there.
 pub(super) struct Attached {
-    /// Of the device.
+    /// The device's.
     pub(super) id: String,
     pub(super) kind: Bootable,
+    /// Its driver.
+    pub(super) device: &'static str,
     /// `,drive=…,id=…,serial=…`
     pub(super) arguments: String,
 }
@@ -70,11 +66,32 @@ pub(super) fn attach(b: &mut Builder, drive: &mut Drive) -> Attached {
     let first = drive.boot;
     let kind = if cd { Bootable::Cd { first } } else { Bootable::Disk { first } };
     let serial = drive.place.serial.as_ref().map(|serial| format!(",serial={serial}")).unwrap_or_default();
-    Attached { arguments: format!("{medium},id={id}{serial}"), id, kind }
+    let device = disk_device(drive.model, drive.media);
+    Attached { arguments: format!("{medium},id={id}{serial}"), id, kind, device }
 }
 
-/// Adds an interface whose place is given by `address`.
-pub(super) fn nic(b: &mut Builder, nic: Nic, address: &str, tuning: &Tuning, kvm: bool) {
+/// The disk that describes the VM to the guest.
+pub(super) fn seed(b: &mut Builder, disk: File, address: &str) {
+    b.node("seed", disk, true);
+    b.option("-device", format!("virtio-blk-pci,{address},drive=seed,id=seed,serial=cidata"));
+}
+
+/// Interfaces, each where `place` finds its address. KVM can use vhost.
+pub(super) fn nics(
+    b: &mut Builder,
+    nics: Vec<Nic>,
+    tuning: &Tuning,
+    is_kvm: bool,
+    place: impl Fn(&mut Builder, Option<PciSlot>) -> Result<String, HypervisorError>,
+) -> Result<(), HypervisorError> {
+    for each in nics {
+        let address = place(b, each.place.slot)?;
+        nic(b, each, &address, tuning, is_kvm);
+    }
+    Ok(())
+}
+
+fn nic(b: &mut Builder, nic: Nic, address: &str, tuning: &Tuning, is_kvm: bool) {
     let index = nic.place.number;
     let mtu = match nic.backend {
         NicBackend::Hub => {
@@ -83,7 +100,7 @@ pub(super) fn nic(b: &mut Builder, nic: Nic, address: &str, tuning: &Tuning, kvm
         }
         NicBackend::Tap { tap, vhost, mtu } => {
             let tap = b.descriptor(tap);
-            let vhost = vhost.filter(|_| kvm).map(|vhost| b.descriptor(vhost));
+            let vhost = vhost.filter(|_| is_kvm).map(|vhost| b.descriptor(vhost));
             let vhost = vhost.map(|vhost| format!(",vhost=on,vhostfd={vhost}")).unwrap_or_default();
             b.option("-netdev", format!("tap,id=net{index},fd={tap}{vhost}"));
             format!(",host_mtu={mtu}")

@@ -7,14 +7,14 @@
 //!             3  SCSI
 //! ```
 //!
-//! The first serial port is the console, the second the metadata channel, as with the other brand.
+//! The serial ports are those of the other brand: console and metadata channel.
 
-use std::fs::File;
+use std::{fs::File, ops::Range};
 
 use super::{
-    super::{Drive, HypervisorError, MachinePlan, Nic, Tuning},
+    super::{Drive, HypervisorError, MachinePlan},
     builder::Builder,
-    devices::{Attached, attach, disk_device, nic},
+    devices::{self, Attached, attach, no_such_model},
 };
 use crate::spec::{
     Brand, DiskModel, PciSlot,
@@ -45,21 +45,18 @@ pub(super) fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), Hypervis
     let mut targets: Vec<u8> = drives.iter().filter_map(|drive| drive.place.target).collect();
     let mut ide: Vec<u8> = drives.iter().filter_map(|drive| drive.place.ide).collect();
     for mut drive in drives {
-        let Attached { id, kind, arguments } = attach(b, &mut drive);
-        let device = disk_device(Brand::Kvm, drive.model, drive.media).ok_or_else(|| {
-            HypervisorError::Plan(format!("the kvm brand has no {} disks", drive.model.as_str()))
-        })?;
-        let place = drive.place;
+        let Attached { id, kind, device, arguments } = attach(b, &mut drive);
         let address = match drive.model {
+            DiskModel::Virtio => place(b, drive.place.slot)?,
             DiskModel::Scsi => {
-                let target = own_or_last(place.target, TARGETS, &mut targets, "64 scsi")?;
+                let target = own_or_last(drive.place.target, TARGETS, &mut targets, "64 scsi")?;
                 format!("bus=scsi.0,scsi-id={target},lun=0")
             }
             DiskModel::Ide => {
-                let unit = own_or_last(place.ide, IDE, &mut ide, "four ide")?;
+                let unit = own_or_last(drive.place.ide, IDE, &mut ide, "four ide")?;
                 format!("bus=ide.{},unit={}", unit / 2, unit % 2)
             }
-            DiskModel::Virtio | DiskModel::Ahci | DiskModel::Nvme => address(slot(b, place.slot)?),
+            DiskModel::Ahci | DiskModel::Nvme => return Err(no_such_model(Brand::Kvm, drive.model)),
         };
         b.bootable(&id, kind, format!("{device},{address}{arguments}"));
     }
@@ -68,7 +65,7 @@ pub(super) fn drives(b: &mut Builder, drives: Vec<Drive>) -> Result<(), Hypervis
 
 fn own_or_last(
     own: Option<u8>,
-    all: std::ops::Range<u8>,
+    all: Range<u8>,
     taken: &mut Vec<u8>,
     most: &str,
 ) -> Result<u8, HypervisorError> {
@@ -80,32 +77,15 @@ fn own_or_last(
     Ok(unit)
 }
 
-fn slot(b: &mut Builder, own: Option<PciSlot>) -> Result<PciSlot, HypervisorError> {
-    own.map_or_else(|| b.free_device(SLOTS), Ok)
-}
-
-fn address(slot: PciSlot) -> String {
-    format!("addr={:x}", slot.device)
+/// The address of a device: its own slot, or the highest that is free.
+pub(super) fn place(b: &mut Builder, own: Option<PciSlot>) -> Result<String, HypervisorError> {
+    let slot = own.map_or_else(|| b.free_device(SLOTS), Ok)?;
+    Ok(format!("addr={:x}", slot.device))
 }
 
 /// The disk that describes the VM to the guest.
 pub(super) fn seed(b: &mut Builder, disk: File) -> Result<(), HypervisorError> {
-    b.node("seed", disk, true);
-    let address = address(b.free_device(SLOTS)?);
-    b.option("-device", format!("virtio-blk-pci,{address},drive=seed,id=seed,serial=cidata"));
-    Ok(())
-}
-
-/// Interfaces.
-pub(super) fn nics(
-    b: &mut Builder,
-    nics: Vec<Nic>,
-    tuning: &Tuning,
-    kvm: bool,
-) -> Result<(), HypervisorError> {
-    for each in nics {
-        let address = address(slot(b, each.place.slot)?);
-        nic(b, each, &address, tuning, kvm);
-    }
+    let address = place(b, None)?;
+    devices::seed(b, disk, &address);
     Ok(())
 }

@@ -229,7 +229,7 @@ impl Offers {
             ));
         }
         for (index, disk) in spec.disks.iter().enumerate() {
-            let device = disk_device(brand, disk.model(), disk.media);
+            let device = Some(disk_device(disk.model(), disk.media));
             found.extend(device.filter(|device| lacks(&self.devices, device)).map(|device| {
                 let why = format!("this host's QEMU has no device \"{device}\"");
                 Violation::value(format!("disks.{index}.model"), why)

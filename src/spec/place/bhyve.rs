@@ -7,7 +7,10 @@
 //!
 //! A disk's `pci_slot` names any other place, also on another bus.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    ops::{Range, RangeInclusive},
+};
 
 use serde_json::Value;
 
@@ -26,15 +29,13 @@ const RESERVED: [u8; 4] = [0, 6, 30, 31];
 const FUNCTIONS: u8 = 8;
 /// Other buses that disks may be on.
 pub const MAX_BUSES: usize = 8;
-/// Devices from 1 to [`HIGHEST`] without that of interfaces.
-const FREE: usize = 28;
-/// Devices that a seed takes.
-const SEED: usize = 1;
-/// The highest device for what needs no certain place: bridges to other buses, devices of one boot.
-pub const HIGHEST: u8 = 29;
+/// Devices of bus 0 for disks, and from the upper end for bridges to other buses and disks of one boot.
+pub const DEVICES: Range<u8> = 1..30;
+/// The device of cloud-init's seed, if it is free; else the seed takes the highest free one.
+pub const SEED: PciSlot = PciSlot::device(5);
 
-/// Gives disks without a `pci_slot` one, as SmartOS does, and interfaces their functions. What has a place keeps it,
-/// but that the primary interface is always function 0.
+/// Gives disks without a `pci_slot` one, as SmartOS does, and interfaces their functions. A device keeps its place,
+/// except that the primary interface is always function 0.
 pub(super) fn assign(spec: &mut VmSpec) {
     let mut taken: BTreeSet<PciSlot> = spec.disks.iter().filter_map(|disk| disk.pci_slot).collect();
     let boot = spec.disks.iter().position(|disk| disk.boot && disk.media == Media::Disk);
@@ -155,15 +156,16 @@ fn too_many(spec: &VmSpec, taken: &[(usize, PciSlot)]) -> Vec<Violation> {
         let why = format!("VM has more than {FUNCTIONS} interfaces on PCI device {}", NICS.device);
         found.push(Violation::value("nics", why));
     }
-    let buses: BTreeSet<u8> = taken.iter().map(|(_, slot)| slot.bus).collect();
-    let mut devices: BTreeSet<u8> =
-        taken.iter().filter(|(_, slot)| slot.bus == 0).map(|(_, slot)| slot.device).collect();
-    devices
-        .extend(spec.disks.iter().filter(|disk| disk.pci_slot.is_none()).map(|disk| device_of(disk).device));
-    let needed = devices.len() + places_of_buses(&buses) + SEED;
-    if needed > FREE {
+    let of_bus_0 = taken.iter().filter(|(_, slot)| slot.bus == 0).map(|(_, slot)| slot.device);
+    let to_come = spec.disks.iter().filter(|disk| disk.pci_slot.is_none()).map(|disk| device_of(disk).device);
+    let devices: BTreeSet<u8> = of_bus_0.chain(to_come).collect();
+    // Beside them stand the interfaces' device and the seed.
+    let bridges: usize = bus_runs(taken.iter().map(|(_, slot)| *slot)).iter().map(devices_of_run).sum();
+    let room = DEVICES.len().saturating_sub(2 + bridges);
+    if devices.len() > room {
         let why = format!(
-            "disks on {} devices of bus 0, with what makes the other buses, leave no room for the machine's own",
+            "disks are on {} devices of bus 0, and {room} have room beside interfaces, the seed and {bridges} bridges to \
+             other buses; put some on functions of one device",
             devices.len()
         );
         found.push(Violation::value("disks", why));
@@ -171,14 +173,26 @@ fn too_many(spec: &VmSpec, taken: &[(usize, PciSlot)]) -> Vec<Violation> {
     found
 }
 
-/// Devices of bus 0 that make the other buses: a bridge for each of a run that begins with 1, and a root for any
-/// other run.
-fn places_of_buses(buses: &BTreeSet<u8>) -> usize {
-    let begins_a_run = |bus: &&u8| !buses.contains(&(**bus - 1)) || **bus == 1;
-    let direct = (1..=u8::MAX).take_while(|bus| buses.contains(bus)).count();
-    let runs =
-        buses.iter().filter(|bus| **bus > 1).filter(begins_a_run).filter(|bus| usize::from(**bus) > direct);
-    direct + runs.count()
+/// The buses besides 0, in runs of consecutive numbers.
+///
+/// Firmware numbers buses in the order in which it finds bridges. A run that begins with 1 hangs on a bridge of bus 0
+/// for each bus; any other run hangs on a root bus, which has the number before the run.
+#[must_use]
+pub fn bus_runs(slots: impl Iterator<Item = PciSlot>) -> Vec<RangeInclusive<u8>> {
+    let buses: BTreeSet<u8> = slots.map(|slot| slot.bus).filter(|bus| *bus > 0).collect();
+    let mut runs: Vec<RangeInclusive<u8>> = Vec::new();
+    for bus in buses {
+        match runs.last_mut().filter(|run| *run.end() == bus - 1) {
+            Some(run) => *run = *run.start()..=bus,
+            None => runs.push(bus..=bus),
+        }
+    }
+    runs
+}
+
+/// Devices of bus 0 that a run of buses needs.
+fn devices_of_run(run: &RangeInclusive<u8>) -> usize {
+    if *run.start() == 1 { run.len() } else { 1 }
 }
 
 /// Returns notes on disks that a guest can't find.
