@@ -8,7 +8,6 @@ use uuid::Uuid;
 use crate::{
     console::ConsoleError,
     hypervisor::HypervisorError,
-    model::VmRecord,
     spec::{Violation, VmState, violation},
     storage::StorageError,
     store::StoreError,
@@ -311,12 +310,4 @@ pub enum StartError {
     /// No notifications.
     #[error("cannot watch consoles: {0}")]
     Consoles(#[source] io::Error),
-}
-/// Fails if the VM has no screen.
-pub(in crate::agent) fn check_screen(vm: &VmRecord) -> Result<(), Error> {
-    if vm.has_screen() {
-        return Ok(());
-    }
-    let message = "the VM has no screen: a bhyve VM with vnc_port -1 is started without; set vnc_port to 0 and start it again";
-    Err(Error::WrongState { uuid: vm.uuid, state: vm.state, message: message.to_owned() })
 }

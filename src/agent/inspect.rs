@@ -1,6 +1,6 @@
 //! Inspection of a running machine.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{net::UnixStream, time::timeout};
@@ -10,11 +10,11 @@ use crate::{
     agent::{
         Agent,
         context::command::Inspection,
-        error::{Error, check_screen},
+        error::Error,
         request::call::Call,
-        vm::patience::patient,
+        vm::{patience::patient, screen},
     },
-    hypervisor::{HypervisorError, Info, InfoType, Picture},
+    hypervisor::{HypervisorError, Info, InfoType, Machine, Picture},
     sys::pair_in_passing,
 };
 
@@ -53,6 +53,12 @@ impl Agent {
         self.context.registry.get(uuid)?.inspect(what).await
     }
 
+    /// Returns the machine of a VM that has a screen.
+    async fn screen_of(&self, uuid: Uuid, what: &'static str) -> Result<Arc<dyn Machine>, Error> {
+        let machine = self.inspect(uuid, what).await?.machine;
+        screen::check(&*self.vm(uuid)?).map(|()| machine)
+    }
+
     /// Fails unless the VM runs.
     pub async fn check_running(&self, uuid: Uuid) -> Result<(), Error> {
         self.inspect(uuid, "get info for").await.map(drop)
@@ -60,8 +66,7 @@ impl Agent {
 
     /// Opens an RFB connection to the guest's screen.
     pub async fn connect_vnc(&self, call: &Call, uuid: Uuid) -> Result<UnixStream, Error> {
-        let machine = self.inspect(uuid, "connect to the screen of").await?.machine;
-        self.vm(uuid).and_then(|vm| check_screen(&vm))?;
+        let machine = self.screen_of(uuid, "connect to the screen of").await?;
         self.journal_call(call, Some(uuid), "ConnectVnc", "").await;
         let (ours, theirs) = pair_in_passing().map_err(Error::internal)?;
         ours.set_nonblocking(true).map_err(Error::internal)?;
@@ -79,8 +84,7 @@ impl Agent {
 
     /// The guest's screen as a PNG.
     pub async fn screenshot(&self, call: &Call, uuid: Uuid) -> Result<Vec<u8>, Error> {
-        let machine = self.inspect(uuid, "take a screenshot of").await?.machine;
-        self.vm(uuid).and_then(|vm| check_screen(&vm))?;
+        let machine = self.screen_of(uuid, "take a screenshot of").await?;
         self.journal_call(call, Some(uuid), "TakeScreenshot", "").await;
         Ok(patient(machine.screenshot(Picture::Png)).await?)
     }

@@ -6,14 +6,14 @@ use serde_json::Value;
 
 use super::Platform;
 use crate::{
-    hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, LEAST_FILE, Nic, NicBackend, Tuning},
+    hypervisor::{Drive, Firmware, Hypervisor, HypervisorError, Nic, NicBackend, Tuning},
     layout::VmLayout,
     metadata::seed,
     model::{CdDrive, VmRecord},
     network::{LinkError, Links, Plug, Wiring},
     spec::{
         BootDevice, BootOptions, BootOrder, Brand, DiskModel, DiskSpec, Media, NicModel, NicSpec, Place,
-        VmSpec, disk::drive_name, forms::boot_order as boot_order_of,
+        VmSpec, disk::drive_name, forms::boot_order as boot_order_of, limits::SCREEN_BYTES,
     },
     storage::{StorageError, ZoneRoot, take_disk, write_seed},
 };
@@ -175,7 +175,7 @@ pub(super) fn largest_file(drives: &[Drive], firmware: Option<&Firmware>) -> u64
         _ => None,
     };
     let sizes = disks.chain(variables).filter_map(|file| Some(file.metadata().ok()?.len()));
-    sizes.max().unwrap_or(0).max(LEAST_FILE)
+    sizes.max().unwrap_or(0).max(SCREEN_BYTES)
 }
 
 pub(super) fn open_firmware(

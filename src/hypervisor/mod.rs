@@ -39,9 +39,6 @@ pub struct Program {
     pub accelerator: String,
 }
 
-/// Least file size limit of a hypervisor in bytes: a screenshot, which comes from 16 MiB of video memory.
-pub(crate) const LEAST_FILE: u64 = 16 << 20;
-
 /// Bytes that a message of 4 MiB holds besides its envelope.
 const MAX_PICTURE: usize = (4 << 20) - (4 << 10);
 

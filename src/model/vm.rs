@@ -82,6 +82,14 @@ impl VmRecord {
         self.unsettled.iter().filter(|name| !known.contains(&name.as_str())).cloned().collect()
     }
 
+    /// Returns disks whose files may hold more than their sizes, because an update that shrank them was interrupted.
+    #[must_use]
+    pub fn disks_to_cut(&self) -> Vec<DiskSpec> {
+        let is_named =
+            |disk: &&DiskSpec| disk.file_name().is_some_and(|name| self.unsettled.iter().any(|n| n == name));
+        self.spec.disks.iter().filter(|disk| disk.is_made_here()).filter(is_named).cloned().collect()
+    }
+
     /// The interfaces that it has until its next boot; none when it does not run.
     #[must_use]
     pub fn running_nics(&self) -> &[NicSpec] {

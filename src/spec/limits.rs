@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::VmSpec;
 
+/// Bytes of the largest screen, from QEMU's video memory. A file of a hypervisor may be so large in any case: a picture of
+/// the screen is one, and QEMU keeps the screen itself in memory that it makes like a file.
+pub const SCREEN_BYTES: u64 = 16 << 20;
+
 /// The limits of a VM. Complete: defaults replace what a spec leaves open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -27,6 +27,7 @@ enum Operation {
     Reboot,
     Update,
     RemoveDisk,
+    ShrinkDisk,
     Upload,
     RemoveFile,
     Delete,
@@ -41,6 +42,7 @@ impl Operation {
         match self {
             Create | CreateRunning => Uuid::new_v4().to_string(),
             Boot | Update | RemoveDisk | Upload | Delete => clients.create(spec(None)).await,
+            ShrinkDisk => clients.create(v1::VmSpec { brand: "bhyve".into(), ..spec(None) }).await,
             RemoveFile => {
                 let uuid = clients.create(spec(None)).await;
                 clients.put(upload(&uuid, String::new()), vec![CONTENT.to_vec()]).await.unwrap();
@@ -98,6 +100,19 @@ impl Operation {
                     v1::UpdateVmRequest { uuid, remove_disks: vec![path], request_id, ..Default::default() };
                 clients.vms.update_vm(payload).await.map(drop)
             }
+            ShrinkDisk => {
+                let path = clients.get(&uuid).await?.spec.unwrap().disks[0].path.clone();
+                let disk = v1::DiskSpec { path, size: Some(1), ..Default::default() };
+                let smaller =
+                    v1::DiskUpdate { disk: Some(disk), dangerous_allow_shrink: true, ..Default::default() };
+                let payload = v1::UpdateVmRequest {
+                    uuid,
+                    update_disks: vec![smaller],
+                    request_id,
+                    ..Default::default()
+                };
+                clients.vms.update_vm(payload).await.map(drop)
+            }
             Upload => clients.put(upload(&uuid, request_id), vec![CONTENT.to_vec()]).await.map(drop),
             RemoveFile => {
                 let request = v1::DeleteFileRequest { uuid, etag, path: "/file".into(), request_id };
@@ -114,7 +129,7 @@ impl Operation {
     fn goal(self) -> &'static [v1::VmState] {
         match self {
             Boot | Reboot | CreateRunning => &[v1::VmState::Running],
-            Create | Stop | StopByDeadline | Update | RemoveDisk | Upload | RemoveFile => {
+            Create | Stop | StopByDeadline | Update | RemoveDisk | ShrinkDisk | Upload | RemoveFile => {
                 &[v1::VmState::Stopped]
             }
             Delete | DeleteRunning => &[],
@@ -268,6 +283,10 @@ impl Host {
             };
             assert_eq!(disks.len(), wanted, "{what}: disks of the record");
             assert_eq!(spec.alias.as_deref() == Some("changed"), operation == Update, "{what}");
+            if operation == ShrinkDisk {
+                assert_eq!(spec.disks[0].size, Some(1), "{what}");
+                assert_eq!(disks[0].metadata().unwrap().len(), 1 << 20, "{what}: cut");
+            }
             if operation == Upload {
                 assert_eq!(std::fs::read(zonepath.join("root/file")).unwrap(), CONTENT, "{what}");
             }
@@ -339,7 +358,7 @@ async fn kill_everywhere(operations: &[Operation]) {
 
 #[tokio::test]
 async fn creations_and_updates() {
-    kill_everywhere(&[Create, Update, RemoveDisk, Delete]).await;
+    kill_everywhere(&[Create, Update, RemoveDisk, ShrinkDisk, Delete]).await;
 }
 
 #[tokio::test]

@@ -203,16 +203,19 @@ impl Actor {
         self.context.claims.put(uuid, spec, self.record.running_nics());
     }
 
-    /// Removes disks that an interrupted update left.
+    /// Removes disks that an interrupted update left, and cuts those that it shrank.
     async fn settle_disks(&mut self) {
-        let leftover = self.record.leftover_disks();
-        if leftover.is_empty() {
+        if self.record.unsettled.is_empty() {
             return;
         }
-        let layout = self.layout.clone();
+        let uncut = match self.record.state {
+            VmState::Stopped => self.cut_disks().await,
+            _ => Vec::new(),
+        };
+        let (layout, leftover) = (self.layout.clone(), self.record.leftover_disks());
         let removed = tokio::task::spawn_blocking(move || storage::remove_disks(&layout, &leftover)).await;
         match removed.map_err(Error::internal).and_then(|removed| Ok(removed?)) {
-            Ok(()) => self.record.unsettled.clear(),
+            Ok(()) => self.record.unsettled = uncut,
             Err(error) => tracing::warn!(%error, "disks of an interrupted update could not be removed"),
         }
     }

@@ -19,12 +19,12 @@ pub(in crate::agent) fn host_for<'a>(
     Host { overhead: context.settings.overhead, disk_path, new_mac, new_uuid: &Uuid::new_v4 }
 }
 
-/// Gives a machine the newest machine type of its brand for life, unless it has one.
-pub(in crate::agent) async fn pinned(context: &VmContext, mut spec: VmSpec) -> VmSpec {
-    if spec.machine_type.is_none() {
-        spec.machine_type = context.hypervisor_of(&spec).describe().await.machine_types.pop();
+/// Returns the machine type that a machine keeps: its own, or else the newest of its brand.
+pub(in crate::agent) async fn machine_type(context: &VmContext, spec: &VmSpec) -> Option<String> {
+    match &spec.machine_type {
+        Some(own) => Some(own.clone()),
+        None => context.hypervisor_of(spec).describe().await.machine_types.pop(),
     }
-    spec
 }
 
 /// Fills in a payload's missing properties.

@@ -3,12 +3,13 @@
 use crate::{
     agent::{
         context::command::Control,
-        error::{Error, check_screen},
+        error::Error,
         request::{call::Call, reply::VmReply},
         vm::{
             Actor,
             patience::patient,
             policy::{Ask, Verdict, judge},
+            screen,
             signal::signal_name,
         },
     },
@@ -52,7 +53,7 @@ impl Actor {
             }
             Control::Screenshot => {
                 let machine = self.inspect("take a screenshot of")?.machine;
-                check_screen(&self.record)?;
+                screen::check(&self.record)?;
                 let (rpc, detail) = ("SendSysrq", "screenshot");
                 self.context.journal_call(call, Some(self.record.uuid), rpc, detail).await;
                 patient(machine.wake_screen()).await?;

@@ -32,7 +32,8 @@ pub(in crate::agent) async fn create(
     validate_only: bool,
 ) -> Result<VmRecord, Error> {
     validation::judge(context, &spec).await.map_err(Error::Invalid)?;
-    let spec = completion::pinned(context, spec).await;
+    let machine_type = completion::machine_type(context, &spec).await;
+    let spec = VmSpec { machine_type, ..spec };
     let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
     if validate_only {
         return would_be(context, uuid, spec);

@@ -29,7 +29,7 @@ mod reboot;
 mod record;
 mod rename;
 mod resets;
-mod screen;
+pub(in crate::agent) mod screen;
 mod seat;
 pub(super) mod signal;
 mod sleeps;

@@ -3,10 +3,23 @@
 use std::sync::Arc;
 
 use crate::{
-    agent::vm::{Actor, patience::patient},
+    agent::{
+        error::Error,
+        vm::{Actor, patience::patient},
+    },
     boot,
     hypervisor::Machine,
+    model::VmRecord,
 };
+
+/// Fails if the VM has no screen.
+pub(in crate::agent) fn check(vm: &VmRecord) -> Result<(), Error> {
+    if vm.has_screen() {
+        return Ok(());
+    }
+    let message = "the VM has no screen, because its vnc_port was -1 when it was started; set vnc_port to 0 and start it again";
+    Err(Error::WrongState { uuid: vm.uuid, state: vm.state, message: message.to_owned() })
+}
 
 impl Actor {
     /// Closes the VNC endpoint and frees its port.

@@ -53,7 +53,7 @@ impl Actor {
         self.context.check_brand(self.record.spec.brand())?;
         self.rename_disks().await;
         // An older agent's VM has no machine type yet.
-        let machine_type = completion::pinned(&self.context, self.record.spec.clone()).await.machine_type;
+        let machine_type = completion::machine_type(&self.context, &self.record.spec).await;
         let asked = BootCall {
             actor: call.actor.clone(),
             request_id: call.request_id,
@@ -182,10 +182,10 @@ impl Actor {
         options: &BootOptions,
     ) -> Run {
         Run {
-            hypervisor: machine.hypervisor().to_owned(),
             pid: process.pid(),
             booted: Timestamp::now(),
             accelerator: accelerator.to_owned(),
+            hypervisor: machine.hypervisor().to_owned(),
             bootrom: Some(self.record.spec.bootrom().clone()),
             screen: self.record.has_screen(),
             enforcements: process.enforcements().to_vec(),

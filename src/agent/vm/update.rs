@@ -17,7 +17,7 @@ use crate::{
         view::diff,
         vm::{
             Actor,
-            completion::{host_for, pinned},
+            completion::{host_for, machine_type},
             policy::{Ask, Verdict, judge},
         },
     },
@@ -50,9 +50,9 @@ impl Actor {
             update::apply(&self.record.spec, &patch, &host_for(&context, &disk_path, &new_mac))
                 .map_err(Error::Invalid)?
         };
+        // A VM of an older agent gets its type when it starts; one whose type was unset takes the newest.
         if self.record.spec.machine_type.is_some() {
-            // Without a type it takes the newest.
-            updated.spec = pinned(&self.context, updated.spec).await;
+            updated.spec.machine_type = machine_type(&self.context, &updated.spec).await;
         }
         if self.record.state != VmState::Stopped && update::needs_stopped(&self.record.spec, &updated.spec) {
             let (state, zone) = (self.record.state, self.record.state.zone_state());
@@ -136,12 +136,13 @@ impl Actor {
             self.remove_disks(made).await;
             return Err(error);
         }
+        crash::point("update.committed");
         self.make_effective(&before).await;
-        self.shrink_disks(&before).await;
+        let uncut = self.cut_disks().await;
         crash::point("update.effective");
         self.remove_disks(self.record.leftover_disks()).await;
         // Committed with the next change.
-        self.record.unsettled.clear();
+        self.record.unsettled = uncut;
         Ok(outcome)
     }
 
@@ -165,11 +166,8 @@ impl Actor {
                             created
                         }
                     },
-                    // One that shrinks does so once that is committed.
-                    // What an interrupted shrink left is not brought back.
-                    Some(old) if old.size < disk.size => volumes
-                        .settle(&zone, name, old.mebibytes())
-                        .and_then(|_| volumes.grow(&zone, name, size)),
+                    Some(old) if old.size < disk.size => volumes.grow(&zone, name, size),
+                    // A smaller one is cut once that is committed.
                     Some(_) => Ok(()),
                 };
                 if let Err(error) = done {
@@ -187,27 +185,21 @@ impl Actor {
         }
     }
 
-    /// Cuts what disks hold beyond their new sizes. The next boot repeats a cut that fails or is interrupted.
-    async fn shrink_disks(&self, before: &VmSpec) {
-        let shrunk: Vec<DiskSpec> = self
-            .record
-            .spec
-            .disks
-            .iter()
-            .filter(|disk| before.disks.iter().any(|old| old.path == disk.path && old.size > disk.size))
-            .filter(|disk| disk.is_made_here())
-            .cloned()
-            .collect();
+    /// Cuts the disks that an update shrank; returns the names of those that could not be cut.
+    pub(super) async fn cut_disks(&self) -> Vec<String> {
+        let disks = self.record.disks_to_cut();
         let (volumes, zone) = (self.context.platform.volumes.clone(), self.layout.zonepath().to_owned());
-        let shrink = move || {
-            for disk in shrunk {
-                let Some(name) = disk.file_name() else { continue };
+        let cut = move || {
+            let mut failed = Vec::new();
+            for (disk, name) in disks.iter().filter_map(|disk| Some((disk, disk.file_name()?))) {
                 if let Err(error) = volumes.settle(&zone, name, disk.mebibytes()) {
                     tracing::warn!(%error, disk = name, zone = %zone.display(), "cannot shrink; the next boot tries again");
+                    failed.push(name.to_owned());
                 }
             }
+            failed
         };
-        let _ = tokio::task::spawn_blocking(shrink).await;
+        tokio::task::spawn_blocking(cut).await.unwrap_or_default()
     }
 
     /// Tolerates missing disks.

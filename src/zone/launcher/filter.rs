@@ -18,6 +18,8 @@ use seccompiler::{
     SeccompFilter, SeccompRule,
 };
 
+use crate::spec::limits::SCREEN_BYTES;
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Memory, open files, time, threads, signals to itself, and queries about itself.
@@ -104,9 +106,6 @@ const IOCTLS: &[u64] = &[
     0x125e, 0x1260, 0x1268, 0x127b, 0x1278, 0x1279, 0x127a, 0x127c, 0x127d, 0x1277, 0x8008_1272, // BLK: sizes, discard
     0x8008_6601, 0x801c_581f, 0x4004_9409, 0x4020_940d, 0xc020_660b, // FS: flags, clone, extents
 ];
-
-/// Bytes of the largest screen, which is also the least limit of a hypervisor's files.
-const SCREEN: u64 = 16 << 20;
 
 /// Socket options that may be read.
 const LOOKED_AT: &[libc::c_int] = &[
@@ -201,7 +200,7 @@ fn allowed(own_pid: u32, program: i32, has_namespaces: bool) -> io::Result<Rules
     rules.insert(libc::SYS_prctl, each(0, &prctls.map(|option| u64::from(option.unsigned_abs())))?);
     // Only to what a file may have in any case: a call that shortens a file can also extend it. QEMU empties a
     // screenshot's file, and since version 9.2 keeps the screen in memory that it makes like a file.
-    let small = SeccompCondition::new(1, Length::Qword, Op::Le, SCREEN).map_err(io::Error::other)?;
+    let small = SeccompCondition::new(1, Length::Qword, Op::Le, SCREEN_BYTES).map_err(io::Error::other)?;
     rules.insert(libc::SYS_ftruncate, vec![rule([small])?]);
     // Only to the connected peer.
     rules.insert(libc::SYS_sendto, vec![rule([no_pointer(4)?])?]);
