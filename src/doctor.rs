@@ -1,14 +1,14 @@
 //! Reports what this host can and can't do, what a missing feature means, and how to get it.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
 };
 
 use crate::{
     config::Config,
-    hypervisor::qemu::{in_words, probe_kvm},
+    hypervisor::qemu::{in_words, probe_kvm, version_of},
     network::Tags,
     spec::{Brand, LimitReport},
     zone::{LimitPolicy, Zone},
@@ -52,10 +52,13 @@ fn bad(what: &'static str, found: impl Into<String>, advice: impl Into<String>) 
 
 /// Checks everything.
 pub async fn examine(config: &Config, zone: &dyn Zone) -> Vec<Finding> {
+    let said = Command::new(&config.qemu.binary).arg("--version").output();
+    let version = said.as_ref().map(|output| String::from_utf8_lossy(&output.stdout)).unwrap_or_default();
+    let version = version_of(&version);
     vec![
-        qemu(&config.qemu.binary),
-        brand(config, "Brand kvm", Brand::Kvm),
-        brand(config, "Brand bhyve", Brand::Bhyve),
+        qemu(&config.qemu.binary, &said, version),
+        brand(config, "Brand kvm", Brand::Kvm, version),
+        brand(config, "Brand bhyve", Brand::Bhyve, version),
         kvm(config).await,
         uefi(config),
         user(),
@@ -68,31 +71,26 @@ pub async fn examine(config: &Config, zone: &dyn Zone) -> Vec<Finding> {
     ]
 }
 
-/// What runs VMs of a brand.
-fn brand(config: &Config, what: &'static str, brand: Brand) -> Finding {
-    if !config.brands.runs(brand) {
-        let key = format!("brands.{} = true lets VMs of it run", brand.as_str());
-        return weak(what, "switched off in the configuration", key);
+/// Reports the hypervisor of a brand.
+fn brand(config: &Config, what: &'static str, brand: Brand, version: &str) -> Finding {
+    let found = in_words(brand, version);
+    match version {
+        _ if !config.brands.runs(brand) => {
+            let advice = format!("set brands.{} to true to run VMs of it", brand.as_str());
+            weak(what, "switched off in the configuration", advice)
+        }
+        "" => bad(what, found, "no VM of this brand can start; see QEMU above"),
+        _ => good(what, found),
     }
-    let output = Command::new(&config.qemu.binary).arg("--version").output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let found = in_words(brand, version_of(&text));
-    if text.is_empty() { bad(what, found, "no VM of it can run; see QEMU") } else { good(what, found) }
 }
 
-/// `7.2.22` of what QEMU says of itself.
-fn version_of(text: &str) -> &str {
-    text.split_whitespace().nth(3).unwrap_or_default()
-}
-
-fn qemu(binary: &Path) -> Finding {
-    match Command::new(binary).arg("--version").output() {
+fn qemu(binary: &Path, said: &io::Result<Output>, version: &str) -> Finding {
+    match said {
         Ok(output) if output.status.success() => {
+            let mut parts = version.split(['.', ' ']).map(|part| part.parse::<u32>().unwrap_or_default());
+            let number = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             let text = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
-            let version = version_of(&text);
-            let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or_default());
-            let version = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-            if version >= (7, 2) {
+            if number >= (7, 2) {
                 good("QEMU", text)
             } else {
                 bad("QEMU", text, "version 7.2 or later is needed (Debian 12 has it)")

@@ -194,7 +194,7 @@ impl Agent {
         Ok(self.context.registry.get(uuid)?.console().clone())
     }
 
-    /// What runs each brand on this host.
+    /// Describes the hypervisor of each enabled brand.
     pub async fn hypervisors(&self) -> Vec<(Brand, Description)> {
         let mut all = Vec::new();
         for (_, brand) in Brand::NAMES.iter().filter(|(_, brand)| self.config.brands.runs(*brand)) {

@@ -15,8 +15,6 @@ use super::{
 #[derive(Debug, Parser)]
 #[command(name = "vmadm", version, disable_help_subcommand = false, after_help = EXAMPLES, allow_external_subcommands = true, infer_long_args = true)]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    pub(super) connection: Connection,
     /// Accept properties that do not exist, with a note; for old tools
     #[arg(
         long,
@@ -29,6 +27,9 @@ pub(crate) struct Arguments {
     /// Say more on standard error
     #[arg(short, long, global = true, alias = "debug")]
     pub(super) verbose: bool,
+    // After the others: the heading is for all that follow.
+    #[command(flatten, next_help_heading = "Connection")]
+    pub(super) connection: Connection,
     #[command(subcommand)]
     pub(super) command: Command,
 }

@@ -25,7 +25,7 @@ use crate::{
     client::pages,
     proto::v1,
     spec::{
-        filter,
+        Brand, filter,
         property::{Given, Kind, Property, VM},
     },
 };
@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const INFO_TYPES: &[&str] =
     &["all", "block", "blockstats", "chardev", "cpus", "kvm", "pci", "status", "version", "vnc"];
 
-/// What operators send; `kill` takes every name and number.
+/// Common signals; `kill` takes every name and number.
 const SIGNALS: &[&str] = &["TERM", "KILL", "INT", "HUP", "STOP", "CONT"];
 
 /// Answers a shell, if it is one that asks.
@@ -84,27 +84,22 @@ fn command() -> Command {
             (_, "sort") => arg.add(ArgValueCompleter::new(sort_columns)),
             (_, "filters") => arg.add(ArgValueCompleter::new(filter_keys)),
             ("update", "changes") => arg.add(ArgValueCompleter::new(changeable)),
-            ("info", "types") => arg.add(ArgValueCompleter::new(|typed: &OsStr| listed(typed, INFO_TYPES))),
-            ("kill", "signal") => arg.add(ArgValueCompleter::new(|typed: &OsStr| listed(typed, SIGNALS))),
-            ("sysrq", "kind") => {
-                arg.add(ArgValueCompleter::new(|typed: &OsStr| listed(typed, &["nmi", "screenshot"])))
-            }
-            ("validate", "action") => {
-                arg.add(ArgValueCompleter::new(|typed: &OsStr| listed(typed, &["create", "update"])))
-            }
-            ("validate", "brand") => {
-                arg.add(ArgValueCompleter::new(|typed: &OsStr| listed(typed, &["kvm", "bhyve"])))
-            }
-            ("completions", "shell") => arg.add(ArgValueCompleter::new(|typed: &OsStr| {
-                listed(typed, &Shells::builtins().names().collect::<Vec<_>>())
-            })),
-            ("start", "options") => {
-                arg.add(ArgValueCompleter::new(|typed: &OsStr| listed(typed, &["order=", "cdrom=", "disk="])))
-            }
+            ("info", "types") => arg.add(one_of(INFO_TYPES.iter().copied())),
+            ("kill", "signal") => arg.add(one_of(SIGNALS.iter().copied())),
+            ("sysrq", "kind") => arg.add(one_of(["nmi", "screenshot"])),
+            ("validate", "action") => arg.add(one_of(["create", "update"])),
+            ("validate", "brand") => arg.add(one_of(Brand::NAMES.iter().map(|(name, _)| *name))),
+            ("completions", "shell") => arg.add(one_of(Shells::builtins().names())),
+            ("start", "options") => arg.add(one_of(["order=", "cdrom=", "disk="])),
             (_, "file" | "dir") => arg.add(ArgValueCompleter::new(PathCompleter::any())),
             _ => arg,
         })
     })
+}
+
+fn one_of(words: impl IntoIterator<Item = &'static str>) -> ArgValueCompleter {
+    let words: Vec<_> = words.into_iter().collect();
+    ArgValueCompleter::new(move |typed: &OsStr| listed(typed, &words))
 }
 
 fn listed(typed: &OsStr, all: &[&str]) -> Vec<Candidate> {

@@ -20,8 +20,7 @@ pub(super) struct Connection {
         env = "ZONEWARD_ENDPOINT",
         value_name = "URL",
         hide_env_values = true,
-        hide_short_help = true,
-        help_heading = "Connection"
+        hide_short_help = true
     )]
     endpoint: Option<String>,
     /// Folder with ca.pem, admin.pem and admin.key, for https
@@ -31,8 +30,7 @@ pub(super) struct Connection {
         env = "ZONEWARD_CERTS",
         value_name = "DIR",
         hide_env_values = true,
-        hide_short_help = true,
-        help_heading = "Connection"
+        hide_short_help = true
     )]
     certs: Option<PathBuf>,
     /// CA of the agent's certificate [default: ca.pem in --certs]
@@ -42,8 +40,7 @@ pub(super) struct Connection {
         env = "ZONEWARD_CA",
         value_name = "FILE",
         hide_env_values = true,
-        hide_short_help = true,
-        help_heading = "Connection"
+        hide_short_help = true
     )]
     ca: Option<PathBuf>,
     /// Your certificate [default: admin.pem in --certs]
@@ -53,8 +50,7 @@ pub(super) struct Connection {
         env = "ZONEWARD_CERT",
         value_name = "FILE",
         hide_env_values = true,
-        hide_short_help = true,
-        help_heading = "Connection"
+        hide_short_help = true
     )]
     cert: Option<PathBuf>,
     /// Your key [default: admin.key in --certs]
@@ -64,8 +60,7 @@ pub(super) struct Connection {
         env = "ZONEWARD_KEY",
         value_name = "FILE",
         hide_env_values = true,
-        hide_short_help = true,
-        help_heading = "Connection"
+        hide_short_help = true
     )]
     key: Option<PathBuf>,
 }

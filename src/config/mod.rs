@@ -46,7 +46,7 @@ pub struct Config {
     pub zone: zone::Settings,
     /// Which brands VMs may have.
     pub brands: Brands,
-    /// What runs them.
+    /// QEMU, which runs VMs of both brands.
     pub qemu: qemu::Settings,
     /// VNC endpoints.
     pub vnc: Vnc,

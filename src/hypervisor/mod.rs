@@ -77,8 +77,8 @@ pub trait Hypervisor: Send + Sync + fmt::Debug {
     fn patience(&self) -> Duration;
 }
 
-/// Returns the violation of a machine that only bhyve itself could run.
-fn not_bhyve(spec: &VmSpec) -> Option<Violation> {
+/// Returns the violation of a machine with arguments for bhyve itself.
+fn bhyves_arguments(spec: &VmSpec) -> Option<Violation> {
     let is_given = spec.other.get("bhyve_extra_opts").is_some_and(|options| options != "");
     let why = "these are arguments of bhyve, and QEMU runs this brand here; leave them out";
     is_given.then(|| Violation::property("bhyve_extra_opts", why))
@@ -119,7 +119,7 @@ pub struct Description {
     pub accelerator: String,
     /// Why that one.
     pub reason: String,
-    /// What it really is, in words, whatever the brand.
+    /// The program in words, also where the brand has another's name.
     pub text: String,
     /// Its machine types of the brand, oldest first; new VMs get the last.
     pub machine_types: Vec<String>,

@@ -143,7 +143,7 @@ impl Hypervisor for SimulatedHypervisor {
     }
 
     async fn faults(&self, spec: &VmSpec) -> Vec<Violation> {
-        super::not_bhyve(spec).into_iter().collect()
+        super::bhyves_arguments(spec).into_iter().collect()
     }
 
     fn settle_firmware(&self, _: &Bootrom, _vars: &Path) -> Result<(), HypervisorError> {

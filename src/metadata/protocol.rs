@@ -36,7 +36,7 @@ pub enum Line {
     Broken,
     /// An unknown line; a guest sends an empty one to resynchronize.
     Invalid,
-    /// A terminal's, not the guest's: a reply would be typed into firmware.
+    /// Terminal output of firmware. A reply would reach the firmware as keystrokes.
     Noise,
 }
 
@@ -77,8 +77,8 @@ pub fn parse(line: &[u8]) -> Line {
     }
 }
 
-/// UEFI takes the port for a terminal until a system runs: its last line has no end, and the guest's first request
-/// follows in the same. A frame has a checksum, so nothing else is taken for one.
+/// UEFI uses the port as a terminal until a system runs. Its last line has no end, so the guest's first request follows
+/// on that line. A frame is recognized by its checksum.
 fn behind_noise(text: &str) -> Line {
     let frame = text.rfind("V2 ").and_then(|at| unframe(text.get(at + 3..)?));
     match frame {

@@ -45,7 +45,7 @@ pub struct Run {
     pub last_reset: Option<Timestamp>,
 }
 
-/// All had one before some had none.
+/// Earlier agents gave every machine a screen.
 fn yes() -> bool {
     true
 }

@@ -62,7 +62,7 @@ pub struct VmRecord {
 }
 
 impl VmRecord {
-    /// Whether it has a screen: its hypervisor that runs, or else one that is started now.
+    /// Whether the running machine has a screen; without one, whether the next will have.
     #[must_use]
     pub fn has_screen(&self) -> bool {
         self.machine.as_ref().map_or(self.spec.has_screen(), |run| run.screen)

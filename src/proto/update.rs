@@ -14,7 +14,7 @@ use crate::spec::{
 };
 
 const REQUEST: &str = "zoneward.v1.UpdateVmRequest";
-/// Of a disk's change, not of the disk.
+/// A field of a disk's change, not of the disk.
 const ALLOW_SHRINK: &str = "dangerous_allow_shrink";
 /// Fields of the request that are not part of the payload.
 const ENVELOPE: [&str; 7] =
@@ -37,8 +37,7 @@ pub fn update_to_json(request: &v1::UpdateVmRequest) -> Result<Map<String, Value
             let given = take_object(wrapped, inner);
             let at = format!("{list}.{index}.update_mask");
             let mut change = masked(given, mask.as_ref(), table, &at, &mut found);
-            wrapped.retain(|name, _| find(table, name).is_some());
-            change.append(wrapped);
+            change.extend(wrapped.shift_remove_entry(ALLOW_SHRINK));
             *item = Value::Object(change);
         }
     }
@@ -122,8 +121,8 @@ pub fn json_to_update(payload: Map<String, Value>) -> Result<v1::UpdateVmRequest
     Ok(request)
 }
 
-/// Wraps an item together with its field names, because an empty list or a `null` would be lost. What is said of the
-/// change itself stands beside it.
+/// Wraps an item together with its field names, because an empty list or a `null` would be lost. Fields of the change
+/// itself stay beside the item.
 fn wrap(item: &Value, inner: &str) -> Value {
     let mut given = item.as_object().cloned().unwrap_or_default();
     let names = given.keys().filter(|name| *name != ALLOW_SHRINK);

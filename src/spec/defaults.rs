@@ -42,15 +42,14 @@ pub fn complete(spec: &mut VmSpec, uuid: Uuid, host: &Host<'_>) {
     {
         first.primary = true;
     }
-    if spec.brand == Some(Brand::Bhyve) {
-        name_disks(&mut spec.disks, host);
-    }
+    name_disks(spec, host);
     place::assign(spec);
 }
 
 /// Disks of bhyve have UUIDs.
-pub(super) fn name_disks(disks: &mut [DiskSpec], host: &Host<'_>) {
-    for disk in disks.iter_mut().filter(|disk| disk.media == Media::Disk) {
+pub(super) fn name_disks(spec: &mut VmSpec, host: &Host<'_>) {
+    let is_named = spec.brand() == Brand::Bhyve;
+    for disk in spec.disks.iter_mut().filter(|disk| is_named && disk.media == Media::Disk) {
         disk.uuid = disk.uuid.or_else(|| Some((host.new_uuid)()));
     }
 }

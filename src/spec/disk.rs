@@ -29,7 +29,7 @@ pub struct DiskSpec {
     /// The file exists; attach it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub nocreate: bool,
-    /// Names the disk for life; bhyve's disks have one.
+    /// Identifies the disk; each of bhyve has one.
     pub uuid: Option<Uuid>,
     /// Where the guest finds a disk of bhyve.
     #[serde_as(as = "Option<DisplayFromStr>")]

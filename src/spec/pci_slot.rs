@@ -76,15 +76,14 @@ impl FromStr for PciSlot {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts: Vec<Option<u8>> = text.split(':').map(|part| part.parse().ok()).collect();
-        let (bus, device, function) = match parts[..] {
-            [Some(device)] => (0, device, 0),
-            [Some(device), Some(function)] => (0, device, function),
-            [Some(bus), Some(device), Some(function)] => (bus, device, function),
-            _ => (0, u8::MAX, 0),
+        let slot = match parts[..] {
+            [Some(device)] => Some((0, device, 0)),
+            [Some(device), Some(function)] => Some((0, device, function)),
+            [Some(bus), Some(device), Some(function)] => Some((bus, device, function)),
+            _ => None,
         };
-        if device > 31 || function > 7 {
-            return Err(format!("pci_slot \"{text}\" is not valid"));
-        }
+        let slot = slot.filter(|(_, device, function)| *device < 32 && *function < 8);
+        let (bus, device, function) = slot.ok_or_else(|| format!("pci_slot \"{text}\" is not valid"))?;
         Ok(Self { bus, device, function })
     }
 }

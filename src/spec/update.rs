@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Brand, DiskSpec, Note, VmSpec,
+    DiskSpec, Note, VmSpec,
     defaults::{
         Host, adjusted, choose_primary, complete_disks, complete_memory, complete_nics, default_of,
         name_disks,
@@ -221,9 +221,7 @@ fn complete(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>, hos
     complete_disks(&mut spec.disks, &current.disks, spec.disk_driver, host);
     complete_nics(&mut spec.nics, spec.nic_driver, host);
     choose_primary(&mut spec.nics);
-    if spec.brand == Some(Brand::Bhyve) {
-        name_disks(&mut spec.disks, host);
-    }
+    name_disks(spec, host);
     place::assign(spec);
 }
 

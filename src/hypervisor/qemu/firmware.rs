@@ -61,7 +61,7 @@ fn variables_beside(code: &Path) -> Option<PathBuf> {
 
 /// Returns why this host can't boot with it.
 pub(super) fn fault(settings: &Settings, bootrom: &Bootrom) -> Option<String> {
-    // The installed ones may come later; a start says so.
+    // OVMF may be installed later; a start reports it if not.
     matches!(bootrom, Bootrom::File(_)).then(|| uefi(settings, bootrom).err()).flatten()
 }
 
@@ -90,7 +90,7 @@ pub(super) fn open(settings: &Settings, bootrom: &Bootrom, vars: &Path) -> Resul
     Ok(Firmware::Uefi { code, vars })
 }
 
-/// Puts variables of another size aside, which another firmware wrote, and takes those back that are of this one's.
+/// Sets variables of another size aside, because another firmware wrote them, and brings back those of this size.
 fn change_places(template: &Path, vars: &Path) -> io::Result<()> {
     let size = template.metadata()?.len();
     let aside = |size: u64| vars.with_extension(format!("{size}.fd"));

@@ -78,11 +78,20 @@ impl Qemu {
     }
 }
 
-/// What a QEMU of that version really is to a VM of a brand.
+/// Returns the version in QEMU's output for `--version`, like `7.2.22 (Debian 1:7.2+dfsg-7)`; empty if it is not QEMU's.
+#[must_use]
+pub fn version_of(text: &str) -> &str {
+    let first = text.lines().next().unwrap_or_default();
+    first.strip_prefix("QEMU emulator version ").unwrap_or_default()
+}
+
+/// Describes a QEMU of that version as the hypervisor of a brand.
 #[must_use]
 pub fn in_words(brand: Brand, version: &str) -> String {
-    let qemu =
-        if version.is_empty() { "QEMU, which can't be run".to_owned() } else { format!("QEMU {version}") };
+    let qemu = match version.split(' ').next() {
+        None | Some("") => return "QEMU can't be run".to_owned(),
+        Some(number) => format!("QEMU {number}"),
+    };
     match brand {
         Brand::Kvm => qemu,
         Brand::Bhyve => format!("{qemu} in the shape of bhyve's machine; there is no bhyve on this host"),
@@ -108,7 +117,7 @@ impl Hypervisor for Qemu {
         if let Some(why) = firmware::fault(&self.host.settings, spec.bootrom()) {
             found.push(Violation::value("bootrom", why));
         }
-        found.extend(super::not_bhyve(spec));
+        found.extend(super::bhyves_arguments(spec));
         found
     }
 

@@ -15,6 +15,7 @@ use super::{
     arguments::cpu,
     binary::Stamp,
     devices::{disk_device, nic_device},
+    in_words, version_of,
 };
 use crate::{
     spec::{Brand, Violation, VmSpec},
@@ -190,12 +191,7 @@ impl Offers {
             screens: screens.lines().filter_map(first).collect(),
             devices: names.map(str::to_owned).collect(),
             machines: machines.lines().filter_map(first).collect(),
-            version: version
-                .lines()
-                .next()
-                .and_then(|line| line.strip_prefix("QEMU emulator version "))
-                .unwrap_or_default()
-                .to_owned(),
+            version: version_of(version).to_owned(),
         }
     }
 
@@ -203,13 +199,17 @@ impl Offers {
         let mut found = Vec::new();
         let brand = spec.brand();
         if let Some(machine) = spec.machine_type.as_ref().filter(|machine| lacks(&self.machines, machine)) {
-            let there = self.machines_of(brand);
-            let why = format!(
-                "this host's QEMU {} has no machine \"{machine}\"; vmadm update UUID machine_type=TYPE moves a VM to {} .. {}",
-                self.version.split(' ').next().unwrap_or_default(),
-                there.first().map_or("none", String::as_str),
-                there.last().map_or("none", String::as_str),
-            );
+            let remedy = match &self.machines_of(brand)[..] {
+                [oldest, .., newest] => {
+                    format!(
+                        "it has {oldest} to {newest}, and vmadm update UUID machine_type={newest} takes the newest"
+                    )
+                }
+                [only] => format!("it has {only} alone, which vmadm update UUID machine_type={only} takes"),
+                [] => format!("it has none of brand {}", brand.as_str()),
+            };
+            let why =
+                format!("{} has no machine \"{machine}\"; {remedy}", in_words(Brand::Kvm, &self.version));
             found.push(Violation::value("machine_type", why));
         }
         if let Some(cpu) = &spec.cpu_type {

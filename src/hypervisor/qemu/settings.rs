@@ -20,7 +20,7 @@ pub struct Settings {
     pub ovmf_code: PathBuf,
     /// UEFI variables, copied for each VM.
     pub ovmf_vars: PathBuf,
-    /// Directories with more UEFI code: a VM of brand bhyve may name a file in them as its `bootrom`.
+    /// Directories of additional UEFI code, which a VM of brand bhyve can name as its `bootrom`.
     pub firmware_dirs: Vec<PathBuf>,
     /// Seconds that QEMU may take to respond.
     pub start_seconds: u64,

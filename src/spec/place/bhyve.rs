@@ -208,8 +208,7 @@ pub(in crate::spec) fn notes(spec: &VmSpec) -> impl Iterator<Item = Note> {
     let alone: Vec<(usize, PciSlot)> =
         slots.iter().copied().filter(|(_, slot)| is_alone(*slot, &slots)).collect();
     alone.into_iter().map(|(index, slot)| {
-        let why =
-            format!("guests look for {slot} only if there is a device in {}, too", slot.with_function(0));
+        let why = format!("guests find {slot} only if {} has a device", slot.with_function(0));
         Note::new(format!("disks.{index}.pci_slot"), why)
     })
 }

@@ -24,9 +24,9 @@ pub struct Place {
     pub serial: Option<String>,
     /// On a PCI bus; `None` for a device behind a controller.
     pub slot: Option<PciSlot>,
-    /// Of a scsi disk.
+    /// The SCSI target.
     pub target: Option<u8>,
-    /// Of an ide disk: twice the channel, plus one for the second device.
+    /// The IDE unit: twice the channel, plus one for the second device.
     pub ide: Option<u8>,
 }
 

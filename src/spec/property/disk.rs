@@ -10,7 +10,7 @@ const IMAGES: Effect = Effect::None("this agent has no images yet; such a disk c
 #[rustfmt::skip]
 pub const DISK: &[Property] = &[
     property("path", Kind::Text(1024), "Where the disk is. Given only with nocreate or for a CD, as a path inside the zone's root; otherwise the agent fills it in.").default(Default::Computed("where the agent makes it")),
-    property("size", Kind::Integer(1, validate::MAX_DISK as i64, MIB), "Size of a disk that the agent makes; it can grow, while the VM is stopped; it shrinks only with dangerous_allow_shrink."),
+    property("size", Kind::Integer(1, validate::MAX_DISK as i64, MIB), "Size of a disk that the agent makes. It changes while the VM is stopped, and shrinks only with dangerous_allow_shrink (bhyve)."),
     property("boot", Kind::Boolean, "Boot from this one first; at most one disk.").default(Default::Value("false")),
     property("media", Kind::Word(&["disk", "cdrom"]), "A disk or a CD.").default(Default::Value("\"disk\"")),
     property("model", Kind::Form(forms::disk_model), "What the guest sees: virtio, scsi or ide (kvm); virtio, ahci or nvme (bhyve).").default(Default::Computed("disk_driver, or the first disk's model, or virtio")),
@@ -23,7 +23,7 @@ pub const DISK: &[Property] = &[
     property("refreservation", Kind::IntegerOr(0, validate::MAX_DISK as i64, MIB, &["auto"]), "Room kept for the volume.").effect(ZFS),
     property("zpool", Kind::Text(255), "Where the volume is.").fixed().effect(ZFS),
     property("zfs_filesystem", Kind::Text(1024), "The volume's name, in SmartOS's objects.").foreign("\"\""),
-    property("uuid", Kind::Uuid, "Names the disk, until it is changed.").bhyve().effect(Effect::Label).default(Default::Computed("made by the agent")),
+    property("uuid", Kind::Uuid, "Identifies the disk.").bhyve().effect(Effect::Label).default(Default::Computed("made by the agent")),
     property("pci_slot", Kind::Form(forms::pci_slot), "Where the guest finds it: device, device:function or bus:device:function.").bhyve().default(Default::Computed("0:4:0 and up, the boot disk first; 0:3:0 and up for CDs")),
     property("guest_block_size", Kind::Form(forms::guest_block_size), "Sector size of a virtio disk that the guest sees: logical, or logical/physical like 512/4096.").bhyve(),
     property("notrim", Kind::Boolean, "The guest can't discard blocks of a virtio disk.").bhyve(),

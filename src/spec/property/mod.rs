@@ -127,6 +127,8 @@ pub enum Default {
 
 const ZFS: Effect = Effect::None("volumes are files on this host, not ZFS");
 const ILLUMOS: Effect = Effect::None("it is a setting of illumos");
+const NO_DEVICES: Effect =
+    Effect::None("this agent passes no devices of the host through: a VM that has some does not start");
 
 const fn property(name: &'static str, kind: Kind, about: &'static str) -> Property {
     Property {

@@ -1,10 +1,7 @@
 //! The properties of a passed-through device. `path` is what an update finds it by.
 
-use super::{Effect, Kind, Property, property};
+use super::{Kind, NO_DEVICES, Property, property};
 use crate::spec::forms;
-
-const NO_DEVICES: Effect =
-    Effect::None("this agent passes no devices of the host through: a VM that has some does not start");
 
 /// Of a device of the host.
 #[rustfmt::skip]

@@ -1,6 +1,6 @@
 //! The properties of a VM.
 
-use super::{DISK, Default, Effect, ILLUMOS, Kind, NIC, PCI_DEVICE, Property, ZFS, property};
+use super::{DISK, Default, Effect, ILLUMOS, Kind, NIC, NO_DEVICES, PCI_DEVICE, Property, ZFS, property};
 use crate::spec::{VmState, forms, validate};
 
 const MIB: &str = "MiB";
@@ -12,8 +12,6 @@ const COMPRESSION: &[&str] = &[
 const MEMORY: i64 = 2 * validate::MAX_RAM as i64;
 const MANY: i64 = i32::MAX as i64;
 const NO_SPICE: Effect = Effect::None("the agent brokers VNC, not SPICE");
-const NO_DEVICES: Effect =
-    Effect::None("this agent passes no devices of the host through: a VM that has some does not start");
 const SERIAL: Effect =
     Effect::None("the first port is the console and the second the metadata channel, always");
 const KEYS: Kind = Kind::List(&Kind::Text(255), 1000);
@@ -165,7 +163,7 @@ pub const VM: &[Property] = &[
     property("maintain_resolvers", Kind::Boolean, "Keeps a container's resolv.conf up to date.").of_other_brands("false"),
     property("dataset_uuid", Kind::Text(255), "The image of a container; older.").of_other_brands("\"\""),
     property("zlog_mode", Kind::Text(255), "How a container's log is written.").of_other_brands("\"\""),
-    property("zlog_name", Kind::Text(255), "How a container's log is called.").of_other_brands("\"\""),
+    property("zlog_name", Kind::Text(255), "Name of a container's log.").of_other_brands("\"\""),
     property("zlog_max_size", Kind::Integer(0, MANY, "bytes"), "Largest log of a container.").of_other_brands("null"),
     property("nowait", Kind::Text(255), "Does not wait until a container is provisioned.").of_other_brands_hidden(),
     property("add_filesystems", Kind::Text(255), "File systems to add to a container.").of_other_brands_hidden(),
