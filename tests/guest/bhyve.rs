@@ -85,6 +85,14 @@ async fn a_guest_finds_its_devices_where_smartos_puts_them() {
     let (vm, _) = agent.vmadm_ok(&["get", &guest.uuid]);
     let vm: Value = serde_json::from_str(&vm).unwrap();
     assert!(vm["hypervisor"].as_str().unwrap().starts_with("QEMU "), "{vm}");
+    // `info` knows the drives of each model by their names.
+    let (info, _) = agent.vmadm_ok(&["info", &guest.uuid, "block"]);
+    let info: Value = serde_json::from_str(&info).unwrap();
+    let names: Vec<&str> =
+        info["block"].as_array().unwrap().iter().map(|each| each["device"].as_str().unwrap()).collect();
+    for name in ["drive0", "drive1", "drive2", "drive3", "drive4", "drive5"] {
+        assert!(names.contains(&name), "{name}: {names:?}");
+    }
     agent.vmadm_ok(&["stop", "-F", &guest.uuid]);
 }
 

@@ -18,20 +18,11 @@ fn get(agent: &Real, uuid: &str, name: &str) -> String {
 #[tokio::test]
 async fn a_machine_outlives_its_qemu_in_both_directions() {
     let Some(newer) = with_newer_qemu() else { return };
-    let mut agent = Real::start_with(&[]).await;
-    agent.terminate();
-    agent.wrap(Vec::new());
-    agent.resume().await;
+    let mut agent = Real::start().await;
     let iso = [guest().join("tiny.iso")];
-    let options = ["order=d", "cdrom=/tiny.iso,virtio"];
     let disks = json!([{"size": 20, "model": "virtio"}]);
-    let mut old = Guest::boot_from(
-        &agent,
-        json!({"brand": "bhyve", "bootrom": "uefi", "disks": disks}),
-        &iso,
-        &options[..0],
-    )
-    .await;
+    let bhyve = json!({"brand": "bhyve", "bootrom": "uefi", "disks": disks});
+    let mut old = Guest::boot_from(&agent, bhyve, &iso, &[]).await;
     assert_eq!(get(&agent, &old.uuid, "machine_type"), "pc-q35-7.2");
     assert!(get(&agent, &old.uuid, "hypervisor").starts_with("QEMU 7.2"));
 
