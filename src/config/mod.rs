@@ -145,9 +145,10 @@ impl Config {
             let (key, value) = word.split_once('=').ok_or_else(|| ConfigError::Set(word.clone()))?;
             set(&mut table, key, value)?;
         }
-        let config: Self = table
-            .try_into()
-            .map_err(|error: toml::de::Error| ConfigError::Value(error.message().to_owned()))?;
+        let config: Self = serde_path_to_error::deserialize(table).map_err(|error| {
+            let (key, why) = (error.path().to_string(), error.inner().message());
+            ConfigError::Value(if key == "." { why.to_owned() } else { format!("{key}: {why}") })
+        })?;
         config.check()
     }
 
@@ -318,6 +319,8 @@ mod tests {
         let text = |result: Result<Config, ConfigError>| result.unwrap_err().to_string();
         assert!(text(load("zone_dir = \"/a\"", &[], &[])).contains("zone_dir"));
         assert!(text(load("[qemu]\naccel = \"fast\"", &[], &[])).contains("fast"));
+        let list = text(load("", &[], &["qemu.firmware_dirs=/usr/share/OVMF"]));
+        assert!(list.contains("qemu.firmware_dirs: ") && list.contains("expected a sequence"), "{list}");
         assert!(text(load("listen = \"here\"", &[], &[])).contains("listen"));
         assert!(text(load("", &[], &["listen"])).contains("--set listen"));
         assert!(text(load("a = ", &[], &[])).contains("is not TOML"));

@@ -201,13 +201,14 @@ async fn an_installed_disk_boots_under_either_brand() {
 
 #[tokio::test]
 async fn a_guest_without_a_screen_has_its_seed_and_its_zone() {
-    let agent = Real::start().await;
-    let machine = json!({"brand": "bhyve", "vnc_port": -1, "vnc_password": "secret",
+    let agent = Real::start_with(&[r#"qemu.firmware_dirs=["/usr/share/OVMF"]"#]).await;
+    let machine = json!({"brand": "bhyve", "bootrom": "/usr/share/OVMF/OVMF_CODE_4M.fd", "vnc_port": -1, "vnc_password": "secret",
         "internal_metadata": {"cloudinit_datasource": "nocloud"},
         "customer_metadata": {"cloud-init:user-data": "#cloud-config\n# from outside\n"},
         "disks": [{"size": 20, "model": "virtio"}]});
     let mut guest = Guest::boot_from(&agent, machine, &tiny(), &["order=d", "cdrom=/tiny.iso,ahci"]).await;
-    guest.until("/ # ").await;
+    let text = guest.until("/ # ").await;
+    assert!(text.contains("firmware=uefi"), "{text}");
     let (pci, at) = devices(&agent, &mut guest).await;
     assert!(!pci.contains_key(&linux("0:30:0")), "{pci:?}");
     assert!(at[&linux("0:5:0")].contains("cidata"), "{at:?}");

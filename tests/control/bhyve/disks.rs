@@ -25,6 +25,28 @@ async fn a_disk_that_is_named_by_its_drive_keeps_what_it_holds() {
     }
 }
 
+/// A disk is made with a UUID of its own, or with the given one, and keeps it.
+#[tokio::test]
+async fn a_disk_keeps_its_uuid() {
+    let agent = Simulated::start().await;
+    let mut clients = agent.clients().await;
+    let given = "11111111-2222-4333-8444-555555555555";
+    let named = json!({"size": 5, "model": "virtio", "uuid": given});
+    let vm = create(&mut clients, json!({"disks": [named, {"size": 5, "model": "virtio"}]})).await.unwrap();
+    let made = vm.spec.unwrap().disks[1].uuid.clone().unwrap();
+    assert_ne!(made, given);
+    let path = agent.agent().vm(vm.uuid.parse().unwrap()).unwrap().spec.disks[1].path.clone();
+    // The default of a slot or UUID that is taken away is given again.
+    let reset =
+        json!({"update_disks": [{"path": path, "boot": true, "pci_slot": null}], "add_disks": [{"size": 5}]});
+    let after = change(&mut clients, &vm.uuid, reset).await.unwrap();
+    assert_eq!((&after["disks"][0]["uuid"], &after["disks"][1]["uuid"]), (&json!(given), &json!(made)));
+    assert_eq!(after["disks"][1]["pci_slot"], "0:4:1");
+    assert!(after["disks"][2]["uuid"].is_string(), "{after}");
+    let twice = json!({"update_disks": [{"path": path, "uuid": given}]});
+    assert_eq!(fields(&change(&mut clients, &vm.uuid, twice).await.unwrap_err()), ["disks.1.uuid"]);
+}
+
 /// What a disk holds is cut only by who says so, and only once that is committed.
 #[tokio::test]
 async fn a_disk_shrinks_when_it_is_dangerously_allowed() {

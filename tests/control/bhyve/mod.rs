@@ -7,7 +7,6 @@ mod slots;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 use zoneward::{
-    internals::config::Config,
     proto::{json_to_update, spec_to_json, spec_to_proto, v1},
     spec::{
         machine_json,
@@ -93,8 +92,7 @@ async fn a_brand_can_be_switched_off() {
     assert_eq!(brands(host), ["kvm", "bhyve"]);
     clients.start(&vm.uuid).await.unwrap();
     agent.stop().await;
-    let off = |config: &mut Config| config.brands.bhyve = false;
-    off(&mut agent.config);
+    agent.config.brands.bhyve = false;
     agent.resume().await;
     let mut clients = agent.clients().await;
     let host = clients.host.get_host(v1::GetHostRequest {}).await.unwrap().into_inner();
@@ -111,6 +109,13 @@ async fn a_brand_can_be_switched_off() {
         assert!(status.message().contains("brands.bhyve"), "{status:?}");
     }
     clients.delete(&vm.uuid).await.unwrap();
+    agent.stop().await;
+    agent.config.brands.kvm = false;
+    agent.resume().await;
+    let mut clients = agent.clients().await;
+    let status = create(&mut clients, json!({"brand": "kvm"})).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(status.message().contains("brands.kvm"), "{status:?}");
 }
 
 /// The page has a row for each property that can be given.
