@@ -15,9 +15,9 @@ use crate::proto::v1::{self, connect_vnc_request::Item, console_service_client::
 const PIECE: usize = 32 << 10;
 
 pub(super) async fn vnc(clients: &mut Clients, uuid: &str, listen: &str) -> Result<(), CliError> {
-    // Also checks that the VM exists.
-    let info = v1::GetVmInfoRequest { uuid: uuid.to_owned(), types: vec!["status".to_owned()] };
-    clients.vms.get_vm_info(info).await?;
+    // A VM without a screen is an error now, not when a viewer comes.
+    let start = request(Item::Connect(v1::ConnectVncStart { uuid: uuid.to_owned() }));
+    clients.consoles.connect_vnc(tokio_stream::once(start)).await?;
     let failed = |error: std::io::Error| CliError::failed(format!("{listen}: {error}"));
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -46,6 +46,10 @@ pub(super) async fn link(clients: &mut Clients, uuid: &str) -> Result<(), CliErr
     Ok(())
 }
 
+const fn request(item: Item) -> v1::ConnectVncRequest {
+    v1::ConnectVncRequest { item: Some(item) }
+}
+
 async fn carry(
     viewer: TcpStream,
     mut client: ConsoleServiceClient<Channel>,
@@ -53,7 +57,6 @@ async fn carry(
 ) -> Result<(), Status> {
     let (mut from, mut to) = viewer.into_split();
     let (sender, requests) = mpsc::channel(8);
-    let request = |item| v1::ConnectVncRequest { item: Some(item) };
     let _ = sender.send(request(Item::Connect(v1::ConnectVncStart { uuid }))).await;
     let mut screen = client.connect_vnc(ReceiverStream::new(requests)).await?.into_inner();
     let typing = async {

@@ -215,8 +215,10 @@ async fn a_guest_without_a_screen_has_its_seed_and_its_zone() {
     let seed = at[&linux("0:5:0")].split(' ').next().unwrap();
     let mount = format!("mount -t vfat -o ro,iocharset=ascii /dev/{seed} /mnt && cat /mnt/user-data");
     guest.run(&agent, &mount, "# from outside").await;
-    let said = String::from_utf8(agent.vmadm(&["screenshot", &guest.uuid, "/dev/null"]).stderr).unwrap();
-    assert!(said.contains("no screen"), "{said}");
+    for wanted in [&["screenshot", &guest.uuid, "/dev/null"][..], &["vnc", &guest.uuid]] {
+        let said = String::from_utf8(agent.vmadm(wanted).stderr).unwrap();
+        assert!(said.contains("no screen"), "{said}");
+    }
     if !needs_root("a zone can't be entered") {
         let output = run_with(agent.zoneward().args(["probe", "--vm", &guest.uuid]), "");
         let table = String::from_utf8_lossy(&output.stdout);
