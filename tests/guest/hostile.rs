@@ -235,6 +235,12 @@ async fn whatever_it_calls_itself_it_is_not_dead() {
     assert_eq!(lock, Err(rustix::io::Errno::WOULDBLOCK), "the disk is its own");
     // Nor can it give the lock up.
     assert_eq!(hostile.call(libc::SYS_flock, &[&DISK, &libc::LOCK_UN]).await, libc::EPERM);
+    // It ends like any other, and its groups, which no record names, are a leak.
+    hostile.clients.delete(&uuid).await.unwrap();
+    for leak in hostile.agent.vmadm_ok(&["leaks"]).0.lines() {
+        hostile.agent.vmadm_ok(&["reclaim", leak]);
+    }
+    assert_eq!(hostile.agent.vmadm_ok(&["leaks"]).0.trim(), "");
 }
 
 /// Its first thread is gone, and another one has everything: it lives, for the next agent too.

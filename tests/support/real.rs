@@ -263,11 +263,13 @@ impl Drop for Real {
             let _ = agent.wait();
         }
         self.end_hypervisors();
+        let left = left_in(&self.name());
         if std::thread::panicking() {
             eprintln!("--- the agent's log\n{}", self.log());
         } else if env!("CARGO_CRATE_NAME") == "guest" {
             let unexpected = self.unexpected();
             assert!(unexpected.is_empty(), "the agent warns of:\n{}", unexpected.join("\n"));
+            assert!(left.is_empty(), "the test leaves behind:\n{}", left.join("\n"));
         }
     }
 }
@@ -302,6 +304,27 @@ impl Real {
             }
         }
     }
+}
+
+/// The processes in groups of that name, once those that were killed are gone.
+fn left_in(name: &str) -> Vec<String> {
+    let all = || {
+        let folders = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|folder| folder.path());
+        let text = |path: PathBuf| std::fs::read(path).unwrap_or_default();
+        let within = |path: &PathBuf| String::from_utf8_lossy(&text(path.join("cgroup"))).contains(name);
+        let named = |path: PathBuf| {
+            let command = String::from_utf8_lossy(&text(path.join("cmdline"))).replace('\0', " ");
+            format!("{}: {command}", path.display())
+        };
+        folders.filter(within).map(named).collect::<Vec<_>>()
+    };
+    for _ in 0..200 {
+        if all().is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    all()
 }
 
 /// Control groups that are removed when what is in them is gone.
