@@ -6,12 +6,14 @@ use std::{env, error::Error, fmt::Write as _, fs, path::PathBuf};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 7] = [
     "zoneward/v1/vm.proto",
     "zoneward/v1/vm_service.proto",
     "zoneward/v1/event_service.proto",
     "zoneward/v1/console_service.proto",
     "zoneward/v1/host_service.proto",
+    "zoneward/v1/image.proto",
+    "zoneward/v1/image_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

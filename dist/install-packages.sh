@@ -34,6 +34,11 @@ test='
 iproute2          /sbin/ip
 tshark            /usr/bin/tshark
 e2fsprogs         /sbin/mkfs.ext4
+xfsprogs          /sbin/mkfs.xfs
+qemu-utils        /usr/bin/qemu-img
+docker-registry   /usr/bin/docker-registry
+skopeo            /usr/bin/skopeo
+nginx-light       /usr/sbin/nginx
 nodejs            /usr/bin/node
 npm               /usr/bin/npm
 chromium          /usr/bin/chromium

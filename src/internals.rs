@@ -7,7 +7,7 @@ pub use of_the_agent::*;
 /// The operator's command.
 #[cfg(feature = "vmadm")]
 pub mod cli {
-    pub use crate::cli::{complete, run};
+    pub use crate::cli::{complete, main, run, run_imgadm};
 }
 
 #[cfg(feature = "agent")]
@@ -25,7 +25,7 @@ mod of_the_agent {
         }
     }
     pub mod boot {
-        pub use crate::boot::{Platform, this_host_boot};
+        pub use crate::boot::{Platform, ZonedConverter, this_host_boot};
     }
     pub mod browser {
         pub use crate::browser::{Browser, serve};
@@ -38,6 +38,9 @@ mod of_the_agent {
     }
     pub mod hypervisor {
         pub use crate::hypervisor::{Hearing, MachineEvent, qemu, simulated};
+    }
+    pub mod image {
+        pub use crate::image::{InThread, SUBCOMMAND, run};
     }
     pub mod metadata {
         pub use crate::metadata::{protocol, route};

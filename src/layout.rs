@@ -19,6 +19,10 @@ use uuid::Uuid;
 ///     efi-vars.fd                UEFI variables
 ///     uploads/                   incomplete uploads
 ///     vm.json                    the record, for people
+/// <zones_dir>/images/<uuid>/     an image, unless images.dir says another place
+///     disk                       raw, never written once it has this name
+///     disk.partial               the same while it is imported
+/// <zones_dir>/images/<uuid>.deleted/   an image whose deletion may not be committed yet
 /// <run_dir>/<uuid>/
 ///     process.json               the hypervisor's process
 ///     cgroup.json                its control groups
@@ -35,13 +39,33 @@ pub struct Layout {
     zones: PathBuf,
     state: PathBuf,
     run: PathBuf,
+    images: PathBuf,
 }
 
 impl Layout {
     /// Uses the configured folders.
     #[must_use]
     pub fn new(zones: impl Into<PathBuf>, state: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
-        Self { zones: zones.into(), state: state.into(), run: run.into() }
+        let zones = zones.into();
+        Self { images: zones.join("images"), zones, state: state.into(), run: run.into() }
+    }
+
+    /// Keeps images there.
+    #[must_use]
+    pub fn with_images(self, images: Option<PathBuf>) -> Self {
+        Self { images: images.unwrap_or(self.images), ..self }
+    }
+
+    /// Folder of all images.
+    #[must_use]
+    pub fn images(&self) -> &Path {
+        &self.images
+    }
+
+    /// The paths of one image.
+    #[must_use]
+    pub fn image(&self, uuid: Uuid) -> ImageLayout {
+        ImageLayout { folder: self.images.join(uuid.to_string()) }
     }
 
     /// Folder of all zones.
@@ -90,7 +114,7 @@ impl Layout {
     #[must_use]
     pub fn vm(&self, uuid: Uuid) -> VmLayout {
         let name = uuid.to_string();
-        VmLayout { zonepath: self.zones.join(&name), run: self.run.join(&name) }
+        VmLayout { zonepath: self.zones.join(&name), run: self.run.join(&name), images: self.images.clone() }
     }
 }
 
@@ -105,17 +129,56 @@ pub(crate) fn short_socket_name(path: &Path) -> io::Result<(File, PathBuf)> {
     Ok((folder, short))
 }
 
+/// The files of one image.
+#[derive(Clone, Debug)]
+pub struct ImageLayout {
+    folder: PathBuf,
+}
+
+impl ImageLayout {
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its disk.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.folder.join("disk")
+    }
+
+    /// Its disk while it is imported.
+    #[must_use]
+    pub fn partial(&self) -> PathBuf {
+        self.folder.join("disk.partial")
+    }
+
+    /// Its folder from before its deletion is committed until it is gone.
+    #[must_use]
+    pub fn deleted(&self) -> PathBuf {
+        self.folder.with_extension("deleted")
+    }
+}
+
 /// The folders of one VM.
 #[derive(Clone, Debug)]
 pub struct VmLayout {
     zonepath: PathBuf,
     run: PathBuf,
+    images: PathBuf,
 }
 
 impl VmLayout {
     /// For a process that is not a VM.
     pub(crate) fn of_run(run: PathBuf) -> Self {
-        Self { zonepath: PathBuf::new(), run }
+        Self { zonepath: PathBuf::new(), run, images: PathBuf::new() }
+    }
+
+    /// An image that the VM's disks may need.
+    #[must_use]
+    pub fn image(&self, uuid: Uuid) -> ImageLayout {
+        ImageLayout { folder: self.images.join(uuid.to_string()) }
     }
 
     /// vmadm's `zonepath`.

@@ -18,7 +18,7 @@
 //!      |                                               |
 //!   boot  auth                                         |           the boot plan; who may call what
 //!      |                                               |
-//!   zone  hypervisor  storage  network  console  metadata          mechanisms; none knows another
+//!   zone  hypervisor  storage  network  console  metadata  image  source     mechanisms; none knows another
 //!      |                                               |
 //!   events                                             |           cursors, watch, fan-out
 //!   store                                              |           one SQLite file
@@ -65,6 +65,8 @@ mod doctor;
 mod events;
 #[cfg(feature = "agent")]
 mod hypervisor;
+#[cfg(feature = "agent")]
+mod image;
 #[doc(hidden)]
 pub mod internals;
 #[cfg(feature = "agent")]
@@ -79,6 +81,8 @@ mod network;
 #[cfg(feature = "agent")]
 mod probe;
 pub mod proto;
+#[cfg(feature = "agent")]
+mod source;
 pub mod spec;
 #[cfg(feature = "agent")]
 mod storage;

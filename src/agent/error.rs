@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::{
     console::ConsoleError,
     hypervisor::HypervisorError,
+    source::SourceError,
     spec::{Violation, VmState, violation},
     storage::StorageError,
     store::StoreError,
@@ -192,6 +193,54 @@ pub enum Error {
         /// In words.
         message: String,
     },
+    /// No such image.
+    #[error("image {image} is not on this host; imgadm import gets it")]
+    ImageNotFound {
+        /// Its UUID or digest.
+        image: String,
+    },
+    /// The UUID is another image's.
+    #[error("{message}")]
+    ImageExists {
+        /// Which.
+        uuid: Uuid,
+        /// In words.
+        message: String,
+    },
+    /// Somebody needs the image.
+    #[error("{message}")]
+    ImageInUse {
+        /// Which.
+        uuid: Uuid,
+        /// VMs that need it.
+        vms: Vec<Uuid>,
+        /// Images that need it.
+        images: Vec<Uuid>,
+        /// In words.
+        message: String,
+    },
+    /// The content is damaged, refused, or not what was announced.
+    #[error("{message}")]
+    ImageBroken {
+        /// Which image.
+        uuid: Uuid,
+        /// The kind of fault, like `checksum`.
+        fault: String,
+        /// In words.
+        message: String,
+    },
+    /// The agent may not fetch from there.
+    #[error("{message}")]
+    SourceRefused {
+        /// In words.
+        message: String,
+    },
+    /// The source failed.
+    #[error("{message}")]
+    SourceFailed {
+        /// In words.
+        message: String,
+    },
     /// The console does not reach there.
     #[error("offset {offset} is beyond the end of the console's output ({end})")]
     ConsoleOffset {
@@ -266,6 +315,17 @@ impl From<StorageError> for Error {
     }
 }
 
+impl From<SourceError> for Error {
+    fn from(error: SourceError) -> Self {
+        let message = error.to_string();
+        match error {
+            SourceError::Wrong { field, why } => Self::invalid(field, why),
+            SourceError::Refused(_) => Self::SourceRefused { message },
+            SourceError::Missing(_) | SourceError::Failed(_) => Self::SourceFailed { message },
+        }
+    }
+}
+
 impl From<HypervisorError> for Error {
     fn from(error: HypervisorError) -> Self {
         Self::Hypervisor { message: error.to_string() }
@@ -307,6 +367,9 @@ pub enum StartError {
     /// The state file can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Images can't be fetched as configured.
+    #[error("configuration: {0}")]
+    Sources(String),
     /// No notifications.
     #[error("cannot watch consoles: {0}")]
     Consoles(#[source] io::Error),

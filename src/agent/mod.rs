@@ -17,6 +17,7 @@
 //! ```text
 //!   calls, inspect, watch, refusals   what callers can ask
 //!   └─ host      all VMs at once: adoption, autoboot, drain, leaks, nic tags
+//!      ├─ image  images: imports, uploads, their end
 //!      └─ vm     one VM: its actor, a file for each verb
 //!         ├─ guest    metadata, interfaces, late phases
 //!         ├─ files    uploads and files of a zone
@@ -31,6 +32,7 @@ mod error;
 mod files;
 mod guest;
 mod host;
+mod image;
 mod inspect;
 mod refusals;
 mod request;
@@ -50,6 +52,7 @@ pub(crate) use context::capacity::Capacity;
 pub(crate) use error::{Error, StartError};
 pub(crate) use files::Uploader;
 pub(crate) use host::leaks::{Leak, LeakKind};
+pub(crate) use image::{FetchProgress, FetchRequest, ImageUpload, ImageUploader, ImageView};
 pub(crate) use refusals::Refusals;
 pub(crate) use request::{
     call::Call,
@@ -68,6 +71,7 @@ use crate::{
     metadata::seed,
     model::{Site, VmRecord},
     network::TagReport,
+    source::Sources,
     spec::{Brand, Enforcement, LimitReport, filter::Filter, place, secret},
     storage,
     store::Keep,
@@ -97,9 +101,12 @@ impl Agent {
         database.map_err(|source| StartError::Folder { path: layout.database(), source })?;
         let state = Journal::open(&layout.database(), keep(&config))?;
         let records = mended(state.1.vms()?, &config);
+        let images = state.1.images()?;
+        let sources = Sources::new(&config.images).map_err(|error| StartError::Sources(error.to_string()))?;
         let consoles = ConsoleHub::new().map_err(StartError::Consoles)?;
         let server_uuid = folders::server_uuid(&layout, &config.server_uuid)?;
-        let context = VmContext::new(&config, server_uuid, platform, consoles, state);
+        let context = VmContext::new(&config, server_uuid, platform, consoles, state, sources);
+        image::settle(&context, images);
         adoption::adopt_all(&context, records).await;
         autoboot::begin(&context);
         let agent = Self { config: Arc::new(config), context, _locks: locks.into() };
@@ -112,6 +119,7 @@ impl Agent {
         let tasks = &self.context.tasks;
         tasks.spawn(nic_tags::watch_tags(self.context.clone()));
         tasks.spawn(files::uploads::expire(self.context.clone()));
+        image::begin_again(&self.context);
         let agent = self.clone();
         tasks.spawn(async move { agent.report_leaks().await });
         // Probing the host may take seconds; this way it is done before the first VM is started.

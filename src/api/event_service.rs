@@ -106,6 +106,7 @@ fn kinds(numbers: &[i32]) -> Result<Vec<&'static str>, Status> {
         Ok(v1::EventKind::Reclaimed) => Ok("reclaimed"),
         Ok(v1::EventKind::Call) => Ok("call"),
         Ok(v1::EventKind::Panicked) => Ok("panicked"),
+        Ok(v1::EventKind::Image) => Ok("image"),
         Ok(v1::EventKind::Unspecified) | Err(_) => {
             Err(invalid(&format!("kinds.{index}"), format!("{number} is no kind of event")))
         }

@@ -7,6 +7,7 @@ mod convert;
 mod event_service;
 mod files;
 mod host_service;
+mod image_service;
 mod payload;
 mod request;
 mod server;

@@ -43,7 +43,10 @@ with_request_id!(
     ChangeMediaRequest,
     CreateVmRequest,
     DeleteFileRequest,
+    DeleteImageRequest,
     DeleteVmRequest,
+    FetchImageRequest,
+    ImportImageHeader,
     KillVmRequest,
     PauseVmRequest,
     PutFileHeader,
@@ -55,7 +58,7 @@ with_request_id!(
     StopVmRequest,
     UpdateVmRequest,
 );
-without_request_id!(DrainHostRequest, TakeScreenshotRequest);
+without_request_id!(DrainHostRequest, ExportImageRequest, TakeScreenshotRequest);
 
 /// The caller, the request id and the content of a request.
 pub(super) fn call<M: Change>(request: &Request<M>, method: &str) -> Result<Call, Status> {

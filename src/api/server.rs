@@ -7,8 +7,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::Server;
 
 use super::{
-    console_service::Consoles, event_service::Events, host_service::Host, sight::Expressions, status::status,
-    vms::Vms,
+    console_service::Consoles, event_service::Events, host_service::Host, image_service::ImagesApi,
+    sight::Expressions, status::status, vms::Vms,
 };
 use crate::{
     agent::Error,
@@ -18,7 +18,8 @@ use crate::{
         DOCUMENTED,
         v1::{
             console_service_server::ConsoleServiceServer, event_service_server::EventServiceServer,
-            host_service_server::HostServiceServer, vm_service_server::VmServiceServer,
+            host_service_server::HostServiceServer, image_service_server::ImageServiceServer,
+            vm_service_server::VmServiceServer,
         },
     },
 };
@@ -61,6 +62,7 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
     health.set_serving::<EventServiceServer<Events>>().await;
     health.set_serving::<ConsoleServiceServer<Consoles>>().await;
     health.set_serving::<HostServiceServer<Host>>().await;
+    health.set_serving::<ImageServiceServer<ImagesApi>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DOCUMENTED)
@@ -103,6 +105,7 @@ pub async fn serve(agent: Agent, listeners: Listeners, stop: CancellationToken) 
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(limited!(VmServiceServer, Vms::new(agent.clone(), expressions.clone())))
+        .add_service(limited!(ImageServiceServer, ImagesApi::new(agent.clone())))
         .add_service(limited!(EventServiceServer, Events::new(agent.clone(), expressions)))
         .add_service(limited!(ConsoleServiceServer, Consoles::new(agent.clone(), links)))
         .add_service(limited!(HostServiceServer, Host::new(agent)))

@@ -100,6 +100,27 @@ pub(super) fn status(error: Error) -> Status {
             vec![("path", path), ("committed", committed.to_string())],
         ),
         Error::UploadBroken { path, .. } => (Code::DataLoss, Reason::UploadBroken, vec![("path", path)]),
+        Error::ImageNotFound { image } => {
+            details.set_resource_info("zoneward.v1.Image", image.clone(), "", "");
+            (Code::NotFound, Reason::ImageNotFound, vec![("image", image)])
+        }
+        Error::ImageExists { uuid, .. } => {
+            (Code::AlreadyExists, Reason::ImageExists, vec![("image", uuid.to_string())])
+        }
+        Error::ImageInUse { uuid, vms, images, .. } => {
+            let all =
+                |uuids: &[uuid::Uuid]| uuids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            (
+                Code::FailedPrecondition,
+                Reason::ImageInUse,
+                vec![("image", uuid.to_string()), ("vms", all(&vms)), ("images", all(&images))],
+            )
+        }
+        Error::ImageBroken { uuid, fault, .. } => {
+            (Code::DataLoss, Reason::ImageBroken, vec![("image", uuid.to_string()), ("fault", fault)])
+        }
+        Error::SourceRefused { .. } => (Code::PermissionDenied, Reason::SourceRefused, vec![]),
+        Error::SourceFailed { .. } => (Code::FailedPrecondition, Reason::SourceFailed, vec![]),
         Error::ConsoleOffset { oldest, end, .. } => (
             Code::OutOfRange,
             Reason::ConsoleOffset,

@@ -63,6 +63,9 @@ pub const fn needed(rpc: Rpc) -> Role {
         | Rpc::ListEvents
         | Rpc::GetHost
         | Rpc::ListNicTags
+        | Rpc::ListImages
+        | Rpc::GetImage
+        | Rpc::ListImageSources
         | Rpc::ListLeaks => Role::Viewer,
         // A guest's console and screen are the guest's own.
         Rpc::StartVm
@@ -79,8 +82,19 @@ pub const fn needed(rpc: Rpc) -> Role {
         | Rpc::Attach
         | Rpc::ConnectVnc
         | Rpc::CreateVncLink
-        | Rpc::ReadLog => Role::Operator,
-        Rpc::CreateVm | Rpc::UpdateVm | Rpc::DeleteVm | Rpc::ReclaimLeaks | Rpc::DrainHost => Role::Admin,
+        | Rpc::ReadLog
+        // The agent speaks to others for the caller.
+        | Rpc::ListRemoteImages
+        // What is on an image is as good as what is on a disk.
+        | Rpc::ExportImage => Role::Operator,
+        Rpc::CreateVm
+        | Rpc::UpdateVm
+        | Rpc::DeleteVm
+        | Rpc::ImportImage
+        | Rpc::FetchImage
+        | Rpc::DeleteImage
+        | Rpc::ReclaimLeaks
+        | Rpc::DrainHost => Role::Admin,
     }
 }
 
@@ -102,6 +116,6 @@ mod tests {
         assert_eq!(needed_for_path("/zoneward.v1.ConsoleService/Attach"), Some(Role::Operator));
         assert_eq!(needed_for_path("/grpc.health.v1.Health/Check"), Some(Role::Viewer));
         assert_eq!(needed_for_path("/zoneward.v1.VmService/createVm"), None);
-        assert_eq!(Rpc::ALL.len(), 31);
+        assert_eq!(Rpc::ALL.len(), 39);
     }
 }

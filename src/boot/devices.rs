@@ -15,7 +15,7 @@ use crate::{
         BootDevice, BootOptions, BootOrder, Brand, DiskModel, DiskSpec, Media, NicModel, NicSpec, Place,
         VmSpec, disk::drive_name, forms::boot_order as boot_order_of, limits::SCREEN_BYTES,
     },
-    storage::{StorageError, ZoneRoot, take_disk, write_seed},
+    storage::{StorageError, ZoneRoot, open_image, overlay, take_disk, write_seed},
 };
 
 /// A disk or CD, as a boot attaches it.
@@ -81,26 +81,26 @@ pub(super) fn open_drives(
     unsettled: &[String],
 ) -> Result<Vec<Drive>, StorageError> {
     let root = ZoneRoot::open(&layout.root())?;
-    let zone = layout.zonepath();
     attached(spec, options)
         .into_iter()
-        .map(|attached| open_disk(platform, zone, &root, attached, unsettled))
+        .map(|attached| open_disk(platform, layout, &root, attached, unsettled))
         .collect()
 }
 
 /// Opens a disk: one that the agent created lies outside the zone's root, any other one inside it.
 fn open_disk(
     platform: &Platform,
-    zone: &Path,
+    layout: &VmLayout,
     root: &ZoneRoot,
     attached: Attached,
     unsettled: &[String],
 ) -> Result<Drive, StorageError> {
+    let zone = layout.zonepath();
     let Attached { disk, model, media, boot, place } = attached;
     let path = disk.path.clone().unwrap_or_default();
     let (block_size, notrim) = (disk.guest_block_size.clone(), disk.notrim);
     if path.is_empty() {
-        return Ok(Drive { file: None, model, media, boot, path, place, block_size, notrim });
+        return Ok(Drive { file: None, image: None, model, media, boot, path, place, block_size, notrim });
     }
     let writable = media == Media::Disk;
     let file = if disk.is_made_here() {
@@ -119,7 +119,9 @@ fn open_disk(
     if !disk.is_made_here() && disk.size.is_some() {
         has_size(&file, &path, disk.mebibytes())?;
     }
-    Ok(Drive { file: Some(file), model, media, boot, path, place, block_size, notrim })
+    let image = disk.image_uuid.filter(|_| disk.is_overlay());
+    let image = image.map(|image| open_image(&layout.image(image))).transpose()?;
+    Ok(Drive { file: Some(file), image, model, media, boot, path, place, block_size, notrim })
 }
 
 /// Checks that a disk which the agent made holds no more than its size, and cuts it if an update said so and was
@@ -132,14 +134,20 @@ fn holds_no_more(
     unsettled: &[String],
 ) -> Result<(), StorageError> {
     let (name, mebibytes) = (disk.file_name().unwrap_or_default(), disk.mebibytes());
-    if file.metadata().map_err(StorageError::at(name))?.len() <= mebibytes.saturating_mul(1 << 20) {
+    if file.metadata().map_err(StorageError::at(name))?.len() <= most(disk) {
         return Ok(());
     }
-    if unsettled.iter().any(|pending| pending == name) {
+    if !disk.is_overlay() && unsettled.iter().any(|pending| pending == name) {
         return platform.volumes.settle(zone, name, mebibytes).map(drop);
     }
     let why = "the file is larger than the disk's size says; give its size, or cut the file";
     Err(StorageError::Unsafe { path: name.to_owned(), why })
+}
+
+/// Bytes that the file of a disk may have.
+fn most(disk: &DiskSpec) -> u64 {
+    let size = disk.mebibytes().saturating_mul(1 << 20);
+    if disk.is_overlay() { overlay::most(size) } else { size }
 }
 
 /// Checks that a file which the agent did not make is as large as the machine says.
@@ -167,7 +175,8 @@ pub(super) fn open_seed(vm: &VmRecord, layout: &VmLayout) -> io::Result<Option<F
 }
 
 /// Bytes of the largest file that the machine may write.
-pub(super) fn largest_file(drives: &[Drive], firmware: Option<&Firmware>) -> u64 {
+pub(super) fn largest_file(spec: &VmSpec, drives: &[Drive], firmware: Option<&Firmware>) -> u64 {
+    let overlays = spec.disks.iter().filter(|disk| disk.is_overlay()).map(most).max().unwrap_or(0);
     let disks = drives.iter().filter(|drive| drive.media == Media::Disk);
     let disks = disks.filter_map(|drive| drive.file.as_ref());
     let variables = match firmware {
@@ -175,7 +184,7 @@ pub(super) fn largest_file(drives: &[Drive], firmware: Option<&Firmware>) -> u64
         _ => None,
     };
     let sizes = disks.chain(variables).filter_map(|file| Some(file.metadata().ok()?.len()));
-    sizes.max().unwrap_or(0).max(SCREEN_BYTES)
+    sizes.max().unwrap_or(0).max(overlays).max(SCREEN_BYTES)
 }
 
 pub(super) fn open_firmware(

@@ -15,6 +15,7 @@
 //! A step is noted before it acts, so when one fails its own undo runs too: undos cope with half-finished
 //! steps. The error carries the step and the hypervisor's last words.
 
+mod converter;
 mod devices;
 mod host;
 mod plan;
@@ -26,6 +27,7 @@ use tokio::sync::mpsc;
 use crate::{
     console::{Console, VncEndpoint},
     hypervisor::{Hypervisor, Machine},
+    image::Converter,
     layout::VmLayout,
     model::{BootPhase, Phase, VmRecord},
     network::{Links, Wiring},
@@ -34,6 +36,7 @@ use crate::{
     zone::{Process, Zone},
 };
 
+pub use converter::ZonedConverter;
 pub(crate) use devices::cd_drives;
 pub(crate) use host::host_clock;
 pub use host::this_host_boot;
@@ -50,6 +53,8 @@ pub struct Platform {
     pub bhyve: Arc<dyn Hypervisor>,
     /// Makes disks.
     pub volumes: Arc<dyn Volumes>,
+    /// Makes disks of images.
+    pub converter: Arc<dyn Converter>,
     /// Plugs interfaces.
     pub links: Arc<dyn Links>,
     /// The id of this boot of the host; see [`this_host_boot`].

@@ -230,7 +230,7 @@ impl Boot<'_> {
             return Err(fault.into());
         }
         let (order, once) = devices::boot_order(&vm.spec, options)?;
-        let largest_file = devices::largest_file(&self.made.drives, self.made.firmware.as_ref());
+        let largest_file = devices::largest_file(&vm.spec, &self.made.drives, self.made.firmware.as_ref());
         let plan = MachinePlan {
             uuid: vm.uuid,
             machine_type: vm.spec.machine_type.clone(),

@@ -52,6 +52,11 @@ impl CliError {
         }
     }
 
+    /// With another exit code.
+    pub(super) fn with_code(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+
     /// Puts vmadm's words before the agent's.
     pub(super) fn with_prefix(mut self, prefix: &str) -> Self {
         if !self.message.is_empty() {

@@ -173,6 +173,18 @@ fn lines(event: &v1::Event, full: bool) -> String {
             let detail = if call.detail.is_empty() { String::new() } else { format!(" {}", call.detail) };
             text.push_str(&escaped(&format!(" {}{detail}{refused} {by}", call.rpc)));
         }
+        Some(Kind::Image(image)) => {
+            let step = image.step().as_str_name().trim_start_matches("STEP_").to_lowercase();
+            text.push_str(&format!(" {step}"));
+            match (image.received, image.total) {
+                (0, _) => {}
+                (received, 0) => text.push_str(&format!(" {received} bytes")),
+                (received, total) => text.push_str(&format!(" {received} of {total} bytes")),
+            }
+            if !image.reason.is_empty() {
+                text.push_str(&format!(": {}", escaped(&image.reason)));
+            }
+        }
         Some(Kind::Reclaimed(reclaimed)) => {
             text.push_str(&format!(" {} {}", escaped(&reclaimed.leak), escaped(&reclaimed.path)));
         }
@@ -207,6 +219,7 @@ fn kind(event: &v1::Event) -> &'static str {
         Some(Kind::Reclaimed(_)) => "reclaim",
         Some(Kind::Call(_)) => "call",
         Some(Kind::Panicked(_)) => "panic",
+        Some(Kind::Image(_)) => "image",
         None => "unknown",
     }
 }
@@ -282,6 +295,20 @@ fn json_line(event: &v1::Event, cursor: &str) -> Result<String, CliError> {
             object["rpc"] = json!(call.rpc);
             object["detail"] = json!(call.detail);
             object["refused"] = json!(call.refused);
+        }
+        Some(Kind::Image(image)) => {
+            let step = image.step().as_str_name().trim_start_matches("STEP_").to_lowercase();
+            object["step"] = json!(step);
+            if let Some(found) = &image.image {
+                object["image"] = json!({"uuid": found.uuid, "digest": found.digest, "source": found.source, "size": found.size});
+            }
+            if image.received > 0 {
+                object["received"] = json!(image.received);
+                object["total"] = json!(image.total);
+            }
+            if !image.reason.is_empty() {
+                object["reason"] = json!(image.reason);
+            }
         }
         Some(Kind::Reclaimed(reclaimed)) => {
             object["leak"] = json!(reclaimed.leak);

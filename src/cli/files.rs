@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A bar on standard error, on a terminal only.
-fn bar(what: &'static str, size: u64) -> ProgressBar {
+pub(super) fn bar(what: &'static str, size: u64) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

@@ -20,6 +20,7 @@ mod error;
 mod events;
 mod files;
 mod host;
+mod imgadm;
 mod lifecycle;
 mod list;
 mod look;
@@ -40,6 +41,7 @@ use std::{
 use arguments::{Arguments, Command};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use error::CliError;
+pub use imgadm::run as run_imgadm;
 
 use crate::{
     client::Agent as Clients,
@@ -50,6 +52,21 @@ use crate::{
 /// Answers a shell that completes a line; false if none asks.
 pub fn complete() -> bool {
     completion::answer()
+}
+
+/// Runs a command on a runtime of its own.
+pub fn main<F: Future<Output = ExitCode>>(command: impl FnOnce() -> F) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(command());
+    // A read of standard input that never ends must not hold the program up.
+    runtime.shutdown_background();
+    code
 }
 
 /// Runs the command line; returns the exit code.

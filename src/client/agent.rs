@@ -5,7 +5,8 @@ use tonic::transport::Channel;
 use super::connect::{ConnectError, Endpoint};
 use crate::proto::v1::{
     console_service_client::ConsoleServiceClient, event_service_client::EventServiceClient,
-    host_service_client::HostServiceClient, vm_service_client::VmServiceClient,
+    host_service_client::HostServiceClient, image_service_client::ImageServiceClient,
+    vm_service_client::VmServiceClient,
 };
 
 /// Largest answer: a page of a thousand VMs, or a picture.
@@ -22,6 +23,8 @@ pub struct Agent {
     pub consoles: ConsoleServiceClient<Channel>,
     /// The host.
     pub host: HostServiceClient<Channel>,
+    /// Images.
+    pub images: ImageServiceClient<Channel>,
 }
 
 impl Agent {
@@ -37,6 +40,7 @@ impl Agent {
             vms: VmServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
             events: EventServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
             consoles: ConsoleServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
+            images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER),
             host: HostServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER),
         }
     }

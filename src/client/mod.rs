@@ -7,7 +7,7 @@
 //!   connection breaks;
 //! - [`attach()`] types into a console, too, and comes back to it at its byte;
 //! - [`persist`] repeats a call by its request id until an agent answers it;
-//! - [`Upload`] continues an upload that was interrupted, and [`pages::all`] reads a list page by page;
+//! - [`Upload`] and [`ImageUpload`] continue an upload that was interrupted, and [`pages::all`] reads a list page by page;
 //! - [`reason`] names errors.
 //!
 //! ```no_run
@@ -37,6 +37,7 @@ mod attach;
 mod backoff;
 mod connect;
 mod console;
+mod image_upload;
 pub mod pages;
 mod retry;
 mod upload;
@@ -51,6 +52,7 @@ pub use attach::{Attached, ConsoleInput, ConsoleOutput, attach};
 use backoff::Backoff;
 pub use connect::{Certificates, ConnectError, Endpoint};
 pub use console::{ConsoleLog, Printed};
+pub use image_upload::ImageUpload;
 pub use retry::persist;
 pub use upload::{Upload, UploadError};
 use watcher::is_passing;

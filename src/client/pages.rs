@@ -32,6 +32,7 @@ pages! {
     ListFilesResponse: files of FileEntry;
     ListNicTagsResponse: nic_tags of NicTag;
     ListLeaksResponse: leaks of Leak;
+    ListImagesResponse: images of Image;
 }
 
 /// Every row of a list; `ask` gets the token of each page.

@@ -16,7 +16,9 @@ pub use sections::{Log, LogFormat};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::{auth, console, hypervisor::qemu, layout::Layout, model::places, network, spec::forms, zone};
+use crate::{
+    auth, console, hypervisor::qemu, layout::Layout, model::places, network, source, spec::forms, zone,
+};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -58,6 +60,8 @@ pub struct Config {
     pub journal: Journal,
     /// The host's capacity for VMs.
     pub capacity: Capacity,
+    /// Images and their sources.
+    pub images: source::Settings,
     /// What interfaces are plugged into.
     pub network: network::Settings,
 }
@@ -83,6 +87,7 @@ impl Default for Config {
             console: console::Settings::default(),
             journal: Journal::default(),
             capacity: Capacity::default(),
+            images: source::Settings::default(),
             network: network::Settings::default(),
         }
     }
@@ -187,6 +192,12 @@ impl Config {
                     .all(|factor| (0.0..=1e6).contains(factor)),
                 "capacity.*_overcommit: a factor from 0 (no limit) to 1000000",
             ),
+            ((1..=65536).contains(&self.images.max_gib), "images.max_gib: 1 to 65536"),
+            ((1..=3600).contains(&self.images.timeout_seconds), "images.timeout_seconds: 1 to 3600"),
+            (
+                self.images.proxy.is_empty() || self.images.proxy.contains("://"),
+                "images.proxy: a URL like http://proxy:3128",
+            ),
             (self.journal.keep_days >= 1, "journal.keep_days: at least 1"),
             (self.journal.keep_mib >= 1, "journal.keep_mib: at least 1"),
             ((1..=3600).contains(&self.browser.link_seconds), "browser.link_seconds: 1 to 3600"),
@@ -235,7 +246,7 @@ impl Config {
     /// The agent's folders.
     #[must_use]
     pub fn layout(&self) -> Layout {
-        Layout::new(&self.zones_dir, &self.state_dir, &self.run_dir)
+        Layout::new(&self.zones_dir, &self.state_dir, &self.run_dir).with_images(self.images.dir.clone())
     }
 
     /// Where the local operator's socket is.
@@ -310,8 +321,8 @@ mod tests {
         let default = Config { socket: Some("/run/zoneward/zoneward.sock".into()), ..Config::default() };
         assert_eq!(format!("{config:?}"), format!("{default:?}"));
         let keys = example.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        // Less eleven sections; zone.level and zone.limits, which have no default; and the table of tags.
-        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 14, "every key stands there");
+        // Less twelve sections; zone.level, zone.limits and images.dir, which have no default; and the table of tags.
+        assert_eq!(keys, format!("{default:?}").matches(": ").count() - 16, "every key stands there");
     }
 
     #[test]

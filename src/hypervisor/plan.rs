@@ -88,6 +88,8 @@ pub enum Firmware {
 pub struct Drive {
     /// Open for the guest's access; `None` for a CD drive without a CD.
     pub file: Option<File>,
+    /// The image below it, open for reading, if the file is a qcow2 overlay and not the disk itself.
+    pub image: Option<File>,
     /// How the guest sees it.
     pub model: DiskModel,
     /// Disk or CD.

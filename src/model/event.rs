@@ -5,7 +5,12 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{change::Change, time::Timestamp, vm::VmRecord};
+use super::{
+    change::Change,
+    image::{ImageRecord, ImageStep},
+    time::Timestamp,
+    vm::VmRecord,
+};
 use crate::spec::Mac;
 
 /// A fact in the journal.
@@ -25,7 +30,7 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Fact")]
 pub struct NewEvent {
-    /// Which VM.
+    /// Which VM, or image.
     pub uuid: Uuid,
     /// Who asked for it; empty when nobody did.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -59,6 +64,8 @@ struct Fact {
     rpc: Option<String>,
     detail: Option<String>,
     refused: Option<bool>,
+    step: Option<ImageStep>,
+    image: Option<Box<ImageRecord>>,
 }
 
 impl TryFrom<Fact> for NewEvent {
@@ -92,6 +99,9 @@ impl TryFrom<Fact> for NewEvent {
                 detail: fact.detail.unwrap_or_default(),
                 refused: fact.refused.unwrap_or_default(),
             },
+            "image" => {
+                EventKind::Image { step: fact.step.ok_or_else(|| missing("step"))?, image: fact.image }
+            }
             other => return Err(format!("{other} is no kind of event")),
         };
         Ok(Self { uuid: fact.uuid, actor: fact.actor, request_id: fact.request_id, kind })
@@ -148,12 +158,20 @@ pub enum EventKind {
         /// It was not done: the caller's role was too low.
         refused: bool,
     },
+    /// An image's import made a step, or the image is gone.
+    Image {
+        /// Which.
+        step: ImageStep,
+        /// As it is, where that is news.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        image: Option<Box<ImageRecord>>,
+    },
 }
 
 impl EventKind {
     /// The names of all kinds.
     pub const NAMES: &[&'static str] =
-        &["created", "modified", "deleted", "boot", "file", "reclaimed", "call", "panicked"];
+        &["created", "modified", "deleted", "boot", "file", "reclaimed", "call", "panicked", "image"];
 
     /// Its name in the journal.
     #[must_use]
@@ -167,6 +185,7 @@ impl EventKind {
             Self::Reclaimed { .. } => "reclaimed",
             Self::Call { .. } => "call",
             Self::Panicked => "panicked",
+            Self::Image { .. } => "image",
         }
     }
 }
@@ -259,6 +278,12 @@ mod tests {
         serde_json::from_str(text).unwrap()
     }
 
+    fn image() -> Box<ImageRecord> {
+        let text = r#"{"uuid":"00000000-0000-0000-0000-000000000001","manifest":{"name":"a"},"state":"importing",
+                       "source":"upload","created":0}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
     #[test]
     fn what_was_written_is_read() {
         let change = Change { path: "ram".into(), old: None, new: Some(serde_json::json!(1)), cut: false };
@@ -277,6 +302,8 @@ mod tests {
             EventKind::Reclaimed { leak: "run-folder".into(), path: "/r".into() },
             EventKind::Panicked,
             EventKind::Call { rpc: "KillVm".into(), detail: "TERM".into(), refused: false },
+            EventKind::Image { step: ImageStep::Progress { received: 1, total: None }, image: None },
+            EventKind::Image { step: ImageStep::Begun, image: Some(image()) },
         ];
         for (kind, request_id) in kinds.into_iter().zip([None, Some(Uuid::from_u128(5))].into_iter().cycle())
         {

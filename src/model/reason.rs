@@ -83,6 +83,18 @@ reasons! {
     UploadOffset = "UPLOAD_OFFSET",
     /// What arrived is not what was announced.
     UploadBroken = "UPLOAD_BROKEN",
+    /// There is no such image.
+    ImageNotFound = "IMAGE_NOT_FOUND",
+    /// Another image has the UUID.
+    ImageExists = "IMAGE_EXISTS",
+    /// VMs or other images need the image, or it is being imported.
+    ImageInUse = "IMAGE_IN_USE",
+    /// The content of an image is damaged, refused, or not what was announced.
+    ImageBroken = "IMAGE_BROKEN",
+    /// The source of an image is not one that the agent may reach, or has no digest.
+    SourceRefused = "SOURCE_REFUSED",
+    /// The source of an image can't be reached, or does not answer as it should.
+    SourceFailed = "SOURCE_FAILED",
     /// The offset is beyond the end of the console.
     ConsoleOffset = "CONSOLE_OFFSET",
     /// Another caller writes to the console, or took it over.

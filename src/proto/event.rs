@@ -2,7 +2,7 @@
 
 use super::{
     boot::phase,
-    v1,
+    image, v1,
     value::offset,
     vm::{Sight, time, vm_to_proto},
 };
@@ -38,6 +38,7 @@ pub(crate) fn event_to_proto(
             .into(),
             size: offset(*size),
         }),
+        EventKind::Image { step, image } => Wire::Image(image::step(step, image.as_deref())),
         EventKind::Panicked => Wire::Panicked(v1::GuestPanicked {}),
         EventKind::Call { rpc, detail, refused } => {
             Wire::Call(v1::CallMade { rpc: rpc.clone(), detail: detail.clone(), refused: *refused })

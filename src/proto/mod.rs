@@ -2,6 +2,7 @@
 
 mod boot;
 mod event;
+mod image;
 mod json;
 mod packed;
 mod spec;
@@ -12,6 +13,7 @@ mod vm;
 pub(crate) use boot::{boot_options, boot_options_to_proto, phase};
 pub(crate) use event::{changes_to_proto, event_to_proto};
 pub use generated::{DESCRIPTORS, DOCUMENTED, Rpc, v1};
+pub(crate) use image::image_to_proto;
 pub use packed::Packed;
 pub(crate) use spec::flat_object;
 pub use spec::{spec_from_proto, spec_to_json, spec_to_proto};

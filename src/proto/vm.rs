@@ -6,7 +6,7 @@ use super::{spec_to_proto, v1};
 use crate::{
     model::{Exit, ExitReason, RunStatus, Site, Status, Timestamp, VmRecord},
     spec::{
-        Enforcement, LimitReport, Restriction, VmSpec, VmState,
+        DiskSpec, Enforcement, LimitReport, Restriction, VmSpec, VmState,
         secret::{has_secrets, redacted, shown},
     },
 };
@@ -34,9 +34,21 @@ pub(crate) fn vm_with(record: &VmRecord, site: &Site, spec: v1::VmSpec) -> v1::V
     v1::Vm {
         uuid: record.uuid.to_string(),
         spec: Some(spec),
-        status: Some(status_to_proto(&record.status(site))),
+        status: Some(v1::VmStatus { disks: disks(record), ..status_to_proto(&record.status(site)) }),
         etag: record.etag(),
     }
+}
+
+/// Disks that began as an image.
+fn disks(record: &VmRecord) -> Vec<v1::DiskStatus> {
+    let status = |disk: &DiskSpec| {
+        Some(v1::DiskStatus {
+            path: disk.path.clone().unwrap_or_default(),
+            image_uuid: disk.image_uuid?.to_string(),
+            form: disk.form?.as_str().to_owned(),
+        })
+    };
+    record.spec.disks.iter().filter_map(status).collect()
 }
 
 fn status_to_proto(status: &Status) -> v1::VmStatus {
@@ -54,6 +66,7 @@ fn status_to_proto(status: &Status) -> v1::VmStatus {
         server_uuid: status.site.server_uuid.to_string(),
         restrictions: run.map(|run| restrictions(&run.enforcements)).unwrap_or_default(),
         limits: run.map(|run| limits(&run.limits)).unwrap_or_default(),
+        disks: Vec::new(),
         transition_to: status.transition.map_or(v1::VmState::Unspecified, |(to, _)| state(to)).into(),
         transition_expire: status.transition.and_then(|(_, expire)| expire).map(time),
         resets: run.map(|run| i64::try_from(run.resets).unwrap_or(i64::MAX)),

@@ -21,6 +21,17 @@ pub struct Host<'a> {
     pub new_mac: &'a dyn Fn() -> Mac,
     /// A UUID that nothing else has.
     pub new_uuid: &'a dyn Fn() -> Uuid,
+    /// What is known of an image.
+    pub image: &'a dyn Fn(Uuid) -> Option<ImageFacts>,
+}
+
+/// What a disk takes from its image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// MiB.
+    pub size: i32,
+    /// Its usual model.
+    pub model: Option<DiskModel>,
 }
 
 impl fmt::Debug for Host<'_> {
@@ -35,6 +46,7 @@ pub fn complete(spec: &mut VmSpec, uuid: Uuid, host: &Host<'_>) {
     fill_in(spec);
     spec.hostname.get_or_insert_with(|| uuid.to_string());
     complete_memory(spec, host.overhead);
+    take_from_images(&mut spec.disks, spec.brand, host);
     complete_disks(&mut spec.disks, &[], spec.disk_driver, host);
     complete_nics(&mut spec.nics, spec.nic_driver, host);
     if !spec.nics.iter().any(|nic| nic.primary)
@@ -44,6 +56,17 @@ pub fn complete(spec: &mut VmSpec, uuid: Uuid, host: &Host<'_>) {
     }
     name_disks(spec, host);
     place::assign(spec);
+}
+
+/// A disk that begins as an image has the image's size, and its model unless another is asked for.
+pub(super) fn take_from_images(disks: &mut [DiskSpec], brand: Option<Brand>, host: &Host<'_>) {
+    for disk in disks.iter_mut().filter(|disk| disk.is_made_here() && disk.form.is_none()) {
+        let Some(facts) = disk.image_uuid.and_then(|image| (host.image)(image)) else { continue };
+        let size = *disk.image_size.get_or_insert(facts.size);
+        disk.size.get_or_insert(size);
+        let fits = |model: &DiskModel| brand.is_none_or(|brand| model.fault(brand).is_none());
+        disk.model = disk.model.or(facts.model.filter(fits));
+    }
 }
 
 /// Disks of bhyve have UUIDs.
@@ -224,6 +247,7 @@ mod tests {
             disk_path: &|i| format!("/d{i}"),
             new_mac: &new_mac,
             new_uuid: &Uuid::new_v4,
+            image: &|_| None,
         };
         complete(&mut spec, Uuid::from_u128(7), &host);
         spec

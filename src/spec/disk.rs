@@ -39,6 +39,12 @@ pub struct DiskSpec {
     /// A guest of bhyve can't discard blocks.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub notrim: bool,
+    /// The image that the disk begins as.
+    pub image_uuid: Option<Uuid>,
+    /// MiB of the image.
+    pub image_size: Option<i32>,
+    /// How the file of a disk that began as an image holds it.
+    pub form: Option<DiskForm>,
     /// Where the guest finds it, for life.
     pub place: Option<Place>,
     /// Everything else.
@@ -79,6 +85,12 @@ impl DiskSpec {
         disk_number(present).map(|_| present.to_owned())
     }
 
+    /// Whether its changes are in an overlay over its image.
+    #[must_use]
+    pub fn is_overlay(&self) -> bool {
+        self.form == Some(DiskForm::Overlay)
+    }
+
     /// Returns its size in MiB; 0 if unspecified.
     #[must_use]
     pub fn mebibytes(&self) -> u64 {
@@ -89,6 +101,27 @@ impl DiskSpec {
     #[must_use]
     pub fn model(&self) -> DiskModel {
         self.model.unwrap_or(DiskModel::Virtio)
+    }
+}
+
+/// How the file of a disk that began as an image holds its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskForm {
+    /// A raw file that shares unchanged blocks with the image.
+    Reflink,
+    /// A qcow2 overlay with the changes; the rest is read from the image.
+    Overlay,
+}
+
+impl DiskForm {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reflink => "reflink",
+            Self::Overlay => "overlay",
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod filter;
 pub mod forms;
 mod hint;
+pub mod image;
 pub mod limits;
 pub mod machine_json;
 pub mod nic;
@@ -30,7 +31,7 @@ pub mod violation;
 pub mod vm;
 
 pub use boot_options::{BootDevice, BootOptions, BootOrder};
-pub use disk::{DiskModel, DiskSpec, Media};
+pub use disk::{DiskForm, DiskModel, DiskSpec, Media};
 pub use limits::{LimitReport, Limits};
 pub use nic::{Mac, NicAddress, NicModel, NicSpec, primary};
 pub use pci_slot::PciSlot;

@@ -71,7 +71,7 @@ pub fn cover_passwords(object: &mut Map<String, Value>) {
 pub fn shown(spec: &VmSpec) -> VmSpec {
     let mut spec = VmSpec { vnc_password: None, ..spec.clone() };
     spec.other.shift_remove("spice_password");
-    spec.disks.iter_mut().for_each(|disk| disk.place = None);
+    spec.disks.iter_mut().for_each(|disk| (disk.place, disk.form) = (None, None));
     spec.nics.iter_mut().for_each(|nic| nic.place = None);
     spec
 }

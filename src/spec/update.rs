@@ -6,7 +6,7 @@ use super::{
     DiskSpec, Note, VmSpec,
     defaults::{
         Host, adjusted, choose_primary, complete_disks, complete_memory, complete_nics, default_of,
-        name_disks,
+        name_disks, take_from_images,
     },
     disk::drive_name,
     hint::instead,
@@ -218,6 +218,7 @@ fn complete(spec: &mut VmSpec, current: &VmSpec, given: &Map<String, Value>, hos
     }
     follow_memory(spec, current, given, host.overhead);
     complete_memory(spec, host.overhead);
+    take_from_images(&mut spec.disks, spec.brand, host);
     complete_disks(&mut spec.disks, &current.disks, spec.disk_driver, host);
     complete_nics(&mut spec.nics, spec.nic_driver, host);
     choose_primary(&mut spec.nics);

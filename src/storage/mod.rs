@@ -5,8 +5,11 @@
 //! root: a guest that owns its hypervisor may have created what lies there.
 
 mod closed;
+mod copy;
 mod error;
+mod images;
 mod intent;
+pub(crate) mod overlay;
 mod plan;
 mod seed;
 mod tree;
@@ -17,6 +20,10 @@ mod zone_root;
 
 pub(crate) use closed::{close_state, close_to_others};
 pub(crate) use error::StorageError;
+pub(crate) use images::{
+    begin_image, finish_image, image_used, open_image, remove_deleted_image, remove_image, set_image_aside,
+    take_image_back,
+};
 pub(crate) use intent::{FileAct, IntentNote, intents, remove_file};
 pub(crate) use plan::UploadPlan;
 pub(crate) use seed::write_seed;

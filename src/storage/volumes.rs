@@ -12,13 +12,18 @@ use std::{
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags};
 
-use super::error::StorageError;
-use crate::{crash, spec::disk};
+use super::{copy, error::StorageError, overlay};
+use crate::{
+    crash,
+    spec::{DiskForm, disk},
+};
 
 /// Creates and opens disks. Each is named by its file in its zonepath; no name leads out of that.
 pub trait Volumes: Send + Sync + fmt::Debug {
     /// Makes an empty disk of `size` MiB.
     fn create(&self, zone: &Path, name: &str, size: u64) -> Result<(), StorageError>;
+    /// Makes a disk of `size` MiB that begins as an image; returns its form.
+    fn clone(&self, zone: &Path, name: &str, image: &File, size: u64) -> Result<DiskForm, StorageError>;
     /// Grows a disk to `size` MiB.
     fn grow(&self, zone: &Path, name: &str, size: u64) -> Result<(), StorageError>;
     /// Opens a disk for a hypervisor.
@@ -42,6 +47,18 @@ impl Volumes for FileVolumes {
         let file = open_in(zone, name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
         crash::point("disk.created");
         set_size(&file, name, size)
+    }
+
+    fn clone(&self, zone: &Path, name: &str, image: &File, size: u64) -> Result<DiskForm, StorageError> {
+        let file = open_in(zone, name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+        crash::point("disk.created");
+        if copy::share(image, &file).map_err(StorageError::at(name))? {
+            return set_size(&file, name, size).map(|()| DiskForm::Reflink);
+        }
+        overlay::write(&file, size.saturating_mul(1 << 20)).map_err(StorageError::at(name))?;
+        file.sync_all().map_err(StorageError::at(name))?;
+        crash::point("disk.sized");
+        Ok(DiskForm::Overlay)
     }
 
     fn grow(&self, zone: &Path, name: &str, size: u64) -> Result<(), StorageError> {

@@ -14,4 +14,5 @@ pub(crate) use error::StoreError;
 pub use reader::Reader;
 pub(crate) use reader::{EventPage, EventQuery, JournalRange};
 pub(crate) use writer::Answer;
+pub(crate) use writer::ImageChange;
 pub use writer::{Commit, Keep, Store, VmChange};

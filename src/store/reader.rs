@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{error::StoreError, schema, writer::Answer};
 
-use crate::model::{Event, EventKind, Timestamp, VmRecord};
+use crate::model::{Event, EventKind, ImageRecord, Timestamp, VmRecord};
 
 /// A second connection. Its calls block for as long as the disk does; call them off the runtime's
 /// threads when the answer may be large.
@@ -78,6 +78,16 @@ impl Reader {
             Ok(rows)
         })?;
         rows.iter().map(|text| parse("VM record", text)).collect()
+    }
+
+    /// All images.
+    pub fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        let rows: Vec<String> = self.with(|connection| {
+            let mut query = connection.prepare("SELECT record FROM image ORDER BY uuid")?;
+            let rows = query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            Ok(rows)
+        })?;
+        rows.iter().map(|text| parse("image record", text)).collect()
     }
 
     /// The answer that was given to a request.

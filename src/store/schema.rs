@@ -53,6 +53,13 @@ const MIGRATIONS: &[&str] = &[
         (SELECT * FROM request_by_time ORDER BY time DESC LIMIT 10000) ORDER BY time;
     DROP TABLE request_by_time;
 ",
+    // Images.
+    "
+    CREATE TABLE image (
+        uuid TEXT PRIMARY KEY,
+        record TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// SQLite's VFS for one process alone. Its connections share this process's memory, not a mapped file: a
@@ -60,7 +67,7 @@ const MIGRATIONS: &[&str] = &[
 const OURS_ALONE: &std::ffi::CStr = c"unix-excl";
 
 /// The version that this agent writes.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 const _: () = assert!(VERSION.unsigned_abs() == MIGRATIONS.len() as u64);
 
 /// Opens the file for the writer, and brings it to [`VERSION`].

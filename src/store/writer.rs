@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{error::StoreError, schema};
 use crate::{
     crash,
-    model::{Event, EventKind, NewEvent, Timestamp, VmRecord},
+    model::{Event, EventKind, ImageRecord, NewEvent, Timestamp, VmRecord},
 };
 
 /// Commits waiting for the writer; more than that wait with their callers.
@@ -22,6 +22,8 @@ const BATCH: usize = 64;
 pub struct Commit {
     /// The record of the VM.
     pub vm: Option<VmChange>,
+    /// The record of the image.
+    pub image: Option<ImageChange>,
     /// The events that report it.
     pub events: Vec<NewEvent>,
     /// The answers to the callers.
@@ -33,6 +35,15 @@ pub struct Commit {
 pub enum VmChange {
     /// Insert or replace.
     Put(Box<VmRecord>),
+    /// Remove.
+    Delete(Uuid),
+}
+
+/// A change of an image's record.
+#[derive(Debug)]
+pub enum ImageChange {
+    /// Insert or replace.
+    Put(Box<ImageRecord>),
     /// Remove.
     Delete(Uuid),
 }
@@ -261,6 +272,7 @@ impl fmt::Display for Label<'_> {
             match commit.events.first().map(|event| &event.kind) {
                 Some(EventKind::Modified { vm, .. }) => write!(f, "{}", vm.state)?,
                 Some(EventKind::Boot(reached)) => f.write_str(reached.phase.as_str())?,
+                Some(EventKind::Image { step, .. }) => f.write_str(step.as_str())?,
                 Some(kind) => f.write_str(kind.name())?,
                 None => f.write_str("no event")?,
             }
@@ -285,6 +297,19 @@ fn write_one(
         }
         Some(VmChange::Delete(uuid)) => {
             transaction.prepare_cached("DELETE FROM vm WHERE uuid = ?1")?.execute([uuid.to_string()])?;
+        }
+        None => {}
+    }
+    match &commit.image {
+        Some(ImageChange::Put(record)) => {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO image VALUES (?1, ?2) ON CONFLICT (uuid) DO UPDATE SET record = ?2",
+                )?
+                .execute(params![record.uuid.to_string(), json("image record", record)?])?;
+        }
+        Some(ImageChange::Delete(uuid)) => {
+            transaction.prepare_cached("DELETE FROM image WHERE uuid = ?1")?.execute([uuid.to_string()])?;
         }
         None => {}
     }

@@ -214,6 +214,7 @@ fn completed(payload: Value) -> zoneward::spec::VmSpec {
         disk_path: &|n| format!("/d{n}"),
         new_mac: &|| Mac::local([1; 6]),
         new_uuid: &uuid::Uuid::new_v4,
+        image: &|_| None,
     };
     defaults::complete(&mut spec, uuid::Uuid::from_u128(1), &host);
     spec

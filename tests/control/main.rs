@@ -28,6 +28,7 @@ mod example;
 mod files;
 mod host_uuid;
 mod identity;
+mod images;
 mod leaks;
 mod lifecycle;
 mod limits;

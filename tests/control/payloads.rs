@@ -12,13 +12,13 @@ use super::support::simulated::Simulated;
 
 /// Each payload, and why it is refused; nothing where it is created. What follows `~` is accepted by `--ignore-unknown`.
 const VERDICTS: &[(&str, &str)] = &[
-    ("b01-lx-builder", "this agent has no images yet"),
+    ("b01-lx-builder", "is not on this host"),
     ("b02-win", ""),
-    ("b04-retro", "this agent has no images yet"),
+    ("b04-retro", "is not on this host"),
     ("b05-ubuntu-iso", "bhyve_extra_opts: these are arguments of bhyve"),
-    ("b07-freebsd", "this agent has no images yet"),
-    ("b08-bootrom-path", "this agent has no images yet"),
-    ("b10-tritond", "bhyve_extra_opts: these are arguments of bhyve"),
+    ("b07-freebsd", "is not on this host"),
+    ("b08-bootrom-path", "is not on this host"),
+    ("b10-tritond", "is not on this host"),
     ("b11-gpu", "bhyve_hostbridge: there is no such property"),
     ("k01-docs-hvm", ""),
     (
@@ -26,8 +26,8 @@ const VERDICTS: &[(&str, &str)] = &[
         "default_gateway: there is no such property; did you mean \"nics.*.gateway\"?",
     ),
     ("k04-win7", ""),
-    ("k05-image+size", "disks.0.size: the image has its own; give image_size"),
-    ("k07-script-strings", "this agent has no images yet"),
+    ("k05-image+size", "is not on this host"),
+    ("k07-script-strings", "is not on this host"),
     (
         "k08-default-gateway-dash",
         "~default-gateway: there is no such property; did you mean \"nics.*.gateway\"?",
@@ -38,7 +38,7 @@ const VERDICTS: &[(&str, &str)] = &[
     ("k13-omnios", ""),
     ("k14b-salt-doc-vnc9", ""),
     ("k14c-salt-doc-nic-without-model", "nics.0.model: missing .model option for NIC"),
-    ("k16-salt-script", "this agent has no images yet"),
+    ("k16-salt-script", "is not on this host"),
     ("k17-vmapi-fixture", ""),
     ("k19-vrrp", ""),
     ("k20-router", ""),

@@ -5,6 +5,7 @@ pub(crate) mod ignored;
 pub(crate) mod net;
 pub(crate) mod real;
 pub(crate) mod simulated;
+pub(crate) mod web;
 
 use std::{future::Future, time::Duration};
 
@@ -17,7 +18,8 @@ use tonic::{
 use tonic_types::StatusExt as _;
 use zoneward::proto::v1::{
     self, console_service_client::ConsoleServiceClient, event_service_client::EventServiceClient,
-    host_service_client::HostServiceClient, vm_service_client::VmServiceClient,
+    host_service_client::HostServiceClient, image_service_client::ImageServiceClient,
+    vm_service_client::VmServiceClient,
 };
 
 /// The clients of one agent.
@@ -27,6 +29,7 @@ pub(crate) struct Clients {
     pub(crate) events: EventServiceClient<Channel>,
     pub(crate) consoles: ConsoleServiceClient<Channel>,
     pub(crate) host: HostServiceClient<Channel>,
+    pub(crate) images: ImageServiceClient<Channel>,
     pub(crate) channel: Channel,
 }
 
@@ -37,6 +40,7 @@ impl Clients {
             events: EventServiceClient::new(channel.clone()),
             consoles: ConsoleServiceClient::new(channel.clone()),
             host: HostServiceClient::new(channel.clone()),
+            images: ImageServiceClient::new(channel.clone()),
             channel,
         }
     }

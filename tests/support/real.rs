@@ -13,6 +13,7 @@ use super::{Clients, connect_unix, eventually, ignored::ignore};
 
 const ZONEWARD: &str = env!("CARGO_BIN_EXE_zoneward");
 const VMADM: &str = env!("CARGO_BIN_EXE_vmadm");
+const IMGADM: &str = env!("CARGO_BIN_EXE_imgadm");
 
 /// The folder with the test guest, built when its inputs changed.
 pub(crate) fn guest() -> &'static Path {
@@ -225,6 +226,18 @@ impl Real {
 
     pub(crate) fn vmadm_with(&self, words: &[&str], input: &str) -> Output {
         run_with(self.vmadm_command().args(words), input)
+    }
+
+    /// Runs the command for images.
+    pub(crate) fn imgadm(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(IMGADM);
+        command.env("ZONEWARD_ENDPOINT", format!("unix:{}", self.socket().display()));
+        run_with(command.args(words), "")
+    }
+
+    /// The same; it must succeed.
+    pub(crate) fn imgadm_ok(&self, words: &[&str]) -> (String, String) {
+        ok(words, self.imgadm(words))
     }
 
     /// As [`Self::vmadm`]; the command must succeed. Gives what it printed, data first.

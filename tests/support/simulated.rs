@@ -14,6 +14,7 @@ use zoneward::{
         boot::Platform,
         config::Config,
         hypervisor::simulated::SimulatedHypervisor,
+        image::InThread,
         network::simulated::SimulatedLinks,
         storage::FileVolumes,
         zone::{
@@ -97,6 +98,7 @@ impl Simulated {
             kvm: Arc::new(self.hypervisor.clone()),
             bhyve: Arc::new(self.hypervisor.of(Brand::Bhyve)),
             volumes: Arc::new(FileVolumes),
+            converter: Arc::new(InThread),
             links: Arc::new(SimulatedLinks::new(&self.config.network)),
             host_boot: self.host_boot.clone(),
         }

@@ -9,18 +9,20 @@ pub(super) mod command;
 pub(super) mod draining;
 pub(super) mod findings;
 pub(super) mod handle;
+pub(super) mod images;
 pub(super) mod registry;
 pub(super) mod transition;
 
 use std::{net::IpAddr, ops::Deref, sync::Arc, time::Duration};
 
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use capacity::Budget;
 use claims::Claims;
 use draining::Draining;
+use images::Images;
 use registry::Registry;
 use transition::Transition;
 
@@ -37,10 +39,14 @@ use crate::{
     hypervisor::Hypervisor,
     layout::{Layout, VmLayout},
     model::{Site, VmRecord},
+    source::Sources,
     spec::{Brand, Mac, NicSpec, VmSpec, VmState},
     storage,
     store::{Reader, Store},
 };
+
+/// Imports of images that run at the same time; others wait.
+const IMPORTS: usize = 4;
 
 /// The agent's settings for VMs.
 #[derive(Clone, Debug)]
@@ -61,6 +67,8 @@ pub(super) struct VmSettings {
     pub(super) autoboot_parallel: usize,
     /// How long an upload waits for its client.
     pub(super) upload_keep: Duration,
+    /// Largest disk of an image, in bytes.
+    pub(super) image_bytes: u64,
 }
 
 impl VmSettings {
@@ -73,6 +81,7 @@ impl VmSettings {
             vnc_address: config.vnc.address,
             vnc_password: config.vnc.require_password,
             autoboot_parallel: usize::try_from(config.autoboot_parallel).unwrap_or(usize::MAX),
+            image_bytes: u64::from(config.images.max_gib) << 30,
             upload_keep: Duration::from_secs(3600).saturating_mul(config.capacity.upload_hours),
         }
     }
@@ -93,6 +102,10 @@ pub(super) struct Shared {
     pub(super) consoles: ConsoleHub,
     pub(super) registry: Registry,
     pub(super) claims: Claims,
+    pub(super) images: Images,
+    pub(super) sources: Sources,
+    /// Imports that may run at the same time.
+    pub(super) import_turns: Semaphore,
     pub(super) draining: Draining,
     pub(super) requests: Requests,
     pub(super) tasks: TaskTracker,
@@ -119,11 +132,15 @@ impl VmContext {
         platform: Platform,
         consoles: ConsoleHub,
         (store, reader, journal): (Store, Reader, Journal),
+        sources: Sources,
     ) -> Self {
         let layout = config.layout();
         Self(Arc::new(Shared {
             settings: VmSettings::of(config),
             claims: Claims::new(Budget::new(&config.capacity, layout.zones())),
+            images: Images::default(),
+            sources,
+            import_turns: Semaphore::new(IMPORTS),
             draining: Draining::open(layout.draining(), &platform.host_boot),
             layout,
             platform,

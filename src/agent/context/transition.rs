@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::{
     agent::{context::VmContext, error::Error, request::call::Call, view::diff::changes},
-    model::{EventKind, NewEvent, VmRecord},
-    store::{Answer, Commit, VmChange},
+    model::{EventKind, ImageRecord, ImageStep, NewEvent, VmRecord},
+    store::{Answer, Commit, ImageChange, VmChange},
 };
 
 /// A change under construction.
@@ -88,6 +88,31 @@ impl<'a> Transition<'a> {
     pub(in crate::agent) async fn note(mut self, noted: &VmRecord) -> Result<(), Error> {
         self.commit.vm = Some(VmChange::Put(Box::new(noted.clone())));
         self.commit(|| ()).await
+    }
+
+    /// Commits an image's record with the step that it made, and then calls `publish`.
+    pub(in crate::agent) async fn put_image(
+        mut self,
+        call: &Call,
+        image: &ImageRecord,
+        step: ImageStep,
+        publish: impl FnOnce(),
+    ) -> Result<(), Error> {
+        self.commit.image = Some(ImageChange::Put(Box::new(image.clone())));
+        let event = call.event(image.uuid, EventKind::Image { step, image: Some(Box::new(image.clone())) });
+        self.event(event).commit(publish).await
+    }
+
+    /// Deletes an image's record, with the reason, and then calls `publish`.
+    pub(in crate::agent) async fn delete_image(
+        mut self,
+        call: &Call,
+        image: Uuid,
+        step: ImageStep,
+        publish: impl FnOnce(),
+    ) -> Result<(), Error> {
+        self.commit.image = Some(ImageChange::Delete(image));
+        self.event(call.event(image, EventKind::Image { step, image: None })).commit(publish).await
     }
 
     /// Deletes the record of a VM that is gone; then its claims and its UUID are free.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::error::Error,
-    model::{BootPhase, Change, VmRecord},
+    model::{BootPhase, Change, ImageRecord, VmRecord},
     spec::Note,
     storage::Entry,
 };
@@ -58,6 +58,13 @@ pub struct UpdateReply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeleteReply;
 
+/// An image that can be used, or is gone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::agent) struct ImageReply {
+    /// As it is now.
+    pub image: Box<ImageRecord>,
+}
+
 /// A file that exists now, or is gone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FileReply {
@@ -102,6 +109,8 @@ pub(in crate::agent) enum StoredReply {
     File(FileReply),
     /// See [`ReclaimReply`].
     Reclaimed(Vec<Reclaimed>),
+    /// See [`ImageReply`].
+    Image(ImageReply),
 }
 
 macro_rules! replies {
@@ -127,6 +136,7 @@ replies! {
     UpdateReply: StoredReply::Updated(reply) => reply, this => StoredReply::Updated(this);
     DeleteReply: StoredReply::Deleted => Self, _this => StoredReply::Deleted;
     FileReply: StoredReply::File(reply) => reply, this => StoredReply::File(this);
+    ImageReply: StoredReply::Image(reply) => reply, this => StoredReply::Image(this);
     ReclaimReply: StoredReply::Reclaimed(list) => Self(list), this => StoredReply::Reclaimed(this.0);
 }
 

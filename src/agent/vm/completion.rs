@@ -3,10 +3,10 @@
 use uuid::Uuid;
 
 use crate::{
-    agent::context::VmContext,
+    agent::{context::VmContext, vm::images},
     spec::{
         Mac, VmSpec,
-        defaults::{self, Host},
+        defaults::{self, Host, ImageFacts},
     },
 };
 
@@ -15,8 +15,9 @@ pub(in crate::agent) fn host_for<'a>(
     context: &VmContext,
     disk_path: &'a dyn Fn(usize) -> String,
     new_mac: &'a dyn Fn() -> Mac,
+    image: &'a dyn Fn(Uuid) -> Option<ImageFacts>,
 ) -> Host<'a> {
-    Host { overhead: context.settings.overhead, disk_path, new_mac, new_uuid: &Uuid::new_v4 }
+    Host { overhead: context.settings.overhead, disk_path, new_mac, new_uuid: &Uuid::new_v4, image }
 }
 
 /// Returns the machine type that a machine keeps: its own, or else the newest of its brand.
@@ -32,5 +33,6 @@ pub(in crate::agent) fn complete(context: &VmContext, uuid: Uuid, spec: &mut VmS
     let layout = context.layout_of(uuid);
     let new_mac = || context.new_mac();
     let disk_path = |number| layout.disk(number).display().to_string();
-    defaults::complete(spec, uuid, &host_for(context, &disk_path, &new_mac));
+    let image = |uuid| images::facts(context, uuid);
+    defaults::complete(spec, uuid, &host_for(context, &disk_path, &new_mac, &image));
 }

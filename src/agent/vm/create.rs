@@ -16,11 +16,11 @@ use crate::{
             call::Call,
             reply::{DeleteReply, VmReply},
         },
-        vm::{Actor, completion, seat::Seat, validation},
+        vm::{Actor, completion, images, seat::Seat, validation},
     },
     layout::VmLayout,
     model::{Timestamp, VmRecord, WaitingCall},
-    spec::{BootOptions, VmSpec, VmState, secret},
+    spec::{BootOptions, DiskSpec, VmSpec, VmState, secret},
     storage::{self, StorageError},
 };
 
@@ -59,14 +59,7 @@ pub(super) fn would_be(context: &VmContext, uuid: Uuid, spec: VmSpec) -> Result<
 
 /// Fails for what this host does not have at all.
 fn can_be_made(context: &VmContext, spec: &VmSpec) -> Result<(), Error> {
-    context.check_brand(spec.brand())?;
-    if spec.disks.iter().any(|disk| disk.other.contains_key("image_uuid")) {
-        return Err(Error::Unsupported {
-            capability: "images".to_owned(),
-            message: "this agent has no images yet; give size for an empty disk".to_owned(),
-        });
-    }
-    Ok(())
+    context.check_brand(spec.brand())
 }
 
 fn record(context: &VmContext, uuid: Uuid, zone_index: u32, mut spec: VmSpec, state: VmState) -> VmRecord {
@@ -133,21 +126,27 @@ async fn provision(context: &VmContext, call: Call, uuid: Uuid, spec: VmSpec) ->
         let message = format!("{zonepath} already exists and belongs to no VM of this agent; move it away");
         return Err(Error::FileExists { path: zonepath, message });
     }
+    // Until the record is known, which names them.
+    let images = images::hold(context, &spec)?;
     let draft = record(context, uuid, reservation.zone_index(), spec, VmState::Provisioning);
     let claims = Claimed::take(context, uuid, &draft.spec)?;
     let (handle, seat) = Seat::prepare(context, &draft);
     let show = || context.registry.insert(handle.clone());
     Transition::new(context).insert(&call, &draft, show).await?;
+    drop(images);
 
     let layout = context.layout_of(uuid);
-    if let Err(error) = make(context, &layout, &draft.spec).await {
-        // Before the UUID is free, or the claims of a new VM under it would be released.
-        drop(claims);
-        discard(context, &call, &draft).await;
-        return Err(error);
-    }
+    let disks = match make(context, &layout, &draft.spec).await {
+        Ok(disks) => disks,
+        Err(error) => {
+            // Before the UUID is free, or the claims of a new VM under it would be released.
+            drop(claims);
+            discard(context, &call, &draft).await;
+            return Err(error);
+        }
+    };
 
-    let vm = draft.next(|vm| vm.state = VmState::Stopped);
+    let vm = draft.next(|vm| (vm.state, vm.spec.disks) = (VmState::Stopped, disks));
     let outcome = VmReply::of(&vm);
     let autoboot = vm.spec.autoboot();
     let (reply, answer) = tokio::sync::oneshot::channel();
@@ -178,16 +177,16 @@ async fn provision(context: &VmContext, call: Call, uuid: Uuid, spec: VmSpec) ->
     }
 }
 
-/// Creates folders and disks.
-async fn make(context: &VmContext, layout: &VmLayout, spec: &VmSpec) -> Result<(), Error> {
-    let (layout, disks) = (layout.clone(), spec.disks.clone());
+/// Creates folders and disks; returns the disks as they were made.
+async fn make(context: &VmContext, layout: &VmLayout, spec: &VmSpec) -> Result<Vec<DiskSpec>, Error> {
+    let (layout, mut disks) = (layout.clone(), spec.disks.clone());
     let volumes = context.platform.volumes.clone();
-    let make = move || -> Result<(), StorageError> {
+    let make = move || -> Result<Vec<DiskSpec>, StorageError> {
         storage::make_zone(&layout)?;
-        for disk in disks.iter().filter(|disk| disk.is_made_here()) {
-            volumes.create(layout.zonepath(), disk.file_name().unwrap_or_default(), disk.mebibytes())?;
+        for disk in disks.iter_mut().filter(|disk| disk.is_made_here()) {
+            disk.form = images::make_disk(&*volumes, &layout, disk)?;
         }
-        Ok(())
+        Ok(disks)
     };
     Ok(tokio::task::spawn_blocking(make).await.map_err(Error::internal)??)
 }

@@ -5,7 +5,8 @@ use crate::{agent::context::VmContext, model::VmRecord, spec::DiskSpec};
 /// Restores the sizes of disks and UEFI variables, in case the hypervisor changed them.
 pub(in crate::agent) async fn settle(context: &VmContext, vm: &VmRecord) {
     let (volumes, layout) = (context.platform.volumes.clone(), context.layout_of(vm.uuid));
-    let disks: Vec<DiskSpec> = vm.spec.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
+    let disks: Vec<DiskSpec> =
+        vm.spec.disks.iter().filter(|disk| disk.is_made_here() && !disk.is_overlay()).cloned().collect();
     let ran = vm.machine.as_ref().and_then(|run| run.bootrom.clone());
     let (hypervisor, bootrom) =
         (context.hypervisor(vm).clone(), ran.unwrap_or_else(|| vm.spec.bootrom().clone()));

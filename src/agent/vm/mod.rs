@@ -21,6 +21,7 @@ mod delete;
 mod disks;
 mod ended;
 mod exit;
+pub(super) mod images;
 mod listen;
 mod live;
 pub(super) mod patience;

@@ -18,12 +18,13 @@ use crate::{
         vm::{
             Actor,
             completion::{host_for, machine_type},
+            images,
             policy::{Ask, Verdict, judge},
         },
     },
     crash,
     model::VmRecord,
-    spec::{DiskSpec, Limits, Note, VmSpec, VmState, update},
+    spec::{DiskForm, DiskSpec, Limits, Note, Violation, VmSpec, VmState, update},
     storage::{StorageError, ZoneRoot, is_qcow2},
 };
 
@@ -47,9 +48,15 @@ impl Actor {
         let mut updated = {
             let new_mac = || context.new_mac();
             let disk_path = |number| self.layout.disk(number).display().to_string();
-            update::apply(&self.record.spec, &patch, &host_for(&context, &disk_path, &new_mac))
+            let image = |uuid| images::facts(&context, uuid);
+            update::apply(&self.record.spec, &patch, &host_for(&context, &disk_path, &new_mac, &image))
                 .map_err(Error::Invalid)?
         };
+        let mut unfit = images::violations(&self.context, &updated.spec);
+        unfit.extend(sizes_of_overlays(&self.record.spec, &updated.spec));
+        if !unfit.is_empty() {
+            return Err(Error::Invalid(unfit));
+        }
         // A VM of an older agent gets its type when it starts; one whose type was unset takes the newest.
         if self.record.spec.machine_type.is_some() {
             updated.spec.machine_type = machine_type(&self.context, &updated.spec).await;
@@ -123,12 +130,21 @@ impl Actor {
         outcome: impl FnOnce(VmRecord) -> UpdateReply,
     ) -> Result<UpdateReply, Error> {
         let before = self.record.spec.clone();
+        // Until the commit: from then on the record names them.
+        let _images = images::hold(&self.context, &vm.spec)?;
         let unsettled = unsettled(&before, &vm.spec);
         if !unsettled.is_empty() {
             self.note(|vm| vm.unsettled.clone_from(&unsettled)).await?;
         }
-        let vm = VmRecord { unsettled, ..vm };
+        let mut vm = VmRecord { unsettled, ..vm };
         let made = self.make_disks(&before, &vm.spec).await?;
+        for (name, form) in &made {
+            let disk = vm.spec.disks.iter_mut().find(|disk| disk.file_name() == Some(name));
+            if let Some(disk) = disk {
+                disk.form = *form;
+            }
+        }
+        let made = made.into_iter().map(|(name, _)| name).collect();
         crash::point("update.disks");
         let outcome = outcome(vm.clone());
         let answer = call.answer(&Ok(outcome.clone()));
@@ -146,10 +162,14 @@ impl Actor {
         Ok(outcome)
     }
 
-    /// Creates the new disks, and grows others; returns the names of new ones. On an error none of them is
-    /// left.
-    async fn make_disks(&self, before: &VmSpec, after: &VmSpec) -> Result<Vec<String>, Error> {
-        let (volumes, zone) = (self.context.platform.volumes.clone(), self.layout.zonepath().to_owned());
+    /// Creates the new disks, and grows others; returns the names of new ones, with the forms of those from images. On
+    /// an error none of them is left.
+    async fn make_disks(
+        &self,
+        before: &VmSpec,
+        after: &VmSpec,
+    ) -> Result<Vec<(String, Option<DiskForm>)>, Error> {
+        let (volumes, layout) = (self.context.platform.volumes.clone(), self.layout.clone());
         let was = before.disks.clone();
         let disks: Vec<DiskSpec> = after.disks.iter().filter(|disk| disk.is_made_here()).cloned().collect();
         let work = move || {
@@ -159,14 +179,14 @@ impl Actor {
                 let size = disk.mebibytes();
                 let done = match was.iter().find(|old| old.path == disk.path) {
                     // An existing file must not be removed.
-                    None => match volumes.create(&zone, name, size) {
+                    None => match images::make_disk(&*volumes, &layout, &disk) {
                         Err(error @ StorageError::Exists { .. }) => Err(error),
                         created => {
-                            made.push(name.to_owned());
-                            created
+                            made.push((name.to_owned(), created.as_ref().ok().copied().flatten()));
+                            created.map(drop)
                         }
                     },
-                    Some(old) if old.size < disk.size => volumes.grow(&zone, name, size),
+                    Some(old) if old.size < disk.size => volumes.grow(layout.zonepath(), name, size),
                     // A smaller one is cut once that is committed.
                     Some(_) => Ok(()),
                 };
@@ -179,7 +199,7 @@ impl Actor {
         match tokio::task::spawn_blocking(work).await.map_err(Error::internal)? {
             Ok(made) => Ok(made),
             Err((made, error)) => {
-                self.remove_disks(made).await;
+                self.remove_disks(made.into_iter().map(|(name, _)| name).collect()).await;
                 Err(error.into())
             }
         }
@@ -249,6 +269,19 @@ impl Actor {
             self.commit_surely(&Call::own(), vm, None).await;
         }
     }
+}
+
+/// The size of an overlay is in its header, which the guest may have written: the agent does not change it.
+fn sizes_of_overlays(before: &VmSpec, after: &VmSpec) -> Vec<Violation> {
+    let was = |disk: &DiskSpec| before.disks.iter().find(|old| old.path == disk.path).map(|old| old.size);
+    let changed = |(index, disk): (usize, &DiskSpec)| {
+        let is_changed = disk.is_overlay() && was(disk).is_some_and(|size| size != disk.size);
+        is_changed.then(|| {
+            let why = "the disk is an overlay over its image, because this file system can't share blocks; such a disk keeps its size: make one with flexible_disk_size, or use xfs or btrfs";
+            Violation::value(format!("disks.{index}.size"), why)
+        })
+    };
+    after.disks.iter().enumerate().filter_map(changed).collect()
 }
 
 /// Returns the file names of disks that are created, removed or cut between the machines.

@@ -3,7 +3,11 @@
 use uuid::Uuid;
 
 use crate::{
-    agent::{context::VmContext, guest::links, vm::completion},
+    agent::{
+        context::VmContext,
+        guest::links,
+        vm::{completion, images},
+    },
     spec::{Note, Violation, VmSpec, defaults, machine_json::Parsed, validate},
 };
 
@@ -17,13 +21,16 @@ pub(in crate::agent) fn read<'p>(
         return Ok(&parsed.spec);
     }
     found.extend(links::violations(context, &parsed.spec));
+    found.extend(images::violations(context, &parsed.spec));
     Err(found)
 }
 
 /// Returns all violations of a machine and of its completed form. On success returns notes on its
 /// adjustments.
 pub(in crate::agent) async fn judge(context: &VmContext, spec: &VmSpec) -> Result<Vec<Note>, Vec<Violation>> {
-    let found: Vec<_> = validate::check(spec).into_iter().chain(links::violations(context, spec)).collect();
+    let mut found = validate::check(spec);
+    found.extend(links::violations(context, spec));
+    found.extend(images::violations(context, spec));
     if !found.is_empty() {
         return Err(found);
     }

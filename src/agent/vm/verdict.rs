@@ -18,21 +18,17 @@ pub(in crate::agent) async fn judge(context: &VmContext, spec: &VmSpec) -> Resul
     let uuid = spec.uuid.unwrap_or_else(Uuid::new_v4);
     match create::would_be(context, uuid, spec.clone()) {
         Ok(_) => Ok(notes),
-        Err(error) => Err(vec![Violation::value(field_of(spec, &error), error.to_string())]),
+        Err(error) => Err(vec![Violation::value(field_of(&error), error.to_string())]),
     }
 }
 
 /// The property that a refusal is about.
-fn field_of(spec: &VmSpec, error: &Error) -> String {
+fn field_of(error: &Error) -> String {
     match error {
         Error::Conflict { field, .. } => field.clone(),
         Error::VmExists { .. } | Error::UsersExhausted { .. } => "uuid".to_owned(),
         Error::NoCapacity { resource, .. } if resource == "disk" => "disks".to_owned(),
         Error::NoCapacity { resource, .. } => resource.clone(),
-        Error::Unsupported { capability, .. } if capability == "images" => {
-            let image = spec.disks.iter().position(|disk| disk.other.contains_key("image_uuid"));
-            format!("disks.{}.image_uuid", image.unwrap_or_default())
-        }
         Error::Unsupported { .. } => "brand".to_owned(),
         _ => "vm".to_owned(),
     }

@@ -14,7 +14,7 @@ use zoneward::internals::{
     auth::{Role, pki::Pki},
     config::Config,
     doctor::{self, Verdict},
-    probe,
+    image, probe,
     zone::{self, Zone as _, launcher, linux::LinuxZone, sandbox::Mechanism},
 };
 
@@ -117,6 +117,9 @@ fn main() -> ExitCode {
     }
     if std::env::args_os().nth(1).is_some_and(|word| word == probe::SUBCOMMAND) {
         return ExitCode::from(probe::act(&std::env::args().skip(2).collect::<Vec<_>>()));
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == image::SUBCOMMAND) {
+        return ExitCode::from(image::run(&std::env::args().skip(2).collect::<Vec<_>>()));
     }
     match run(Arguments::parse()) {
         Ok(code) => code,

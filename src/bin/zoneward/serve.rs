@@ -16,7 +16,7 @@ use zoneward::internals::{
     agent::Agent,
     api,
     auth::{Files, Listeners, ScreenLinks, Tls},
-    boot::{Platform, this_host_boot},
+    boot::{Platform, ZonedConverter, this_host_boot},
     browser::{self, Browser},
     config::{Config, Log, LogFormat},
     hypervisor::qemu::Qemu,
@@ -33,8 +33,10 @@ pub(crate) async fn serve(config: Config) -> Result<(), AnyError> {
     let host_boot = this_host_boot()?;
     let layout = config.layout();
     let qemu = Qemu::new(config.qemu.clone(), layout.kvm_verdict(), &host_boot);
+    let zone = Arc::new(zone_of(&config));
     let platform = Platform {
-        zone: Arc::new(zone_of(&config)),
+        converter: Arc::new(ZonedConverter::new(zone.clone())),
+        zone,
         kvm: Arc::new(qemu.of(Brand::Kvm)),
         bhyve: Arc::new(qemu.of(Brand::Bhyve)),
         volumes: Arc::new(FileVolumes),

@@ -138,7 +138,17 @@ mod tests {
     fn drive(model: DiskModel, media: Media) -> Drive {
         let path = "/x".to_owned();
         let place = Place::default();
-        Drive { file: Some(null()), model, media, boot: false, path, place, block_size: None, notrim: false }
+        Drive {
+            file: Some(null()),
+            image: None,
+            model,
+            media,
+            boot: false,
+            path,
+            place,
+            block_size: None,
+            notrim: false,
+        }
     }
 
     fn null() -> File {

@@ -133,6 +133,7 @@ mod tests {
         let path = "/x".to_owned();
         Drive {
             file: None,
+            image: None,
             model,
             media: Media::Disk,
             boot: false,
@@ -304,6 +305,7 @@ mod tests {
             disk_path: &|n| format!("/d{n}"),
             new_mac: &|| Mac::local([1; 6]),
             new_uuid: &Uuid::new_v4,
+            image: &|_| None,
         };
         defaults::complete(&mut spec, Uuid::nil(), &host);
         let disk = |disk: &DiskSpec| Drive {

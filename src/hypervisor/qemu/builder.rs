@@ -1,6 +1,6 @@
 //! Builds a QEMU command line: options, descriptors, and devices with their places.
 
-use std::{collections::BTreeSet, ops::Range, os::fd::OwnedFd};
+use std::{collections::BTreeSet, fs::File, ops::Range, os::fd::OwnedFd};
 
 use super::super::HypervisorError;
 use crate::spec::PciSlot;
@@ -80,6 +80,23 @@ impl Builder {
         self.option(
             "-blockdev",
             format!("driver=raw,node-name={name},file={name}-file,read-only={read_only},discard=unmap"),
+        );
+    }
+
+    /// Adds the node of an overlay over an image. The chain is the agent's: the header of a file that a guest wrote
+    /// names nothing.
+    pub(super) fn overlay(&mut self, name: &str, overlay: File, image: File) {
+        let base = format!("{name}-image");
+        self.node(&base, image, true);
+        let number = self.descriptor(overlay);
+        self.option("-add-fd", format!("fd={number},set={number},opaque=rdwr:{name}"));
+        self.option(
+            "-blockdev",
+            format!("driver=file,node-name={name}-file,filename=/dev/fdset/{number},discard=unmap"),
+        );
+        self.option(
+            "-blockdev",
+            format!("driver=qcow2,node-name={name},file={name}-file,backing={base},discard=unmap"),
         );
     }
 

@@ -58,7 +58,10 @@ pub(super) fn attach(b: &mut Builder, drive: &mut Drive) -> Attached {
     let node = format!("disk{}", drive.place.number);
     let medium = match drive.file.take() {
         Some(file) => {
-            b.node(&node, file, cd);
+            match drive.image.take() {
+                Some(image) => b.overlay(&node, file, image),
+                None => b.node(&node, file, cd),
+            }
             format!(",drive={node}")
         }
         None => String::new(),

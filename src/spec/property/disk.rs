@@ -4,7 +4,6 @@ use super::{Default, Effect, Kind, Property, ZFS, property};
 use crate::spec::{forms, validate};
 
 const MIB: &str = "MiB";
-const IMAGES: Effect = Effect::None("this agent has no images yet; such a disk can't be made");
 
 /// Of a disk or CD.
 #[rustfmt::skip]
@@ -15,9 +14,9 @@ pub const DISK: &[Property] = &[
     property("media", Kind::Word(&["disk", "cdrom"]), "A disk or a CD.").default(Default::Value("\"disk\"")),
     property("model", Kind::Form(forms::disk_model), "What the guest sees: virtio, scsi or ide (kvm); virtio, ahci or nvme (bhyve).").default(Default::Computed("disk_driver, or the first disk's model, or virtio")),
     property("nocreate", Kind::Boolean, "Attach the file at path instead of making a disk.").fixed().default(Default::Value("false")),
-    property("image_uuid", Kind::Uuid, "The image that the disk begins as.").fixed().effect(IMAGES),
-    property("image_size", Kind::Integer(1, validate::MAX_DISK as i64, MIB), "Size of the image.").fixed().effect(IMAGES),
-    property("image_name", Kind::Text(255), "Name of the image; deprecated.").kvm().effect(IMAGES),
+    property("image_uuid", Kind::Uuid, "The image that the disk begins as; imgadm import gets it.").fixed(),
+    property("image_size", Kind::Integer(1, validate::MAX_DISK as i64, MIB), "Size of the image, which must be right if it is given.").fixed().default(Default::Computed("the image's")),
+    property("image_name", Kind::Text(255), "Name of the image; deprecated.").kvm().effect(Effect::Label),
     property("block_size", Kind::Integer(512, 131_072, "bytes"), "Block size of the volume, a power of two.").fixed().effect(ZFS),
     property("compression", Kind::Word(&["on", "off", "gzip", "gzip-1", "gzip-2", "gzip-3", "gzip-4", "gzip-5", "gzip-6", "gzip-7", "gzip-8", "gzip-9", "lz4", "lzjb", "zle"]), "Compression of the volume.").effect(ZFS),
     property("refreservation", Kind::IntegerOr(0, validate::MAX_DISK as i64, MIB, &["auto"]), "Room kept for the volume.").effect(ZFS),

@@ -84,27 +84,32 @@ fn source(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
             format!("invalid .block_size({size}), must be 512-131072 and a power of 2."),
         ));
     }
-    if !disk.other.contains_key("image_uuid") {
+    if disk.image_uuid.is_none() {
         if disk.size.is_none() {
             out.push(Violation::missing(format!("{at}.size"), "required: the size of the new disk in MiB"));
         }
-        for key in ["image_size", "image_name"].iter().filter(|key| disk.other.contains_key(**key)) {
+        let given = [
+            ("image_size", disk.image_size.is_some()),
+            ("image_name", disk.other.contains_key("image_name")),
+        ];
+        for (key, _) in given.iter().filter(|(_, is_given)| *is_given) {
             out.push(Violation::property(format!("{at}.{key}"), "goes with image_uuid"));
         }
         return;
     }
-    let flexible = spec.other.contains_key("flexible_disk_size");
-    if disk.size.is_some() && !flexible {
-        out.push(Violation::property(format!("{at}.size"), "the image has its own; give image_size"));
-    }
     if block_size.is_some() {
         out.push(Violation::property(format!("{at}.block_size"), "the image has its own"));
     }
-    let image = disk.other.get("image_size").and_then(Value::as_i64);
-    if let (Some(size), Some(image)) = (disk.size, image)
-        && i64::from(size) < image
-    {
+    // The sizes of a disk that exists may differ: it was changed.
+    let (Some(size), Some(image)) = (disk.size.filter(|_| disk.form.is_none()), disk.image_size) else {
+        return;
+    };
+    let flexible = spec.other.contains_key("flexible_disk_size");
+    if size < image {
         out.push(Violation::value(format!("{at}.size"), format!("{size} is less than the image ({image})")));
+    } else if size != image && !flexible {
+        let why = format!("the image has its own size ({image}); a larger disk needs flexible_disk_size");
+        out.push(Violation::property(format!("{at}.size"), why));
     }
 }
 

@@ -5,6 +5,7 @@ mod hostile;
 pub(crate) mod logger;
 mod process;
 mod root;
+mod worker;
 
 use std::{
     io,
@@ -19,6 +20,7 @@ use logger::{Logger, Outputs};
 use process::LinuxProcess;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
+pub(crate) use worker::Work;
 
 use super::{
     Found, Group, Launch, Process, Zone, ZoneError,

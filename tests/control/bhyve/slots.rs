@@ -16,8 +16,13 @@ fn completed(machine: &Value) -> VmSpec {
     assert_eq!(parsed.all_violations(), [], "{machine}");
     let mut spec = parsed.spec;
     let new_mac = || Mac::local(Uuid::new_v4().as_bytes()[..6].try_into().unwrap());
-    let host =
-        Host { overhead: 256, disk_path: &|n| format!("/d{n}"), new_mac: &new_mac, new_uuid: &Uuid::new_v4 };
+    let host = Host {
+        overhead: 256,
+        disk_path: &|n| format!("/d{n}"),
+        new_mac: &new_mac,
+        new_uuid: &Uuid::new_v4,
+        image: &|_| None,
+    };
     defaults::complete(&mut spec, Uuid::new_v4(), &host);
     spec
 }
