@@ -38,7 +38,12 @@ build:
 	$(CARGO) build --locked
 	mkdir -p target/man target/completions
 	target/debug/vmadm man target/man
-	for shell in bash zsh fish; do target/debug/vmadm completions $$shell >target/completions/vmadm.$$shell; done
+	target/debug/imgadm man target/man
+	for shell in bash zsh fish; do \
+		for program in vmadm imgadm; do \
+			target/debug/$$program completions $$shell >target/completions/$$program.$$shell || exit 1; \
+		done; \
+	done
 
 SECONDS = 60
 fuzz:

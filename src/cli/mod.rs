@@ -298,7 +298,7 @@ fn instead(command: &str) -> Option<&'static str> {
         "send" | "receive" | "recv" | "install" => {
             " Moving VMs does not exist yet; vmadm get UUID | vmadm create makes a VM like it, without the disks' content."
         }
-        "reprovision" => " Images do not exist yet; delete the VM and create it again.",
+        "reprovision" => " It does not exist yet; delete the VM and create it again from the image.",
         _ => return None,
     })
 }

@@ -78,6 +78,17 @@ pub(crate) enum Command {
         #[arg(required = true)]
         uuids: Vec<String>,
     },
+    /// Print a script that completes imgadm's commands in a shell, like eval "$(imgadm completions bash)"
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        dir: PathBuf,
+    },
     /// Delete every image that nothing uses
     Vacuum {
         /// Only say which

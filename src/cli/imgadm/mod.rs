@@ -9,7 +9,7 @@ mod table;
 use std::{ffi::OsString, process::ExitCode};
 
 use arguments::{Arguments, Command};
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
 
@@ -38,6 +38,17 @@ pub async fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 async fn obey(arguments: &Arguments) -> Result<(), CliError> {
+    match &arguments.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "imgadm", &mut std::io::stdout());
+            return Ok(());
+        }
+        Command::Man { dir } => {
+            return clap_mangen::generate_to(Arguments::command(), dir)
+                .map_err(|error| CliError::failed(format!("{}: {error}", dir.display())));
+        }
+        _ => {}
+    }
     let mut clients = connect::connect(&arguments.connection).await?;
     let clients = &mut clients;
     match &arguments.command {
@@ -51,6 +62,8 @@ async fn obey(arguments: &Arguments) -> Result<(), CliError> {
         Command::Export { uuid, output } => import::export(clients, uuid, output).await,
         Command::Delete { uuids, .. } => remove::delete(clients, uuids).await,
         Command::Vacuum { dry_run, .. } => remove::vacuum(clients, *dry_run).await,
+        // Done above, without an agent.
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }
 
