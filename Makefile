@@ -48,7 +48,7 @@ build:
 SECONDS = 60
 fuzz:
 	[ -d fuzz/corpus ] || { mkdir fuzz/corpus && tar -C fuzz/corpus -xJf fuzz/corpus.tar.xz; }
-	for target in machine_json update words metadata dhcp; do \
+	for target in machine_json update words metadata dhcp zfs_stream qcow2; do \
 		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(SECONDS) -max_len=4096 || exit 1; \
 	done
 

@@ -40,7 +40,7 @@ mod of_the_agent {
         pub use crate::hypervisor::{Hearing, MachineEvent, qemu, simulated};
     }
     pub mod image {
-        pub use crate::image::{InThread, SUBCOMMAND, run};
+        pub use crate::image::{InThread, SUBCOMMAND, is_image, run};
     }
     pub mod metadata {
         pub use crate::metadata::{protocol, route};

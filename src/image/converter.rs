@@ -57,3 +57,15 @@ impl Converter for InThread {
         Ok(Converting { input: Box::new(input), outcome: Box::pin(outcome) })
     }
 }
+
+/// Most bytes of a disk that [`is_image`] makes.
+const SMALL: u64 = 16 << 20;
+
+/// Converts a content into a file that nobody keeps, as fuzz targets do; whether it is an image.
+#[must_use]
+pub fn is_image(content: &[u8]) -> bool {
+    let file = || tempfile::tempfile();
+    let (Ok(output), Ok(scratch)) = (file(), file()) else { return false };
+    let conversion = Conversion { limit: SMALL, ..Conversion::default() };
+    convert(content, output, scratch, &conversion).is_ok()
+}

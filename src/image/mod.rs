@@ -24,8 +24,8 @@ mod zfs;
 
 pub(crate) use convert::{Conversion, Converted};
 pub(crate) use converter::Converter;
-pub use converter::InThread;
 pub(crate) use converter::{Converting, Job};
+pub use converter::{InThread, is_image};
 pub(crate) use fault::{Fault, FaultKind};
 pub(crate) use worker::{MAX_RESULT, OUTPUT, SCRATCH, arguments, result};
 pub use worker::{SUBCOMMAND, run};

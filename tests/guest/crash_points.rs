@@ -172,6 +172,27 @@ async fn cut_power(clients: &mut Clients, uuid: &str) -> std::convert::Infallibl
     }
 }
 
+/// The agent dies at that point.
+pub(super) fn arm(agent: &Real, at: &str) {
+    let folder = agent.crash_points();
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("at"), at).unwrap();
+    std::fs::write(folder.join("seen"), "").unwrap();
+}
+
+/// The points that were passed, each with how often.
+pub(super) fn disarm(agent: &Real) -> Vec<String> {
+    let seen = std::fs::read_to_string(agent.crash_points().join("seen")).unwrap_or_default();
+    std::fs::remove_dir_all(agent.crash_points()).unwrap();
+    let mut passed: HashMap<&str, u32> = HashMap::new();
+    let mut number = |name| {
+        let count = passed.entry(name).or_default();
+        *count += 1;
+        format!("{name}#{count}")
+    };
+    seen.lines().map(&mut number).collect()
+}
+
 /// An agent with a VM that must not notice anything.
 struct Host {
     net: Net,
@@ -196,35 +217,15 @@ impl Host {
         Some(Self { net, agent, canary: (uuid, pid) })
     }
 
-    fn arm(&self, at: &str) {
-        let folder = self.agent.crash_points();
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("at"), at).unwrap();
-        std::fs::write(folder.join("seen"), "").unwrap();
-    }
-
-    /// The points that were passed, each with how often.
-    fn disarm(&self) -> Vec<String> {
-        let seen = std::fs::read_to_string(self.agent.crash_points().join("seen")).unwrap_or_default();
-        std::fs::remove_dir_all(self.agent.crash_points()).unwrap();
-        let mut passed: HashMap<&str, u32> = HashMap::new();
-        let mut number = |name| {
-            let count = passed.entry(name).or_default();
-            *count += 1;
-            format!("{name}#{count}")
-        };
-        seen.lines().map(&mut number).collect()
-    }
-
     /// Does it with nobody killed; gives its points.
     async fn learn(&self, operation: Operation) -> Vec<String> {
         let mut clients = self.agent.clients().await;
         let uuid = operation.prepare(&mut clients).await;
-        self.arm("nowhere");
+        arm(&self.agent, "nowhere");
         operation.act(&mut clients, &uuid, &Uuid::new_v4().to_string()).await.unwrap();
         // What follows the answer belongs to it.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let points = self.disarm();
+        let points = disarm(&self.agent);
         self.clean_up(&mut clients, &uuid).await;
         points
     }
@@ -235,11 +236,11 @@ impl Host {
         let mut clients = self.agent.clients().await;
         let uuid = operation.prepare(&mut clients).await;
         let request_id = Uuid::new_v4().to_string();
-        self.arm(point);
+        arm(&self.agent, point);
         let answered = operation.act(&mut clients, &uuid, &request_id).await.is_ok();
         let patience = if answered { Duration::from_secs(2) } else { Duration::from_secs(30) };
         let died = self.agent.has_died(patience).await;
-        self.disarm();
+        disarm(&self.agent);
         self.agent.kill();
         self.agent.resume().await;
         let mut clients = self.agent.clients().await;

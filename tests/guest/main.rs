@@ -17,6 +17,7 @@ mod failure;
 mod foreign;
 mod full_disk;
 mod hostile;
+mod image_crash_points;
 mod images;
 mod install;
 mod journey;

@@ -138,3 +138,58 @@ proptest! {
         prop_assert!(output.metadata().unwrap().len() <= 64 << 20);
     }
 }
+
+/// A number from a number: the same pieces in each run.
+fn next(state: &mut u64) -> usize {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    usize::try_from(*state >> 33).unwrap()
+}
+
+/// Ten thousand pieces, each with a few bytes changed, in places that matter and anywhere: an error of a kind, or a disk
+/// within the limit, and never a panic.
+#[test]
+fn ten_thousand_mutated_pieces() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/zfs-streams");
+    let unpacked = |name: &str| {
+        let file = fs::read(format!("{folder}/{name}")).unwrap();
+        if name.ends_with(".gz") {
+            let mut content = Vec::new();
+            std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(file.as_slice()), &mut content)
+                .unwrap();
+            return content;
+        }
+        file
+    };
+    let mut bases: Vec<Vec<u8>> =
+        ["embed-ec.zsend", "empty.zsend", "inc-s2-s3.zsend", "before-2015.zsend.gz"].map(unpacked).into();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("small.qcow2");
+    let made = std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-o", "cluster_size=512"])
+        .arg(&path)
+        .arg("1M")
+        .status();
+    match made {
+        Ok(status) if status.success() => bases.extend([fs::read(&path).unwrap(), fs::read(&path).unwrap()]),
+        _ => crate::ignored::ignore("qemu-img is not installed"),
+    }
+    let (mut state, mut refused) = (7, 0);
+    for piece in 0..10_000 {
+        let mut content = bases[piece % bases.len()].clone();
+        for _ in 0..=next(&mut state) % 4 {
+            // Mostly headers and tables, which are at the beginning.
+            let within =
+                if next(&mut state).is_multiple_of(4) { content.len() } else { content.len().min(2048) };
+            let at = next(&mut state) % within;
+            content[at] = u8::try_from(next(&mut state) % 256).unwrap();
+        }
+        let output = tempfile::tempfile().unwrap();
+        let conversion = Conversion { limit: 16 << 20, ..Conversion::default() };
+        match to_file(&content, &output, &conversion) {
+            Ok(converted) => assert!(converted.size <= 16 << 20, "{piece}"),
+            Err(_) => refused += 1,
+        }
+        assert!(output.metadata().unwrap().len() <= 16 << 20, "{piece}");
+    }
+    assert!(refused > 5000, "{refused}");
+}
