@@ -70,6 +70,18 @@ pub enum Error {
         /// Which.
         uuid: Uuid,
     },
+    /// As many images are exported as can be.
+    #[error("{most} images are being exported; try again later")]
+    TooManyExports {
+        /// So many.
+        most: usize,
+    },
+    /// As many images are uploaded as can be.
+    #[error("{most} images are being uploaded; try again later")]
+    TooManyUploads {
+        /// So many.
+        most: usize,
+    },
     /// Another VM holds an exclusive resource.
     #[error(
         "Conflict detected with another vm, please check the MAC, IP, and VRID: VM {owner} has the same {field}"
@@ -229,6 +241,18 @@ pub enum Error {
         /// In words.
         message: String,
     },
+    /// Somebody cancelled the import.
+    #[error("the import of image {uuid} was cancelled")]
+    ImageCancelled {
+        /// Which.
+        uuid: Uuid,
+    },
+    /// The source has no such image.
+    #[error("{message}")]
+    SourceMissing {
+        /// In words.
+        message: String,
+    },
     /// The agent may not fetch from there.
     #[error("{message}")]
     SourceRefused {
@@ -321,7 +345,8 @@ impl From<SourceError> for Error {
         match error {
             SourceError::Wrong { field, why } => Self::invalid(field, why),
             SourceError::Refused(_) => Self::SourceRefused { message },
-            SourceError::Missing(_) | SourceError::Failed(_) => Self::SourceFailed { message },
+            SourceError::Missing(_) => Self::SourceMissing { message },
+            SourceError::Failed(_) => Self::SourceFailed { message },
         }
     }
 }

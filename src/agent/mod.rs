@@ -52,7 +52,7 @@ pub(crate) use context::capacity::Capacity;
 pub(crate) use error::{Error, StartError};
 pub(crate) use files::Uploader;
 pub(crate) use host::leaks::{Leak, LeakKind};
-pub(crate) use image::{FetchProgress, FetchRequest, ImageUpload, ImageUploader, ImageView};
+pub(crate) use image::{FetchProgress, FetchRequest, ImageUpload, ImageUploader, ImageView, Offer};
 pub(crate) use refusals::Refusals;
 pub(crate) use request::{
     call::Call,

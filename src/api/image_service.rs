@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -13,7 +13,7 @@ use super::{
     status::status,
 };
 use crate::{
-    agent::{Agent, Error, FetchProgress, FetchRequest, ImageUpload, ImageUploader, ImageView},
+    agent::{Agent, Error, FetchProgress, FetchRequest, ImageUpload, ImageUploader, ImageView, Offer},
     proto::{
         image_to_proto, json_to_struct, offset, struct_to_json,
         v1::{self, image_service_server::ImageService, import_image_request::Item},
@@ -27,6 +27,8 @@ const MAX_CHUNK: usize = 1 << 20;
 const STEPS: usize = 4;
 /// Manifests of a server in one message.
 const MANIFESTS: usize = 50;
+/// Bytes of those, but for the last one.
+const MANIFEST_BYTES: usize = 512 << 10;
 /// Bytes of an answer with manifests.
 const MAX_MANIFESTS: usize = 3 << 20;
 
@@ -75,17 +77,42 @@ fn manifest(object: Option<prost_types::Struct>, uuid: Option<Uuid>) -> Result<O
     Manifest::read(object).map(Some).map_err(|found| status(Error::Invalid(found)))
 }
 
-fn upload(header: v1::ImportImageHeader) -> Result<ImageUpload, Status> {
-    let named = given(&header.uuid).map(|text| uuid_at("header.uuid", text)).transpose()?;
-    let manifest = manifest(header.manifest, named)?;
-    let manifest = match (manifest, named) {
+/// A given name must be one; the agent makes up others.
+fn named(uuid: Uuid, name: &str, at: &str) -> Result<Manifest, Status> {
+    let Some(name) = given(name) else { return Ok(Manifest::named(uuid, &uuid.to_string())) };
+    let object = json!({"uuid": uuid, "name": name}).as_object().cloned().unwrap_or_default();
+    let wrong = Manifest::read(object).err().into_iter().flatten().find(|found| found.field == "name");
+    if let Some(wrong) = wrong {
+        return Err(invalid(at, wrong.message));
+    }
+    let mut manifest = Manifest::named(uuid, name);
+    manifest.set("name", json!(name));
+    Ok(manifest)
+}
+
+fn upload(header: v1::ImportImageHeader, limit: u64) -> Result<ImageUpload, Status> {
+    let uuid = given(&header.uuid).map(|text| uuid_at("header.uuid", text)).transpose()?;
+    let manifest = match (manifest(header.manifest, uuid)?, uuid) {
+        (Some(_), _) if !header.name.is_empty() => {
+            return Err(invalid("header.name", "the manifest has the name; give one of the two"));
+        }
         (Some(manifest), _) => manifest,
-        (None, Some(uuid)) => Manifest::named(uuid, given(&header.name).unwrap_or(&uuid.to_string())),
+        (None, Some(uuid)) => named(uuid, &header.name, "header.name")?,
         (None, None) => return Err(invalid("header.uuid", "required, here or in the manifest")),
     };
     let size = bytes("header.size", header.size)?;
     if size == 0 {
-        return Err(invalid("header.size", "required: the bytes of the file"));
+        return Err(invalid("header.size", "required: the bytes of the file, which must not be empty"));
+    }
+    if size > limit {
+        let most = format!("{size} bytes; {limit} are the most here (images.max_gib)");
+        return Err(invalid("header.size", most));
+    }
+    if let Some(told) = manifest.file().0.filter(|told| *told != size) {
+        return Err(invalid(
+            "header.size",
+            format!("{size} bytes, and the manifest says {told} (files.0.size)"),
+        ));
     }
     Ok(ImageUpload {
         manifest,
@@ -146,7 +173,7 @@ impl ImageService for ImagesApi {
         // Where it goes on is not what is asked for.
         let content = v1::ImportImageHeader { offset: 0, ..header.clone() };
         let call = call_of(actor, "ImportImage", content)?;
-        let uploader = self.agent.import_image(call, upload(header)?);
+        let uploader = self.agent.import_image(call, upload(header, self.agent.image_limit())?);
         let record = receive(uploader, &mut stream).await?;
         let image = image(&self.agent.view_of_image(record));
         Ok(Response::new(v1::ImportImageResponse { image: Some(image) }))
@@ -161,12 +188,17 @@ impl ImageService for ImagesApi {
         use v1::fetch_image_response::Item;
         let call = call(&request, "FetchImage")?;
         let request = request.into_inner();
-        let named = given(&request.uuid).map(uuid).transpose()?;
+        let uuid_of = given(&request.uuid).map(uuid).transpose()?;
+        let described = manifest(request.manifest, uuid_of)?;
+        if described.is_some() && !request.name.is_empty() {
+            return Err(invalid("name", "the manifest has the name; give one of the two"));
+        }
+        named(uuid_of.unwrap_or_default(), &request.name, "name")?;
         let wanted = FetchRequest {
-            manifest: manifest(request.manifest, named)?,
+            manifest: described,
             digest: given(&request.digest).map(|text| digest("digest", text)).transpose()?,
             source: request.source,
-            uuid: named,
+            uuid: uuid_of,
             name: request.name,
             is_raw: request.raw,
         };
@@ -266,13 +298,26 @@ impl ImageService for ImagesApi {
     ) -> Result<Response<Self::ListRemoteImagesStream>, Status> {
         let request = request.into_inner();
         let wanted = given(&request.uuid).map(uuid).transpose()?;
-        let found = self.agent.remote_images(&request.source, wanted).await.map_err(status)?;
-        let mut found = found.into_iter().map(json_to_struct);
-        let parts = std::iter::from_fn(move || {
-            let manifests: Vec<_> = found.by_ref().take(MANIFESTS).collect();
-            (!manifests.is_empty()).then_some(Ok(v1::ListRemoteImagesResponse { manifests }))
+        let offers = self.agent.remote_images(&request.source, wanted).await;
+        if let [only] = offers.as_slice()
+            && let Err(error) = &only.manifests
+        {
+            return Err(status(error.clone().into()));
+        }
+        // Each message is made when the client takes it.
+        let messages = offers.into_iter().flat_map(|Offer { server: source, manifests }| {
+            let (manifests, problem) = match manifests {
+                Ok(manifests) => (parts(manifests), String::new()),
+                Err(error) => (vec![Vec::new()], error.to_string()),
+            };
+            manifests.into_iter().map(move |part| {
+                let read = |manifest: Box<RawValue>| serde_json::from_str(manifest.get()).ok();
+                let manifests = part.into_iter().filter_map(read).map(json_to_struct).collect();
+                let (source, problem) = (source.clone(), problem.clone());
+                Ok(v1::ListRemoteImagesResponse { manifests, source, problem })
+            })
         });
-        Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 
     async fn list_image_sources(
@@ -282,4 +327,22 @@ impl ImageService for ImagesApi {
         let sources = self.agent.image_sources().to_vec();
         Ok(Response::new(v1::ListImageSourcesResponse { sources }))
     }
+}
+
+/// Cuts a list of manifests into pieces for a message each.
+fn parts(manifests: Vec<Box<RawValue>>) -> Vec<Vec<Box<RawValue>>> {
+    let mut parts: Vec<Vec<Box<RawValue>>> = Vec::new();
+    let mut bytes = 0;
+    for manifest in manifests {
+        let is_full = |part: &Vec<_>| part.len() >= MANIFESTS || bytes > MANIFEST_BYTES;
+        if parts.last().is_none_or(is_full) {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += manifest.get().len();
+        if let Some(part) = parts.last_mut() {
+            part.push(manifest);
+        }
+    }
+    parts
 }

@@ -68,6 +68,9 @@ pub(super) fn status(error: Error) -> Status {
             let resource = [("resource", resource)].into_iter();
             (Code::ResourceExhausted, Reason::Capacity, resource.chain(numbers).collect())
         }
+        Error::TooManyExports { most } | Error::TooManyUploads { most } => {
+            (Code::ResourceExhausted, Reason::ImagesBusy, vec![("most", most.to_string())])
+        }
         Error::NoRoom { .. } => (Code::ResourceExhausted, Reason::NoRoom, vec![]),
         Error::ReadOnly { .. } => {
             details.set_retry_info(Some(Duration::from_secs(10)));
@@ -108,8 +111,10 @@ pub(super) fn status(error: Error) -> Status {
             (Code::AlreadyExists, Reason::ImageExists, vec![("image", uuid.to_string())])
         }
         Error::ImageInUse { uuid, vms, images, .. } => {
-            let all =
-                |uuids: &[uuid::Uuid]| uuids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            // Whole names only, as many as a text holds.
+            let all = |uuids: &[uuid::Uuid]| {
+                uuids.iter().take(MAX_TEXT / 40).map(ToString::to_string).collect::<Vec<_>>().join(",")
+            };
             (
                 Code::FailedPrecondition,
                 Reason::ImageInUse,
@@ -119,6 +124,10 @@ pub(super) fn status(error: Error) -> Status {
         Error::ImageBroken { uuid, fault, .. } => {
             (Code::DataLoss, Reason::ImageBroken, vec![("image", uuid.to_string()), ("fault", fault)])
         }
+        Error::ImageCancelled { uuid } => {
+            (Code::Aborted, Reason::ImageCancelled, vec![("image", uuid.to_string())])
+        }
+        Error::SourceMissing { .. } => (Code::NotFound, Reason::SourceMissing, vec![]),
         Error::SourceRefused { .. } => (Code::PermissionDenied, Reason::SourceRefused, vec![]),
         Error::SourceFailed { .. } => (Code::FailedPrecondition, Reason::SourceFailed, vec![]),
         Error::ConsoleOffset { oldest, end, .. } => (

@@ -45,7 +45,10 @@ impl Converter for ZonedConverter {
             memory: MEMORY,
             largest_file: conversion.limit,
         };
-        let worker = self.0.work(work).await.map_err(|error| host_fault(&error))?;
+        let zone = self.0.clone();
+        // Whole, even if nobody waits any more: what is half made is not undone.
+        let worker = tokio::spawn(async move { zone.work(work).await }).await;
+        let worker = worker.map_err(|error| host_fault(&error))?.map_err(|error| host_fault(&error))?;
         let outcome = AbortOnDropHandle::new(tokio::spawn(async move {
             let ended = worker.process().ended().await;
             let mut text = Vec::new();

@@ -60,6 +60,9 @@ pub(crate) struct Converted {
 const MOST_GROWTH: u64 = 1100;
 const UNSUSPICIOUS: u64 = 256 << 20;
 
+/// Bytes of zeros that may follow a stream: a tape's block, or a file that was made in advance.
+const MOST_PADDING: usize = 64 << 20;
+
 /// Converts a content into a file. `scratch` is for formats that can't be read forward.
 pub(crate) fn convert(
     content: impl Read,
@@ -67,44 +70,69 @@ pub(crate) fn convert(
     scratch: File,
     conversion: &Conversion,
 ) -> Result<Converted, Fault> {
-    let read = Rc::new(Cell::new(0));
-    let content = Counted { content, read: read.clone() };
-    let mut disk = SparseFile::new(output, conversion.limit).map_err(|error| Fault::host(&error))?;
-    disk.bound(move |written| written > UNSUSPICIOUS && written / MOST_GROWTH > read.get());
+    let packed = Rc::new(Cell::new(0));
+    let content = Counted { content, read: packed.clone(), most: u64::MAX };
+    let read = packed.clone();
+    let is_bomb = move |written| written > UNSUSPICIOUS && written / MOST_GROWTH > read.get();
+    let file = |file| {
+        let mut file = SparseFile::new(file, conversion.limit).map_err(|error| Fault::host(&error))?;
+        file.bound(is_bomb.clone());
+        Ok(file)
+    };
     let (head, content) = container::peek(content)?;
     let (container, content) = container::unpack(&head, content)?;
-    let (head, content) = match container {
-        Container::None => (head, content),
-        _ => container::peek(content)?,
+    // Zeros and what is passed over take no room, but time.
+    let most = conversion.limit.saturating_mul(2).saturating_add(UNSUSPICIOUS);
+    let (head, content) = container::peek(Counted { content, read: Rc::default(), most })?;
+    let mut target = Target {
+        disk: file(output)?,
+        whole: file(scratch.try_clone().map_err(|error| Fault::host(&error))?)?,
+        scratch,
     };
     if conversion.in_archive && container::is_tar(&head) {
-        return from_archive(content, &mut disk, scratch, conversion);
+        return from_archive(content, target, conversion);
     }
-    let converted = one_disk(&head, content, &mut disk, scratch, conversion)?;
+    let converted = one_disk(&head, content, &mut target, conversion)?;
     Ok(Converted { container, ..converted })
 }
 
-/// Counts what is read.
+/// Where an image goes.
+struct Target {
+    disk: SparseFile,
+    /// For a file that can't be read forward, and the same file to read.
+    whole: SparseFile,
+    scratch: File,
+}
+
+/// Counts what is read, up to a limit.
 struct Counted<R> {
     content: R,
     read: Rc<Cell<u64>>,
+    most: u64,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let count = self.content.read(bytes)?;
         self.read.set(self.read.get() + count as u64);
-        Ok(count)
+        match self.read.get() <= self.most {
+            true => Ok(count),
+            false => Err(Fault::new(
+                FaultKind::TooLarge,
+                "the content, unpacked, is more than twice as large as an image may be here",
+            )
+            .into()),
+        }
     }
 }
 
 fn one_disk(
     head: &[u8],
     mut content: Content<'_>,
-    disk: &mut SparseFile,
-    scratch: File,
+    target: &mut Target,
     conversion: &Conversion,
 ) -> Result<Converted, Fault> {
+    let disk = &mut target.disk;
     let of = |format, size| Converted { size, format, container: Container::None, guid: None };
     if zfs::is_stream(head) && !conversion.is_raw {
         let origin = conversion.origin.map_or(Ok(0), |_| disk.length())?;
@@ -123,11 +151,10 @@ fn one_disk(
         return Err(Fault::new(FaultKind::NeedsOrigin, what));
     }
     if qcow2::is_it(head) && !conversion.is_raw {
-        let mut whole =
-            SparseFile::new(scratch.try_clone().map_err(|error| Fault::host(&error))?, conversion.limit)
-                .map_err(|error| Fault::host(&error))?;
-        raw::copy(content, &mut whole)?;
-        return Ok(of(Format::Qcow2, qcow2::copy(scratch, disk, conversion.limit)?));
+        let header = qcow2::check(head, conversion.limit)?;
+        let length = raw::copy(content, &mut target.whole)?;
+        let scratch = target.scratch.try_clone().map_err(|error| Fault::host(&error))?;
+        return Ok(of(Format::Qcow2, qcow2::copy(scratch, header, length, disk)?));
     }
     if !conversion.is_raw {
         raw::check(head)?;
@@ -142,8 +169,7 @@ fn one_disk(
 /// The disk of a container image: the one file in its folder `disk`.
 fn from_archive(
     content: Content<'_>,
-    disk: &mut SparseFile,
-    scratch: File,
+    mut target: Target,
     conversion: &Conversion,
 ) -> Result<Converted, Fault> {
     let damaged = |error: io::Error| match Fault::input(&error, 0) {
@@ -154,7 +180,6 @@ fn from_archive(
     };
     let mut archive = tar::Archive::new(content);
     let mut converted = None;
-    let mut scratch = Some(scratch);
     for entry in archive.entries().map_err(damaged)? {
         let entry = entry.map_err(damaged)?;
         let path = entry.path().map_err(damaged)?.into_owned();
@@ -162,12 +187,12 @@ fn from_archive(
         if !is_disk || !entry.header().entry_type().is_file() {
             continue;
         }
-        let Some(scratch) = scratch.take() else {
+        if converted.is_some() {
             let what = "the container image has several files in its folder disk";
             return Err(Fault::new(FaultKind::NotADisk, what));
-        };
+        }
         let (head, content) = container::peek(entry)?;
-        converted = Some(one_disk(&head, content, disk, scratch, conversion)?);
+        converted = Some(one_disk(&head, content, &mut target, conversion)?);
     }
     let none = "the container image has no file in its folder disk";
     converted.ok_or_else(|| Fault::new(FaultKind::NotADisk, none))
@@ -176,10 +201,15 @@ fn from_archive(
 /// Reads a content to its end, at which only zeros may be left.
 fn nothing_follows(content: &mut Content<'_>) -> Result<(), Fault> {
     let mut buffer = vec![0; 1 << 16];
+    let mut left = MOST_PADDING;
     loop {
         match content.read(&mut buffer) {
             Ok(0) => return Ok(()),
-            Ok(count) if buffer.iter().take(count).all(|byte| *byte == 0) => {}
+            Ok(count) if count > left => {
+                let what = "zeros without an end follow the ZFS stream";
+                return Err(Fault::new(FaultKind::TooLarge, what));
+            }
+            Ok(count) if buffer.iter().take(count).all(|byte| *byte == 0) => left -= count,
             Ok(_) => {
                 let what = "something follows the ZFS stream; is it a machine sent by vmadm?";
                 return Err(Fault::new(FaultKind::BadRecord, what));

@@ -15,13 +15,15 @@ use crate::spec::disk::is_qcow2;
 /// Bytes that are copied at once.
 const PIECE: u64 = 1 << 20;
 
+/// The bits of a table's entry that are an offset.
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+
 /// Incompatible features, as bits.
 mod feature {
     pub(super) const CORRUPT: u64 = 1 << 1;
     pub(super) const EXTERNAL_DATA: u64 = 1 << 2;
     pub(super) const COMPRESSION: u64 = 1 << 3;
-    /// What the library reads: only files that were not closed.
-    pub(super) const KNOWN: u64 = 1;
+    pub(super) const DIRTY: u64 = 1;
 }
 
 /// Whether a content is qcow2.
@@ -29,19 +31,55 @@ pub(crate) fn is_it(head: &[u8]) -> bool {
     is_qcow2(head)
 }
 
-/// Copies the disk in a qcow2 file; returns its bytes.
-pub(crate) fn copy(file: File, disk: &mut dyn Disk, limit: u64) -> Result<u64, Fault> {
-    let mut header = [0; 112];
-    let length = file.metadata().map_err(|error| Fault::host(&error))?.len();
-    let there = usize::try_from(length).unwrap_or(header.len()).min(header.len());
-    file.read_exact_at(header.get_mut(..there).unwrap_or_default(), 0)
-        .map_err(|error| Fault::host(&error))?;
-    let size = check(&header, limit)?;
-    copy_all(file, disk, size)
+/// What a header says.
+#[derive(Clone, Copy)]
+pub(crate) struct Header {
+    /// Bytes of the disk.
+    size: u64,
+    /// Bytes of a cluster.
+    cluster: u64,
+    /// Where the table of tables is.
+    tables: u64,
 }
 
-/// Checks a header; returns the disk's size.
-fn check(header: &[u8; 112], limit: u64) -> Result<u64, Fault> {
+/// Copies the disk in a qcow2 file of `length` bytes; returns its bytes.
+pub(crate) fn copy(file: File, header: Header, length: u64, disk: &mut dyn Disk) -> Result<u64, Fault> {
+    // The last cluster may be short.
+    let end = length.next_multiple_of(header.cluster);
+    check_tables(&file, header, end)?;
+    copy_all(file, disk, header.size, end)
+}
+
+/// Fails if a table lies beyond the file's end: its part of the disk would read as zeros.
+fn check_tables(file: &File, header: Header, end: u64) -> Result<(), Fault> {
+    let count = header.size.div_ceil(header.cluster * (header.cluster / 8));
+    let is_inside = |offset: u64, length: u64| offset.checked_add(length).is_some_and(|to| to <= end);
+    let mut inside = is_inside(header.tables, count * 8);
+    let mut piece = vec![0; 1 << 16];
+    let mut at = 0;
+    while inside && at < count * 8 {
+        let bytes = usize::try_from(count * 8 - at).unwrap_or(piece.len()).min(piece.len());
+        let entries = piece.get_mut(..bytes).unwrap_or_default();
+        // Zeros at the end of the file are not there.
+        entries.fill(0);
+        let mut read = 0;
+        while let Ok(more @ 1..) =
+            file.read_at(entries.get_mut(read..).unwrap_or_default(), header.tables + at + read as u64)
+        {
+            read += more;
+        }
+        let offsets = entries.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry) & OFFSET);
+        inside = offsets.filter(|offset| *offset != 0).all(|offset| is_inside(offset, header.cluster));
+        at += bytes as u64;
+    }
+    match inside {
+        true => Ok(()),
+        false => Err(Fault::new(FaultKind::Truncated, "the qcow2 file ends before the tables of its disk")),
+    }
+}
+
+/// Checks the first bytes of a file.
+pub(crate) fn check(header: &[u8], limit: u64) -> Result<Header, Fault> {
     let u32_at =
         |at: usize| header.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
     let u64_at =
@@ -73,8 +111,11 @@ fn check(header: &[u8; 112], limit: u64) -> Result<u64, Fault> {
             "is compressed with zstd; qemu-img convert -c makes one that is read here",
         );
     }
-    if features & !feature::KNOWN != 0 {
-        let bit = (features & !feature::KNOWN).trailing_zeros();
+    if features & feature::DIRTY != 0 {
+        return refuse(FaultKind::BadRecord, "was not closed; qemu-img check -r all makes it whole");
+    }
+    if features != 0 {
+        let bit = features.trailing_zeros();
         return refuse(FaultKind::Unsupported, &format!("has feature {bit}, which is not read here"));
     }
     let (bits, size) = (u32_at(20), u64_at(24));
@@ -87,10 +128,11 @@ fn check(header: &[u8; 112], limit: u64) -> Result<u64, Fault> {
     if size > limit {
         return Err(too_large(limit));
     }
-    Ok(size)
+    Ok(Header { size, cluster: 1 << bits, tables: u64_at(40) })
 }
 
-fn copy_all(file: File, disk: &mut dyn Disk, size: u64) -> Result<u64, Fault> {
+/// Copies the disk of a file that ends at `file_end`.
+fn copy_all(file: File, disk: &mut dyn Disk, size: u64, file_end: u64) -> Result<u64, Fault> {
     let damaged = |error: std::io::Error| {
         let kind = match error.kind() {
             std::io::ErrorKind::Unsupported => FaultKind::Unsupported,
@@ -113,6 +155,15 @@ fn copy_all(file: File, disk: &mut dyn Disk, size: u64) -> Result<u64, Fault> {
                 return Err(Fault::at(FaultKind::BadRecord, at, "the qcow2 file ends before its disk"));
             }
             let is_data = !matches!(mapping, Mapping::Zero { .. });
+            if let Mapping::Raw { offset, .. } = mapping
+                && offset.saturating_add(length) > file_end
+            {
+                return Err(Fault::at(
+                    FaultKind::Truncated,
+                    at,
+                    "the qcow2 file ends before the data of its disk",
+                ));
+            }
             let end = at + length.min(size - at);
             while is_data && at < end {
                 let piece = usize::try_from((end - at).min(PIECE)).unwrap_or_default();

@@ -63,6 +63,8 @@ reasons! {
     Capacity = "CAPACITY",
     /// Every user that a zone could have is in use.
     UidRangeExhausted = "UID_RANGE_EXHAUSTED",
+    /// As many images are on their way as can be.
+    ImagesBusy = "IMAGES_BUSY",
     /// There is no room on a disk.
     NoRoom = "NO_ROOM",
     /// The agent's state file takes no writes.
@@ -91,6 +93,10 @@ reasons! {
     ImageInUse = "IMAGE_IN_USE",
     /// The content of an image is damaged, refused, or not what was announced.
     ImageBroken = "IMAGE_BROKEN",
+    /// An import was cancelled.
+    ImageCancelled = "IMAGE_CANCELLED",
+    /// The source has no such image.
+    SourceMissing = "SOURCE_MISSING",
     /// The source of an image is not one that the agent may reach, or has no digest.
     SourceRefused = "SOURCE_REFUSED",
     /// The source of an image can't be reached, or does not answer as it should.

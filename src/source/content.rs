@@ -118,7 +118,8 @@ impl Download {
     async fn broken(&mut self, why: String) -> Result<(), SourceError> {
         self.response = None;
         self.attempts += 1;
-        if self.attempts >= ATTEMPTS || self.tag.is_none() {
+        let can_go_on = self.received == 0 || self.tag.is_some();
+        if self.attempts >= ATTEMPTS || !can_go_on {
             return Err(SourceError::Failed(format!("{why} (after {} bytes)", self.received)));
         }
         tracing::info!(
@@ -131,9 +132,18 @@ impl Download {
         Ok(())
     }
 
-    /// Asks for the rest of the same version.
+    /// Asks for the rest of the same version; for all of it while nothing has come: the import may have waited so long
+    /// for its turn that the server has hung up.
     async fn go_on(&mut self) -> Result<(), SourceError> {
         let mut headers = self.headers.clone();
+        if self.received == 0 {
+            let response = self.http.get(&self.url, headers).await?;
+            if length(&response) != self.total {
+                return Err(SourceError::Failed(format!("{}: the file has changed", http::at(&self.url))));
+            }
+            self.response = Some(response);
+            return Ok(());
+        }
         let range = format!("bytes={}-", self.received);
         headers.extend(http::headers(&[("range", &range)]));
         if let Some(tag) = &self.tag {

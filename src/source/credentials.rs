@@ -30,8 +30,9 @@ pub(super) struct Login {
     pub(super) password: String,
 }
 
-/// Reads the login for a host with its port; `None` if there is no file, or no such host in it.
-pub(super) fn login(file: &Path, host: &str) -> Result<Option<Login>, SourceError> {
+/// Reads the login for a host with its port; `None` if there is no file, or no such host in it. Without TLS
+/// (`is_open`) everybody on the way could read a password: only hosts that the file names with `http://` get theirs.
+pub(super) fn login(file: &Path, host: &str, is_open: bool) -> Result<Option<Login>, SourceError> {
     if file.as_os_str().is_empty() {
         return Ok(None);
     }
@@ -44,7 +45,8 @@ pub(super) fn login(file: &Path, host: &str) -> Result<Option<Login>, SourceErro
         let key = key.trim_start_matches("https://").trim_start_matches("http://");
         key.split('/').next().unwrap_or_default().to_owned()
     };
-    let Some((_, auth)) = config.auths.iter().find(|(key, _)| host_of(key) == host) else { return Ok(None) };
+    let is_it = |key: &str| host_of(key) == host && (!is_open || key.starts_with("http://"));
+    let Some((_, auth)) = config.auths.iter().find(|(key, _)| is_it(key)) else { return Ok(None) };
     if auth.auth.is_empty() {
         return Ok(Some(Login { user: auth.username.clone(), password: auth.password.clone() }));
     }
@@ -67,13 +69,17 @@ mod tests {
             r#"{"auths":{"https://a:5000/v2/":{"auth":"dTpwOnE="},"b":{"username":"x","password":"y"}}}"#,
         )
         .unwrap();
-        let login = |host: &str| login(&file, host).unwrap().map(|login| (login.user, login.password));
+        let of = |host: &str, is_open| login(&file, host, is_open).unwrap();
+        let login = |host: &str| of(host, false).map(|login| (login.user, login.password));
         assert_eq!(login("a:5000"), Some(("u".to_owned(), "p:q".to_owned())));
         assert_eq!(login("b"), Some(("x".to_owned(), "y".to_owned())));
         assert_eq!(login("a"), None);
+        assert!(of("a:5000", true).is_none() && of("b", true).is_none(), "a password without TLS");
+        fs::write(&file, r#"{"auths":{"http://a":{"username":"x","password":"y"}}}"#).unwrap();
+        assert!(of("a", true).is_some());
         fs::write(&file, r#"{"auths":{"a":{"auth":"secret!"}}}"#).unwrap();
-        let error = super::login(&file, "a").map(drop).unwrap_err().to_string();
+        let error = super::login(&file, "a", false).map(drop).unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
-        assert!(super::login(Path::new(""), "a").unwrap().is_none());
+        assert!(super::login(Path::new(""), "a", false).unwrap().is_none());
     }
 }

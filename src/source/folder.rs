@@ -8,15 +8,29 @@ use std::{
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::{Content, Found, Wanted, error::SourceError};
 use crate::spec::image::Digest;
 
+/// Files that are hashed at the same time.
+const HASHED: usize = 2;
+
 /// Opens a file; its digest is the caller's, or what it has now.
 pub(super) async fn open(folders: &[PathBuf], path: &Path, wanted: &Wanted) -> Result<Found, SourceError> {
+    static TURNS: Semaphore = Semaphore::const_new(HASHED);
     let (folders, path, known) = (folders.to_vec(), path.to_owned(), wanted.digest.clone());
+    let turn = match &known {
+        Some(_) => None,
+        None => TURNS.acquire().await.ok(),
+    };
+    let wanted = CancellationToken::new();
+    // Nobody waits for the digest of a caller who is gone.
+    let (gone, _guard) = (wanted.clone(), wanted.drop_guard());
     let open = move || -> Result<Found, SourceError> {
         let failed = |error: std::io::Error| SourceError::Failed(format!("{}: {error}", path.display()));
+        let _turn = turn;
         let file = open_below(&folders, &path)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
@@ -26,11 +40,12 @@ pub(super) async fn open(folders: &[PathBuf], path: &Path, wanted: &Wanted) -> R
         }
         let digest = match known {
             Some(digest) => digest,
-            None => digest_of(&file).map_err(failed)?,
+            None => digest_of(&file, &gone).map_err(failed)?,
         };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let size = Some(metadata.len());
         Ok(Found {
+            server: None,
             manifest: None,
             name,
             digests: vec![digest],
@@ -73,11 +88,12 @@ fn open_below(folders: &[PathBuf], path: &Path) -> Result<File, SourceError> {
     rustix::fs::openat2(&root, name, flags, Mode::empty(), resolve).map(File::from).map_err(failed)
 }
 
-fn digest_of(mut file: &File) -> std::io::Result<Digest> {
+fn digest_of(mut file: &File, gone: &CancellationToken) -> std::io::Result<Digest> {
     use std::io::{Read as _, Seek as _};
     let (mut hash, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
         match file.read(&mut piece)? {
+            _ if gone.is_cancelled() => return Err(std::io::ErrorKind::Interrupted.into()),
             0 => break,
             count => hash.update(piece.get(..count).unwrap_or_default()),
         }

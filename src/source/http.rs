@@ -101,7 +101,9 @@ impl Http {
     pub(super) fn login(&self, url: &Url) -> Result<Option<credentials::Login>, SourceError> {
         let host = url.host_str().unwrap_or_default();
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        credentials::login(&self.credentials, &host)
+        let address = url.host_str().unwrap_or_default().trim_matches(['[', ']']).parse::<IpAddr>();
+        let is_local = address.is_ok_and(|address| address.is_loopback());
+        credentials::login(&self.credentials, &host, url.scheme() != "https" && !is_local)
     }
 
     /// Gets an answer that must be good.

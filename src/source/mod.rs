@@ -43,6 +43,8 @@ pub(crate) struct Wanted {
 /// An image at its source.
 #[derive(Debug)]
 pub(crate) struct Found {
+    /// Where it is, if the request did not say.
+    pub(crate) server: Option<String>,
     /// The manifest, of a source that has one.
     pub(crate) manifest: Option<Manifest>,
     /// A name for it.
@@ -90,42 +92,51 @@ impl Sources {
             let uuid = wanted
                 .uuid
                 .ok_or_else(|| SourceError::wrong("source", "give a source or the uuid of an image"))?;
-            return imgapi::open_anywhere(&self.http, &self.settings.servers, uuid).await;
+            return imgapi::open_anywhere(&self.http, &self.settings.servers, uuid, wanted).await;
         }
         match kind(source, wanted.uuid)? {
             Kind::Url(url) => self.open_url(url, wanted).await,
             Kind::Oci(reference) => oci::open(&self.http, &reference, wanted).await,
-            Kind::Imgapi(server, uuid) => imgapi::open(&self.http, &server, uuid).await,
+            Kind::Imgapi(server, uuid) => imgapi::open(&self.http, &server, uuid, wanted).await,
             Kind::Folder(path) => folder::open(&self.settings.folders, &path, wanted).await,
         }
     }
 
     async fn open_url(&self, url: reqwest::Url, wanted: &Wanted) -> Result<Found, SourceError> {
+        // First, so that a file that is not there is told as that.
+        let (content, size) = Content::get(&self.http, url.clone()).await?;
         let digest = match &wanted.digest {
             Some(digest) => digest.clone(),
             None => sums::beside(&self.http, &url).await?,
         };
         let name = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default().to_owned();
-        let (content, size) = Content::get(&self.http, url).await?;
-        Ok(Found { manifest: None, name, digests: vec![digest], size, in_archive: false, content })
+        let digests = vec![digest];
+        Ok(Found { server: None, manifest: None, name, digests, size, in_archive: false, content })
     }
 
-    /// The manifests that a server offers, or the configured ones do.
-    pub(crate) async fn offers(
-        &self,
-        source: &str,
-        uuid: Option<Uuid>,
-    ) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, SourceError> {
+    /// What a server offers, or each of the configured ones does.
+    pub(crate) async fn offers(&self, source: &str, uuid: Option<Uuid>) -> Vec<Offer> {
         let servers = match source {
             "" => self.settings.servers.clone(),
             server => vec![server.to_owned()],
         };
         let mut all = Vec::new();
         for server in servers {
-            all.extend(imgapi::offers(&self.http, &imgapi::server(&server)?, uuid).await?);
+            let manifests = match imgapi::server(&server) {
+                Ok(url) => imgapi::offers(&self.http, &url, uuid).await,
+                Err(error) => Err(error),
+            };
+            all.push(Offer { server, manifests });
         }
-        Ok(all)
+        all
     }
+}
+
+/// The manifests that a server offers, or why it offers none.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) server: String,
+    pub(crate) manifests: Result<Vec<Box<serde_json::value::RawValue>>, SourceError>,
 }
 
 /// Reads a source.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use reqwest::{Method, StatusCode, Url, header};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 
 use super::{
     Content, Found, Wanted,
@@ -115,18 +115,17 @@ pub(super) async fn open(http: &Http, reference: &Reference, wanted: &Wanted) ->
         Some(digest) => digest.to_string(),
         None => reference.tag.clone(),
     };
-    let (mut document, mut digest) = session.document(&first).await?;
+    let (mut document, mut digest) = session.document(&first, reference.digest.as_ref()).await?;
     if !document.manifests.is_empty() {
         let chosen = choose(&document.manifests).ok_or_else(|| {
             let wanted = architecture();
             SourceError::Missing(format!("{}: there is none for {wanted}", session.name()))
         })?;
-        let chosen = chosen.digest.clone();
-        (document, digest) = session.document(&chosen).await?;
+        let pinned = session.pinned(&chosen.digest)?;
+        (document, digest) = session.document(&chosen.digest, Some(&pinned)).await?;
     }
     let (layer, in_archive) = disk_of(&document, &session.name())?;
-    let layer_digest: Digest =
-        layer.digest.parse().map_err(|why| SourceError::Failed(format!("{}: {why}", session.name())))?;
+    let layer_digest = session.pinned(&layer.digest)?;
     let is_wanted = |wanted: &Digest| {
         [&layer_digest, &digest].contains(&wanted) || Some(wanted) == reference.digest.as_ref()
     };
@@ -147,6 +146,7 @@ pub(super) async fn open(http: &Http, reference: &Reference, wanted: &Wanted) ->
     }
     let name = reference.repository.rsplit('/').next().unwrap_or_default();
     Ok(Found {
+        server: None,
         manifest: None,
         name: format!("{name}-{}", reference.tag),
         digests: vec![layer_digest],
@@ -210,8 +210,21 @@ impl Session<'_> {
         headers
     }
 
-    /// Gets a manifest or index, and its digest.
-    async fn document(&mut self, which: &str) -> Result<(Document, Digest), SourceError> {
+    /// A digest in a registry's answer.
+    fn pinned(&self, text: &str) -> Result<Digest, SourceError> {
+        let failed = |why: &str| SourceError::Failed(format!("{}: {why}", self.name()));
+        match text.parse() {
+            Ok(Digest::Sha1(_)) => Err(failed("its digest is a SHA-1, which is not secure")),
+            digest => digest.map_err(|why: String| failed(&why)),
+        }
+    }
+
+    /// Gets a manifest or index, and its SHA-256; it must have the digest that it was asked for with.
+    async fn document(
+        &mut self,
+        which: &str,
+        pinned: Option<&Digest>,
+    ) -> Result<(Document, Digest), SourceError> {
         let url = self.reference.url(&format!("manifests/{which}"))?;
         let accept = [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST].join(", ");
         let response = self.http.send(Method::GET, &url, self.headers(&accept)).await?;
@@ -226,10 +239,14 @@ impl Session<'_> {
         };
         let bytes = read_whole(response).await?;
         let digest = Digest::Sha256(data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes)));
-        if let Ok(named @ Digest::Sha256(_)) = which.parse::<Digest>()
-            && named != digest
-        {
-            return Err(SourceError::Failed(format!("{}: the registry sent {digest} instead", at(&url))));
+        let sent = match pinned {
+            Some(Digest::Sha512(_)) => {
+                Digest::Sha512(data_encoding::HEXLOWER.encode(&Sha512::digest(&bytes)))
+            }
+            _ => digest.clone(),
+        };
+        if pinned.is_some_and(|pinned| *pinned != sent) {
+            return Err(SourceError::Failed(format!("{}: the registry sent {sent} instead", at(&url))));
         }
         let document = serde_json::from_slice(&bytes)
             .map_err(|error| SourceError::Failed(format!("{}: no manifest: {error}", at(&url))))?;

@@ -52,6 +52,12 @@ impl PidFd {
         Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
     }
 
+    /// Blocks until a child has ended, and reaps it unless somebody has.
+    pub(crate) fn reap(&self) {
+        use std::os::fd::AsFd as _;
+        let _ = rustix::process::waitid(WaitId::PidFd(self.fd.get_ref().as_fd()), WaitIdOptions::EXITED);
+    }
+
     /// Sends a signal; fails when the process is gone.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(rustix::process::pidfd_send_signal(self.fd.get_ref(), signal)?)

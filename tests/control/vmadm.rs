@@ -540,7 +540,7 @@ async fn habits_of_smartos() {
     for (words, text) in [
         (&["create-snapshot", &uuid, "x"][..], "Snapshots do not exist yet"),
         (&["send", &uuid], "Moving VMs does not exist yet"),
-        (&["reprovision", &uuid], "Images do not exist yet"),
+        (&["reprovision", &uuid], "does not exist yet"),
         (&["lst"], "Did you mean \"list\"?"),
         (&["help", "lst"], "Invalid command: \"lst\". Did you mean \"list\"?"),
     ] {

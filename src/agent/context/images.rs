@@ -1,7 +1,7 @@
 //! The images of the host, by UUID: their records, who uses them, and the imports that are under way.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -48,6 +48,8 @@ pub(in crate::agent) struct Seat {
     pub(in crate::agent) is_taken: Arc<AtomicBool>,
     /// Bytes of the file.
     pub(in crate::agent) size: u64,
+    /// It is a raw disk, whatever it looks like.
+    pub(in crate::agent) is_raw: bool,
 }
 
 #[derive(Debug)]
@@ -62,7 +64,7 @@ struct Entry {
 
 /// The images.
 #[derive(Clone, Debug, Default)]
-pub(in crate::agent) struct Images(Arc<Mutex<BTreeMap<Uuid, Entry>>>);
+pub(in crate::agent) struct Images(Arc<Mutex<BTreeMap<Uuid, Entry>>>, Arc<Mutex<HashSet<Uuid>>>);
 
 impl Images {
     /// Any image.
@@ -105,6 +107,17 @@ impl Images {
     /// The import of an image, while it is under way.
     pub(in crate::agent) fn import(&self, uuid: Uuid) -> Option<Import> {
         self.lock().get(&uuid)?.import.clone()
+    }
+
+    /// Reserves the UUID of a new image until its record is known; fails if it is taken.
+    pub(in crate::agent) fn reserve(&self, uuid: Uuid) -> Result<ReservedImage, Error> {
+        let images = self.lock();
+        let mut reserved = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if images.contains_key(&uuid) || !reserved.insert(uuid) {
+            let message = format!("image {uuid} exists, or another request is importing it");
+            return Err(Error::ImageExists { uuid, message });
+        }
+        Ok(ReservedImage { reserved: self.1.clone(), uuid })
     }
 
     /// Records an image as it is now, with its import while that is under way.
@@ -153,6 +166,19 @@ impl Images {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reserved UUID.
+#[derive(Debug)]
+pub(in crate::agent) struct ReservedImage {
+    reserved: Arc<Mutex<HashSet<Uuid>>>,
+    uuid: Uuid,
+}
+
+impl Drop for ReservedImage {
+    fn drop(&mut self) {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.uuid);
     }
 }
 

@@ -45,8 +45,11 @@ use crate::{
     store::{Reader, Store},
 };
 
-/// Imports of images that run at the same time; others wait.
+/// Fetches and uploads of images that run at the same time; others wait.
 const IMPORTS: usize = 4;
+const UPLOADS: usize = 16;
+pub(super) const SEATS: usize = 64;
+pub(super) const EXPORTS: usize = 16;
 
 /// The agent's settings for VMs.
 #[derive(Clone, Debug)]
@@ -104,8 +107,14 @@ pub(super) struct Shared {
     pub(super) claims: Claims,
     pub(super) images: Images,
     pub(super) sources: Sources,
-    /// Imports that may run at the same time.
+    /// Fetches that may run at the same time.
     pub(super) import_turns: Semaphore,
+    /// The same of uploads: slow clients do not hold up fetches.
+    pub(super) upload_turns: Semaphore,
+    /// Uploads that are there, with those that wait for a turn.
+    pub(super) upload_seats: Arc<Semaphore>,
+    /// Exports that may run at the same time: each has a thread.
+    pub(super) export_turns: Arc<Semaphore>,
     pub(super) draining: Draining,
     pub(super) requests: Requests,
     pub(super) tasks: TaskTracker,
@@ -141,6 +150,9 @@ impl VmContext {
             images: Images::default(),
             sources,
             import_turns: Semaphore::new(IMPORTS),
+            upload_turns: Semaphore::new(UPLOADS),
+            upload_seats: Arc::new(Semaphore::new(SEATS)),
+            export_turns: Arc::new(Semaphore::new(EXPORTS)),
             draining: Draining::open(layout.draining(), &platform.host_boot),
             layout,
             platform,

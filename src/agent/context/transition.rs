@@ -99,7 +99,9 @@ impl<'a> Transition<'a> {
         publish: impl FnOnce(),
     ) -> Result<(), Error> {
         self.commit.image = Some(ImageChange::Put(Box::new(image.clone())));
-        let event = call.event(image.uuid, EventKind::Image { step, image: Some(Box::new(image.clone())) });
+        // What only the fetch needs may be signed; events stay longer than that.
+        let shown = ImageRecord { fetch: None, ..image.clone() };
+        let event = call.event(image.uuid, EventKind::Image { step, image: Some(Box::new(shown)) });
         self.event(event).commit(publish).await
     }
 

@@ -3,15 +3,16 @@
 use std::{
     fs::File,
     io::{self, Read as _, Write},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 use uuid::Uuid;
 
 use super::ImageView;
 use crate::{
-    agent::{Agent, error::Error, files::blocking},
+    agent::{Agent, context::EXPORTS, error::Error, files::blocking},
     storage,
 };
 
@@ -19,6 +20,8 @@ use crate::{
 const PIECES: usize = 4;
 /// Bytes of a piece.
 const PIECE: usize = 256 << 10;
+/// How long a client may read nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// zstd's own default.
 const LEVEL: i32 = 3;
 
@@ -28,17 +31,20 @@ impl Agent {
         &self,
         uuid: Uuid,
     ) -> Result<(ImageView, mpsc::Receiver<io::Result<Bytes>>), Error> {
+        let turn = self.context.export_turns.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| Error::TooManyExports { most: EXPORTS })?;
         let held = self.context.images.hold(uuid)?;
         let view = self.view_of_image(held.record.clone());
         let layout = self.context.layout.image(uuid);
         let disk = blocking(move || storage::open_image(&layout)).await?;
         let (sender, pieces) = mpsc::channel(PIECES);
+        let runtime = Handle::current();
         tokio::task::spawn_blocking(move || {
             // It stays until its last byte is sent.
-            let _held = held;
-            let mut out = Sender { sender, piece: Vec::with_capacity(PIECE) };
+            let (_held, _turn) = (held, turn);
+            let mut out = Sender { sender, runtime, piece: Vec::with_capacity(PIECE) };
             if let Err(error) = pack(disk, &mut out).and_then(|()| out.flush()) {
-                let _ = out.sender.blocking_send(Err(error));
+                let _ = out.sender.try_send(Err(error));
             }
         });
         Ok((view, pieces))
@@ -60,6 +66,7 @@ fn pack(mut disk: File, out: &mut Sender) -> io::Result<()> {
 /// Sends what is written, in pieces.
 struct Sender {
     sender: mpsc::Sender<io::Result<Bytes>>,
+    runtime: Handle,
     piece: Vec<u8>,
 }
 
@@ -77,7 +84,11 @@ impl Write for Sender {
             return Ok(());
         }
         let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.sender.blocking_send(Ok(piece.into())).map_err(gone)
+        // A client that reads nothing does not keep a thread.
+        match self.runtime.block_on(timeout(PATIENCE, self.sender.send(Ok(piece.into())))) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 }

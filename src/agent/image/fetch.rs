@@ -86,7 +86,7 @@ async fn fetch_all(
             Fetched::Needs(origin)
                 if chain.len() < MAX_CHAIN && !chain.iter().any(|r| r.uuid == Some(origin)) =>
             {
-                chain.push(of_same_server(&request, origin));
+                chain.push(of_same_server(&request, origin)?);
             }
             Fetched::Needs(origin) => {
                 let message =
@@ -97,11 +97,14 @@ async fn fetch_all(
     }
 }
 
-/// The origin is where the difference is.
-fn of_same_server(request: &FetchRequest, origin: Uuid) -> FetchRequest {
+/// The origin is on the image server that has the difference; other sources name one file only.
+fn of_same_server(request: &FetchRequest, origin: Uuid) -> Result<FetchRequest, Error> {
+    if !request.source.is_empty() && !request.source.starts_with("imgapi+") {
+        return Err(Error::ImageNotFound { image: format!("{origin}, the origin") });
+    }
     let server = request.source.strip_suffix(&request.uuid.map(|uuid| uuid.to_string()).unwrap_or_default());
     let source = server.unwrap_or(&request.source).trim_end_matches('/').to_owned();
-    FetchRequest { source, uuid: Some(origin), ..FetchRequest::default() }
+    Ok(FetchRequest { source, uuid: Some(origin), ..FetchRequest::default() })
 }
 
 enum Fetched {
@@ -117,6 +120,7 @@ async fn fetch_one(
     progress: &mpsc::Sender<FetchProgress>,
 ) -> Result<Fetched, Error> {
     if let Some(image) = request.uuid.and_then(|uuid| context.images.get(uuid).ok()) {
+        is_meant(&image, request)?;
         return join(context, &image, progress).await.map(Fetched::Image);
     }
     let wanted = Wanted { digest: request.digest.clone(), uuid: request.uuid };
@@ -131,11 +135,39 @@ async fn fetch_one(
         return Ok(Fetched::Needs(origin));
     }
     let uuid = plan.record.uuid;
-    let begun = import::begin(context, call, &plan, None).await?;
-    let telling = tell(uuid, begun.0.subscribe(), progress);
+    let begun = match import::begin(context, call, &plan, None).await {
+        // Another request was faster.
+        Err(error @ Error::ImageExists { .. }) => {
+            let image = context.images.get(uuid).map_err(|_| error)?;
+            return join(context, &image, progress).await.map(Fetched::Image);
+        }
+        begun => begun?,
+    };
+    let telling = tell(uuid, begun.progress.subscribe(), progress);
     let importing = import::carry_out(context, call, plan, Pieces::Source(content), begun);
     let (image, ()) = tokio::join!(importing, telling);
     image.map(Fetched::Image)
+}
+
+/// Fails if an image that exists is another than the requested one, as far as can be told.
+fn is_meant(image: &ImageRecord, request: &FetchRequest) -> Result<(), Error> {
+    let exists = |why: String| {
+        Err(Error::ImageExists { uuid: image.uuid, message: format!("image {} {why}", image.uuid) })
+    };
+    match (&request.digest, &image.digest) {
+        (Some(wanted @ Digest::Sha256(_)), Some(has @ Digest::Sha256(_))) if wanted != has => {
+            return exists(format!("exists, with digest {has}"));
+        }
+        (Some(Digest::Sha256(_)), Some(Digest::Sha256(_))) => return Ok(()),
+        _ => {}
+    }
+    let source = source::shown(&request.source);
+    // An image server is asked by UUID: it is the same image wherever it came from.
+    if source.is_empty() || source.starts_with("imgapi+") || source == image.source {
+        return Ok(());
+    }
+    let verb = if image.state == ImageState::Active { "exists, from" } else { "is being imported from" };
+    exists(format!("{verb} {}", image.source))
 }
 
 /// An image that exists, or its import that is under way.
@@ -169,19 +201,23 @@ pub(super) fn plan(
     request: &FetchRequest,
     found: Found,
 ) -> Result<(Plan, source::Content), Error> {
-    let Found { manifest, name, digests, size, in_archive, content } = found;
+    let Found { server, manifest, name, digests, size, in_archive, content } = found;
     let digest = digests.first().cloned().ok_or_else(|| Error::internal("a source without a digest"))?;
     let given = manifest.as_ref().or(request.manifest.as_ref()).map(Manifest::uuid);
     let uuid = request.uuid.or(given).unwrap_or_else(|| named_after(&digest));
-    let name = if request.name.is_empty() { name } else { request.name.clone() };
-    let mut manifest =
-        manifest.or_else(|| request.manifest.clone()).unwrap_or_else(|| Manifest::named(uuid, &name));
+    let mut manifest = manifest.or_else(|| request.manifest.clone()).unwrap_or_else(|| {
+        let mut manifest = Manifest::named(uuid, &name);
+        if !request.name.is_empty() {
+            manifest.set("name", serde_json::json!(request.name));
+        }
+        manifest
+    });
     manifest.set("uuid", serde_json::json!(uuid));
     let record = ImageRecord {
         uuid,
         manifest,
         state: ImageState::Importing,
-        source: source::shown(&request.source),
+        source: server.unwrap_or_else(|| source::shown(&request.source)),
         fetch: Some(Fetch { url: request.source.clone(), is_raw: request.is_raw }),
         digest: Some(digest),
         size: 0,
@@ -222,8 +258,10 @@ mod tests {
             ..FetchRequest::default()
         };
         let origin = Uuid::from_u128(8);
-        let found = of_same_server(&request, origin);
+        let found = of_same_server(&request, origin).unwrap();
         assert_eq!((found.source.as_str(), found.uuid), ("imgapi+https://a", Some(origin)));
-        assert_eq!(of_same_server(&FetchRequest::default(), origin).source, "");
+        assert_eq!(of_same_server(&FetchRequest::default(), origin).unwrap().source, "");
+        let url = FetchRequest { source: "https://a/b".to_owned(), ..FetchRequest::default() };
+        of_same_server(&url, origin).unwrap_err();
     }
 }

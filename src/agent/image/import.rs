@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::pieces::Pieces;
+use super::{pieces::Pieces, turn::Turn};
 use crate::{
     agent::{
         context::{
@@ -29,9 +29,10 @@ use crate::{
     },
     crash,
     image::{Conversion, Converted, Converting, Fault, FaultKind, Job},
+    layout::ImageLayout,
     model::{EventKind, ImageRecord, ImageState, ImageStep},
     spec::image::Digest,
-    storage,
+    storage::{self, StorageError},
 };
 
 /// Pieces that wait for the converter.
@@ -50,21 +51,95 @@ pub(super) struct Plan {
     pub(super) in_archive: bool,
 }
 
-/// Inserts an image's record, with its progress. From here on there is an image that is being imported.
+/// An import that has begun: how far it is, and who cancels it.
+pub(super) struct Begun {
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) cancel: CancellationToken,
+    files: Files,
+}
+
+/// An import's turn at its files, which a job has whose caller is gone as well; and whether they are given up.
+#[derive(Clone, Default)]
+struct Files(Arc<Mutex<bool>>);
+
+impl Files {
+    /// Works with them, unless they are given up.
+    async fn with<T: Send + 'static>(
+        &self,
+        uuid: Uuid,
+        work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let files = self.0.clone();
+        let work = move || {
+            let given_up = files.lock().unwrap_or_else(PoisonError::into_inner);
+            if *given_up { Ok(None) } else { work().map(Some) }
+        };
+        blocking(work).await?.ok_or(Error::ImageCancelled { uuid })
+    }
+
+    /// Removes them, after the last work with them.
+    async fn give_up(&self, layout: ImageLayout) -> Result<(), Error> {
+        let files = self.0.clone();
+        blocking(move || {
+            *files.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            storage::remove_image(&layout)
+        })
+        .await
+    }
+}
+
+impl Begun {
+    fn new(total: Option<u64>) -> Self {
+        Self {
+            progress: watch::channel(Progress { total, ..Progress::default() }).0,
+            cancel: CancellationToken::new(),
+            files: Files::default(),
+        }
+    }
+
+    /// As others see it.
+    pub(super) fn import(&self, upload: Option<Seat>) -> Import {
+        Import { progress: self.progress.subscribe(), cancel: self.cancel.clone(), upload }
+    }
+}
+
+/// Inserts a new image's record. From here on there is an image that is being imported.
 pub(super) async fn begin(
     context: &VmContext,
     call: &Call,
     plan: &Plan,
     upload: Option<Seat>,
-) -> Result<(watch::Sender<Progress>, CancellationToken), Error> {
-    let (sender, progress) = watch::channel(Progress { total: plan.size, ..Progress::default() });
-    let cancel = CancellationToken::new();
-    let import = Import { progress, cancel: cancel.clone(), upload };
-    let record = Arc::new(plan.record.clone());
-    let show = || context.images.put(record.clone(), Some(import));
+) -> Result<Begun, Error> {
+    let _reserved = context.images.reserve(plan.record.uuid)?;
+    let mut record = plan.record.clone();
+    record.manifest.set("state", json!("creating"));
+    let (begun, record) = (Begun::new(plan.size), Arc::new(record));
+    let show = || context.images.put(record.clone(), Some(begun.import(upload)));
     Transition::new(context).put_image(call, &record, ImageStep::Begun, show).await?;
     crash::point("image.begun");
-    Ok((sender, cancel))
+    Ok(begun)
+}
+
+/// Begins the import of a known image again: it can be cancelled from here on.
+pub(super) fn begin_again(context: &VmContext, record: &Arc<ImageRecord>) -> Begun {
+    let begun = Begun::new(None);
+    context.images.put(record.clone(), Some(begun.import(None)));
+    begun
+}
+
+/// Waits for something, unless the import is cancelled or the agent stops meanwhile.
+pub(super) async fn unless_cancelled<T>(
+    context: &VmContext,
+    uuid: Uuid,
+    begun: &Begun,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::select! {
+        () = begun.cancel.cancelled() => Err(Error::ImageCancelled { uuid }),
+        // The next agent goes on: a fetch begins again.
+        () = context.stopping.cancelled() => Err(Error::Stopping),
+        done = work => done,
+    }
 }
 
 /// Carries an import out that has begun.
@@ -73,24 +148,25 @@ pub(super) async fn carry_out(
     call: &Call,
     plan: Plan,
     pieces: Pieces,
-    (progress, cancel): (watch::Sender<Progress>, CancellationToken),
+    begun: Begun,
 ) -> Result<Arc<ImageRecord>, Error> {
     let uuid = plan.record.uuid;
-    let transferred = tokio::select! {
-        () = cancel.cancelled() => Err(broken(uuid, "cancelled", "the import was cancelled")),
-        // The next agent goes on: a fetch begins again.
-        () = context.stopping.cancelled() => return Err(Error::Stopping),
-        transferred = transfer(context, call, &plan, pieces, &progress) => transferred,
-    };
-    let outcome = match transferred {
-        Ok(record) => publish(context, call, record).await,
+    let work = transfer(context, call, &plan, pieces, &begun);
+    let outcome = match unless_cancelled(context, uuid, &begun, work).await {
+        Ok(record) => publish(context, call, record, &begun).await,
+        Err(Error::Stopping) => return Err(Error::Stopping),
         Err(error) => {
-            give_up(context, call, uuid, &error).await;
+            give_up(context, call, uuid, &begun, &error).await;
             Err(error)
         }
     };
-    progress.send_modify(|progress| progress.outcome = Some(outcome.clone()));
+    end(&begun, outcome.clone());
     outcome
+}
+
+/// Tells everybody who waits how an import ended.
+pub(super) fn end(begun: &Begun, outcome: Result<Arc<ImageRecord>, Error>) {
+    begun.progress.send_modify(|progress| progress.outcome = Some(outcome));
 }
 
 pub(super) fn broken(uuid: Uuid, fault: &str, message: impl Into<String>) -> Error {
@@ -109,7 +185,12 @@ fn of_fault(uuid: Uuid, fault: &Fault) -> Error {
 }
 
 /// Commits a complete image.
-async fn publish(context: &VmContext, call: &Call, record: ImageRecord) -> Result<Arc<ImageRecord>, Error> {
+async fn publish(
+    context: &VmContext,
+    call: &Call,
+    record: ImageRecord,
+    begun: &Begun,
+) -> Result<Arc<ImageRecord>, Error> {
     let record = Arc::new(record);
     let reply = ImageReply { image: Box::new((*record).clone()) };
     let waiting = record.call.clone().map(Call::from_waiting).unwrap_or_else(|| call.clone());
@@ -118,16 +199,15 @@ async fn publish(context: &VmContext, call: &Call, record: ImageRecord) -> Resul
     match transition.put_image(call, &record, ImageStep::Imported, show).await {
         Ok(()) => Ok(record),
         Err(error) => {
-            give_up(context, call, record.uuid, &error).await;
+            give_up(context, call, record.uuid, begun, &error).await;
             Err(error)
         }
     }
 }
 
 /// Removes what an import left, and then its record.
-pub(super) async fn give_up(context: &VmContext, call: &Call, uuid: Uuid, error: &Error) {
-    let layout = context.layout.image(uuid);
-    if let Err(error) = blocking(move || storage::remove_image(&layout)).await {
+pub(super) async fn give_up(context: &VmContext, call: &Call, uuid: Uuid, begun: &Begun, error: &Error) {
+    if let Err(error) = begun.files.give_up(context.layout.image(uuid)).await {
         tracing::error!(image = %uuid, %error, "the remains of an import stay until the next start");
         return;
     }
@@ -144,10 +224,13 @@ async fn transfer(
     call: &Call,
     plan: &Plan,
     mut pieces: Pieces,
-    progress: &watch::Sender<Progress>,
+    begun: &Begun,
 ) -> Result<ImageRecord, Error> {
     let uuid = plan.record.uuid;
-    let _turn = context.import_turns.acquire().await.map_err(Error::internal)?;
+    let mut turn = Turn::of(context, &pieces);
+    // Nothing is begun for a client or a source that sends nothing.
+    let mut first = Some(pieces.next().await?);
+    turn.take().await?;
     let origin = plan.record.manifest.origin().map(|origin| context.images.hold(origin)).transpose()?;
     let conversion = Conversion {
         limit: context.settings.image_bytes,
@@ -157,7 +240,7 @@ async fn transfer(
     };
     let (layout, below) =
         (context.layout.image(uuid), origin.as_ref().map(|origin| context.layout.image(origin.record.uuid)));
-    let draft = blocking(move || storage::begin_image(&layout, below.as_ref())).await?;
+    let draft = begun.files.with(uuid, move || storage::begin_image(&layout, below.as_ref())).await?;
     let disk = draft.disk.try_clone().map_err(Error::internal)?;
     let job = Job { conversion, output: draft.disk, scratch: draft.scratch };
     let converting = context.platform.converter.begin(job).await.map_err(|fault| of_fault(uuid, &fault))?;
@@ -168,8 +251,14 @@ async fn transfer(
     let feeding = tokio::task::spawn_blocking(move || feed(queue, input, hashing));
     let mut teller = Teller { context, call, uuid, told: Instant::now() };
     let mut converted = None;
-    let mut received = 0;
+    let (mut received, most) = (0, most_bytes(context));
     loop {
+        let next = async {
+            match first.take() {
+                Some(piece) => Ok(piece),
+                None => turn.next(&mut pieces).await,
+            }
+        };
         let piece = tokio::select! {
             biased;
             // Content that is refused at its beginning is not fetched to its end.
@@ -177,10 +266,13 @@ async fn transfer(
                 converted = Some(done.map_err(|fault| of_fault(uuid, &fault))?);
                 continue;
             }
-            piece = pieces.next() => piece?,
+            piece = next => piece?,
         };
         let Some(piece) = piece else { break };
         received += piece.len() as u64;
+        if received > most {
+            return Err(broken(uuid, "too-large", format!("the file has more than {most} bytes")));
+        }
         if let Some(size) = plan.size.filter(|size| received > *size) {
             return Err(broken(
                 uuid,
@@ -188,7 +280,7 @@ async fn transfer(
                 format!("the file has more than the {size} bytes that were announced"),
             ));
         }
-        progress.send_modify(|progress| progress.received = received);
+        begun.progress.send_modify(|progress| progress.received = received);
         teller.tell(received, plan.size).await;
         if sender.send(piece).await.is_err() {
             return Err(Error::internal("the converter's feeder ended"));
@@ -205,10 +297,16 @@ async fn transfer(
         Some(converted) => converted,
         None => outcome.await.map_err(|fault| of_fault(uuid, &fault))?,
     };
+    check_manifest(&plan.record, &converted)?;
     let record = complete(&plan.record, &converted, digest);
     let (layout, mebibytes) = (context.layout.image(uuid), record.mebibytes());
-    blocking(move || storage::finish_image(&layout, &disk, mebibytes)).await?;
+    begun.files.with(uuid, move || storage::finish_image(&layout, &disk, mebibytes)).await?;
     Ok(record)
+}
+
+/// Bytes of a file that can hold the largest disk, in any form.
+fn most_bytes(context: &VmContext) -> u64 {
+    context.settings.image_bytes.saturating_mul(2).saturating_add(1 << 30)
 }
 
 fn guid_of(origin: &HeldImage) -> Result<u64, Error> {
@@ -222,6 +320,26 @@ fn guid_of(origin: &HeldImage) -> Result<u64, Error> {
     })
 }
 
+/// What a manifest says of its disk must be so.
+fn check_manifest(record: &ImageRecord, converted: &Converted) -> Result<(), Error> {
+    let (manifest, mebibytes) = (record.manifest.object(), converted.size.div_ceil(1 << 20));
+    let told = manifest.get("image_size").and_then(serde_json::Value::as_u64);
+    if let Some(told) = told.filter(|told| *told != mebibytes) {
+        let why = format!("the disk has {mebibytes} MiB, and the manifest says {told} (image_size)");
+        return Err(broken(record.uuid, "manifest", why));
+    }
+    let file = manifest.get("files").and_then(|files| files.get(0));
+    let told =
+        file.and_then(|file| file.get("dataset_guid")).and_then(|guid| guid.as_str()?.parse::<u64>().ok());
+    match (told, converted.guid) {
+        (Some(told), Some(found)) if told != found => {
+            let why = format!("the stream's guid is {found}, and the manifest says {told} (dataset_guid)");
+            Err(broken(record.uuid, "manifest", why))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The record of an image whose content is known.
 fn complete(record: &ImageRecord, converted: &Converted, digest: Digest) -> ImageRecord {
     let mut record = record.clone();
@@ -230,9 +348,14 @@ fn complete(record: &ImageRecord, converted: &Converted, digest: Digest) -> Imag
     record.format = if container == "none" { format } else { format!("{format}+{container}") };
     (record.state, record.digest) = (ImageState::Active, Some(digest));
     (record.size, record.guid) = (converted.size, converted.guid);
+    // It may be signed, and nobody needs it any more.
+    record.fetch = None;
     let mebibytes = record.mebibytes();
     record.manifest.set("image_size", json!(mebibytes));
     record.manifest.set("state", json!("active"));
+    if record.manifest.text("published_at").is_none() {
+        record.manifest.set("published_at", json!(record.created.iso()));
+    }
     record
 }
 

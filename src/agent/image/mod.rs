@@ -17,6 +17,7 @@ mod import;
 mod pieces;
 mod remove;
 mod restart;
+mod turn;
 mod upload;
 
 use std::{str::FromStr as _, sync::Arc};
@@ -26,6 +27,8 @@ use uuid::Uuid;
 pub(crate) use fetch::{FetchProgress, FetchRequest};
 pub(in crate::agent) use restart::{begin_again, settle};
 pub(crate) use upload::{ImageUpload, ImageUploader};
+
+pub(crate) use crate::source::Offer;
 
 use super::{Agent, context::VmContext, error::Error};
 use crate::{
@@ -68,18 +71,19 @@ impl Agent {
         view(&self.context, record, &users(&self.context))
     }
 
+    /// Most bytes of an image.
+    pub(crate) fn image_limit(&self) -> u64 {
+        self.context.settings.image_bytes
+    }
+
     /// Configured image servers.
     pub(crate) fn image_sources(&self) -> &[String] {
         self.context.sources.servers()
     }
 
-    /// The manifests that an image server offers.
-    pub(crate) async fn remote_images(
-        &self,
-        source: &str,
-        uuid: Option<Uuid>,
-    ) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, Error> {
-        Ok(self.context.sources.offers(source, uuid).await?)
+    /// What an image server offers, or each of the configured ones does.
+    pub(crate) async fn remote_images(&self, source: &str, uuid: Option<Uuid>) -> Vec<Offer> {
+        self.context.sources.offers(source, uuid).await
     }
 }
 

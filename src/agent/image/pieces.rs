@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 use crate::{agent::error::Error, source::Content};
 
@@ -14,6 +17,11 @@ pub(super) enum Pieces {
 }
 
 impl Pieces {
+    /// Whether they wait for a client, who may be slow.
+    pub(super) fn are_uploaded(&self) -> bool {
+        matches!(self, Self::Upload(_))
+    }
+
     /// The next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         match self {
@@ -27,13 +35,15 @@ impl Pieces {
 pub(super) struct Waiting {
     queue: mpsc::Receiver<Bytes>,
     patience: Duration,
+    /// When the last piece came.
+    since: Instant,
     left: u64,
 }
 
 impl Waiting {
     /// Waits so long for each piece of `size` bytes.
     pub(super) fn new(queue: mpsc::Receiver<Bytes>, patience: Duration, size: u64) -> Self {
-        Self { queue, patience, left: size }
+        Self { queue, patience, since: Instant::now(), left: size }
     }
 
     /// The next piece; `None` when all has come.
@@ -41,8 +51,9 @@ impl Waiting {
         if self.left == 0 {
             return Ok(None);
         }
-        match timeout(self.patience, self.queue.recv()).await {
+        match timeout_at(self.since + self.patience, self.queue.recv()).await {
             Ok(Some(piece)) => {
+                self.since = Instant::now();
                 self.left = self.left.saturating_sub(piece.len() as u64);
                 Ok(Some(piece))
             }

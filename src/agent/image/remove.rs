@@ -31,6 +31,11 @@ async fn delete(context: &VmContext, call: &Call, uuid: Uuid) -> Result<DeleteRe
         import.cancel.cancel();
         let ended = import.progress.wait_for(|progress| progress.outcome.is_some()).await;
         let was_faster = ended.is_ok_and(|progress| matches!(progress.outcome, Some(Ok(_))));
+        if !was_faster && context.images.get(uuid).is_ok() {
+            let message =
+                format!("the remains of image {uuid} could not be removed; the agent's log says why");
+            return Err(Error::Internal { message });
+        }
         if !was_faster {
             Transition::new(context).answers(call.answer(&Ok(DeleteReply))).only().await?;
             return Ok(DeleteReply);

@@ -1,27 +1,40 @@
 //! Images after an earlier agent: what it was importing or deleting.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
 use super::{
     fetch::{FetchRequest, plan},
-    import,
+    import::{self, Begun, Plan},
     pieces::Pieces,
 };
 use crate::{
     agent::{context::VmContext, error::Error, request::call::Call},
     model::{ImageRecord, ImageState},
-    source::Wanted,
+    source::{Content, SourceError, Wanted},
     storage,
 };
+
+/// The longest pause between tries to reach a source.
+const PATIENCE: Duration = Duration::from_secs(64);
 
 /// Settles files and records before anybody can ask for an image.
 pub(in crate::agent) fn settle(context: &VmContext, records: Vec<ImageRecord>) {
     for record in records {
         context.images.put(Arc::new(record), None);
     }
-    for uuid in deleted(context.layout.images()) {
+    for uuid in named(context.layout.images(), "") {
+        let layout = context.layout.image(uuid);
+        // A complete disk without a record is left to the operator: the record may be what was lost.
+        if context.images.get(uuid).is_err() && !layout.disk().exists() {
+            let removed = storage::remove_image(&layout);
+            removed.unwrap_or_else(
+                |error| tracing::warn!(image = %uuid, %error, "cannot remove an image's remains"),
+            );
+        }
+    }
+    for uuid in named(context.layout.images(), ".deleted") {
         let layout = context.layout.image(uuid);
         let settled = match context.images.get(uuid) {
             // Its deletion was not committed.
@@ -34,11 +47,11 @@ pub(in crate::agent) fn settle(context: &VmContext, records: Vec<ImageRecord>) {
     }
 }
 
-/// Images that were set aside.
-fn deleted(folder: &Path) -> Vec<Uuid> {
+/// Folders of images with this ending: those that were set aside have one.
+fn named(folder: &Path, ending: &str) -> Vec<Uuid> {
     let uuid = |entry: fs::DirEntry| {
         let name = entry.file_name().into_string().ok()?;
-        Uuid::try_parse(name.strip_suffix(".deleted")?).ok()
+        Uuid::try_parse(name.strip_suffix(ending)?).ok()
     };
     fs::read_dir(folder).into_iter().flatten().flatten().filter_map(uuid).collect()
 }
@@ -47,30 +60,41 @@ fn deleted(folder: &Path) -> Vec<Uuid> {
 pub(in crate::agent) fn begin_again(context: &VmContext) {
     let (records, _) = context.images.page(None, usize::MAX);
     for record in records.into_iter().filter(|record| record.state == ImageState::Importing) {
+        // Before anybody can ask for it.
+        let begun = import::begin_again(context, &record);
         let again = context.clone();
-        context.tasks.spawn(async move { go_on(&again, &record).await });
+        context.tasks.spawn(async move { go_on(&again, &record, begun).await });
     }
 }
 
-async fn go_on(context: &VmContext, record: &ImageRecord) {
-    let call = record.call.clone().map_or_else(Call::own, Call::from_waiting);
-    if let Err(error) = fetch_again(context, &call, record).await
+async fn go_on(context: &VmContext, record: &ImageRecord, begun: Begun) {
+    let (uuid, call) = (record.uuid, record.call.clone().map_or_else(Call::own, Call::from_waiting));
+    let opened = import::unless_cancelled(context, uuid, &begun, open(context, &call, record)).await;
+    let ended = match opened {
+        Ok((plan, content)) => {
+            begun.progress.send_modify(|progress| progress.total = plan.size);
+            import::carry_out(context, &call, plan, Pieces::Source(content), begun).await
+        }
+        Err(Error::Stopping) => return,
+        Err(error) => {
+            import::give_up(context, &call, uuid, &begun, &error).await;
+            import::end(&begun, Err(error.clone()));
+            Err(error)
+        }
+    };
+    if let Err(error) = ended
         && error != Error::Stopping
     {
-        tracing::warn!(image = %record.uuid, %error, "an import that was interrupted failed");
+        tracing::warn!(image = %uuid, %error, "an import that was interrupted failed");
     }
 }
 
-async fn fetch_again(context: &VmContext, call: &Call, record: &ImageRecord) -> Result<(), Error> {
+/// Opens the source of an interrupted fetch; the bytes of an interrupted upload are nowhere.
+async fn open(context: &VmContext, call: &Call, record: &ImageRecord) -> Result<(Plan, Content), Error> {
     let uuid = record.uuid;
     let Some(fetch) = &record.fetch else {
-        let error = import::broken(
-            uuid,
-            "interrupted",
-            "the agent was restarted while it was uploaded; send it again",
-        );
-        import::give_up(context, call, uuid, &error).await;
-        return Err(error);
+        let why = "the agent was restarted while it was uploaded; send it again";
+        return Err(import::broken(uuid, "interrupted", why));
     };
     tracing::info!(image = %uuid, source = record.source, "fetching again what was interrupted");
     let request = FetchRequest {
@@ -81,17 +105,16 @@ async fn fetch_again(context: &VmContext, call: &Call, record: &ImageRecord) -> 
         ..FetchRequest::default()
     };
     let wanted = Wanted { digest: record.digest.clone(), uuid: Some(uuid) };
-    let opened = match context.sources.open(&fetch.url, &wanted).await {
-        Ok(found) => plan(call, &request, found),
-        Err(error) => Err(error.into()),
-    };
-    let (plan, content) = match opened {
-        Ok(opened) => opened,
-        Err(error) => {
-            import::give_up(context, call, uuid, &error).await;
-            return Err(error);
+    let mut pause = Duration::from_secs(1);
+    loop {
+        match context.sources.open(&fetch.url, &wanted).await {
+            // The host may have started just now, and have no network yet.
+            Err(error @ SourceError::Failed(_)) if pause < PATIENCE => {
+                tracing::info!(image = %uuid, %error, "trying again in {} s", pause.as_secs());
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            found => return plan(call, &request, found?),
         }
-    };
-    let begun = import::begin(context, call, &plan, None).await?;
-    import::carry_out(context, call, plan, Pieces::Source(content), begun).await.map(drop)
+    }
 }

@@ -15,7 +15,7 @@ use crate::{
     agent::{
         Agent,
         context::{
-            VmContext,
+            SEATS, VmContext,
             images::{Import, Seat},
             transition::Transition,
         },
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Pieces that wait for the import.
-const PIECES: usize = 4;
+const PIECES: usize = 1;
 
 /// What is uploaded.
 #[derive(Clone, Debug)]
@@ -157,6 +157,11 @@ fn of_existing(
     match (image.state, is_same) {
         (ImageState::Active, true) => Ok(None),
         (ImageState::Importing, true) => {
+            if !is_same_manifest(&image.manifest, &upload.manifest) {
+                let message =
+                    format!("image {} is being uploaded with another manifest, name or form", image.uuid);
+                return Err(exists(image.uuid, message));
+            }
             let import = context.images.import(image.uuid);
             import.map(Some).ok_or_else(|| Error::internal("an import without its task"))
         }
@@ -165,6 +170,17 @@ fn of_existing(
             Err(exists(image.uuid, format!("image {} exists, with digest {has}", image.uuid)))
         }
     }
+}
+
+/// Whether two manifests differ in no more than what the agent sets itself.
+fn is_same_manifest(one: &Manifest, other: &Manifest) -> bool {
+    let own = ["state", "published_at", "image_size"];
+    let rest = |manifest: &Manifest| {
+        let mut object = manifest.object().clone();
+        own.iter().for_each(|key| drop(object.shift_remove(*key)));
+        object
+    };
+    rest(one) == rest(other)
 }
 
 /// Begins an import that waits for bytes.
@@ -189,16 +205,21 @@ async fn begin(context: &VmContext, call: &Call, upload: &ImageUpload) -> Result
         created: Timestamp::now(),
         call: None,
     };
-    let digests = vec![upload.digest.clone()];
+    let sha1 = upload.manifest.file().1.and_then(|sha1| sha1.parse().ok());
+    let digests = std::iter::once(upload.digest.clone()).chain(sha1).collect();
     let plan = Plan { record, digests, size: Some(upload.size), is_raw: upload.is_raw, in_archive: false };
+    let place = context.upload_seats.clone().try_acquire_owned();
+    let place = place.map_err(|_| Error::TooManyUploads { most: SEATS })?;
     let (sender, queue) = mpsc::channel(PIECES);
-    let seat = Seat { sender, received: Arc::default(), is_taken: Arc::default(), size: upload.size };
+    let (size, is_raw) = (upload.size, upload.is_raw);
+    let seat = Seat { sender, received: Arc::default(), is_taken: Arc::default(), size, is_raw };
     let waiting = Waiting::new(queue, context.settings.upload_keep, upload.size);
     let begun = import::begin(context, call, &plan, Some(seat.clone())).await?;
-    let import = Import { progress: begun.0.subscribe(), cancel: begun.1.clone(), upload: Some(seat) };
+    let import = begun.import(Some(seat));
     let (context, call) = (context.clone(), call.clone());
     let tasks = context.tasks.clone();
     tasks.spawn(async move {
+        let _place = place;
         // Its outcome is in the progress.
         let _ = import::carry_out(&context, &call, plan, Pieces::Upload(waiting), begun).await;
     });
@@ -211,18 +232,21 @@ fn wrong_offset(uuid: Uuid, committed: u64) -> Error {
 }
 
 /// The seat of an upload, taken by one client.
-struct Taken(Seat);
+struct Taken(Seat, Uuid);
 
 impl Taken {
     fn take(seat: Seat, uuid: Uuid, upload: &ImageUpload) -> Result<Self, Error> {
-        if seat.size != upload.size {
-            return Err(exists(uuid, format!("image {uuid} is being uploaded with {} bytes", seat.size)));
+        if (seat.size, seat.is_raw) != (upload.size, upload.is_raw) {
+            return Err(exists(
+                uuid,
+                format!("image {uuid} is being uploaded with {} bytes, or in another form", seat.size),
+            ));
         }
         if seat.is_taken.swap(true, Ordering::AcqRel) {
             let message = format!("another client is uploading image {uuid}");
             return Err(Error::UploadBusy { path: uuid.to_string(), message });
         }
-        let taken = Self(seat);
+        let taken = Self(seat, uuid);
         let received = taken.received();
         if upload.offset <= received { Ok(taken) } else { Err(wrong_offset(uuid, received)) }
     }
@@ -268,7 +292,7 @@ async fn send(taken: &Taken, mut offset: u64, mut queue: mpsc::Receiver<Piece>) 
                 let message = format!(
                     "the upload was cut after {received} of {size} bytes; they are kept for a while, and a repeat goes on behind them"
                 );
-                return Err(Error::UploadBroken { path: String::new(), message });
+                return Err(Error::UploadBroken { path: taken.1.to_string(), message });
             }
         }
     }

@@ -277,7 +277,7 @@ fn sizes_of_overlays(before: &VmSpec, after: &VmSpec) -> Vec<Violation> {
     let changed = |(index, disk): (usize, &DiskSpec)| {
         let is_changed = disk.is_overlay() && was(disk).is_some_and(|size| size != disk.size);
         is_changed.then(|| {
-            let why = "the disk is an overlay over its image, because this file system can't share blocks; such a disk keeps its size: make one with flexible_disk_size, or use xfs or btrfs";
+            let why = "the disk is an overlay over its image, because this file system can't share blocks; such a disk keeps the size that it was made with; with zones_dir on xfs or btrfs it can grow";
             Violation::value(format!("disks.{index}.size"), why)
         })
     };

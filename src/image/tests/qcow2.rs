@@ -43,11 +43,28 @@ fn what_qemu_img_makes_is_read() {
         &["-o", "preallocation=metadata"],
     ] {
         let Some((raw, qcow2)) = made(folder.path(), arguments) else { return };
-        let (converted, disk) = to_new_file(&qcow2).unwrap();
+        let (converted, disk) =
+            to_new_file(&qcow2).unwrap_or_else(|fault| panic!("{arguments:?}: {fault:?}"));
         assert_eq!((converted.size, digest(&disk)), (3 << 20, raw.clone()), "{arguments:?}");
         let packed = zstd::encode_all(qcow2.as_slice(), 1).unwrap();
         let (_, disk) = to_new_file(&packed).unwrap();
         assert_eq!(digest(&disk), raw, "packed");
+    }
+}
+
+#[test]
+fn what_is_cut_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&[][..], &["-c"], &["-o", "cluster_size=512"]] {
+        let Some((_, qcow2)) = made(folder.path(), arguments) else { return };
+        // Half of the file, and without its last cluster; that one may be short.
+        for end in [qcow2.len() / 2, qcow2.len() - (66 << 10)] {
+            let fault = to_new_file(&qcow2[..end]).expect_err(&format!("{arguments:?} {end}"));
+            assert!(
+                matches!(fault.kind, FaultKind::Truncated | FaultKind::BadRecord),
+                "{arguments:?}: {fault}"
+            );
+        }
     }
 }
 

@@ -16,7 +16,8 @@ pub const MAX_MANIFEST: usize = 64 << 10;
 const NO_DISKS: [&str; 5] = ["zone-dataset", "lx-dataset", "docker", "lxd", "other"];
 /// Operating systems that imgadm knows.
 const SYSTEMS: [&str; 6] = ["smartos", "linux", "windows", "bsd", "illumos", "other"];
-const STATES: [&str; 5] = ["active", "unactivated", "disabled", "creating", "failed"];
+/// Of images that can be used. Those of imgadm's other states are not ready.
+const STATES: [&str; 1] = ["active"];
 
 /// A manifest that keeps the rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,7 +57,7 @@ impl Manifest {
     /// A manifest of an image that has none: its file's name is what is known.
     #[must_use]
     pub fn named(uuid: Uuid, name: &str) -> Self {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-/".contains(c) { c } else { '-' };
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
         let name: String = name.chars().take(MAX_NAME).map(plain).collect();
         let name = if name.is_empty() { "image".to_owned() } else { name };
         let object = json!({"v": 2, "uuid": uuid, "name": name});
@@ -141,6 +142,12 @@ impl Checker<'_> {
         self.characters("name", MAX_NAME, "._/ -", true);
         self.characters("version", MAX_VERSION, "._/+-", true);
         self.word("state", &STATES);
+        if self.object.get("disabled").is_some_and(|disabled| disabled != false) {
+            self.wrong("disabled", "the image is disabled");
+        }
+        if !self.object.get("public").is_none_or(Value::is_boolean) {
+            self.wrong("public", "not true or false");
+        }
         self.word("os", &SYSTEMS);
         self.kind();
         for key in ["description", "homepage", "nic_driver", "disk_driver", "cpu_type"] {

@@ -60,6 +60,10 @@ fn disk(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
         source(out, at, disk, spec);
         return;
     }
+    if disk.image_uuid.is_some() {
+        let why = "only a disk that the agent makes begins as an image";
+        out.push(Violation::property(format!("{at}.image_uuid"), why));
+    }
     match &disk.path {
         // A drive that was emptied.
         None if disk.media == Media::Cdrom && disk.place.is_some() => {}
@@ -108,7 +112,8 @@ fn source(out: &mut Vec<Violation>, at: &str, disk: &DiskSpec, spec: &VmSpec) {
     if size < image {
         out.push(Violation::value(format!("{at}.size"), format!("{size} is less than the image ({image})")));
     } else if size != image && !flexible {
-        let why = format!("the image has its own size ({image}); a larger disk needs flexible_disk_size");
+        let why =
+            format!("the image has its own size ({image}); a larger disk needs flexible_disk_size (bhyve)");
         out.push(Violation::property(format!("{at}.size"), why));
     }
 }

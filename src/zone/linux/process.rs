@@ -69,6 +69,11 @@ impl LinuxProcess {
         Ok(Self { enforcements, ..Self::unmeasured(pid, pidfd, cgroup)? })
     }
 
+    /// Blocks until it has ended, and reaps it.
+    pub(super) fn reap(&self) {
+        self.pidfd.reap();
+    }
+
     /// Adds the report of its limits.
     pub(super) fn within(self, limits: Vec<LimitReport>) -> Self {
         Self { limits, ..self }

@@ -101,9 +101,10 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         let _ = self.process.kill();
-        let (cgroup, trial) = (self.cgroup.clone(), self.trial.take());
+        let (cgroup, trial, process) = (self.cgroup.clone(), self.trial.take(), self.process.clone());
         // The groups are busy until the kernel has ended the process.
         std::thread::spawn(move || {
+            process.reap();
             cgroup.kill();
             cgroup.remove();
             drop(trial);

@@ -138,7 +138,7 @@ async fn an_image_server_gives_an_image_with_its_origin() {
     assert_eq!(offered.message().await.unwrap().unwrap().manifests.len(), 2);
     let missing =
         fetch(&mut clients, v1::FetchImageRequest { uuid: uuid(7), ..of(server.clone()) }).await.unwrap_err();
-    assert!(reason(&missing) == "SOURCE_FAILED" && missing.message().contains(&uuid(7)), "{missing:?}");
+    assert!(reason(&missing) == "SOURCE_MISSING" && missing.message().contains(&uuid(7)), "{missing:?}");
 
     // A server that lies.
     for (key, value) in [
@@ -202,5 +202,5 @@ async fn files_of_the_host_come_from_named_folders() {
     let image = fetch(&mut clients, request).await.unwrap();
     assert_eq!((image.size, image.digest), (3 << 20, digest(&disk())));
     let name = &image.manifest.unwrap().fields["name"];
-    assert_eq!(name.kind, Some(prost_types::value::Kind::StringValue("of-the-host".into())));
+    assert_eq!(name.kind, Some(prost_types::value::Kind::StringValue("of the host".into())));
 }

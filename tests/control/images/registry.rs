@@ -66,7 +66,7 @@ async fn an_artifact_a_legacy_one_and_one_of_several_architectures() {
     let image = pull(&mut clients, &web, "os:multi").await.unwrap();
     delete(&mut clients, &image.uuid).await.unwrap();
     web.bytes("/v2/os/manifests/multi", index("riscv64").to_string());
-    assert_eq!(reason(&pull(&mut clients, &web, "os:multi").await.unwrap_err()), "SOURCE_FAILED");
+    assert_eq!(reason(&pull(&mut clients, &web, "os:multi").await.unwrap_err()), "SOURCE_MISSING");
     let exact = format!("os@{}", digest(artifact.as_bytes()));
     let image = pull(&mut clients, &web, &exact).await.unwrap();
     delete(&mut clients, &image.uuid).await.unwrap();
@@ -114,7 +114,7 @@ async fn a_registry_that_lies_or_wants_a_login() {
         (Answer::Bytes(raw[..raw.len() - 1].to_vec().into()), "SOURCE_FAILED"),
         (Answer::Bytes(vec![0; raw.len()].into()), "IMAGE_BROKEN"),
         (Answer::Stalls(raw.clone().into(), 10), "SOURCE_FAILED"),
-        (Answer::Status(404), "SOURCE_FAILED"),
+        (Answer::Status(404), "SOURCE_MISSING"),
     ] {
         web.put(&path, answer);
         let status = pull(&mut clients, &web, "os:1").await.unwrap_err();
