@@ -59,8 +59,12 @@ async fn delete_unused(context: &VmContext, call: &Call, uuid: Uuid) -> Result<D
             let more = if all.len() > 5 { ", …" } else { "" };
             if all.is_empty() { String::new() } else { format!(" by {what} {}{more}", names.join(", ")) }
         };
-        let message =
-            format!("image {uuid} is used{}{}; delete those first", list(&vms, "VM"), list(&images, "image"));
+        let and = if vms.is_empty() || images.is_empty() { "" } else { " and" };
+        let message = format!(
+            "image {uuid} is used{}{and}{}; delete those first",
+            list(&vms, "VM"),
+            list(&images, "image")
+        );
         return Err(Error::ImageInUse { uuid, vms, images, message });
     }
     let layout = context.layout.image(uuid);

@@ -65,11 +65,14 @@ pub(crate) enum Command {
     Export {
         /// UUID or digest
         uuid: String,
-        /// A file, or a folder for UUID.raw.zst; the manifest is FILE.imgmanifest
+        /// A new file, or a folder for UUID.raw.zst, with FILE.imgmanifest beside it for imgadm install; - for standard
+        /// output
         #[arg(short, value_name = "PATH", default_value = ".")]
         output: PathBuf,
     },
-    /// Delete images that nothing uses, or cancel their imports
+    /// Delete images, or cancel their imports
+    ///
+    /// An image stays while VMs have disks of it, or images are a difference from it.
     Delete {
         /// A pool; there is one place for images here
         #[arg(short = 'P', value_name = "POOL", hide = true)]
@@ -94,8 +97,8 @@ pub(crate) enum Command {
         /// Only say which
         #[arg(short = 'n', long)]
         dry_run: bool,
-        /// Do not ask; nothing is asked here
-        #[arg(short, long, hide = true)]
+        /// Do not ask
+        #[arg(short, long)]
         force: bool,
     },
 }
@@ -156,11 +159,14 @@ pub(crate) struct List {
     /// No header
     #[arg(short = 'H')]
     pub(crate) no_header: bool,
-    /// Columns, separated by commas: any key of the manifest, and state, source, digest, size, used, clones
+    /// Images that are being imported, too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Columns, separated by commas: any key of the manifest, and state, source, digest, size and used (MiB), clones
     #[arg(short = 'o', value_name = "FIELDS", default_value = "uuid,name,version,os,type,pub")]
     pub(crate) order: String,
-    /// Sort by fields
-    #[arg(short, value_name = "FIELDS", default_value = "published_at,name")]
+    /// Sort by fields; -FIELD: the largest first
+    #[arg(short, value_name = "FIELDS", default_value = "published_at,name", allow_hyphen_values = true)]
     pub(crate) sort: String,
     /// Only images that match: field=value, or field=~text for a part of it, like os=linux name=~debian
     pub(crate) filters: Vec<String>,

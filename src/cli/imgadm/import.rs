@@ -1,10 +1,8 @@
-//! `import`, `install` and `export`.
+//! `import` and `install`.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    fs::{self, File},
+    path::Path,
 };
 
 use indicatif::ProgressBar;
@@ -12,21 +10,17 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    super::{Clients, error::CliError, files::bar, look::pretty, print},
-    arguments, called, image, manifest, told,
+    super::{Clients, error::CliError, files::bar, print},
+    arguments, at, called, told,
 };
 use crate::{
     client::{ImageUpload, Reason, UploadError, reason},
     proto::{
         json_to_struct,
-        v1::{self, export_image_response::Item as Exported, fetch_image_response::Item},
+        v1::{self, fetch_image_response::Item},
     },
-    spec::{forms::parse_uuid, image::Digest},
+    spec::image::{Digest, Manifest},
 };
-
-fn at(path: &Path) -> impl Fn(io::Error) -> CliError + '_ {
-    move |error| CliError::failed(format!("{}: {error}", path.display()))
-}
 
 fn progress(is_quiet: bool, what: &'static str, size: u64) -> ProgressBar {
     if is_quiet { ProgressBar::hidden() } else { bar(what, size) }
@@ -39,14 +33,20 @@ pub(super) async fn import(clients: &mut Clients, options: &arguments::Import) -
         return Err(CliError::usage("--digest, --uuid and --name are for one image"));
     }
     for name in &options.images {
-        if let Ok(uuid) = parse_uuid(name) {
+        if let Ok(uuid) = Uuid::try_parse(name) {
+            if options.uuid.is_some() || options.name.is_some() || options.raw {
+                let message =
+                    format!("--uuid, --name and --raw are for URLs and files; {uuid} has a manifest");
+                return Err(CliError::usage(message));
+            }
             let source = match &options.source {
                 Some(server) => format!("imgapi+{}", server.trim_start_matches("imgapi+")),
                 None => String::new(),
             };
             fetch(clients, options, source, Some(&uuid.to_string())).await?;
         } else if name.contains("://") {
-            fetch(clients, options, name.clone(), options.uuid.as_deref()).await?;
+            let uuid = options.uuid.as_deref().map(str::to_lowercase);
+            fetch(clients, options, name.clone(), uuid.as_deref()).await?;
         } else {
             send_file(clients, options, Path::new(name)).await?;
         }
@@ -60,11 +60,6 @@ async fn fetch(
     source: String,
     uuid: Option<&str>,
 ) -> Result<(), CliError> {
-    if let Some(uuid) = uuid
-        && is_here(clients, uuid).await?
-    {
-        return Ok(());
-    }
     let request = v1::FetchImageRequest {
         source,
         uuid: uuid.unwrap_or_default().to_owned(),
@@ -77,22 +72,23 @@ async fn fetch(
     let failed = |status| told("import", status);
     let mut stream = clients.images.fetch_image(request).await.map_err(failed)?.into_inner();
     let bar = progress(options.quiet, "Importing", 0);
-    let mut last = String::new();
+    let mut is_new = false;
     while let Some(message) = stream.message().await.map_err(|status| {
         bar.finish_and_clear();
         failed(status)
     })? {
         match message.item {
             Some(Item::Progress(step)) => {
-                if last != step.uuid {
-                    last.clone_from(&step.uuid);
-                }
+                is_new = true;
                 bar.set_length(u64::try_from(step.total).unwrap_or_default());
                 bar.set_position(u64::try_from(step.received).unwrap_or_default());
             }
             Some(Item::Image(image)) => {
                 bar.finish_and_clear();
-                return print(&format!("Imported image {} ({})", image.uuid, called(&image)));
+                return print(&match is_new {
+                    true => format!("Imported image {} ({})", image.uuid, called(&image)),
+                    false => skipped(&image),
+                });
             }
             None => {}
         }
@@ -103,19 +99,29 @@ async fn fetch(
     ))
 }
 
-/// Says so if the image is installed.
-async fn is_here(clients: &mut Clients, uuid: &str) -> Result<bool, CliError> {
+fn skipped(image: &v1::Image) -> String {
+    format!("Image {} ({}) is already installed, skipping", image.uuid, called(image))
+}
+
+/// Says so if the image is installed; another one under the UUID is an error.
+async fn is_here(clients: &mut Clients, command: &str, uuid: &str, digest: &str) -> Result<bool, CliError> {
     match clients.images.get_image(v1::GetImageRequest { uuid: uuid.to_owned() }).await {
         Ok(found) => {
             let image = found.into_inner().image.unwrap_or_default();
             if image.state() != v1::ImageState::Active {
                 return Ok(false);
             }
-            print(&format!("Image {uuid} ({}) is already installed, skipping", called(&image)))?;
-            Ok(true)
+            if image.digest != digest {
+                return Err(CliError::failed(format!(
+                    "imgadm {command}: error (ImageAlreadyInstalled): image {uuid} ({}) is another: its file's digest is {}, and this file's {digest}",
+                    called(&image),
+                    image.digest
+                )));
+            }
+            print(&skipped(&image)).map(|()| true)
         }
         Err(status) if reason(&status) == Some(Reason::ImageNotFound) => Ok(false),
-        Err(status) => Err(told("import", status)),
+        Err(status) => Err(told(command, status)),
     }
 }
 
@@ -123,7 +129,7 @@ async fn is_here(clients: &mut Clients, uuid: &str) -> Result<bool, CliError> {
 async fn send_file(clients: &mut Clients, options: &arguments::Import, path: &Path) -> Result<(), CliError> {
     let name = options.name.clone();
     let name = name.unwrap_or_else(|| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
-    let uuid = options.uuid.clone().unwrap_or_default();
+    let uuid = options.uuid.as_deref().unwrap_or_default().to_lowercase();
     let wanted = options.digest.as_deref();
     send(clients, path, options.quiet, uuid, "import", |header| {
         (header.name, header.raw) = (name, options.raw);
@@ -149,14 +155,16 @@ pub(super) async fn install(clients: &mut Clients, options: &arguments::Install)
         Ok(_) => return Err(wrong("no JSON object".to_owned())),
         Err(error) => return Err(wrong(format!("no JSON: {error}"))),
     };
-    let uuid = object.get("uuid").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if is_here(clients, &uuid).await.unwrap_or(false) {
-        return Ok(());
+    if let Err(found) = Manifest::read(object.clone()) {
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        return Err(wrong(found.join("; ")));
     }
-    let published =
-        object.get("files").and_then(|files| files.get(0)).and_then(|file| file.get("size")?.as_i64());
+    let uuid = object.get("uuid").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let file = object.get("files").and_then(|files| files.get(0)).cloned().unwrap_or_default();
+    let published = file.get("size").and_then(Value::as_i64);
+    let is_raw = file.get("format").is_some_and(|format| format == "raw");
     send(clients, &options.file, options.quiet, uuid, "install", |header| {
-        header.manifest = Some(json_to_struct(object));
+        (header.manifest, header.raw) = (Some(json_to_struct(object)), is_raw);
         match published {
             Some(size) if size != header.size => Err(CliError::failed(format!(
                 "{}: it has {} bytes, and the manifest says {size}",
@@ -191,8 +199,8 @@ async fn send(
         upload.header().uuid = uuid;
     }
     complete(upload.header())?;
-    let uuid = upload.header().uuid.clone();
-    if is_here(clients, &uuid).await? {
+    let (uuid, digest) = (upload.header().uuid.clone(), upload.header().digest.clone());
+    if is_here(clients, command, &uuid, &digest).await? {
         return Ok(());
     }
     let committed = upload.committed(clients).await?;
@@ -217,41 +225,4 @@ fn named_after(digest: &str) -> String {
     let mut first = [0; 16];
     first.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
     uuid::Builder::from_custom_bytes(first).into_uuid().to_string()
-}
-
-/// Writes an image's disk and its manifest.
-pub(super) async fn export(clients: &mut Clients, name: &str, output: &Path) -> Result<(), CliError> {
-    let uuid = image(clients, "export", name).await?.uuid;
-    let path = if output.is_dir() { output.join(format!("{uuid}.raw.zst")) } else { output.to_owned() };
-    let failed = |status| told("export", status);
-    let mut stream =
-        clients.images.export_image(v1::ExportImageRequest { uuid }).await.map_err(failed)?.into_inner();
-    let draft = with_end(&path, ".partial");
-    let create = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
-    let mut file = create.map_err(at(&draft))?;
-    let (mut found, mut written) = (v1::Image::default(), 0_u64);
-    let exporting = bar("Exporting", 0);
-    while let Some(message) = stream.message().await.map_err(failed)? {
-        match message.item {
-            Some(Exported::Image(image)) => found = image,
-            Some(Exported::Chunk(chunk)) => {
-                file.write_all(&chunk).map_err(at(&draft))?;
-                written += chunk.len() as u64;
-                exporting.set_position(written);
-            }
-            None => {}
-        }
-    }
-    exporting.finish_and_clear();
-    file.sync_all().map_err(at(&draft))?;
-    let manifest_path = with_end(&path, ".imgmanifest");
-    fs::write(&manifest_path, pretty(&manifest(&found))).map_err(at(&manifest_path))?;
-    fs::rename(&draft, &path).map_err(at(&path))?;
-    print(&format!("Exported image {} ({}) to {}", found.uuid, called(&found), path.display()))
-}
-
-fn with_end(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
 }

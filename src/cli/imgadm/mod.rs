@@ -2,11 +2,12 @@
 //! refused or failed, 2 not understood, 3 no such image on this host.
 
 mod arguments;
+mod export;
 mod import;
 mod remove;
 mod table;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, io, path::Path, process::ExitCode};
 
 use arguments::{Arguments, Command};
 use clap::{CommandFactory as _, Parser as _};
@@ -59,12 +60,16 @@ async fn obey(arguments: &Arguments) -> Result<(), CliError> {
         Command::Sources(options) => sources(clients, options).await,
         Command::Import(options) => import::import(clients, options).await,
         Command::Install(options) => import::install(clients, options).await,
-        Command::Export { uuid, output } => import::export(clients, uuid, output).await,
+        Command::Export { uuid, output } => export::export(clients, uuid, output).await,
         Command::Delete { uuids, .. } => remove::delete(clients, uuids).await,
-        Command::Vacuum { dry_run, .. } => remove::vacuum(clients, *dry_run).await,
+        Command::Vacuum { dry_run, force } => remove::vacuum(clients, *dry_run, *force).await,
         // Done above, without an agent.
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> CliError + '_ {
+    move |error| CliError::failed(format!("{}: {error}", path.display()))
 }
 
 /// An error in imgadm's form, by which programs know its kind.
@@ -74,6 +79,8 @@ fn told(command: &str, status: Status) -> CliError {
         Some(Reason::ImageInUse) => ("ImageHasDependentClones", 1),
         Some(Reason::ImageExists) => ("ImageAlreadyInstalled", 1),
         Some(Reason::ImageBroken) => ("InvalidImage", 1),
+        Some(Reason::ImageCancelled) => ("ImportCancelled", 1),
+        Some(Reason::SourceMissing) => ("ActiveImageNotFound", 1),
         Some(Reason::SourceRefused) => ("SourceRefused", 1),
         Some(Reason::SourceFailed) => ("SourceError", 1),
         Some(Reason::InvalidMachine) => ("InvalidArgument", 1),
@@ -94,7 +101,7 @@ async fn all(clients: &Clients) -> Result<Vec<v1::Image>, CliError> {
 }
 
 async fn image(clients: &mut Clients, command: &str, uuid: &str) -> Result<v1::Image, CliError> {
-    let answer = clients.images.get_image(v1::GetImageRequest { uuid: uuid.to_owned() }).await;
+    let answer = clients.images.get_image(v1::GetImageRequest { uuid: uuid.to_lowercase() }).await;
     Ok(answer.map_err(|status| told(command, status))?.into_inner().image.unwrap_or_default())
 }
 
@@ -149,10 +156,10 @@ async fn get(clients: &mut Clients, uuid: &str) -> Result<(), CliError> {
 
 /// The manifest at the source, or of an image that is here.
 async fn show(clients: &mut Clients, uuid: &str, source: &str) -> Result<(), CliError> {
-    let request = v1::ListRemoteImagesRequest { source: source.to_owned(), uuid: uuid.to_owned() };
+    let request = v1::ListRemoteImagesRequest { source: source.to_owned(), uuid: uuid.to_lowercase() };
     let found = table::remote(clients, "show", request).await?;
     match found.into_iter().next() {
-        Some(manifest) => print(&pretty(&manifest)),
+        Some((_, manifest)) => print(&pretty(&manifest)),
         None => {
             let message =
                 format!("imgadm show: error (ActiveImageNotFound): no image server has image {uuid}");
@@ -162,6 +169,10 @@ async fn show(clients: &mut Clients, uuid: &str, source: &str) -> Result<(), Cli
 }
 
 async fn sources(clients: &mut Clients, options: &arguments::Sources) -> Result<(), CliError> {
+    if options.kind != "imgapi" {
+        let message = format!("-t {}: image servers of the type imgapi are known here", options.kind);
+        return Err(CliError::usage(message));
+    }
     let answer = clients.images.list_image_sources(v1::ListImageSourcesRequest {}).await?.into_inner();
     let has = |url: &str| {
         answer.sources.iter().any(|known| known.trim_end_matches('/') == url.trim_end_matches('/'))

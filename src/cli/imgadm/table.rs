@@ -1,5 +1,7 @@
 //! Tables of images: those here, and those that servers offer.
 
+use std::cmp::Reverse;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -13,28 +15,34 @@ use crate::{
 };
 
 pub(super) async fn list(clients: &mut Clients, options: &arguments::List) -> Result<(), CliError> {
-    let images: Vec<Value> = all(clients).await?.iter().map(object).collect();
+    let is_shown = |image: &&v1::Image| options.all || image.state() == v1::ImageState::Active;
+    let images: Vec<Value> = all(clients).await?.iter().filter(is_shown).map(object).collect();
     show(images, options)
 }
 
 pub(super) async fn avail(clients: &mut Clients, options: &arguments::Avail) -> Result<(), CliError> {
     let request = v1::ListRemoteImagesRequest { source: options.source.clone(), uuid: String::new() };
     let found = remote(clients, "avail", request).await?;
-    let images = found.into_iter().map(|manifest| json!({"manifest": manifest, "source": options.source}));
+    let images = found.into_iter().map(|(source, manifest)| json!({"manifest": manifest, "source": source}));
     show(images.collect(), &options.list)
 }
 
-/// The manifests that servers offer.
+/// The manifests that servers offer, each with its server. One that fails does not hide the others.
 pub(super) async fn remote(
     clients: &mut Clients,
     command: &str,
     request: v1::ListRemoteImagesRequest,
-) -> Result<Vec<Value>, CliError> {
+) -> Result<Vec<(String, Value)>, CliError> {
     let failed = |status| told(command, status);
     let mut stream = clients.images.list_remote_images(request).await.map_err(failed)?.into_inner();
     let mut all = Vec::new();
     while let Some(part) = stream.message().await.map_err(failed)? {
-        all.extend(part.manifests.into_iter().map(|manifest| with_defaults(struct_to_json(manifest), "")));
+        if !part.problem.is_empty() {
+            say!("imgadm {command}: error (SourceError): {}", escaped(&part.problem));
+        }
+        let manifests =
+            part.manifests.into_iter().map(|manifest| with_defaults(struct_to_json(manifest), ""));
+        all.extend(manifests.map(|manifest| (part.source.clone(), manifest)));
     }
     Ok(all)
 }
@@ -56,6 +64,12 @@ fn field(image: &Value, name: &str) -> String {
     }
 }
 
+/// Numbers by their value, texts behind them.
+fn sort_key(image: &Value, name: &str) -> (u64, String) {
+    let text = field(image, name);
+    (text.parse().unwrap_or(u64::MAX), text)
+}
+
 fn show(mut images: Vec<Value>, options: &arguments::List) -> Result<(), CliError> {
     for filter in &options.filters {
         let wrong = || CliError::usage(format!("invalid filter: {filter}; give field=value"));
@@ -65,8 +79,14 @@ fn show(mut images: Vec<Value>, options: &arguments::List) -> Result<(), CliErro
             None => field(image, name) == wanted,
         });
     }
-    let keys: Vec<&str> = options.sort.split(',').map(|key| key.trim_start_matches(['+', '-'])).collect();
-    images.sort_by_cached_key(|image| keys.iter().map(|key| field(image, key)).collect::<Vec<_>>());
+    // The last key first: sorting keeps the order of equals.
+    for key in options.sort.split(',').rev() {
+        let name = key.trim_start_matches(['+', '-']);
+        match key.starts_with('-') {
+            true => images.sort_by_cached_key(|image| Reverse(sort_key(image, name))),
+            false => images.sort_by_cached_key(|image| sort_key(image, name)),
+        }
+    }
     if options.json {
         return print(&pretty(&images));
     }

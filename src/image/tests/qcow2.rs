@@ -69,6 +69,26 @@ fn what_is_cut_is_refused() {
 }
 
 #[test]
+fn what_is_hidden_in_little_is_a_bomb() {
+    use std::io::Write as _;
+    let folder = tempfile::tempdir().unwrap();
+    let Some((_, plain)) = made(folder.path(), &[]) else { return };
+    let mut bomb = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::new(9));
+    bomb.write_all(&plain[..1 << 16]).unwrap();
+    for _ in 0..600 {
+        bomb.write_all(&[b'A'; 1 << 20]).unwrap();
+    }
+    let fault = to_new_file(&bomb.finish().unwrap()).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::TooLarge, "{fault}");
+    // Nothing is copied of a file whose header is refused.
+    let mut encrypted = plain;
+    encrypted[35] = 1;
+    encrypted.truncate(1 << 12);
+    let packed = zstd::encode_all(encrypted.as_slice(), 1).unwrap();
+    assert_eq!(to_new_file(&packed).unwrap_err().kind, FaultKind::Encrypted);
+}
+
+#[test]
 fn what_refers_to_other_files_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let Some((_, plain)) = made(folder.path(), &[]) else { return };

@@ -50,7 +50,23 @@ async fn a_file_is_imported_listed_exported_and_deleted() {
     let (code, _, err) = imgadm(&agent, &["export", "-o", out.to_str().unwrap(), &image]).await;
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(zstd::decode_all(std::fs::File::open(&out).unwrap()).unwrap() == disk());
-    assert!(dir.path().join("out.zst.imgmanifest").exists());
+    let again = imgadm(&agent, &["export", "-o", out.to_str().unwrap(), &image]).await;
+    assert!(again.0 == 1 && again.2.contains("FileExists"), "{again:?}");
+    let manifest = dir.path().join("out.zst.imgmanifest");
+    assert_eq!(imgadm(&agent, &["delete", &image]).await.0, 0);
+    let install = ["install", "-m", manifest.to_str().unwrap(), "-f", out.to_str().unwrap()];
+    let (code, text, err) = imgadm(&agent, &install).await;
+    assert_eq!(
+        (code, text.as_str()),
+        (0, format!("Installed image {image} (debian.raw@0)\n").as_str()),
+        "{err}"
+    );
+    let other = ["import", "--uuid", &image.to_uppercase(), manifest.to_str().unwrap()];
+    let (code, _, err) = imgadm(&agent, &other).await;
+    assert!(code == 1 && err.contains("(ImageAlreadyInstalled)"), "{err}");
+    std::fs::write(&manifest, "{\"v\":2}").unwrap();
+    let (code, _, err) = imgadm(&agent, &install).await;
+    assert!(code == 1 && err.contains("manifest.uuid: required"), "{err}");
     assert_eq!(
         imgadm(&agent, &["delete", "-P", "zones", &image]).await,
         (0, format!("Deleted image {image}\n"), String::new())
@@ -72,9 +88,8 @@ async fn a_manifest_and_a_file_are_installed_and_unused_ones_vacuumed() {
     let second = format!("{folder}/incremental-image.imgmanifest");
     let wrong = imgadm(&agent, &["install", "-m", &second, "-f", &format!("{folder}/image.zsend.gz")]).await;
     assert!(wrong.0 == 1 && wrong.2.contains("bytes, and the manifest says"), "{wrong:?}");
-    let right =
-        imgadm(&agent, &["install", "-m", &second, "-f", &format!("{folder}/incremental-image.zsend.bz2")])
-            .await;
+    let difference = ["install", "-m", &second, "-f", &format!("{folder}/incremental-image.zsend.bz2")];
+    let right = imgadm(&agent, &difference).await;
     assert_eq!(right.0, 0, "{right:?}");
 
     let mut clients = agent.clients().await;
@@ -86,10 +101,24 @@ async fn a_manifest_and_a_file_are_installed_and_unused_ones_vacuumed() {
     assert!(code == 1 && err.contains("ImageHasDependentClones") && err.contains(&vm), "{err}");
     let dry = imgadm(&agent, &["vacuum", "-n"]).await.1;
     assert!(dry.starts_with("Would delete image ") && !dry.contains(&first), "{dry}");
+    let unasked = imgadm(&agent, &["vacuum"]).await;
+    assert!(
+        unasked.0 == 2 && unasked.1 == dry && unasked.2.contains("-f"),
+        "no terminal to ask on: {unasked:?}"
+    );
     assert_eq!(imgadm(&agent, &["vacuum", "-f"]).await.1.lines().count(), 1);
     assert_eq!(imgadm(&agent, &["vacuum", "-f"]).await.1, "");
     clients.delete(&vm).await.unwrap();
-    assert!(imgadm(&agent, &["vacuum"]).await.1.contains(&first));
+    assert_eq!(imgadm(&agent, &install).await.0, 0, "it is there");
+    assert_eq!(imgadm(&agent, &difference).await.0, 0);
+    let dry = imgadm(&agent, &["vacuum", "-n"]).await.1;
+    let real = imgadm(&agent, &["vacuum", "-f"]).await.1;
+    assert_eq!(
+        (dry.lines().count(), dry.replace("Would delete", "Deleted")),
+        (2, real),
+        "the difference first"
+    );
+    assert!(dry.lines().nth(1).unwrap().contains(&first), "{dry}");
 }
 
 #[tokio::test]

@@ -167,6 +167,109 @@ async fn an_image_server_gives_an_image_with_its_origin() {
 }
 
 #[tokio::test]
+async fn two_requests_for_one_uuid_make_one_image() {
+    let (agent, web) = (local().await, Web::start().await);
+    let (mut one, mut two) = (agent.clients().await, agent.clients().await);
+    let (first, mut second) = (disk(), disk());
+    second[2000] ^= 1;
+    web.bytes("/first", first.clone());
+    web.bytes("/second", second.clone());
+    let request = |path: &str, content: &[u8], number| v1::FetchImageRequest {
+        uuid: uuid(number),
+        digest: digest(content),
+        ..of(web.url(path))
+    };
+    for number in 1..10 {
+        let (a, b) = tokio::join!(
+            fetch(&mut one, request("/first", &first, number)),
+            fetch(&mut two, request("/second", &second, number))
+        );
+        let (won, lost) = match (a, b) {
+            (Ok(image), Err(error)) | (Err(error), Ok(image)) => (image, error),
+            both => panic!("{both:?}"),
+        };
+        assert_eq!(reason(&lost), "IMAGE_EXISTS", "{lost:?}");
+        let kept = get(&mut one, &uuid(number)).await.unwrap();
+        assert_eq!((kept.state(), kept.digest), (v1::ImageState::Active, won.digest));
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_not_taken_for_its_own_origin() {
+    let (agent, web) = (local().await, Web::start().await);
+    let mut clients = agent.clients().await;
+    web.bytes("/difference", stream("incremental-image.zsend.bz2"));
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&stream("incremental-image.imgmanifest")).unwrap();
+    let origin = manifest["origin"].as_str().unwrap().to_owned();
+    let text = |text: &str| prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(text.to_owned())),
+    };
+    let two = prost_types::Value { kind: Some(prost_types::value::Kind::NumberValue(2.0)) };
+    let fields = [
+        ("v", two),
+        ("uuid", text(&uuid(1))),
+        ("name", text("a")),
+        ("version", text("1")),
+        ("os", text("other")),
+        ("type", text("zvol")),
+        ("origin", text(&origin)),
+    ];
+    let fields = fields.map(|(key, value)| (key.to_owned(), value)).into();
+    let request = v1::FetchImageRequest {
+        manifest: Some(prost_types::Struct { fields }),
+        digest: digest(&stream("incremental-image.zsend.bz2")),
+        ..of(web.url("/difference"))
+    };
+    let status = fetch(&mut clients, request).await.unwrap_err();
+    assert!(reason(&status) == "IMAGE_NOT_FOUND" && status.message().contains(&origin), "{status:?}");
+    assert_eq!(reason(&get(&mut clients, &origin).await.unwrap_err()), "IMAGE_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_server_with_too_much_is_left() {
+    let (agent, web) = (local().await, Web::start().await);
+    let mut clients = agent.clients().await;
+    // Each page is full, has no disk, and ends with another image than the last page's marker.
+    let page: Vec<_> =
+        (0..1000).map(|number| json!({"uuid": uuid(number), "type": "zvol", "a": vec![0; 20_000]})).collect();
+    web.bytes("/images", serde_json::to_string(&page).unwrap());
+    let request = || v1::ListRemoteImagesRequest { source: web.url(""), uuid: String::new() };
+    let status = clients.images.list_remote_images(request()).await.unwrap_err();
+    assert_eq!(reason(&status), "SOURCE_FAILED", "{status:?}");
+}
+
+#[tokio::test]
+async fn a_signed_address_is_in_no_event() {
+    let (agent, web) = (local().await, Web::start().await);
+    let mut clients = agent.clients().await;
+    web.bytes("/signed", disk());
+    let request =
+        v1::FetchImageRequest { digest: digest(&disk()), ..of(web.url("/signed?signature=s3cret")) };
+    let image = fetch(&mut clients, request).await.unwrap();
+    assert!(image.source.ends_with("/signed?…"), "{}", image.source);
+    let state = rusqlite::Connection::open(agent.config.state_dir.join("state.db")).unwrap();
+    for table in ["event", "image"] {
+        let mut all = state.prepare(&format!("SELECT * FROM {table}")).unwrap();
+        let columns = all.column_count();
+        let mut rows = all.query([]).unwrap();
+        let mut count = 0;
+        while let Some(row) = rows.next().unwrap() {
+            count += 1;
+            let shown: Vec<_> =
+                (0..columns).map(|index| format!("{:?}", row.get_ref(index).unwrap())).collect();
+            let bytes = format!("{:?}", b"s3cret");
+            let hidden = bytes.trim_matches(['[', ']']);
+            assert!(
+                !shown.iter().any(|cell| cell.contains("s3cret") || cell.contains(hidden)),
+                "{table}: {shown:?}"
+            );
+        }
+        assert!(count > 0, "{table}");
+    }
+}
+
+#[tokio::test]
 async fn servers_of_the_configuration_are_asked_in_turn() {
     let web = Web::start().await;
     let servers = vec![web.url("/one"), web.url("/two")];
