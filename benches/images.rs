@@ -2,9 +2,11 @@
 //!
 //!     cargo bench --bench images [-- MIB]
 //!
+//! - The agent fetches the files itself, from a folder of the host: no client shares its processors.
 //! - import: a disk of 1 GiB (or MIB), packed by zstd, into a real agent with its converter in a zone, against
-//!   `zstd -d | sha256sum` of the same file; the converter's peak of memory, and whether a scratch file was there.
-//! - stream: a ZFS stream of as much data, against `cat` of it into a file.
+//!   `zstd -d | sha256sum` of the same file.
+//! - stream: a ZFS stream of as much data, against `cat` of it into a file, and against `tee | sha256sum`, which hashes as
+//!   the agent must.
 //! - clone: creating a VM with a disk of an image, against one with an empty disk; on xfs and btrfs (loop mounts that this
 //!   benchmark makes, if root and the programs allow it), and on the file system of the temporary folder.
 #![allow(
@@ -43,15 +45,22 @@ async fn run(mib: usize) {
     sh(&format!("zstd -q -f -3 {} -o {}", raw.display(), packed.display()));
     let stream = dir.path().join("stream.zsend");
     write_stream(&raw, &stream);
-    let agent = Real::start().await;
+    let folders = format!("images.folders=[\"{}\"]", dir.path().display());
+    let agent = Real::start_with(&[&folders]).await;
+    let fetch = |path: &Path, image: &str| {
+        let (url, digest) = (format!("file://{}", path.display()), digest(path));
+        let began = Instant::now();
+        agent.imgadm_ok(&["import", "-q", "--uuid", image, "--digest", &digest, &url]);
+        began.elapsed()
+    };
     // Files are read in, and the zone's ability is found out.
-    import(&agent, &packed, "00000000-0000-4000-8000-000000000001");
+    fetch(&packed, "00000000-0000-4000-8000-000000000001");
     let image = "00000000-0000-4000-8000-000000000002";
     let (mut floors, mut imports) = (vec![], vec![]);
     for _ in 0..3 {
         floors.push(sh(&format!("zstd -dc {} | sha256sum >/dev/null", packed.display())));
         agent.imgadm(&["delete", image]);
-        imports.push(import(&agent, &packed, image));
+        imports.push(fetch(&packed, image));
     }
     let (floor, own) = (median(floors), median(imports));
     println!(
@@ -60,20 +69,25 @@ async fn run(mib: usize) {
         ms(own),
         floor.as_secs_f64() / own.as_secs_f64()
     );
-    let (mut floors, mut streams) = (vec![], vec![]);
+    let (mut floors, mut hashed, mut streams) = (vec![], vec![], vec![]);
     for _ in 0..3 {
         let copy = dir.path().join("copy");
         floors.push(sh(&format!("cat {} >{}", stream.display(), copy.display())));
+        fs::remove_file(&copy).unwrap();
+        let line = format!("tee {} <{} | sha256sum >/dev/null", copy.display(), stream.display());
+        hashed.push(sh(&line));
         fs::remove_file(copy).unwrap();
         agent.imgadm(&["delete", image]);
-        streams.push(import(&agent, &stream, image));
+        streams.push(fetch(&stream, image));
     }
-    let (floor, own) = (median(floors), median(streams));
+    let (floor, hashed, own) = (median(floors), median(hashed), median(streams));
     println!(
-        "stream    {mib} MiB: cat to a file {}, imgadm import {}, {:.2} x the floor's speed",
+        "stream    {mib} MiB: cat to a file {}, tee | sha256sum {}, imgadm import {}, {:.2} and {:.2} x the floors' speed",
         ms(floor),
+        ms(hashed),
         ms(own),
-        floor.as_secs_f64() / own.as_secs_f64()
+        floor.as_secs_f64() / own.as_secs_f64(),
+        hashed.as_secs_f64() / own.as_secs_f64()
     );
     fs::remove_file(&stream).unwrap();
     drop(agent);
@@ -184,11 +198,9 @@ fn sh(line: &str) -> Duration {
     began.elapsed()
 }
 
-/// The agent fetches the file itself: from a folder of the host, so that no client shares its processors.
-fn import(agent: &Real, path: &Path, image: &str) -> Duration {
-    let began = Instant::now();
-    agent.imgadm_ok(&["import", "-q", "--uuid", image, path.to_str().unwrap()]);
-    began.elapsed()
+fn digest(path: &Path) -> String {
+    let sums = Command::new("sha256sum").arg(path).output().unwrap();
+    format!("sha256:{}", String::from_utf8(sums.stdout).unwrap().split(' ').next().unwrap())
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -240,7 +252,7 @@ async fn clones(what: &str, folder: Option<&Path>, packed: &Path) {
     let agent = Real::start_with(&sets).await;
     let mut clients = agent.clients().await;
     let image = "00000000-0000-4000-8000-000000000003";
-    import(&agent, packed, image);
+    agent.imgadm_ok(&["import", "-q", "--uuid", image, packed.to_str().unwrap()]);
     let of_image = v1::DiskSpec { image_uuid: Some(image.to_owned()), ..Default::default() };
     let (mut empty, mut cloned) = (vec![], vec![]);
     let mut form = String::new();

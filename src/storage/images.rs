@@ -61,6 +61,23 @@ fn without_name(folder: &Path) -> io::Result<File> {
     }
 }
 
+/// The part of a file system that imports leave to VMs, and the most of it in bytes.
+const KEPT: u64 = 16;
+const MOST_KEPT: u64 = 1 << 30;
+
+/// Fails if an import would take the room that is kept for VMs.
+pub(crate) fn check_image_room(layout: &ImageLayout) -> Result<(), StorageError> {
+    let at = || layout.folder().display().to_string();
+    let found = rustix::fs::statvfs(layout.folder()).map_err(StorageError::at(at()))?;
+    let kept = (found.f_blocks.saturating_mul(found.f_frsize) / KEPT).min(MOST_KEPT);
+    match found.f_bavail.saturating_mul(found.f_frsize) >= kept {
+        true => Ok(()),
+        false => {
+            Err(StorageError::Full { what: format!("{}: {} MiB are kept free for VMs", at(), kept >> 20) })
+        }
+    }
+}
+
 /// Gives a complete image its size, in whole MiB, and its name. It may have been done before.
 pub(crate) fn finish_image(layout: &ImageLayout, disk: &File, mebibytes: u64) -> Result<(), StorageError> {
     let failed = || StorageError::at(layout.folder().display().to_string());

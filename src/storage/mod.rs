@@ -21,8 +21,8 @@ mod zone_root;
 pub(crate) use closed::{close_state, close_to_others};
 pub(crate) use error::StorageError;
 pub(crate) use images::{
-    begin_image, finish_image, image_used, open_image, remove_deleted_image, remove_image, set_image_aside,
-    take_image_back,
+    begin_image, check_image_room, finish_image, image_used, open_image, remove_deleted_image, remove_image,
+    set_image_aside, take_image_back,
 };
 pub(crate) use intent::{FileAct, IntentNote, intents, remove_file};
 pub(crate) use plan::UploadPlan;

@@ -69,6 +69,26 @@ async fn of_the_state_folder() {
 }
 
 #[tokio::test]
+async fn imports_leave_room_for_vms() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(small) = Small::mount(&dir.path().join("zones"), "256m") else {
+        ignore("no file system can be mounted here (not root?)");
+        return;
+    };
+    let agent = Real::start_with(&[&format!("zones_dir={}", small.at.display())]).await;
+    let path = dir.path().join("large");
+    // Nothing in it is a hole.
+    let mut content: Vec<u8> = vec![7; 300 << 20];
+    content[510..512].copy_from_slice(&[0x55, 0xaa]);
+    std::fs::write(&path, &content).unwrap();
+    let refused = agent.imgadm(&["import", "-q", path.to_str().unwrap()]);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && error.contains("16 MiB are kept free for VMs"), "{error}");
+    assert_eq!(agent.imgadm_ok(&["list", "-aH"]).0, "", "nothing is left of it");
+    assert_eq!(std::fs::read_dir(small.at.join("images")).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn of_the_zones_folder() {
     let dir = tempfile::tempdir().unwrap();
     let Some(small) = Small::mount(&dir.path().join("zones"), "8m") else {

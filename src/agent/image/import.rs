@@ -37,6 +37,8 @@ use crate::{
 
 /// Pieces that wait for the converter.
 const PIECES: usize = 8;
+/// Bytes after which the room is looked at.
+const ROOM_EVERY: u64 = 1 << 20;
 /// Interval of events of progress.
 const EVERY: Duration = Duration::from_secs(5);
 
@@ -269,7 +271,8 @@ async fn transfer(
             piece = next => piece?,
         };
         let Some(piece) = piece else { break };
-        received += piece.len() as u64;
+        let length = piece.len() as u64;
+        received += length;
         if received > most {
             return Err(broken(uuid, "too-large", format!("the file has more than {most} bytes")));
         }
@@ -281,6 +284,9 @@ async fn transfer(
             ));
         }
         begun.progress.send_modify(|progress| progress.received = received);
+        if received / ROOM_EVERY != (received - length) / ROOM_EVERY {
+            storage::check_image_room(&context.layout.image(uuid))?;
+        }
         teller.tell(received, plan.size).await;
         if sender.send(piece).await.is_err() {
             return Err(Error::internal("the converter's feeder ended"));
