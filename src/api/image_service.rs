@@ -77,17 +77,12 @@ fn manifest(object: Option<prost_types::Struct>, uuid: Option<Uuid>) -> Result<O
     Manifest::read(object).map(Some).map_err(|found| status(Error::Invalid(found)))
 }
 
-/// A given name must be one; the agent makes up others.
+/// The manifest of an image with this name; without one its UUID is its name.
 fn named(uuid: Uuid, name: &str, at: &str) -> Result<Manifest, Status> {
-    let Some(name) = given(name) else { return Ok(Manifest::named(uuid, &uuid.to_string())) };
-    let object = json!({"uuid": uuid, "name": name}).as_object().cloned().unwrap_or_default();
-    let wrong = Manifest::read(object).err().into_iter().flatten().find(|found| found.field == "name");
-    if let Some(wrong) = wrong {
-        return Err(invalid(at, wrong.message));
+    match given(name) {
+        Some(name) => Manifest::with_name(uuid, name).map_err(|why| invalid(at, why)),
+        None => Ok(Manifest::named(uuid, &uuid.to_string())),
     }
-    let mut manifest = Manifest::named(uuid, name);
-    manifest.set("name", json!(name));
-    Ok(manifest)
 }
 
 fn upload(header: v1::ImportImageHeader, limit: u64) -> Result<ImageUpload, Status> {

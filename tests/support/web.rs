@@ -22,6 +22,8 @@ use tokio_util::task::AbortOnDropHandle;
 /// What a path answers.
 #[derive(Clone)]
 pub(crate) enum Answer {
+    /// What it makes of the number of the requests before, to all paths.
+    Each(Arc<dyn Fn(usize) -> Bytes + Send + Sync>),
     /// These bytes; a range of them if asked.
     Bytes(Bytes),
     /// Another place.
@@ -112,6 +114,7 @@ fn answer(
     let found = answers.lock().expect("lock").get(&path).cloned();
     match found {
         None => full(404, Bytes::new()),
+        Some(Answer::Each(make)) => full(200, make(asked.lock().expect("lock").len())),
         Some(Answer::Status(status)) => full(status, Bytes::new()),
         Some(Answer::Redirect(place)) => with(full(302, Bytes::new()), header::LOCATION.as_str(), &place),
         Some(Answer::Bytes(bytes)) => part(bytes, range.as_deref()),

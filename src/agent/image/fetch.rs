@@ -206,11 +206,8 @@ pub(super) fn plan(
     let given = manifest.as_ref().or(request.manifest.as_ref()).map(Manifest::uuid);
     let uuid = request.uuid.or(given).unwrap_or_else(|| named_after(&digest));
     let mut manifest = manifest.or_else(|| request.manifest.clone()).unwrap_or_else(|| {
-        let mut manifest = Manifest::named(uuid, &name);
-        if !request.name.is_empty() {
-            manifest.set("name", serde_json::json!(request.name));
-        }
-        manifest
+        let chosen = Manifest::with_name(uuid, &request.name);
+        chosen.unwrap_or_else(|_| Manifest::named(uuid, &name))
     });
     manifest.set("uuid", serde_json::json!(uuid));
     let record = ImageRecord {

@@ -67,6 +67,16 @@ impl Manifest {
         }
     }
 
+    /// A manifest with a name that somebody chose; says what is wrong with it.
+    pub fn with_name(uuid: Uuid, name: &str) -> Result<Self, String> {
+        if !is_name(name) {
+            return Err(not_characters(MAX_NAME, IN_NAMES));
+        }
+        let mut manifest = Self::named(uuid, name);
+        manifest.set("name", json!(name));
+        Ok(manifest)
+    }
+
     /// The object.
     #[must_use]
     pub fn object(&self) -> &Map<String, Value> {
@@ -120,6 +130,22 @@ impl Manifest {
 /// Characters of a name, and of a version.
 const MAX_NAME: usize = 512;
 const MAX_VERSION: usize = 128;
+/// Those of them that are no letters and digits.
+const IN_NAMES: &str = "._/ -";
+const IN_VERSIONS: &str = "._/+-";
+
+fn is_name(text: &str) -> bool {
+    has_only(text, MAX_NAME, IN_NAMES)
+}
+
+fn has_only(text: &str, most: usize, others: &str) -> bool {
+    let is_good = |c: char| c.is_ascii_alphanumeric() || others.contains(c);
+    !text.is_empty() && text.len() <= most && text.chars().all(is_good)
+}
+
+fn not_characters(most: usize, others: &str) -> String {
+    format!("1 to {most} letters, digits and {others:?}")
+}
 
 struct Checker<'a> {
     object: &'a Map<String, Value>,
@@ -139,8 +165,8 @@ impl Checker<'_> {
         if !self.object.get("owner").is_none_or(is_uuid) {
             self.wrong("owner", "not a UUID");
         }
-        self.characters("name", MAX_NAME, "._/ -", true);
-        self.characters("version", MAX_VERSION, "._/+-", true);
+        self.characters("name", MAX_NAME, IN_NAMES);
+        self.characters("version", MAX_VERSION, IN_VERSIONS);
         self.word("state", &STATES);
         if self.object.get("disabled").is_some_and(|disabled| disabled != false) {
             self.wrong("disabled", "the image is disabled");
@@ -175,16 +201,11 @@ impl Checker<'_> {
         }
     }
 
-    fn characters(&mut self, key: &str, most: usize, others: &str, is_required: bool) {
+    fn characters(&mut self, key: &str, most: usize, others: &str) {
         match self.object.get(key) {
-            None if is_required => self.missing(key),
-            None => {}
-            Some(Value::String(text)) => {
-                let is_good = |c: char| c.is_ascii_alphanumeric() || others.contains(c);
-                if text.is_empty() || text.len() > most || !text.chars().all(is_good) {
-                    self.wrong(key, format!("1 to {most} letters, digits and {others:?}"));
-                }
-            }
+            None => self.missing(key),
+            Some(Value::String(text)) if has_only(text, most, others) => {}
+            Some(Value::String(_)) => self.wrong(key, not_characters(most, others)),
             Some(_) => self.wrong(key, "not a text"),
         }
     }
@@ -276,6 +297,8 @@ mod tests {
         );
         assert_eq!(manifest.object()["tags"]["a"], 1);
         assert_eq!(Manifest::named(Uuid::from_u128(1), "a b?.img").name(), "a-b-.img");
+        assert_eq!(Manifest::with_name(Uuid::from_u128(1), "a b").unwrap().name(), "a b");
+        assert!(Manifest::with_name(Uuid::from_u128(1), "a b?").unwrap_err().contains("letters"));
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use std::{fs, os::unix::fs::FileExt as _};
 
+use serde_json::json;
 use zoneward::proto::v1;
 
 use super::{
     super::support::{Clients, disk as empty_disk, fields, machine, metadata, reason, simulated::Simulated},
-    delete, disk, header, import, left, uuid,
+    delete, disk, header, import, left, manifest, uuid,
 };
 
 fn of_image(number: u32) -> v1::DiskSpec {
@@ -106,16 +107,9 @@ async fn requirements_of_an_image_are_met_or_told() {
     let agent = Simulated::start().await;
     let mut clients = agent.clients().await;
     let raw = disk();
-    let text =
-        |text: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.into())) };
-    let number = |n: f64| prost_types::Value { kind: Some(prost_types::value::Kind::NumberValue(n)) };
-    let object = |fields: Vec<(&str, prost_types::Value)>| prost_types::Struct {
-        fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
-    };
-    let needs = object(vec![("brand", text("bhyve")), ("min_ram", number(512.0))]);
-    let needs = prost_types::Value { kind: Some(prost_types::value::Kind::StructValue(needs)) };
-    let manifest = object(vec![("name", text("a")), ("requirements", needs), ("disk_driver", text("nvme"))]);
-    let asked = v1::ImportImageHeader { manifest: Some(manifest), ..header(1, &raw) };
+    let needs = json!({"brand": "bhyve", "min_ram": 512});
+    let described = manifest(json!({"name": "a", "requirements": needs, "disk_driver": "nvme"}));
+    let asked = v1::ImportImageHeader { manifest: described, ..header(1, &raw) };
     import(&mut clients, asked, &raw).await.unwrap();
     let vm = |brand: &str, ram| v1::VmSpec {
         brand: brand.into(),

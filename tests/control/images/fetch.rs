@@ -1,16 +1,18 @@
 //! Images from web servers, image servers and folders.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use tonic::Code;
 use zoneward::proto::v1;
 
 use super::{
     super::support::{
-        reason,
+        Clients, fields, reason,
         simulated::Simulated,
         web::{Answer, Web},
     },
-    delete, digest, disk, fetch, get, local, stream, uuid,
+    delete, digest, disk, fetch, get, local, manifest, stream, uuid,
 };
 
 fn of(source: String) -> v1::FetchImageRequest {
@@ -199,25 +201,9 @@ async fn a_file_is_not_taken_for_its_own_origin() {
     let (agent, web) = (local().await, Web::start().await);
     let mut clients = agent.clients().await;
     web.bytes("/difference", stream("incremental-image.zsend.bz2"));
-    let manifest: serde_json::Value =
-        serde_json::from_slice(&stream("incremental-image.imgmanifest")).unwrap();
-    let origin = manifest["origin"].as_str().unwrap().to_owned();
-    let text = |text: &str| prost_types::Value {
-        kind: Some(prost_types::value::Kind::StringValue(text.to_owned())),
-    };
-    let two = prost_types::Value { kind: Some(prost_types::value::Kind::NumberValue(2.0)) };
-    let fields = [
-        ("v", two),
-        ("uuid", text(&uuid(1))),
-        ("name", text("a")),
-        ("version", text("1")),
-        ("os", text("other")),
-        ("type", text("zvol")),
-        ("origin", text(&origin)),
-    ];
-    let fields = fields.map(|(key, value)| (key.to_owned(), value)).into();
+    let origin = uuid(9);
     let request = v1::FetchImageRequest {
-        manifest: Some(prost_types::Struct { fields }),
+        manifest: manifest(json!({"uuid": uuid(1), "name": "a", "origin": origin})),
         digest: digest(&stream("incremental-image.zsend.bz2")),
         ..of(web.url("/difference"))
     };
@@ -230,13 +216,30 @@ async fn a_file_is_not_taken_for_its_own_origin() {
 async fn a_server_with_too_much_is_left() {
     let (agent, web) = (local().await, Web::start().await);
     let mut clients = agent.clients().await;
-    // Each page is full, has no disk, and ends with another image than the last page's marker.
-    let page: Vec<_> =
-        (0..1000).map(|number| json!({"uuid": uuid(number), "type": "zvol", "a": vec![0; 20_000]})).collect();
-    web.bytes("/images", serde_json::to_string(&page).unwrap());
-    let request = || v1::ListRemoteImagesRequest { source: web.url(""), uuid: String::new() };
-    let status = clients.images.list_remote_images(request()).await.unwrap_err();
-    assert_eq!(reason(&status), "SOURCE_FAILED", "{status:?}");
+    let ask = |clients: &mut Clients| {
+        let request = v1::ListRemoteImagesRequest { source: web.url(""), uuid: String::new() };
+        let mut images = clients.images.clone();
+        async move { images.list_remote_images(request).await.unwrap_err() }
+    };
+    // Pages without a disk that never end, and large ones.
+    let page = |number: usize, image: serde_json::Value| {
+        let first = u32::try_from(number).unwrap() * 1000;
+        let named = |index| {
+            let mut image = image.clone();
+            image["uuid"] = json!(uuid(first + index));
+            image
+        };
+        serde_json::to_vec(&(0..1000).map(named).collect::<Vec<_>>()).unwrap().into()
+    };
+    web.put("/images", Answer::Each(Arc::new(move |number| page(number, json!({"type": "other"})))));
+    let status = ask(&mut clients).await;
+    assert!(reason(&status) == "SOURCE_FAILED" && status.message().contains("ask for one"), "{status:?}");
+    assert_eq!(web.asked().len(), 21);
+    let large = json!({"type": "zvol", "description": "x".repeat(15_000)});
+    web.put("/images", Answer::Each(Arc::new(move |number| page(number, large.clone()))));
+    let status = ask(&mut clients).await;
+    assert!(reason(&status) == "SOURCE_FAILED" && status.message().contains("ask for one"), "{status:?}");
+    assert_eq!(web.asked().len(), 21 + 3);
 }
 
 #[tokio::test]
@@ -300,8 +303,11 @@ async fn files_of_the_host_come_from_named_folders() {
     std::fs::write(&path, disk()).unwrap();
     let agent = Simulated::start_with(|config| config.images.folders = vec![folder.path().to_owned()]).await;
     let mut clients = agent.clients().await;
-    let request =
-        v1::FetchImageRequest { name: "of the host".into(), ..of(format!("file://{}", path.display())) };
+    let named =
+        |name: &str| v1::FetchImageRequest { name: name.into(), ..of(format!("file://{}", path.display())) };
+    let status = fetch(&mut clients, named("what?")).await.unwrap_err();
+    assert_eq!(fields(&status), ["name"], "{status:?}");
+    let request = named("of the host");
     let image = fetch(&mut clients, request).await.unwrap();
     assert_eq!((image.size, image.digest), (3 << 20, digest(&disk())));
     let name = &image.manifest.unwrap().fields["name"];

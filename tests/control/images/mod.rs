@@ -9,6 +9,7 @@ mod upload;
 
 use std::{fs, path::PathBuf};
 
+use prost_types::value::Kind;
 use tonic::Status;
 use zoneward::proto::v1::{self, import_image_request::Item};
 
@@ -33,6 +34,30 @@ pub(super) fn uuid(number: u32) -> String {
 /// A file of the streams that ZFS itself made.
 pub(super) fn stream(name: &str) -> Vec<u8> {
     fs::read(format!("tests/zfs-streams/{name}")).unwrap()
+}
+
+/// A manifest of a request.
+pub(super) fn manifest(object: serde_json::Value) -> Option<prost_types::Struct> {
+    match value(object).kind {
+        Some(Kind::StructValue(object)) => Some(object),
+        other => panic!("no object: {other:?}"),
+    }
+}
+
+fn value(json: serde_json::Value) -> prost_types::Value {
+    let kind = match json {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(is) => Kind::BoolValue(is),
+        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap()),
+        serde_json::Value::String(text) => Kind::StringValue(text),
+        serde_json::Value::Array(values) => {
+            Kind::ListValue(prost_types::ListValue { values: values.into_iter().map(value).collect() })
+        }
+        serde_json::Value::Object(object) => Kind::StructValue(prost_types::Struct {
+            fields: object.into_iter().map(|(key, json)| (key, value(json))).collect(),
+        }),
+    };
+    prost_types::Value { kind: Some(kind) }
 }
 
 /// The header of an upload.

@@ -1,11 +1,12 @@
 //! Images that a client sends.
 
+use serde_json::json;
 use tonic::Code;
 use zoneward::proto::v1::{self, image_changed::Step, import_image_request::Item};
 
 use super::{
     super::support::{eventually, metadata, reason, simulated::Simulated},
-    delete, digest, disk, get, header, import, left, steps, stream, uuid,
+    delete, digest, disk, get, header, import, left, manifest, steps, stream, uuid,
 };
 
 #[tokio::test]
@@ -92,23 +93,11 @@ async fn an_upload_that_is_cut_everywhere_arrives() {
 
 #[tokio::test]
 async fn each_field_of_the_header_is_checked() {
-    let agent = Simulated::start().await;
+    let agent = Simulated::start_with(|config| config.images.max_gib = 1).await;
     let mut clients = agent.clients().await;
     let raw = disk();
     let good = header(1, &raw);
-    let object = |text: &str| {
-        let object: serde_json::Map<_, _> = serde_json::from_str(text).unwrap();
-        let value = serde_json::to_value(object).unwrap();
-        let text = |value: &serde_json::Value| prost_types::Value {
-            kind: Some(match value {
-                serde_json::Value::String(text) => prost_types::value::Kind::StringValue(text.clone()),
-                other => prost_types::value::Kind::NumberValue(other.as_f64().unwrap()),
-            }),
-        };
-        let fields =
-            value.as_object().unwrap().iter().map(|(key, value)| (key.clone(), text(value))).collect();
-        Some(prost_types::Struct { fields })
-    };
+    let of = |object| v1::ImportImageHeader { manifest: manifest(object), ..header(1, &raw) };
     for (wrong, field) in [
         (v1::ImportImageHeader { uuid: String::new(), ..good.clone() }, "header.uuid"),
         (v1::ImportImageHeader { uuid: "x".into(), ..good.clone() }, "header.uuid"),
@@ -117,18 +106,20 @@ async fn each_field_of_the_header_is_checked() {
         (v1::ImportImageHeader { size: -1, ..good.clone() }, "header.size"),
         (v1::ImportImageHeader { offset: -1, ..good.clone() }, "header.offset"),
         (v1::ImportImageHeader { request_id: "x".into(), ..good.clone() }, "request_id"),
-        (
-            v1::ImportImageHeader { manifest: object(r#"{"name":"a","type":"lx-dataset"}"#), ..good.clone() },
-            "manifest.type",
-        ),
-        (v1::ImportImageHeader { manifest: object(r#"{"name":"a","v":1}"#), ..good.clone() }, "manifest.v"),
+        (v1::ImportImageHeader { name: "a?".into(), ..good.clone() }, "header.name"),
+        (v1::ImportImageHeader { name: "a".repeat(513), ..good.clone() }, "header.name"),
+        (v1::ImportImageHeader { name: "a".into(), ..of(json!({"name": "b"})) }, "header.name"),
+        (v1::ImportImageHeader { size: (1 << 30) + 1, ..good.clone() }, "header.size"),
+        (of(json!({"name": "a", "files": [{"size": 5}]})), "header.size"),
+        (of(json!({"name": "a", "type": "lx-dataset"})), "manifest.type"),
+        (of(json!({"name": "a", "v": 1})), "manifest.v"),
     ] {
         let status = import(&mut clients, wrong, &raw).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{field}");
         assert_eq!(super::super::support::fields(&status), [field]);
     }
-    let manifest = object(r#"{"name":"a","os":"linux","owner":"00000000-0000-0000-0000-000000000001"}"#);
-    let image = import(&mut clients, v1::ImportImageHeader { manifest, ..good }, &raw).await.unwrap();
+    let described = of(json!({"name": "a", "os": "linux", "owner": uuid(1)}));
+    let image = import(&mut clients, described, &raw).await.unwrap();
     let os = &image.manifest.unwrap().fields["os"];
     assert_eq!(os.kind, Some(prost_types::value::Kind::StringValue("linux".into())));
     // What does not look like a disk, and is one.
@@ -210,14 +201,8 @@ async fn a_difference_is_applied_to_its_origin() {
     let agent = Simulated::start().await;
     let mut clients = agent.clients().await;
     let (base, difference) = (stream("image.zsend.gz"), stream("incremental-image.zsend.bz2"));
-    let manifest = |origin: &str| {
-        let text = |text: &str| prost_types::Value {
-            kind: Some(prost_types::value::Kind::StringValue(text.into())),
-        };
-        let fields = [("name", text("difference")), ("origin", text(origin))];
-        Some(prost_types::Struct { fields: fields.map(|(key, value)| (key.to_owned(), value)).into() })
-    };
-    let asked = v1::ImportImageHeader { manifest: manifest(&uuid(1)), ..header(2, &difference) };
+    let described = manifest(json!({"name": "difference", "origin": uuid(1)}));
+    let asked = v1::ImportImageHeader { manifest: described, ..header(2, &difference) };
     let alone = import(&mut clients, asked.clone(), &difference).await.unwrap_err();
     assert_eq!(reason(&alone), "IMAGE_NOT_FOUND");
     let named = v1::ImportImageHeader { manifest: None, ..asked.clone() };
