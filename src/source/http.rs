@@ -101,9 +101,7 @@ impl Http {
     pub(super) fn login(&self, url: &Url) -> Result<Option<credentials::Login>, SourceError> {
         let host = url.host_str().unwrap_or_default();
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let address = url.host_str().unwrap_or_default().trim_matches(['[', ']']).parse::<IpAddr>();
-        let is_local = address.is_ok_and(|address| address.is_loopback());
-        credentials::login(&self.credentials, &host, url.scheme() != "https" && !is_local)
+        credentials::login(&self.credentials, &host, is_open(url))
     }
 
     /// Gets an answer that must be good.
@@ -155,6 +153,17 @@ fn tls(settings: &Settings) -> Result<ClientConfig, SourceError> {
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
+/// Whether others than this host could read what is sent there.
+pub(super) fn is_open(url: &Url) -> bool {
+    url.scheme() != "https" && !is_local(url.host_str().unwrap_or_default())
+}
+
+/// Whether a host's name is this host's.
+pub(super) fn is_local(host: &str) -> bool {
+    let is_loopback = |address: IpAddr| address.is_loopback();
+    host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(is_loopback)
+}
+
 /// Where a request went, for errors.
 pub(super) fn at(url: &Url) -> String {
     super::shown(url.as_str())
@@ -191,12 +200,10 @@ pub(super) async fn read_whole(mut response: Response) -> Result<Vec<u8>, Source
 /// Reads a URL that a caller gave.
 pub(super) fn parse(text: &str) -> Result<Url, SourceError> {
     let wrong = |why: &str| SourceError::wrong("source", why);
-    let url = Url::parse(text).map_err(|_| {
+    let is_web = |url: &Url| matches!(url.scheme(), "http" | "https") && url.host().is_some();
+    let url = Url::parse(text).ok().filter(is_web).ok_or_else(|| {
         wrong("not a source: http://, https://, oci://, imgapi+https:// or file:// and a path")
     })?;
-    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err(wrong("not a source: http://, https://, oci://, imgapi+https:// or file:// and a path"));
-    }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong(
             "a user name or password in it would be journaled; images.credentials is their place",

@@ -60,8 +60,7 @@ impl Reference {
     fn url(&self, path: &str) -> Result<Url, SourceError> {
         // A registry on this host has no certificate, as every client of registries takes it.
         let name = self.host.rsplit_once(':').map_or(self.host.as_str(), |(name, _)| name);
-        let is_local = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
-        let scheme = if is_local { "http" } else { "https" };
+        let scheme = if http::is_local(name) { "http" } else { "https" };
         let text = format!("{scheme}://{}/v2/{}/{path}", self.host, self.repository);
         Url::parse(&text).map_err(|error| SourceError::wrong("source", error.to_string()))
     }
@@ -274,7 +273,8 @@ impl Session<'_> {
             fields.get(start..)?.split('"').next()
         };
         let mut realm = http::parse(field("realm").ok_or_else(refused)?)?;
-        if url.scheme() == "https" && realm.scheme() != "https" {
+        let is_weaker = url.scheme() == "https" && realm.scheme() != "https";
+        if is_weaker || http::is_open(&realm) {
             return Err(SourceError::Refused(format!(
                 "{}: its tokens would come without TLS, from {}",
                 at(url),

@@ -123,6 +123,10 @@ async fn a_registry_that_lies_or_wants_a_login() {
     web.bytes("/v2/os/manifests/1", "no manifest");
     assert_eq!(reason(&pull(&mut clients, &web, "os:1").await.unwrap_err()), "SOURCE_FAILED");
 
+    let elsewhere = "http://10.0.0.1/token".to_owned();
+    web.put("/v2/os/manifests/1", Answer::Login(elsewhere, artifact.clone().into()));
+    let status = pull(&mut clients, &web, "os:1").await.unwrap_err();
+    assert!(reason(&status) == "SOURCE_REFUSED" && status.message().contains("without TLS"), "{status:?}");
     let realm = web.url("/token");
     web.put("/v2/os/manifests/1", Answer::Login(realm.clone(), artifact.into()));
     web.put(&path, Answer::Login(realm, raw.into()));
